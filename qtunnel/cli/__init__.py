@@ -1,0 +1,1 @@
+"""The ``qtunnel`` command. Talks to a running daemon only through ``qtunnel.control``."""

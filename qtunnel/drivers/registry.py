@@ -1,0 +1,62 @@
+"""Finds a driver by the name that the configuration's ``driver:`` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from qtunnel.errors import ConfigError
+from qtunnel.keys.source import KeySource
+
+ENTRY_POINT_GROUP = "qtunnel.drivers"
+
+
+class SourceHub(Protocol):
+    """One configured source (one KME, one device), shared by all peers that use it."""
+
+    def for_peer(self, options: Any) -> KeySource:
+        """The source towards one peer; ``options`` is an instance of the driver's ``peer_options``."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A kind of key source.
+
+    options: the pydantic model of what stands under ``key_sources.<name>`` besides ``driver``.
+    peer_options: the model of what stands under ``peers[].qkd.sources.<name>``.
+    open: makes the hub from the source's name and its options; does no I/O, raises ``ConfigError``.
+
+    Fields of type ``pathlib.Path`` in either model are resolved against the configuration file's directory.
+    """
+
+    name: str
+    options: type[BaseModel]
+    peer_options: type[BaseModel]
+    open: Callable[[str, Any], SourceHub]
+
+
+def names() -> list[str]:
+    """All installed drivers, sorted."""
+    return sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
+
+
+def find(name: str) -> Driver:
+    """The driver of that name; raises ``ConfigError`` where there is none or it does not load."""
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        try:
+            driver = point.load()
+        except Exception as error:
+            raise ConfigError(f"key source driver {name!r} ({point.value}) does not load: {error}") from error
+        if not isinstance(driver, Driver):
+            raise ConfigError(f"key source driver {name!r} ({point.value}) is not a qtunnel Driver")
+        return driver
+    raise ConfigError(f"no key source driver {name!r}; installed: {', '.join(names()) or 'none'}")

@@ -1,0 +1,128 @@
+"""Every error that qtunnel raises on purpose.
+
+A message names the place, what is wrong and, where there is one, the remedy. It never contains key material, so it can
+be logged and shown as it is. The command line prints it as one line and exits with ``exit_code``.
+"""
+
+from __future__ import annotations
+
+EXIT_PROTECTED = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_NO_DAEMON = 3
+
+
+class QtunnelError(Exception):
+    """Base of all of them."""
+
+    exit_code = EXIT_FAILURE
+
+
+class SecretWipedError(QtunnelError):
+    """A secret was used after it was wiped: a defect in qtunnel, never a user's mistake."""
+
+
+class FilePermissionError(QtunnelError):
+    """A secret file that others can read, or that belongs to somebody else."""
+
+    exit_code = EXIT_USAGE
+
+
+class IdentityFileError(QtunnelError):
+    """An identity or public file that is missing, malformed or of the wrong kind."""
+
+    exit_code = EXIT_USAGE
+
+
+class ConfigError(QtunnelError):
+    """A configuration that cannot be used; the message may have several lines, one problem each."""
+
+    exit_code = EXIT_USAGE
+
+
+class HandshakeError(QtunnelError):
+    """A handshake message that cannot be accepted. ``reason`` is a stable word for metrics and tests."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class EngineError(QtunnelError):
+    """The data plane could not be started or does not do what it is told."""
+
+
+class InterfaceError(EngineError):
+    """The network interface cannot be created or configured."""
+
+
+class ControlError(QtunnelError):
+    """The control socket: a refused or malformed request."""
+
+
+class NoDaemonError(ControlError):
+    """Nobody answers at the control socket."""
+
+    exit_code = EXIT_NO_DAEMON
+
+
+class AlreadyRunningError(QtunnelError):
+    """Another daemon holds the control socket or the interface."""
+
+
+class KeySourceError(QtunnelError):
+    """A key source did not deliver. Says which source, which call and what it answered.
+
+    ``retryable`` is true where the same question may be answered later (the source is down or has no key now).
+    """
+
+    retryable = True
+
+    def __init__(self, source: str, call: str, detail: str) -> None:
+        super().__init__(f"{source}: {call}: {detail}")
+        self.source = source
+        self.call = call
+        self.detail = detail
+
+
+class KeySourceUnreachableError(KeySourceError):
+    """No connection: refused, no route, name not found, connection lost."""
+
+
+class KeySourceTimeoutError(KeySourceError):
+    """No answer in the time allowed."""
+
+
+class KeySourceCertificateError(KeySourceError):
+    """TLS failed: a certificate that is expired, unknown, for another name, or a refused client certificate."""
+
+    retryable = False
+
+
+class KeySourceUnauthorizedError(KeySourceError):
+    """The source does not know us or forbids the call (ETSI GS QKD 014 clause 5: 401)."""
+
+    retryable = False
+
+
+class KeyRequestRejectedError(KeySourceError):
+    """The source calls the request malformed or out of its limits (ETSI GS QKD 014 clause 5: 400)."""
+
+    retryable = False
+
+
+class KeySourceUnavailableError(KeySourceError):
+    """The source says that it cannot serve now, or has no key (ETSI GS QKD 014 clause 5: 503)."""
+
+
+class KeyNotFoundError(KeySourceError):
+    """The source does not hold the key_ID asked for, or delivered it already."""
+
+    retryable = False
+
+
+class KeySourceProtocolError(KeySourceError):
+    """An answer that is not of the standard: HTML, no JSON, a key of another size, another key_ID."""
+
+    retryable = False

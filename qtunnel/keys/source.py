@@ -1,0 +1,67 @@
+"""What a key source is: the protocol every driver implements.
+
+Keys are requested by the handshake's initiator (``get_key``) and fetched by its responder under the reference that
+crossed the network (``get_key_by_id``). Both calls consume: they are never blindly repeated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from qtunnel.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRef:
+    """The public reference of a QKD key: the only thing of it that ever crosses to the peer.
+
+    source: name of the key source, the same in both ends' configurations. key_id: the key_ID as the KME gave it.
+    size: of the key, in bytes.
+    """
+
+    source: str
+    key_id: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """What a key source says of itself; ``None`` where it does not tell.
+
+    healthy: it answered and can deliver. detail: one line for people. stored_keys: keys ready, key_size: their default
+    size in bytes, qber: quantum bit error rate as a fraction (0.033), key_rate: secret bits per second.
+    """
+
+    healthy: bool
+    detail: str
+    stored_keys: int | None = None
+    key_size: int | None = None
+    qber: float | None = None
+    key_rate: float | None = None
+
+
+class KeySource(Protocol):
+    """One source of keys shared with one peer.
+
+    Every method raises a ``qtunnel.errors.KeySourceError`` and nothing else. ``description`` names driver and source
+    for people, e.g. ``etsi014:metro``.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
+
+    async def status(self) -> SourceStatus:
+        """The source's own view of itself; does not consume."""
+        ...
+
+    async def get_key(self, size: int) -> tuple[KeyRef, Secret]:
+        """A fresh key of ``size`` bytes that the peer can fetch by its reference. Consumes."""
+        ...
+
+    async def get_key_by_id(self, ref: KeyRef) -> Secret:
+        """The key of that reference, of exactly ``ref.size`` bytes. Consumes."""
+        ...
