@@ -1,0 +1,36 @@
+"""Fixtures for all tests. Where CI is set, a skipped test fails the run: nothing may be left out there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def missing_for_root_tests() -> str:
+    """Why tests with TUN devices and namespaces cannot run here; empty where they can."""
+    if os.geteuid() != 0:
+        return "needs root (network namespaces and TUN devices); run as root or in CI"
+    if not Path("/dev/net/tun").exists():
+        return "needs /dev/net/tun (modprobe tun)"
+    return ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = missing_for_root_tests()
+    if reason:
+        for item in items:
+            if item.get_closest_marker("root"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if os.environ.get("CI") and terminalreporter.stats.get("skipped"):
+        terminalreporter.write_line("skipped tests count as failures in CI", red=True)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped") and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
