@@ -1,0 +1,87 @@
+"""Secret files: who may read them, and how they are read and made."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from qtunnel.errors import ConfigError, FilePermissionError
+from qtunnel.secret import Secret
+
+MAX_SECRET_FILE = 64 * 1024
+"""Bytes. The largest secret file (an identity, a private key in PEM) has a few kilobytes."""
+
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def check_secret_file(path: Path) -> None:
+    """See that only its owner, who is this process's user or root, can use the file at ``path``.
+
+    Raises ``FilePermissionError`` where others have any permission on it or own it, ``ConfigError`` where it is missing,
+    unreadable or no regular file.
+    """
+    os.close(_open(path))
+
+
+def read_secret_file(path: Path) -> Secret:
+    """The content of a secret file, checked as ``check_secret_file`` does on the very file that is read."""
+    descriptor = _open(path)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        size = os.fstat(descriptor).st_size
+        if size > MAX_SECRET_FILE:
+            raise ConfigError(f"{path}: {size} bytes is too large for a secret file; is it the right file?")
+        buffer = bytearray(size)
+        view = memoryview(buffer)
+        filled = 0
+        while filled < size:
+            count = file.readinto(view[filled:])
+            if not count:
+                break
+            filled += count
+        secret = Secret(view[:filled])
+        view.release()
+        buffer[:] = bytes(len(buffer))
+        return secret
+
+
+def write_new_file(path: Path, data: bytes, *, mode: int) -> None:
+    """Write ``data`` to a file that must not exist yet, with exactly the permission bits ``mode``.
+
+    Raises ``FileExistsError``, or ``OSError`` for what else the file system refuses.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)  # a umask must not open or close it further
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        # Not blocking: a named pipe in the file's place must not hang the program.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        _check(path, os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path}: not a regular file; a secret file is expected here")
+    if status.st_uid not in (0, os.geteuid()):
+        raise FilePermissionError(
+            f"{path}: belongs to user {status.st_uid}, not to the user qtunnel runs as; run: chown {os.geteuid()} {path}"
+        )
+    if status.st_mode & OTHERS:
+        raise FilePermissionError(
+            f"{path}: others may use this secret file (mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600 {path}"
+        )
