@@ -1,0 +1,1 @@
+"""Thin, typed wrappers of the cryptographic libraries: no primitive is implemented here."""
