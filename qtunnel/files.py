@@ -18,8 +18,8 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 def check_secret_file(path: Path) -> None:
     """See that only its owner, who is this process's user or root, can use the file at ``path``.
 
-    Raises ``FilePermissionError`` where others have any permission on it or own it, ``ConfigError`` where it is missing,
-    unreadable or no regular file.
+    Raises ``FilePermissionError`` where others own it or have any permission on it, ``ConfigError`` where it is
+    missing, unreadable or no regular file.
     """
     os.close(_open(path))
 
@@ -79,7 +79,8 @@ def _check(path: Path, status: os.stat_result) -> None:
         raise ConfigError(f"{path}: not a regular file; a secret file is expected here")
     if status.st_uid not in (0, os.geteuid()):
         raise FilePermissionError(
-            f"{path}: belongs to user {status.st_uid}, not to the user qtunnel runs as; run: chown {os.geteuid()} {path}"
+            f"{path}: belongs to user {status.st_uid}, not to the user qtunnel runs as; "
+            f"run: chown {os.geteuid()} {path}"
         )
     if status.st_mode & OTHERS:
         raise FilePermissionError(
