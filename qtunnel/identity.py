@@ -1,0 +1,184 @@
+"""Who a gateway is: one secret seed, and the public keys that follow from it.
+
+The secret file holds 32 random bytes. By HKDF with separate labels come from them the WireGuard X25519 static key, the
+handshake X25519 static key and one ML-KEM static key per parameter set. The public file holds the public keys; the
+gateway's id is a hash over all of them, and the fingerprint is the id's beginning, for reading over the phone.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from qtunnel.crypto import dh
+from qtunnel.crypto.kdf import Label, derive, frame, sha512
+from qtunnel.crypto.kem import KEMS, SEED_SIZE, Kem, KemKeyPair
+from qtunnel.errors import ConfigError, IdentityFileError
+from qtunnel.files import read_secret_file, write_new_file
+from qtunnel.secret import RandomBytes, Secret
+
+SECRET_HEADER = "qtunnel-identity-v1"
+PUBLIC_HEADER = "qtunnel-public-v1"
+IDENTITY_SEED_SIZE = 32
+ID_SIZE = 64
+FINGERPRINT_BYTES = 20
+"""160 bits: out of reach of a second preimage, and 32 letters are still read aloud in half a minute."""
+MAX_PUBLIC_FILE = 64 * 1024
+
+_FIELDS: dict[str, int] = {"wireguard": 32, "x25519": 32} | {kem.name: kem.public_key_size for kem in KEMS.values()}
+"""The public file's fields in their order, with the bytes of each."""
+
+
+@dataclass(frozen=True)
+class PublicIdentity:
+    """A gateway's public keys: ``wireguard`` and ``x25519`` of 32 bytes, ``kem`` by KEM name."""
+
+    wireguard: bytes
+    x25519: bytes
+    kem: dict[str, bytes]
+
+    def _values(self) -> list[tuple[str, bytes]]:
+        return [("wireguard", self.wireguard), ("x25519", self.x25519), *((name, self.kem[name]) for name in KEMS)]
+
+    @cached_property
+    def id(self) -> bytes:
+        """64 bytes: SHA-512 over the label and every field, each behind its length."""
+        fields = [part for name, value in self._values() for part in (name.encode(), value)]
+        return sha512(frame(Label.IDENTITY_ID.value, *fields))
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight groups of four letters and digits (base32 of the id's first 160 bits)."""
+        text = base64.b32encode(self.id[:FINGERPRINT_BYTES]).decode().lower()
+        return "-".join(text[i : i + 4] for i in range(0, len(text), 4))
+
+    def to_text(self) -> str:
+        """The public file: what is handed to the peer's operator."""
+        lines = [PUBLIC_HEADER, f"# fingerprint {self.fingerprint}"]
+        lines += [f"{name}: {base64.b64encode(value).decode()}" for name, value in self._values()]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def parse(cls, text: str, where: str = "public file") -> PublicIdentity:
+        """Read a public file; raises ``IdentityFileError`` naming ``where`` and the line."""
+        lines = text.splitlines()
+        if not lines or lines[0].strip() != PUBLIC_HEADER:
+            if lines and lines[0].strip() == SECRET_HEADER:
+                raise IdentityFileError(
+                    f"{where}: this is a secret identity file, not a public one; "
+                    "make the public file with: qtunnel identity show FILE"
+                )
+            raise IdentityFileError(f"{where}:1: the first line of a public file is {PUBLIC_HEADER!r}")
+        values: dict[str, bytes] = {}
+        for number, line in enumerate(lines[1:], 2):
+            stripped = line.strip()
+            if not stripped or stripped.startswith("#"):
+                continue
+            name, colon, encoded = stripped.partition(":")
+            if not colon or name not in _FIELDS:
+                raise IdentityFileError(
+                    f"{where}:{number}: expected one of {', '.join(_FIELDS)}, each as 'name: base64'"
+                )
+            if name in values:
+                raise IdentityFileError(f"{where}:{number}: {name} stands here a second time")
+            try:
+                values[name] = base64.b64decode(encoded.strip(), validate=True)
+            except (binascii.Error, ValueError):
+                raise IdentityFileError(
+                    f"{where}:{number}: {name} is not base64; was the file cut or edited?"
+                ) from None
+            if len(values[name]) != _FIELDS[name]:
+                raise IdentityFileError(
+                    f"{where}:{number}: {name} has {len(values[name])} bytes instead of {_FIELDS[name]}; was the file cut?"
+                )
+        missing = [name for name in _FIELDS if name not in values]
+        if missing:
+            raise IdentityFileError(f"{where}: {', '.join(missing)} missing; was the file cut?")
+        return cls(values["wireguard"], values["x25519"], {name: values[name] for name in KEMS})
+
+    @classmethod
+    def load(cls, path: Path) -> PublicIdentity:
+        """Read the public file at ``path``."""
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_PUBLIC_FILE + 1)
+        except OSError as error:
+            raise IdentityFileError(f"{path}: cannot be read: {error.strerror}") from None
+        if len(data) > MAX_PUBLIC_FILE:
+            raise IdentityFileError(f"{path}: too large for a public file")
+        try:
+            return cls.parse(data.decode("ascii"), str(path))
+        except UnicodeDecodeError:
+            raise IdentityFileError(f"{path}: not a text file") from None
+
+
+class Identity:
+    """A gateway's secret keys, derived from its seed."""
+
+    def __init__(self, seed: Secret) -> None:
+        if len(seed) != IDENTITY_SEED_SIZE:
+            raise IdentityFileError(f"an identity's seed has {IDENTITY_SEED_SIZE} bytes, not {len(seed)}")
+        self._seed = seed
+        self.wireguard = derive(seed, Label.IDENTITY_WIREGUARD, b"", dh.KEY_SIZE)
+        self.x25519 = derive(seed, Label.IDENTITY_X25519, b"", dh.KEY_SIZE)
+        self.kem: dict[str, KemKeyPair] = {kem.name: self._kem(kem) for kem in KEMS.values()}
+        self.public = PublicIdentity(
+            dh.public_key(self.wireguard),
+            dh.public_key(self.x25519),
+            {name: pair.public for name, pair in self.kem.items()},
+        )
+
+    def _kem(self, kem: Kem) -> KemKeyPair:
+        with derive(self._seed, kem.label, b"", SEED_SIZE) as seed:
+            return kem.key_pair(seed)
+
+    @classmethod
+    def create(cls, random_bytes: RandomBytes) -> Identity:
+        """A new identity."""
+        return cls(Secret.random(random_bytes, IDENTITY_SEED_SIZE))
+
+    def save(self, path: Path) -> None:
+        """Write the secret file, 0600; refuses to overwrite."""
+        text = f"{SECRET_HEADER}\n# secret: keep it on this gateway; whoever has it is this gateway\n"
+        data = text.encode() + base64.b64encode(self._seed.reveal()) + b"\n"
+        try:
+            write_new_file(path, data, mode=0o600)
+        except FileExistsError:
+            raise IdentityFileError(
+                f"{path}: exists already and is not overwritten, as a lost identity cannot be made again; choose another name"
+            ) from None
+        except OSError as error:
+            raise IdentityFileError(f"{path}: cannot be written: {error.strerror}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Identity:
+        """Read a secret file; raises ``IdentityFileError``, ``FilePermissionError``."""
+        try:
+            content = read_secret_file(path)
+        except ConfigError as error:
+            raise IdentityFileError(str(error)) from None
+        with content:
+            lines = [line.strip() for line in bytes(content.reveal()).splitlines()]
+        if not lines or lines[0] != SECRET_HEADER.encode():
+            if lines and lines[0] == PUBLIC_HEADER.encode():
+                raise IdentityFileError(f"{path}: this is a public file; the secret identity file is needed here")
+            raise IdentityFileError(f"{path}:1: the first line of an identity file is {SECRET_HEADER!r}")
+        rest = [line for line in lines[1:] if line and not line.startswith(b"#")]
+        try:
+            (encoded,) = rest
+            seed = Secret(base64.b64decode(encoded, validate=True))
+        except (ValueError, binascii.Error):
+            raise IdentityFileError(
+                f"{path}: expected one line of base64 after the header; was the file edited?"
+            ) from None
+        if len(seed) != IDENTITY_SEED_SIZE:
+            raise IdentityFileError(
+                f"{path}: the seed has {len(seed)} bytes instead of {IDENTITY_SEED_SIZE}; was it cut?"
+            )
+        return cls(seed)
+
+    def __repr__(self) -> str:
+        return f"<Identity {self.public.fingerprint}>"
