@@ -20,7 +20,7 @@ from qtunnel.errors import ConfigError, IdentityFileError
 from qtunnel.files import read_secret_file, write_new_file
 from qtunnel.secret import RandomBytes, Secret
 
-SECRET_HEADER = "qtunnel-identity-v1"
+IDENTITY_HEADER = "qtunnel-identity-v1"
 PUBLIC_HEADER = "qtunnel-public-v1"
 IDENTITY_SEED_SIZE = 32
 ID_SIZE = 64
@@ -66,7 +66,7 @@ class PublicIdentity:
         """Read a public file; raises ``IdentityFileError`` naming ``where`` and the line."""
         lines = text.splitlines()
         if not lines or lines[0].strip() != PUBLIC_HEADER:
-            if lines and lines[0].strip() == SECRET_HEADER:
+            if lines and lines[0].strip() == IDENTITY_HEADER:
                 raise IdentityFileError(
                     f"{where}: this is a secret identity file, not a public one; "
                     "make the public file with: qtunnel identity show FILE"
@@ -92,7 +92,7 @@ class PublicIdentity:
                 ) from None
             if len(values[name]) != _FIELDS[name]:
                 raise IdentityFileError(
-                    f"{where}:{number}: {name} has {len(values[name])} bytes instead of {_FIELDS[name]}; was the file cut?"
+                    f"{where}:{number}: {name} has {len(values[name])} bytes, not {_FIELDS[name]}; was the file cut?"
                 )
         missing = [name for name in _FIELDS if name not in values]
         if missing:
@@ -142,13 +142,13 @@ class Identity:
 
     def save(self, path: Path) -> None:
         """Write the secret file, 0600; refuses to overwrite."""
-        text = f"{SECRET_HEADER}\n# secret: keep it on this gateway; whoever has it is this gateway\n"
+        text = f"{IDENTITY_HEADER}\n# secret: keep it on this gateway; whoever has it is this gateway\n"
         data = text.encode() + base64.b64encode(self._seed.reveal()) + b"\n"
         try:
             write_new_file(path, data, mode=0o600)
         except FileExistsError:
             raise IdentityFileError(
-                f"{path}: exists already and is not overwritten, as a lost identity cannot be made again; choose another name"
+                f"{path}: exists and is not overwritten, as a lost identity cannot be made again; choose a new name"
             ) from None
         except OSError as error:
             raise IdentityFileError(f"{path}: cannot be written: {error.strerror}") from None
@@ -162,10 +162,10 @@ class Identity:
             raise IdentityFileError(str(error)) from None
         with content:
             lines = [line.strip() for line in bytes(content.reveal()).splitlines()]
-        if not lines or lines[0] != SECRET_HEADER.encode():
+        if not lines or lines[0] != IDENTITY_HEADER.encode():
             if lines and lines[0] == PUBLIC_HEADER.encode():
                 raise IdentityFileError(f"{path}: this is a public file; the secret identity file is needed here")
-            raise IdentityFileError(f"{path}:1: the first line of an identity file is {SECRET_HEADER!r}")
+            raise IdentityFileError(f"{path}:1: the first line of an identity file is {IDENTITY_HEADER!r}")
         rest = [line for line in lines[1:] if line and not line.startswith(b"#")]
         try:
             (encoded,) = rest

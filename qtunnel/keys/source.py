@@ -10,19 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from qtunnel.secret import Secret
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRef:
-    """The public reference of a QKD key: the only thing of it that ever crosses to the peer.
-
-    source: name of the key source, the same in both ends' configurations. key_id: the key_ID as the KME gave it.
-    size: of the key, in bytes.
-    """
-
-    source: str
-    key_id: str
-    size: int
+from qtunnel.terms import KeyRef as KeyRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,176 @@
+"""Datagrams of the handshake: a message cut to at most 1,232 bytes each, every one with a mac1 of its own.
+
+1,232 bytes are what passes every IPv6 path without fragmentation (1,280 less IPv6 and UDP headers).
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from qtunnel.crypto.kdf import Label, sha512
+from qtunnel.errors import HandshakeError
+
+VERSION = 1
+MAX_DATAGRAM = 1232
+EXCHANGE_ID_SIZE = 16
+MAC_SIZE = 16
+_HEADER = struct.Struct("!BBHBBH16s")  # type, version, suite, fragment, fragments, message length, exchange id
+OVERHEAD = _HEADER.size + 2 * MAC_SIZE
+MAX_PAYLOAD = MAX_DATAGRAM - OVERHEAD
+MAX_FRAGMENTS = 8
+"""9 kB: twice what ML-KEM-1024 needs, room for larger KEMs."""
+
+PARTIALS_PER_SOURCE = 4
+"""A peer has one exchange each way and one that is being replaced."""
+PARTIALS = 1024
+"""All sources together: at most 9 MB, enough for 1,000 peers that start at once."""
+PARTIAL_LIFETIME = 10.0
+"""Seconds. Longer than the largest delay between two retransmissions, so that fragments of both add up."""
+
+
+class MessageType(IntEnum):
+    """The four messages. The numbers are those of the wire."""
+
+    INIT = 1
+    RESPONSE = 2
+    COMMIT = 3
+    COMMITTED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A whole message, put together again."""
+
+    type: MessageType
+    suite: int
+    exchange: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """One datagram, checked as far as it can be alone."""
+
+    type: MessageType
+    suite: int
+    exchange: bytes
+    index: int
+    count: int
+    length: int
+    payload: bytes
+
+
+def mac1_key(identity_id: bytes) -> bytes:
+    """The key of mac1 towards the owner of that identity: 32 bytes that everybody who knows the identity can make."""
+    return sha512(Label.HANDSHAKE_MAC1.value, identity_id)[:32]
+
+
+def _mac1(key: bytes, data: bytes) -> bytes:
+    return hmac.digest(key, data, "sha512")[:MAC_SIZE]
+
+
+def cut(message: Message, key: bytes) -> list[bytes]:
+    """The datagrams of a message, with mac1 under the receiver's ``mac1_key`` and mac2 zero."""
+    count = max(1, -(-len(message.body) // MAX_PAYLOAD))
+    if count > MAX_FRAGMENTS:
+        raise ValueError(f"a message has at most {MAX_FRAGMENTS * MAX_PAYLOAD} bytes, not {len(message.body)}")
+    datagrams = []
+    for index in range(count):
+        header = _HEADER.pack(message.type, VERSION, message.suite, index, count, len(message.body), message.exchange)
+        data = header + message.body[index * MAX_PAYLOAD : (index + 1) * MAX_PAYLOAD]
+        datagrams.append(data + _mac1(key, data) + bytes(MAC_SIZE))
+    return datagrams
+
+
+def parse(datagram: bytes, key: bytes) -> Fragment:
+    """One fragment whose mac1 is right under our own ``mac1_key``; raises ``HandshakeError``.
+
+    mac1 is checked before anything else is looked at, so a scanner learns nothing.
+    """
+    if not OVERHEAD < len(datagram) <= MAX_DATAGRAM:
+        raise HandshakeError("malformed", "not the size of a datagram of the handshake")
+    end = len(datagram) - 2 * MAC_SIZE
+    if not hmac.compare_digest(_mac1(key, datagram[:end]), datagram[end : end + MAC_SIZE]):
+        raise HandshakeError("mac1", "not made for this gateway's identity")
+    kind, version, suite, index, count, length, exchange = _HEADER.unpack_from(datagram)
+    if version != VERSION:
+        raise HandshakeError("version", f"peer speaks version {version} of the handshake, this is {VERSION}")
+    try:
+        known = MessageType(kind)
+    except ValueError:
+        raise HandshakeError("malformed", f"unknown message type {kind}") from None
+    payload = datagram[_HEADER.size : end]
+    if not 1 <= count <= MAX_FRAGMENTS or index >= count or count != -(-length // MAX_PAYLOAD):
+        raise HandshakeError("malformed", "fragment numbers that do not fit the length")
+    expected = MAX_PAYLOAD if index < count - 1 else length - (count - 1) * MAX_PAYLOAD
+    if len(payload) != expected:
+        raise HandshakeError("malformed", f"fragment of {len(payload)} bytes instead of {expected}")
+    return Fragment(known, suite, exchange, index, count, length, payload)
+
+
+@dataclass(slots=True)
+class _Partial:
+    started: float
+    shape: tuple[int, int, int]
+    pieces: dict[int, bytes] = field(default_factory=dict)
+
+
+class Reassembler:
+    """Puts messages together; bounded per source address and in all, the oldest goes first."""
+
+    def __init__(self) -> None:
+        self._partials: dict[tuple[Hashable, bytes, int], _Partial] = {}
+        self._by_source: dict[Hashable, list[tuple[Hashable, bytes, int]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._partials)
+
+    def add(self, source: Hashable, fragment: Fragment, now: float) -> Message | None:
+        """The whole message when this was its last missing piece. now: monotonic seconds."""
+        if fragment.count == 1:
+            return Message(fragment.type, fragment.suite, fragment.exchange, fragment.payload)
+        self._expire(now)
+        key = (source, fragment.exchange, int(fragment.type))
+        shape = (fragment.suite, fragment.count, fragment.length)
+        partial = self._partials.get(key)
+        if partial is None:
+            partial = self._make_room(key, now, shape)
+        elif partial.shape != shape:
+            raise HandshakeError("malformed", "fragments of one message differ in shape")
+        if partial.pieces.setdefault(fragment.index, fragment.payload) != fragment.payload:
+            # Somebody's fragment is forged, nobody knows whose: start again from the newest.
+            partial.pieces = {fragment.index: fragment.payload}
+        if len(partial.pieces) < fragment.count:
+            return None
+        self._drop(key)
+        body = b"".join(partial.pieces[index] for index in range(fragment.count))
+        return Message(fragment.type, fragment.suite, fragment.exchange, body)
+
+    def _make_room(self, key: tuple[Hashable, bytes, int], now: float, shape: tuple[int, int, int]) -> _Partial:
+        mine = self._by_source.get(key[0], [])
+        if len(mine) >= PARTIALS_PER_SOURCE:
+            self._drop(mine[0])
+        if len(self._partials) >= PARTIALS:
+            self._drop(next(iter(self._partials)))
+        partial = self._partials[key] = _Partial(now, shape)
+        self._by_source.setdefault(key[0], []).append(key)
+        return partial
+
+    def _drop(self, key: tuple[Hashable, bytes, int]) -> None:
+        del self._partials[key]
+        mine = self._by_source[key[0]]
+        mine.remove(key)
+        if not mine:
+            del self._by_source[key[0]]
+
+    def _expire(self, now: float) -> None:
+        # Insertion order is age, so the first that is young enough ends the search.
+        while self._partials:
+            key = next(iter(self._partials))
+            if now - self._partials[key].started <= PARTIAL_LIFETIME:
+                break
+            self._drop(key)

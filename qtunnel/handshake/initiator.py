@@ -1,0 +1,138 @@
+"""The initiator of one exchange. Steps carry the tokens of docs/protocol.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from qtunnel.crypto import dh
+from qtunnel.crypto.kem import SEED_SIZE, Encapsulate, KemKeyError
+from qtunnel.crypto.noise import SymmetricState
+from qtunnel.errors import HandshakeError
+from qtunnel.handshake import transcript
+from qtunnel.handshake.messages import Answer, Offer, Verdict, decode_answer, encode_offer, parse_response
+from qtunnel.handshake.suites import Suite
+from qtunnel.handshake.transcript import Sealed, open_or
+from qtunnel.identity import Identity, PublicIdentity
+from qtunnel.secret import RandomBytes, Secret
+from qtunnel.terms import KeyRef
+
+Judge = Callable[[Answer], None]
+"""Looks at an authenticated answer; raises ``HandshakeError`` where our policy does not allow it."""
+
+
+class Initiator:
+    """Makes message 1, reads message 2. One object per exchange, never used again."""
+
+    def __init__(
+        self,
+        local: Identity,
+        remote: PublicIdentity,
+        suite: Suite,
+        exchange: bytes,
+        offer: Offer,
+        random_bytes: RandomBytes,
+        *,
+        pairing: Secret | None = None,
+        encapsulate: Encapsulate | None = None,
+    ) -> None:
+        self.offer, self.suite, self.exchange = offer, suite, exchange
+        self._local, self._remote = local, remote
+        encapsulate = encapsulate or suite.kem.encapsulate
+        state = transcript.begin(suite, exchange, remote)
+
+        self._e = Secret.random(random_bytes, dh.KEY_SIZE)  # -> e
+        e_public = dh.public_key(self._e)
+        state.mix_hash(e_public)
+        with Secret.random(random_bytes, SEED_SIZE) as seed:  # -> ekem
+            self._ekem = suite.kem.key_pair(seed)
+        state.mix_hash(self._ekem.public)
+        try:
+            with dh.exchange(self._e, remote.x25519) as shared:  # -> es
+                state.mix_key(shared)
+            ct1, kem_secret = encapsulate(remote.kem[suite.kem.name])  # -> skem
+        except (dh.LowOrderPointError, KemKeyError) as error:
+            raise HandshakeError("peer-key", f"the peer's public file holds an unusable key: {error}") from None
+        state.mix_hash(ct1)
+        with kem_secret:
+            state.mix_key(kem_secret)
+        sealed_id = state.encrypt_and_hash(local.public.id)  # -> {id_i}
+        transcript.mix_statics(state, suite, local.public)
+        with dh.exchange(local.x25519, remote.x25519) as shared:  # -> ss
+            state.mix_key(shared)
+        if pairing is not None:
+            state.mix_key_and_hash(pairing)
+        sealed_offer = state.encrypt_and_hash(encode_offer(offer))  # -> {offer}
+        self._state = state
+        self.message = e_public + self._ekem.public + ct1 + sealed_id + sealed_offer
+
+    def read_response(
+        self, body: bytes, keys: Mapping[KeyRef, Secret], chains: Mapping[bytes, Secret], judge: Judge
+    ) -> tuple[Answer, Sealed | None]:
+        """Read message 2 with the QKD keys offered and the chain secrets by id.
+
+        Returns the answer, and the sealed epoch where the offer was accepted. Raises ``HandshakeError``: with reason
+        ``authentication`` or ``malformed`` the message may be forged and the exchange goes on waiting; with any other
+        it came from the peer and the exchange is over. The state is changed by neither.
+        """
+        message = parse_response(self.suite, body)
+        state = self._state.fork()
+        try:
+            return self._read(state, message.e, message.ct2, message.ct3, message.answer, message.proof,
+                              keys, chains, judge)  # fmt: skip
+        finally:
+            state.wipe()
+
+    def _read(
+        self,
+        state: SymmetricState,
+        e: bytes,
+        ct2: bytes,
+        ct3: bytes,
+        sealed_answer: bytes,
+        proof: bytes,
+        keys: Mapping[KeyRef, Secret],
+        chains: Mapping[bytes, Secret],
+        judge: Judge,
+    ) -> tuple[Answer, Sealed | None]:
+        state.mix_hash(e)  # <- e
+        try:
+            with dh.exchange(self._e, e) as shared:  # <- ee
+                state.mix_key(shared)
+            with dh.exchange(self._local.x25519, e) as shared:  # <- se
+                state.mix_key(shared)
+        except dh.LowOrderPointError:
+            raise HandshakeError("authentication", "an ephemeral key of low order") from None
+        state.mix_hash(ct2)
+        with self._ekem.decapsulate(ct2) as secret:  # <- ekem
+            state.mix_key(secret)
+        state.mix_hash(ct3)
+        with self._local.kem[self.suite.kem.name].decapsulate(ct3) as secret:  # <- skem_i
+            state.mix_key(secret)
+        plain = open_or(state, sealed_answer, "authentication", "message 2 is not from this peer")  # <- {answer}
+        answer = decode_answer(plain, len(self.offer.keys))
+        if answer.verdict is Verdict.ACCEPTED:
+            if answer.epoch != self.offer.epoch:
+                raise HandshakeError("answer", f"accepts epoch {answer.epoch} instead of {self.offer.epoch}")
+            judge(answer)
+        accepted = tuple(self.offer.keys[index] for index in answer.keys)
+        chain = None
+        if answer.chain is not None:
+            chain = chains.get(answer.chain)
+            if chain is None or answer.chain not in {ref.id for ref in self.offer.chains}:
+                raise HandshakeError("answer", "chooses a chain secret that was not offered")
+        transcript.mix_psk(state, chain, [(ref, keys[ref]) for ref in accepted])  # <- psk
+        # Both ends hold what they say, yet the proof fails: somebody's QKD key is not the other's.
+        open_or(
+            state, proof, "key-mismatch", "the two ends hold different QKD keys under the same key_ID"
+        )  # <- {proof}
+        if answer.verdict is not Verdict.ACCEPTED:
+            return answer, None
+        sealed = transcript.finish(
+            state, self.suite, answer.epoch, self._local.public, self._remote, accepted, chain is not None
+        )
+        return answer, sealed
+
+    def wipe(self) -> None:
+        """Forget the ephemerals."""
+        self._e.wipe()
+        self._state.wipe()

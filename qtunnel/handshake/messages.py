@@ -1,0 +1,282 @@
+"""The encrypted payloads and the layouts of the four messages: tables, and codecs that accept exact lengths only."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from qtunnel.crypto.aead import TAG_SIZE
+from qtunnel.errors import HandshakeError
+from qtunnel.handshake.suites import Suite
+from qtunnel.identity import ID_SIZE
+from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
+
+MAX_KEYS = 8
+"""QKD keys in one offer: one per source, and nobody has more sources than this towards one peer."""
+MAX_CHAINS = 3
+"""Chain epochs in one offer: one that may have been committed, and the two that were."""
+CHAIN_ID_SIZE = 16
+MAX_DETAIL = 200
+"""Bytes of the words that go with an answer; enough for a KME's name and what it said."""
+EPOCH_LIMIT = 1 << 63
+CAPABILITY_RECORD_MODE = 1 << 0
+
+
+class Verdict(IntEnum):
+    """The answer to an offer: accepted, or why not."""
+
+    ACCEPTED = 0
+    QKD_REQUIRED = 1
+    CHAIN_REQUIRED = 2
+    STALE_EPOCH = 3
+    BUSY = 4
+
+    @property
+    def words(self) -> str:
+        return _VERDICT_WORDS[self]
+
+
+_VERDICT_WORDS = {
+    Verdict.ACCEPTED: "accepted",
+    Verdict.QKD_REQUIRED: "too few QKD keys for the policy of one end",
+    Verdict.CHAIN_REQUIRED: "no common chain secret, and the policy of one end requires one",
+    Verdict.STALE_EPOCH: "the epoch offered is not newer than the one in place",
+    Verdict.BUSY: "the peer is busy with an exchange of its own",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChainRef:
+    """A chain secret's public name: the epoch that made it, and 16 bytes derived from it."""
+
+    epoch: int
+    id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the initiator proposes. timestamp: TAI64N, 12 bytes; keys and chains in order of preference."""
+
+    timestamp: bytes
+    epoch: int
+    policy: Policy
+    capabilities: int
+    chains: tuple[ChainRef, ...]
+    keys: tuple[KeyRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the responder says to it.
+
+    epoch: that of the offer where accepted, else the newest that the responder knows. chain: id of the chain secret
+    chosen, or None. keys: indices into the offer's keys, ascending, of those that the responder holds too. detail:
+    words for people.
+    """
+
+    verdict: Verdict
+    epoch: int
+    policy: Policy
+    capabilities: int
+    chain: bytes | None = None
+    keys: tuple[int, ...] = ()
+    detail: str = ""
+
+
+_OFFER = struct.Struct("!12sQBBBxI")  # timestamp, epoch, qkd, min_sources, chain policy, reserved 0, capabilities
+_ANSWER = struct.Struct("!BQBBBxIB16s")  # verdict, epoch, qkd, min_sources, chain policy, 0, capabilities, has chain
+_CHAIN = struct.Struct("!Q16s")
+EPOCH = struct.Struct("!Q")  # the payload of commit and committed
+
+
+class _Reader:
+    """Takes exact lengths from the front of a payload."""
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self.data, self.what, self.at = data, what, 0
+
+    def take(self, size: int) -> bytes:
+        if self.at + size > len(self.data):
+            raise HandshakeError("malformed", f"{self.what} is too short")
+        piece = self.data[self.at : self.at + size]
+        self.at += size
+        return piece
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def text(self, least: int, most: int) -> str:
+        size = self.byte()
+        if not least <= size <= most:
+            raise HandshakeError("malformed", f"{self.what} has a text of {size} bytes")
+        try:
+            text = self.take(size).decode("utf-8")
+        except UnicodeDecodeError:
+            raise HandshakeError("malformed", f"{self.what} has a text that is not UTF-8") from None
+        if not text.isprintable():
+            raise HandshakeError("malformed", f"{self.what} has a text with control characters")
+        return text
+
+    def end(self) -> None:
+        if self.at != len(self.data):
+            raise HandshakeError("malformed", f"{self.what} is {len(self.data) - self.at} bytes too long")
+
+
+def _policy(qkd: int, min_sources: int, chain: int, what: str) -> Policy:
+    try:
+        return Policy(QkdPolicy(qkd), min_sources, ChainPolicy(chain))
+    except ValueError:
+        raise HandshakeError("malformed", f"{what} has an unknown policy") from None
+
+
+def _zero(data: bytes, at: int, what: str) -> None:
+    if data[at]:
+        raise HandshakeError("malformed", f"{what} has a reserved byte that is not zero")
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return bytes([len(data)]) + data
+
+
+def encode_offer(offer: Offer) -> bytes:
+    """Bytes of an offer; raises ``ValueError`` for one that the format cannot hold."""
+    if len(offer.keys) > MAX_KEYS or len(offer.chains) > MAX_CHAINS or not 0 < offer.epoch < EPOCH_LIMIT:
+        raise ValueError("an offer holds at most 8 keys and 3 chains, and an epoch from 1 to 2^63 - 1")
+    policy = offer.policy
+    parts = [
+        _OFFER.pack(offer.timestamp, offer.epoch, policy.qkd, policy.min_sources, policy.chain, offer.capabilities),
+        bytes([len(offer.chains)]),
+        *(_CHAIN.pack(chain.epoch, chain.id) for chain in offer.chains),
+        bytes([len(offer.keys)]),
+    ]
+    for key in offer.keys:
+        parts += [_text(key.source), _text(key.key_id), key.size.to_bytes(2, "big")]
+    return b"".join(parts)
+
+
+def decode_offer(data: bytes) -> Offer:
+    """The offer; raises ``HandshakeError("malformed")``."""
+    reader = _Reader(data, "offer")
+    fixed = reader.take(_OFFER.size)
+    timestamp, epoch, qkd, min_sources, chain_policy, capabilities = _OFFER.unpack(fixed)
+    _zero(fixed, 23, "offer")
+    if not 0 < epoch < EPOCH_LIMIT:
+        raise HandshakeError("malformed", "offer has an epoch out of range")
+    count = reader.byte()
+    if count > MAX_CHAINS:
+        raise HandshakeError("malformed", f"offer has {count} chains")
+    chains = tuple(ChainRef(*_CHAIN.unpack(reader.take(_CHAIN.size))) for _ in range(count))
+    count = reader.byte()
+    if count > MAX_KEYS:
+        raise HandshakeError("malformed", f"offer has {count} keys")
+    keys = tuple(
+        KeyRef(reader.text(1, 255), reader.text(1, 255), int.from_bytes(reader.take(2), "big")) for _ in range(count)
+    )
+    reader.end()
+    if len(set(keys)) != len(keys) or any(key.size == 0 for key in keys):
+        raise HandshakeError("malformed", "offer names a key twice, or an empty one")
+    return Offer(timestamp, epoch, _policy(qkd, min_sources, chain_policy, "offer"), capabilities, chains, keys)
+
+
+def clip(text: str) -> str:
+    """``text`` as an answer can carry it: printable, at most 200 bytes of UTF-8."""
+    clean = "".join(character if character.isprintable() else " " for character in text)
+    return clean.encode()[:MAX_DETAIL].decode("utf-8", "ignore")
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """Bytes of an answer."""
+    policy = answer.policy
+    fixed = _ANSWER.pack(
+        answer.verdict,
+        answer.epoch,
+        policy.qkd,
+        policy.min_sources,
+        policy.chain,
+        answer.capabilities,
+        answer.chain is not None,
+        answer.chain or bytes(CHAIN_ID_SIZE),
+    )
+    return fixed + bytes([len(answer.keys), *answer.keys]) + _text(clip(answer.detail))
+
+
+def decode_answer(data: bytes, keys_offered: int) -> Answer:
+    """The answer to an offer of that many keys; raises ``HandshakeError("malformed")``."""
+    reader = _Reader(data, "answer")
+    fixed = reader.take(_ANSWER.size)
+    verdict, epoch, qkd, min_sources, chain_policy, capabilities, has_chain, chain = _ANSWER.unpack(fixed)
+    _zero(fixed, 12, "answer")
+    try:
+        known = Verdict(verdict)
+    except ValueError:
+        raise HandshakeError("malformed", f"answer has the unknown verdict {verdict}") from None
+    if has_chain not in (0, 1) or (not has_chain and any(chain)) or epoch >= EPOCH_LIMIT:
+        raise HandshakeError("malformed", "answer has a chain or epoch out of range")
+    keys = tuple(reader.take(reader.byte()))
+    if any(index >= keys_offered for index in keys) or list(keys) != sorted(set(keys)):
+        raise HandshakeError("malformed", "answer accepts keys that were not offered, or not in order")
+    detail = reader.text(0, MAX_DETAIL)
+    reader.end()
+    policy = _policy(qkd, min_sources, chain_policy, "answer")
+    return Answer(known, epoch, policy, capabilities, chain if has_chain else None, keys, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Init:
+    """Message 1: ``-> e, ekem, es, skem, {id_i}, ss, {offer}``."""
+
+    e: bytes
+    ekem: bytes
+    ct1: bytes
+    id: bytes
+    offer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """Message 2: ``<- e, ee, se, ekem, skem_i, {answer}, psk, {proof}``."""
+
+    e: bytes
+    ct2: bytes
+    ct3: bytes
+    answer: bytes
+    proof: bytes
+
+
+def init_sizes(suite: Suite) -> tuple[int, ...]:
+    """Bytes of message 1's fields; the offer has what is left, at least its smallest."""
+    return (32, suite.kem.public_key_size, suite.kem.ciphertext_size, ID_SIZE + TAG_SIZE)
+
+
+def response_sizes(suite: Suite) -> tuple[int, ...]:
+    """Bytes of message 2's fields; the answer has what is left before the proof."""
+    return (32, suite.kem.ciphertext_size, suite.kem.ciphertext_size)
+
+
+COMMIT_SIZE = EPOCH.size + TAG_SIZE
+MIN_OFFER = _OFFER.size + 2 + TAG_SIZE
+MIN_ANSWER = _ANSWER.size + 2 + TAG_SIZE
+
+
+def _cut(body: bytes, sizes: Sequence[int], least: int, what: str) -> list[bytes]:
+    if len(body) < sum(sizes) + least:
+        raise HandshakeError("malformed", f"{what} is too short")
+    pieces, at = [], 0
+    for size in sizes:
+        pieces.append(body[at : at + size])
+        at += size
+    return [*pieces, body[at:]]
+
+
+def parse_init(suite: Suite, body: bytes) -> Init:
+    """Cut message 1; raises ``HandshakeError("malformed")``."""
+    return Init(*_cut(body, init_sizes(suite), MIN_OFFER, "message 1"))
+
+
+def parse_response(suite: Suite, body: bytes) -> Response:
+    """Cut message 2; raises ``HandshakeError("malformed")``."""
+    e, ct2, ct3, rest = _cut(body, response_sizes(suite), MIN_ANSWER + TAG_SIZE, "message 2")
+    return Response(e, ct2, ct3, rest[:-TAG_SIZE], rest[-TAG_SIZE:])

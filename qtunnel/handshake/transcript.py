@@ -1,0 +1,108 @@
+"""What both ends of an exchange compute alike: the start of the transcript, the psk token, and the epoch's keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qtunnel.crypto.aead import AuthenticationError
+from qtunnel.crypto.kdf import Label, derive, frame
+from qtunnel.crypto.noise import SymmetricState
+from qtunnel.errors import HandshakeError
+from qtunnel.handshake.fragments import VERSION
+from qtunnel.handshake.messages import CHAIN_ID_SIZE, COMMIT_SIZE, EPOCH
+from qtunnel.handshake.suites import Suite
+from qtunnel.identity import PublicIdentity
+from qtunnel.secret import Secret
+from qtunnel.terms import KeyRef
+
+PSK_SIZE = 32
+CHAIN_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EpochKeys:
+    """What an exchange gives. psk: 32 bytes for WireGuard; chain: 64 bytes for later epochs.
+
+    keys: references of the QKD keys that went in. chained: whether an earlier epoch's chain secret went in.
+    """
+
+    epoch: int
+    suite: Suite
+    psk: Secret
+    chain: Secret
+    keys: tuple[KeyRef, ...]
+    chained: bool
+
+
+def chain_id(chain: Secret, epoch: int) -> bytes:
+    """The public name of a chain secret: 16 bytes."""
+    with derive(chain, Label.EPOCH_CHAIN_ID, EPOCH.pack(epoch), CHAIN_ID_SIZE) as name:
+        return bytes(name.reveal())
+
+
+def begin(suite: Suite, exchange: bytes, responder: PublicIdentity) -> SymmetricState:
+    """The state before message 1: protocol name, prologue, and the responder's static keys."""
+    state = SymmetricState(suite.noise, suite.protocol_name)
+    prologue = Label.HANDSHAKE_PROLOGUE.value + bytes([VERSION]) + suite.id.to_bytes(2, "big") + exchange
+    state.mix_hash(prologue)
+    mix_statics(state, suite, responder)
+    return state
+
+
+def mix_statics(state: SymmetricState, suite: Suite, who: PublicIdentity) -> None:
+    """Hash the whole static X25519 and KEM public keys of one end."""
+    state.mix_hash(who.x25519)
+    state.mix_hash(who.kem[suite.kem.name])
+
+
+def open_or(state: SymmetricState, ciphertext: bytes, reason: str, detail: str) -> bytes:
+    """``decrypt_and_hash`` with a failure that is named."""
+    try:
+        return state.decrypt_and_hash(ciphertext)
+    except AuthenticationError:
+        raise HandshakeError(reason, detail) from None
+
+
+def mix_psk(state: SymmetricState, chain: Secret | None, keys: Sequence[tuple[KeyRef, Secret]]) -> None:
+    """The ``psk`` token: frames of the chain secret or nothing, then of source, key_ID and key of each QKD key."""
+    fields = [Label.HANDSHAKE_PSK_FRAMES.value, b"" if chain is None else bytes(chain.reveal())]
+    for ref, key in keys:
+        fields += [ref.source.encode(), ref.key_id.encode(), bytes(key.reveal())]
+    with Secret(frame(*fields)) as frames:
+        state.mix_key_and_hash(frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The end of the key schedule: the epoch's keys, and the two confirmations, each ready to be sent or compared."""
+
+    keys: EpochKeys
+    commit: bytes
+    committed: bytes
+
+
+def finish(
+    state: SymmetricState,
+    suite: Suite,
+    epoch: int,
+    initiator: PublicIdentity,
+    responder: PublicIdentity,
+    keys: tuple[KeyRef, ...],
+    chained: bool,
+) -> Sealed:
+    """Split, derive the epoch's PSK and chain secret, and wipe the state.
+
+    The confirmations are deterministic, so both ends can make both, and a retransmission is the same bytes.
+    """
+    refs = frame(*(part for key in keys for part in (key.source.encode(), key.key_id.encode())))
+    context = suite.id.to_bytes(2, "big") + initiator.id + responder.id + EPOCH.pack(epoch) + state.h + refs
+    psk = state.export(lambda ck: derive(ck, Label.EPOCH_PSK, context, PSK_SIZE))
+    chain = state.export(lambda ck: derive(ck, Label.EPOCH_CHAIN, context, CHAIN_SIZE))
+    to_responder, to_initiator = state.split()
+    with to_responder, to_initiator:
+        commit = suite.aead.seal(to_responder, 0, EPOCH.pack(epoch), state.h)
+        committed = suite.aead.seal(to_initiator, 0, EPOCH.pack(epoch), state.h)
+    state.wipe()
+    assert len(commit) == len(committed) == COMMIT_SIZE
+    return Sealed(EpochKeys(epoch, suite, psk, chain, keys, chained), commit, committed)

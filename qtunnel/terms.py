@@ -1,0 +1,43 @@
+"""The words that both ends exchange, and that more than one room speaks: key references, policies, sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRef:
+    """The public reference of a QKD key: the only thing of it that ever crosses to the peer.
+
+    source: name of the key source, the same in both ends' configurations. key_id: the key_ID as the KME gave it.
+    size: of the key, in bytes.
+    """
+
+    source: str
+    key_id: str
+    size: int
+
+
+class QkdPolicy(IntEnum):
+    """Whether an epoch needs QKD keys. The numbers are those of the wire."""
+
+    OFF = 0
+    PREFERRED = 1
+    REQUIRED = 2
+
+
+class ChainPolicy(IntEnum):
+    """Whether an epoch may start without the secret of an earlier one. The numbers are those of the wire."""
+
+    RESET_ALLOWED = 0
+    REQUIRED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What one end demands of an epoch. min_sources: QKD sources that must contribute where any does."""
+
+    qkd: QkdPolicy
+    min_sources: int = 1
+    chain: ChainPolicy = ChainPolicy.RESET_ALLOWED
