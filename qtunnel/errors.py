@@ -71,6 +71,10 @@ class AlreadyRunningError(QtunnelError):
     """Another daemon holds the control socket or the interface."""
 
 
+class KmeError(QtunnelError):
+    """The embedded KME cannot be started."""
+
+
 class KeySourceError(QtunnelError):
     """A key source did not deliver. Says which source, which call and what it answered.
 
