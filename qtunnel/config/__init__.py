@@ -1,0 +1,67 @@
+"""A gateway's configuration: ``load_config(path) -> Config``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from qtunnel.config.checks import SETTINGS, check_identities, warnings
+from qtunnel.config.document import Problem
+from qtunnel.config.loader import load
+from qtunnel.config.model import (
+    Config,
+    KeySourceConfig,
+    LogConfig,
+    NodeConfig,
+    PeerConfig,
+    QkdConfig,
+    RekeyConfig,
+    TunnelConfig,
+)
+from qtunnel.config.types import SocketAddress
+from qtunnel.constants import DEFAULT_RUNTIME_DIRECTORY, DEFAULT_STATE_DIRECTORY
+
+__all__ = [
+    "Config",
+    "KeySourceConfig",
+    "LogConfig",
+    "NodeConfig",
+    "PeerConfig",
+    "QkdConfig",
+    "RekeyConfig",
+    "SocketAddress",
+    "TunnelConfig",
+    "load_config",
+    "warnings",
+]
+
+
+def with_defaults(config: Config, environ: Mapping[str, str]) -> Config:
+    """The configuration with the paths that follow from the node's name or from systemd's environment."""
+    node = config.node
+    changes: dict[str, Path] = {}
+    if "state_dir" not in node.model_fields_set:
+        # systemd.exec(5): $STATE_DIRECTORY may list several, separated by colons; the first is ours.
+        given = environ.get("STATE_DIRECTORY", "").split(":")[0]
+        changes["state_dir"] = Path(given) if given else Path(DEFAULT_STATE_DIRECTORY, node.name)
+    if "control_socket" not in node.model_fields_set:
+        changes["control_socket"] = Path(DEFAULT_RUNTIME_DIRECTORY, f"{node.name}.sock")
+    return config.model_copy(update={"node": node.model_copy(update=changes)}) if changes else config
+
+
+def load_config(path: Path | str, *, check_files: bool = True, environ: Mapping[str, str] | None = None) -> Config:
+    """The gateway's configuration file; raises ``ConfigError`` with one line for everything that is wrong.
+
+    check_files: also open the identity, the public files and whatever else the file names; leave it off where only
+    settings are wanted, as for finding the control socket.
+    """
+    environment = os.environ if environ is None else environ
+
+    def settings(config: Config) -> Iterable[Problem]:
+        completed = with_defaults(config, environment)
+        for check in SETTINGS:
+            yield from check(completed)
+
+    checks = [settings, check_identities] if check_files else [settings]
+    return with_defaults(load(path, Config, checks=checks, check_files=check_files), environment)

@@ -1,0 +1,200 @@
+"""What no single field can tell: names given twice, policies that contradict each other, identities that clash."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from qtunnel.config.document import Location, Problem
+from qtunnel.config.model import MAX_JITTER, Config, PeerConfig
+from qtunnel.config.types import format_duration
+from qtunnel.errors import QtunnelError
+from qtunnel.files import read_secret_file
+from qtunnel.identity import Identity, PublicIdentity
+
+MAX_SOCKET_PATH = 107
+"""Bytes of a UNIX socket's path (sun_path less its final zero, unix(7))."""
+
+PAIRING_SECRET_SIZE = 32
+
+Item = TypeVar("Item")
+
+
+def _twice(
+    items: Iterable[tuple[Location, Item]], key: Callable[[Item], Hashable]
+) -> Iterator[tuple[Location, Location]]:
+    """Places of an item whose key was there before, with the first one's place."""
+    seen: dict[Hashable, Location] = {}
+    for where, item in items:
+        known = seen.setdefault(key(item), where)
+        if known is not where:
+            yield where, known
+
+
+def check_node(config: Config) -> Iterator[Problem]:
+    node = config.node
+    for index, address in enumerate(node.listen):
+        if address.port == node.wireguard_port:
+            yield Problem(
+                ("node", "listen", index),
+                f"port {address.port} is also node.wireguard_port; both are UDP, so give the handshake another one",
+                (("node", "wireguard_port"),),
+            )
+    listens = [(("node", "listen", index), address) for index, address in enumerate(node.listen)]
+    for where, _ in _twice(listens, lambda address: address):
+        yield Problem(where, "stands in the list twice; remove one")
+    length = len(str(node.control_socket).encode())
+    if length > MAX_SOCKET_PATH:
+        yield Problem(
+            ("node", "control_socket"),
+            f"the path has {length} bytes, a UNIX socket takes {MAX_SOCKET_PATH}; choose a shorter one",
+        )
+
+
+def check_tunnel(config: Config) -> Iterator[Problem]:
+    addresses = [(("tunnel", "addresses", i), a) for i, a in enumerate(config.tunnel.addresses)]
+    for where, _ in _twice(addresses, lambda address: address.ip):
+        yield Problem(where, "stands in the list twice; remove one")
+
+
+def check_peers_differ(config: Config) -> Iterator[Problem]:
+    names = [(("peers", i, "name"), peer.name) for i, peer in enumerate(config.peers)]
+    for where, first in _twice(names, lambda name: name):
+        yield Problem(where, f"peers[{first[1]}] has this name too; every peer needs its own", (first,))
+    for where, name in names:
+        if name == config.node.name:
+            yield Problem(where, "is this node's own name; name the other gateway", (("node", "name"),))
+    networks = [
+        (("peers", i, "allowed_ips", j), network)
+        for i, peer in enumerate(config.peers)
+        for j, network in enumerate(peer.allowed_ips)
+    ]
+    for where, first in _twice(networks, lambda network: network):
+        owner = "this peer" if where[1] == first[1] else f"peers[{first[1]}]"
+        yield Problem(where, f"{owner} has this network already; packets can go to one peer only, remove one", (first,))
+
+
+def check_policies(config: Config) -> Iterator[Problem]:
+    for index, peer in enumerate(config.peers):
+        yield from _check_policy(peer, ("peers", index))
+
+
+def _check_policy(peer: PeerConfig, where: Location) -> Iterator[Problem]:
+    qkd, rekey, at = peer.qkd, peer.rekey, (*where, "qkd")
+    if rekey.jitter > MAX_JITTER:
+        yield Problem((*where, "rekey", "jitter"), f"is more than {MAX_JITTER:.0%}; the usual is 10%")
+    if qkd.policy == "off" and qkd.sources:
+        yield Problem(
+            (*at, "sources"),
+            "policy is off, so these would never be used; remove them, or set policy: required",
+            ((*at, "policy"),),
+        )
+    if qkd.policy != "off" and not qkd.sources:
+        yield Problem(
+            (*at, "sources"),
+            f"policy is {qkd.policy}, which needs a key source; name one of key_sources here, "
+            "or set policy: off for a tunnel without QKD",
+            ((*at, "policy"),),
+        )
+    if qkd.sources and qkd.min_sources > len(qkd.sources):
+        yield Problem(
+            (*at, "min_sources"),
+            f"is {qkd.min_sources}, but there are {len(qkd.sources)} sources; lower it or add sources",
+            ((*at, "sources"),),
+        )
+    latest = rekey.interval * (1 + rekey.jitter)
+    if qkd.max_age < latest:
+        yield Problem(
+            (*at, "max_age"),
+            f"is {format_duration(qkd.max_age)}, but a rekey may come only after {format_duration(latest)} "
+            "(rekey.interval and jitter), so every key would expire; raise it or shorten the interval",
+            ((*where, "rekey", "interval"), (*where, "rekey", "jitter")),
+        )
+
+
+def check_identities(config: Config) -> Iterator[Problem]:
+    """Reads the identity, the peers' public files and the pairing secrets; files that are not there are not its job."""
+    own: PublicIdentity | None = None
+    if _usable(config.node.identity):
+        try:
+            own = Identity.load(config.node.identity).public
+        except QtunnelError as error:
+            yield Problem(("node", "identity"), str(error))
+    seen: dict[bytes, Location] = {}
+    for index, peer in enumerate(config.peers):
+        where: Location = ("peers", index, "public")
+        if _usable(peer.public):
+            try:
+                public = PublicIdentity.load(peer.public)
+            except QtunnelError as error:
+                yield Problem(where, str(error))
+                continue
+            if own is not None and public.id == own.id:
+                yield Problem(
+                    where,
+                    "is this node's own public file; put the peer's here (on the peer: qtunnel identity show FILE)",
+                )
+            first = seen.setdefault(public.id, where)
+            if first is not where:
+                yield Problem(where, f"peers[{first[1]}] has the same identity; every peer needs its own", (first,))
+    for index, peer in enumerate(config.peers):
+        if peer.pairing_secret is not None and _usable(peer.pairing_secret):
+            what = _pairing_problem(peer.pairing_secret)
+            if what:
+                yield Problem(("peers", index, "pairing_secret"), what)
+
+
+def _usable(path: Path) -> bool:
+    """Whether the file is there; where not, the check of files says so."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _pairing_problem(path: Path) -> str:
+    remedy = f"make one with: (umask 077; openssl rand -base64 {PAIRING_SECRET_SIZE} > FILE)"
+    try:
+        with read_secret_file(path) as content:
+            decoded = bytearray(base64.b64decode(bytes(content.reveal()).strip(), validate=True))
+    except QtunnelError:
+        return ""  # its permissions, which the check of files reports
+    except (binascii.Error, ValueError):
+        return f"{path} is not base64; {remedy}"
+    size = len(decoded)
+    decoded[:] = bytes(size)
+    if size != PAIRING_SECRET_SIZE:
+        return f"{path} holds {size} bytes instead of {PAIRING_SECRET_SIZE}; {remedy}"
+    return ""
+
+
+SETTINGS = (check_node, check_tunnel, check_peers_differ, check_policies)
+"""Checks that need nothing but the configuration itself."""
+
+
+def warnings(config: Config) -> list[str]:
+    """What is allowed but may surprise, one line each."""
+    found = []
+    own = {address.ip for address in config.tunnel.addresses}
+    used = {name for peer in config.peers for name in peer.qkd.sources}
+    for peer in config.peers:
+        qkd = peer.qkd
+        if qkd.policy == "required" and qkd.on_expiry == "pqc-only":
+            found.append(
+                f"peer {peer.name}: policy is required, but on_expiry: pqc-only lets traffic go on without fresh QKD "
+                f"keys after {format_duration(qkd.max_age)}"
+            )
+        if qkd.policy == "off":
+            found.append(f"peer {peer.name}: policy is off, no QKD key protects this tunnel (post-quantum only)")
+        if any(network.num_addresses == 1 and network.network_address in own for network in peer.allowed_ips):
+            found.append(f"peer {peer.name}: allowed_ips contains this gateway's own tunnel address")
+        if 0 < qkd.max_age < 2 * peer.rekey.interval and qkd.policy == "required":
+            found.append(
+                f"peer {peer.name}: max_age {format_duration(qkd.max_age)} leaves no time for a second try when one "
+                f"rekey (every {format_duration(peer.rekey.interval)}) fails"
+            )
+    found += [f"key source {name}: no peer uses it" for name in config.key_sources if name not in used]
+    return found

@@ -1,0 +1,241 @@
+"""The configuration of a gateway: what each key means, its default and its bounds."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from qtunnel.config.document import Location, Node, Problem
+from qtunnel.config.types import (
+    AllowedNetwork,
+    ConfigPath,
+    Duration,
+    Host,
+    InPlace,
+    InputFile,
+    InterfaceAddress,
+    InterfaceName,
+    ListenAddress,
+    Name,
+    Percentage,
+    Port,
+    SecretFile,
+    Section,
+    SocketAddress,
+    at_least,
+)
+from qtunnel.config.words import ProblemsError, key_names, listing, nearest, problems_of, unknown
+from qtunnel.constants import DEFAULT_HANDSHAKE_PORT, DEFAULT_MTU, DEFAULT_WIREGUARD_PORT
+from qtunnel.drivers import registry
+from qtunnel.errors import ConfigError
+from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
+
+DEFAULT_LISTEN: tuple[SocketAddress, ...] = tuple(
+    SocketAddress(address, DEFAULT_HANDSHAKE_PORT) for address in (IPv4Address(0), IPv6Address(0))
+)
+
+MIN_INTERVAL = at_least(1, "the shortest a KME and a handshake over a long link keep up with; the usual is 120s")
+
+MAX_JITTER = 0.5
+"""Above half the interval the schedule is no longer one."""
+
+
+class NodeConfig(Section):
+    """This gateway. state_dir and control_socket are ``None`` until ``load_config`` puts the defaults in."""
+
+    name: Name = Field(examples=["alice"])
+    identity: SecretFile = Field(examples=["alice.identity"])
+    listen: tuple[ListenAddress, ...] = Field(default=DEFAULT_LISTEN, min_length=1)
+    wireguard_port: Port = DEFAULT_WIREGUARD_PORT
+    state_dir: ConfigPath = Path()
+    control_socket: ConfigPath = Path()
+
+
+class LogConfig(Section):
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class TunnelConfig(Section):
+    """The interface. MTU in bytes."""
+
+    interface: InterfaceName = Field(examples=["qt0"])
+    addresses: tuple[InterfaceAddress, ...] = Field(min_length=1, examples=[["10.77.0.1/24"]])
+    mtu: Annotated[StrictInt, Field(ge=1280, le=65535)] = DEFAULT_MTU
+    engine: Literal["qtunnel", "wireguard-go", "boringtun-cli"] = "qtunnel"
+    routes: Literal["auto", "off"] = "auto"
+
+
+class KeySourceConfig(Section):
+    """One key source: its driver's name and an instance of that driver's ``options`` model."""
+
+    driver: str
+    options: Annotated[InstanceOf[BaseModel], InPlace()]
+
+
+def _foreign(model: type[BaseModel], raw: dict[str, Any], context: Any, where: str) -> BaseModel:
+    """Validate options with a driver's model; an unknown key is an error whatever that model says of it."""
+    tree = _bare(raw)
+    problems: list[Problem] = []
+    result: BaseModel | None = None
+    try:
+        result = model.model_validate(raw, context=context)
+    except ValidationError as failure:
+        problems = problems_of(failure, model, tree)
+    except ConfigError as error:
+        problems = [Problem((), str(error))]
+    if model.model_config.get("extra") != "forbid":
+        known = key_names(model)
+        problems += [Problem((n,), unknown(f"{where} key", n, known), at_key=True) for n in raw if n not in known]
+    if problems or result is None:
+        raise ProblemsError(problems)
+    return result
+
+
+def _bare(value: Any, path: Location = ()) -> Node:
+    """A tree without positions, to find places in."""
+    node = Node(path, 0, 0, 0, 0, value)
+    if isinstance(value, dict):
+        node.value = {name: _bare(item, (*path, name)) for name, item in value.items()}
+    elif isinstance(value, list):
+        node.value = [_bare(item, (*path, index)) for index, item in enumerate(value)]
+    return node
+
+
+def _key_source(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, KeySourceConfig) or not isinstance(value, dict):
+        return value
+    raw = dict(value)
+    name = raw.pop("driver", None)
+    installed = registry.names()
+    if name is None:
+        raise ProblemsError([Problem(("driver",), f"is missing; installed drivers: {listing(installed)}")])
+    driver = _driver(name, installed)
+    return KeySourceConfig(driver=driver.name, options=_foreign(driver.options, raw, info.context, "driver"))
+
+
+def _driver(name: Any, installed: list[str]) -> registry.Driver:
+    if not isinstance(name, str):
+        raise ProblemsError([Problem(("driver",), f"must be the name of a driver: {listing(installed)}")])
+    if name not in installed:
+        guess = nearest(name, installed)
+        hint = f"; did you mean '{guess}'?" if guess else f"; installed: {listing(installed)}"
+        raise ProblemsError([Problem(("driver",), f"no driver of that name{hint}")])
+    try:
+        return registry.find(name)
+    except ConfigError as error:
+        raise ProblemsError([Problem(("driver",), str(error))]) from None
+
+
+def _peer_sources(value: Any, info: ValidationInfo) -> Any:
+    """Each source's options by its driver's ``peer_options``, found through the document's ``key_sources``."""
+    if not isinstance(value, dict):
+        return value
+    document = info.context.get("document", {}) if isinstance(info.context, dict) else {}
+    declared = document.get("key_sources") if isinstance(document, dict) else None
+    declared = declared if isinstance(declared, dict) else {}
+    result: dict[str, BaseModel] = {}
+    problems: list[Problem] = []
+    for name, raw in value.items():
+        if isinstance(raw, BaseModel):
+            result[name] = raw
+            continue
+        if name not in declared:
+            problems.append(Problem((name,), unknown("key source", name, declared), at_key=True))
+            continue
+        if not isinstance(raw, dict | None):
+            problems.append(Problem((name,), "must be a mapping with the driver's options for this peer"))
+            continue
+        try:
+            own = declared[name]
+            driver = _driver(own.get("driver") if isinstance(own, dict) else None, registry.names())
+        except ProblemsError:
+            continue  # reported where the source is declared
+        try:
+            result[name] = _foreign(driver.peer_options, raw or {}, info.context, "driver")
+        except ProblemsError as failure:
+            problems += [Problem((name, *item.where), item.what, item.reads, item.at_key) for item in failure.found]
+    if problems:
+        raise ProblemsError(problems)
+    return result
+
+
+class RekeyConfig(Section):
+    """interval in seconds; jitter as a fraction of it, by which each rekey comes earlier or later."""
+
+    interval: Annotated[Duration, MIN_INTERVAL] = 120.0
+    jitter: Percentage = 0.1
+
+
+class QkdConfig(Section):
+    """What QKD has to contribute. max_age in seconds, of the key in force."""
+
+    policy: Literal["required", "preferred", "off"] = "required"
+    sources: Annotated[dict[str, InstanceOf[BaseModel]], BeforeValidator(_peer_sources)] = Field(default_factory=dict)
+    min_sources: Annotated[StrictInt, Field(ge=1)] = 1
+    max_age: Annotated[Duration, at_least(1, "which no schedule can keep; the usual is 10m")] = 600.0
+    on_expiry: Literal["block", "pqc-only"] = "block"
+    chain: Literal["reset-allowed", "required"] = "reset-allowed"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        return {"policy": value} if isinstance(value, str) else value
+
+
+class PeerConfig(Section):
+    """One peer. persistent_keepalive in seconds, ``None`` for off."""
+
+    name: Name = Field(examples=["bob"])
+    public: InputFile = Field(examples=["bob.public"])
+    endpoint: Host | None = None
+    wireguard_port: Port = DEFAULT_WIREGUARD_PORT
+    handshake_port: Port = DEFAULT_HANDSHAKE_PORT
+    allowed_ips: tuple[AllowedNetwork, ...] = Field(min_length=1, examples=[["10.77.0.2/32"]])
+    persistent_keepalive: Annotated[Duration, at_least(1, "WireGuard's smallest; the usual is 25s")] | None = None
+    rekey: RekeyConfig = RekeyConfig()
+    kem: Literal["ml-kem-1024", "ml-kem-768"] = "ml-kem-1024"
+    cipher: Literal["chacha20-poly1305", "aes-256-gcm"] = "chacha20-poly1305"
+    pairing_secret: SecretFile | None = None
+    qkd: QkdConfig = QkdConfig()
+
+    @property
+    def policy(self) -> Policy:
+        """What this end demands of an epoch, in the handshake's terms."""
+        return Policy(
+            QkdPolicy[self.qkd.policy.upper()],
+            self.qkd.min_sources,
+            ChainPolicy[self.qkd.chain.upper().replace("-", "_")],
+        )
+
+
+_EXAMPLE_PEER = {"name": "bob", "public": "bob.public", "allowed_ips": ["10.77.0.2/32"]}
+
+
+class Config(Section):
+    """A gateway's whole configuration file."""
+
+    node: NodeConfig
+    log: LogConfig = LogConfig()
+    tunnel: TunnelConfig
+    key_sources: dict[Name, Annotated[KeySourceConfig, BeforeValidator(_key_source)]] = Field(default_factory=dict)
+    peers: tuple[PeerConfig, ...] = Field(min_length=1, examples=[[_EXAMPLE_PEER]])
+
+    def peer(self, name: str) -> PeerConfig:
+        """The peer of that name; raises ``ConfigError`` naming the peers there are."""
+        for peer in self.peers:
+            if peer.name == name:
+                return peer
+        raise ConfigError(f"no peer {name!r}; peers: {listing(peer.name for peer in self.peers)}")
