@@ -1,0 +1,1 @@
+"""Data planes and the one protocol by which the daemon drives them."""

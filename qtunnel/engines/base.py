@@ -1,0 +1,134 @@
+"""What the daemon asks of a data plane: the protocol ``Engine`` and the values that cross it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Protocol
+
+from qtunnel.secret import Secret
+
+IPNetwork = IPv4Network | IPv6Network
+
+Endpoint = tuple[str, int]
+"""Where a peer's WireGuard listens: a numeric address (never a name) and a UDP port."""
+
+KEY_SIZE = 32
+"""Bytes of a WireGuard public key, private key and preshared key."""
+
+MAX_PORT = 65535
+MAX_KEEPALIVE = 65535
+
+
+def format_endpoint(endpoint: Endpoint) -> str:
+    """``address:port``, with brackets around an IPv6 address; raises ``ValueError`` for a name or a bad port."""
+    host, port = endpoint
+    address = ip_address(host)
+    if not 0 < port <= MAX_PORT:
+        raise ValueError(f"a UDP port is 1 to {MAX_PORT}, not {port}")
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSpec:
+    """One peer as the engine sees it.
+
+    public_key: 32 bytes. endpoint: ``None`` where the peer speaks first. persistent_keepalive: seconds, ``None`` off.
+    """
+
+    public_key: bytes
+    endpoint: Endpoint | None = None
+    allowed_ips: tuple[IPNetwork, ...] = ()
+    persistent_keepalive: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.public_key) != KEY_SIZE:
+            raise ValueError(f"a WireGuard public key has {KEY_SIZE} bytes, not {len(self.public_key)}")
+        if self.persistent_keepalive is not None and not 0 < self.persistent_keepalive <= MAX_KEEPALIVE:
+            raise ValueError(f"a persistent keepalive is 1 to {MAX_KEEPALIVE} s, not {self.persistent_keepalive}")
+        if self.endpoint is not None:
+            format_endpoint(self.endpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStats:
+    """What an engine tells of one peer.
+
+    last_handshake: Unix seconds, ``None`` for never. rx_bytes, tx_bytes: UDP payload, handshakes included.
+    epoch_in_force: of the session that sends now; ``None`` where there is no session or its key is no epoch (blocked).
+    """
+
+    endpoint: Endpoint | None
+    last_handshake: float | None
+    rx_bytes: int
+    tx_bytes: int
+    epoch_in_force: int | None
+
+
+class Engine(Protocol):
+    """A WireGuard data plane for one interface.
+
+    Every method raises ``qtunnel.errors.EngineError`` and nothing else; its text is one line.
+    """
+
+    @property
+    def name(self) -> str:
+        """The engine's name as in the configuration, e.g. ``qtunnel``."""
+        ...
+
+    @property
+    def interface(self) -> str: ...
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine's process, ``None`` where none runs."""
+        ...
+
+    async def start(self) -> None:
+        """Make the interface, which stays down and without keys. Never touches an interface that exists."""
+        ...
+
+    async def configure_device(self, private_key: Secret, listen_port: int) -> None:
+        """Give the interface its static key (32 bytes) and UDP port; 0 lets the system choose one."""
+        ...
+
+    async def set_peer(self, peer: PeerSpec) -> None:
+        """Add the peer, or change endpoint, allowed IPs and keepalive of one that is there.
+
+        A new peer gets a random preshared key at once, so that nothing passes before an epoch is installed; the key
+        and the sessions of a known one stay.
+        """
+        ...
+
+    async def remove_peer(self, public_key: bytes) -> None: ...
+
+    async def set_endpoint(self, public_key: bytes, endpoint: Endpoint) -> None: ...
+
+    async def set_psk(
+        self,
+        public_key: bytes,
+        psk: Secret,
+        epoch: int,
+        previous: Secret | None = None,
+        previous_epoch: int = 0,
+        handshake_now: bool = False,
+    ) -> None:
+        """Install the preshared key of ``epoch``; sessions go on. Where the engine can, a handshake under way also
+        tries ``previous``, and ``handshake_now`` starts one at once; else the next handshake uses the key."""
+        ...
+
+    async def block(self, public_key: bytes, psk: Secret) -> None:
+        """Install ``psk`` (32 random bytes that nobody else has) and drop the peer's sessions at once."""
+        ...
+
+    async def stats(self) -> dict[bytes, PeerStats]:
+        """Of every peer, by public key."""
+        ...
+
+    async def wait_dead(self) -> str:
+        """Return, with the reason in words, once the engine stopped working."""
+        ...
+
+    async def stop(self) -> None:
+        """Take the interface away and wait until it is gone. Idempotent."""
+        ...

@@ -1,0 +1,357 @@
+"""A userspace WireGuard in a process of its own, driven over its UAPI socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import socket
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from qtunnel.constants import UAPI_DIRECTORY
+from qtunnel.engines.base import KEY_SIZE, MAX_PORT, Endpoint, PeerSpec, PeerStats, format_endpoint
+from qtunnel.engines.ledger import EpochLedger
+from qtunnel.engines.process import ChildProcess, LogLine
+from qtunnel.engines.programs import Program, find
+from qtunnel.engines.uapi_client import Line, UapiClient, UapiPeer
+from qtunnel.errors import EngineError, InterfaceError
+from qtunnel.secret import RandomBytes, Secret
+
+START_BOUND = 15.0
+"""Seconds for the socket to answer. A Python engine needs 0.3 s, on a loaded machine with cold caches some seconds."""
+
+GONE_BOUND = 5.0
+"""Seconds for the interface to go away once the process ended; the kernel does it while closing the TUN."""
+
+START_POLL = 0.02
+WATCH_POLL = 0.25
+"""Seconds between looks at the socket and the interface: a dead engine is noticed well within one rekey interval."""
+
+INTERFACE_NAME = re.compile(r"[^\s/:%]{1,15}")
+"""What the kernel takes as a name (IFNAMSIZ 16 with the final zero) and what is safe in a file name."""
+
+TUN_DEVICE = "/dev/net/tun"
+
+log = logging.getLogger("qtunnel.engine")
+
+
+def interface_exists(name: str) -> bool:
+    """In this process's network namespace."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+class UapiEngine:
+    """Drives ``qtunnel wg``, wireguard-go or boringtun; one instance per interface, may be started again after stop."""
+
+    def __init__(
+        self,
+        program: Program,
+        interface: str,
+        *,
+        log_line: LogLine | None = None,
+        clock: Callable[[], float] = time.time,
+        random_bytes: RandomBytes = os.urandom,
+        socket_directory: str = UAPI_DIRECTORY,
+    ) -> None:
+        if not INTERFACE_NAME.fullmatch(interface) or interface in {".", ".."}:
+            raise InterfaceError(
+                f"{interface!r} is no interface name: up to 15 characters, no spaces, no '/', ':', '%'"
+            )
+        self._program = program
+        self._interface = interface
+        self._socket = Path(socket_directory) / f"{interface}.sock"
+        self._client = UapiClient(interface, str(self._socket))
+        self._log_line = log_line or (lambda line: log.info("%s", line))
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._child: ChildProcess | None = None
+        self._peers: dict[bytes, PeerSpec] = {}
+        self._ledgers: dict[bytes, EpochLedger] = {}
+
+    @property
+    def name(self) -> str:
+        return self._program.name
+
+    @property
+    def interface(self) -> str:
+        return self._interface
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child is not None else None
+
+    # Process
+
+    async def start(self) -> None:
+        if self.pid is not None:
+            raise self._error("is running already")
+        command = self._program.command(self._interface)
+        self._check_tun_device()
+        if interface_exists(self._interface):
+            raise InterfaceError(
+                f"interface name {self._interface} is taken; choose another name under tunnel.interface, or remove "
+                f"the old one (ip link del {self._interface})"
+            )
+        await self._clear_socket()
+        self._peers.clear()
+        self._ledgers.clear()
+        self._child = ChildProcess(command, self._program.full_environment(), self._log_line)
+        await self._child.start()
+        try:
+            await self._await_socket(self._child)
+        except BaseException:
+            await self.stop()
+            raise
+
+    def _check_tun_device(self) -> None:
+        try:
+            os.close(os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        except FileNotFoundError:
+            raise InterfaceError(f"{TUN_DEVICE} does not exist; load the module (modprobe tun)") from None
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise InterfaceError(
+                f"{TUN_DEVICE} cannot be opened: {reason}; run as root or with CAP_NET_ADMIN"
+            ) from None
+
+    async def _clear_socket(self) -> None:
+        """Remove a stale socket file; refuse where somebody answers on it."""
+        try:
+            mode = self._socket.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if await self._client.answers():
+            raise InterfaceError(
+                f"{self._socket} is served by another WireGuard, perhaps in another network namespace; choose another "
+                "name under tunnel.interface"
+            )
+        if not stat.S_ISSOCK(mode):
+            raise InterfaceError(f"{self._socket} is in the way and is no socket; remove it")
+        try:
+            self._socket.unlink(missing_ok=True)
+        except OSError as error:
+            raise InterfaceError(f"stale {self._socket} cannot be removed: {(error.strerror or '').lower()}") from None
+
+    async def _await_socket(self, child: ChildProcess) -> None:
+        ended = asyncio.create_task(child.wait())
+        try:
+            async with asyncio.timeout(START_BOUND):
+                while not (interface_exists(self._interface) and await self._client.answers()):
+                    done, _ = await asyncio.wait([ended], timeout=START_POLL)
+                    if done:
+                        raise self._start_error(ended.result(), list(child.tail))
+        except TimeoutError:
+            raise self._error(f"did not answer at {self._socket} within {START_BOUND:g} s of its start") from None
+        finally:
+            ended.cancel()
+
+    def _start_error(self, ending: str, tail: list[str]) -> EngineError:
+        said = tail[-1] if tail else "without a word"
+        lowered = said.lower()
+        if "not permitted" in lowered or "permission denied" in lowered:
+            return InterfaceError(
+                f"engine {self.name}: no permission to create TUN device {self._interface}; needs CAP_NET_ADMIN: run as "
+                f"root, or as a service with AmbientCapabilities=CAP_NET_ADMIN (it said: {said})"
+            )
+        if "resource busy" in lowered:
+            return InterfaceError(f"interface name {self._interface} is taken (it said: {said})")
+        return self._error(f"{ending} at its start: {said}")
+
+    async def wait_dead(self) -> str:
+        child = self._child
+        if child is None:
+            return f"engine {self.name} of {self._interface} is not running"
+        ended = asyncio.create_task(child.wait())
+        try:
+            while True:
+                done, _ = await asyncio.wait([ended], timeout=WATCH_POLL)
+                if done:
+                    last = f"; it said: {child.tail[-1]}" if child.tail else ""
+                    return f"engine {self.name} of {self._interface} {ended.result()}{last}"
+                if not interface_exists(self._interface):
+                    return f"interface {self._interface} is gone"
+                if not self._socket.exists():
+                    return f"UAPI socket {self._socket} is gone"
+        finally:
+            ended.cancel()
+
+    async def stop(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        await child.stop()
+        self._peers.clear()
+        self._ledgers.clear()
+        # A killed engine leaves its socket file behind; after it ended nobody else's can be there but a live one's.
+        if self._socket.is_socket() and not await self._client.answers():
+            with contextlib.suppress(OSError):
+                self._socket.unlink(missing_ok=True)
+        try:
+            async with asyncio.timeout(GONE_BOUND):
+                while interface_exists(self._interface):
+                    await asyncio.sleep(START_POLL)
+        except TimeoutError:
+            raise InterfaceError(
+                f"interface {self._interface} is still there {GONE_BOUND:g} s after its engine ended; "
+                f"remove it (ip link del {self._interface})"
+            ) from None
+
+    # Device and peers
+
+    async def configure_device(self, private_key: Secret, listen_port: int) -> None:
+        if not 0 <= listen_port <= MAX_PORT:
+            raise self._error(f"a UDP port is 0 to {MAX_PORT}, not {listen_port}")
+        self._check_key(private_key, "private key")
+        try:
+            await self._client.set([("private_key", private_key), ("listen_port", listen_port)])
+        except EngineError as error:
+            if "EADDRINUSE" in str(error):
+                raise self._port_taken(listen_port) from None
+            raise
+
+    def _port_taken(self, port: int) -> EngineError:
+        return self._error(
+            f"UDP port {port} is taken by another program (ss -lunp 'sport = {port}' names it); "
+            "choose another under node.wireguard_port"
+        )
+
+    async def set_peer(self, peer: PeerSpec) -> None:
+        if peer.public_key not in self._peers:
+            with Secret.random(self._random_bytes, KEY_SIZE) as psk:
+                await self._client.set(_added(peer, psk))
+            self._ledgers[peer.public_key] = EpochLedger()
+        elif self._program.updates:
+            await self._client.set([*_existing(peer.public_key), *_peer_lines(peer)])
+        else:
+            await self._replace_blocked(peer)
+        self._peers[peer.public_key] = peer
+
+    async def remove_peer(self, public_key: bytes) -> None:
+        await self._client.set([("public_key", public_key.hex()), ("remove", "true")])
+        self._peers.pop(public_key, None)
+        self._ledgers.pop(public_key, None)
+
+    async def set_endpoint(self, public_key: bytes, endpoint: Endpoint) -> None:
+        try:
+            peer = replace(self._known(public_key), endpoint=endpoint)
+        except ValueError as error:
+            raise self._error(f"bad endpoint: {error}") from None
+        if self._program.updates:
+            await self._client.set([*_existing(public_key), ("endpoint", format_endpoint(endpoint))])
+        else:
+            await self._replace_blocked(peer)
+        self._peers[public_key] = peer
+
+    async def set_psk(
+        self,
+        public_key: bytes,
+        psk: Secret,
+        epoch: int,
+        previous: Secret | None = None,
+        previous_epoch: int = 0,
+        handshake_now: bool = False,
+    ) -> None:
+        peer = self._known(public_key)
+        self._check_key(psk, "preshared key")
+        lines: list[Line] = [*_existing(public_key), ("preshared_key", psk)]
+        if self._program.epochs:
+            lines.append(("epoch", epoch))
+            if previous is not None:
+                self._check_key(previous, "previous preshared key")
+                lines += [("previous_preshared_key", previous), ("previous_epoch", previous_epoch)]
+            if handshake_now:
+                lines.append(("handshake", "now"))
+        elif not self._program.updates:
+            lines = await self._replaced(peer, psk)
+            self._ledgers[public_key].blocked()
+        await self._client.set(lines)
+        self._ledgers[public_key].installed(epoch, self._clock())
+
+    async def block(self, public_key: bytes, psk: Secret) -> None:
+        peer = self._known(public_key)
+        self._check_key(psk, "preshared key")
+        if self._program.epochs:
+            await self._client.set([*_existing(public_key), ("preshared_key", psk), ("drop_sessions", "true")])
+        else:
+            await self._client.set(await self._replaced(peer, psk))
+        self._ledgers[public_key].blocked()
+
+    async def _replaced(self, peer: PeerSpec, psk: Secret) -> list[Line]:
+        """Removes the peer, which drops its sessions, and adds it again where it roamed to: one operation."""
+        now = (await self._client.get()).peers.get(peer.public_key)
+        if now is not None and now.endpoint is not None:
+            peer = replace(peer, endpoint=now.endpoint)
+        return [("public_key", peer.public_key.hex()), ("remove", "true"), *_added(peer, psk)]
+
+    async def _replace_blocked(self, peer: PeerSpec) -> None:
+        """Change what an engine cannot change: the engine never tells a key back, so the peer is blocked after it."""
+        with Secret.random(self._random_bytes, KEY_SIZE) as psk:
+            remove: list[Line] = [("public_key", peer.public_key.hex()), ("remove", "true")]
+            await self._client.set(remove + _added(peer, psk))
+        self._ledgers[peer.public_key].blocked()
+
+    async def stats(self) -> dict[bytes, PeerStats]:
+        device = await self._client.get()
+        return {public_key: self._peer_stats(peer) for public_key, peer in device.peers.items()}
+
+    def _peer_stats(self, peer: UapiPeer) -> PeerStats:
+        if self._program.epochs:
+            epoch = self._reported_epoch(peer.values.get("epoch"))
+        else:
+            ledger = self._ledgers.get(peer.public_key)
+            epoch = ledger.in_force(peer.last_handshake) if ledger is not None else None
+        return PeerStats(peer.endpoint, peer.last_handshake, peer.rx_bytes, peer.tx_bytes, epoch)
+
+    def _reported_epoch(self, text: str | None) -> int | None:
+        if text is None:
+            return None
+        if not text.isascii() or not text.isdecimal():
+            raise self._error("told an epoch that is not a number")
+        return int(text)
+
+    def _known(self, public_key: bytes) -> PeerSpec:
+        peer = self._peers.get(public_key)
+        if peer is None:
+            raise self._error("was told of a peer that it was never given")
+        return peer
+
+    def _check_key(self, key: Secret, what: str) -> None:
+        if len(key) != KEY_SIZE:
+            raise self._error(f"a {what} has {KEY_SIZE} bytes, not {len(key)}")
+
+    def _error(self, what: str) -> EngineError:
+        return EngineError(f"engine {self.name} of {self._interface} {what}")
+
+
+def _existing(public_key: bytes) -> list[Line]:
+    """Names a peer, and keeps the engine from making one that is not there: it would be one without a key."""
+    return [("public_key", public_key.hex()), ("update_only", "true")]
+
+
+def _added(peer: PeerSpec, psk: Secret) -> list[Line]:
+    """A new peer; the key stands before anything that could make the engine speak to it."""
+    return [("public_key", peer.public_key.hex()), ("preshared_key", psk), *_peer_lines(peer)]
+
+
+def _peer_lines(peer: PeerSpec) -> list[Line]:
+    lines: list[Line] = []
+    if peer.endpoint is not None:
+        lines.append(("endpoint", format_endpoint(peer.endpoint)))
+    lines.append(("persistent_keepalive_interval", peer.persistent_keepalive or 0))
+    lines.append(("replace_allowed_ips", "true"))
+    return lines + [("allowed_ip", str(network)) for network in peer.allowed_ips]
+
+
+def open_engine(name: str, interface: str, *, log_line: LogLine | None = None) -> UapiEngine:
+    """The engine of that name in the configuration; raises ``EngineError`` for an unknown one. Starts nothing."""
+    return UapiEngine(find(name), interface, log_line=log_line)

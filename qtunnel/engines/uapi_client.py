@@ -1,0 +1,274 @@
+"""WireGuard's userspace API from the client's side: one operation per connection, parsed strictly.
+
+The cross-platform interface of https://www.wireguard.com/xplatform/: lines ``key=value``, an operation ends with an empty
+line, an answer with ``errno=N`` and an empty line. Keys travel in hex; here they are only ever in bytearrays, which are
+wiped as soon as they were sent or read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno as errno_names
+import os
+import re
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from qtunnel.engines.base import KEY_SIZE, Endpoint
+from qtunnel.errors import EngineError
+from qtunnel.secret import Secret
+
+TIMEOUT = 5.0
+"""Seconds for one operation. wireguard-go answers in under 1 ms; a busy engine on a loaded machine within one second."""
+
+MAX_ANSWER = 64 * 1024 * 1024
+"""Bytes. wg(8)'s own test moves 130,560 allowed IPs in one answer of 3 MB; twenty times that is no answer but a fault."""
+
+_READ_SIZE = 64 * 1024
+_HEX = b"0123456789abcdef"
+_NIBBLE = {digit: value for value, digit in enumerate(_HEX)}
+_SECRET_KEYS = (b"private_key=", b"preshared_key=", b"previous_preshared_key=")
+_KEY = re.compile(rb"[a-z_]+")
+_NUMBER = re.compile(r"[0-9]{1,20}")
+
+Line = tuple[str, "str | int | Secret"]
+"""A key and its value; a ``Secret`` goes out in hex, everything else as text."""
+
+
+@dataclass(slots=True)
+class UapiPeer:
+    """One peer of a ``get`` answer; ``values`` are the lines that have no field of their own, such as ``epoch``."""
+
+    public_key: bytes
+    endpoint: Endpoint | None = None
+    last_handshake: float | None = None
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    persistent_keepalive: int = 0
+    allowed_ips: list[str] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class UapiDevice:
+    """A ``get`` answer, without its secrets; ``listen_port`` is 0 where none was told."""
+
+    listen_port: int = 0
+    peers: dict[bytes, UapiPeer] = field(default_factory=dict)
+
+
+def encode(lines: Iterable[Line]) -> bytearray:
+    """A ``set`` operation; the caller wipes it after use."""
+    operation = bytearray(b"set=1\n")
+    for key, value in lines:
+        operation += key.encode()
+        operation += b"="
+        if isinstance(value, Secret):
+            for byte in value.reveal():  # never through bytes.hex(): an immutable copy could not be wiped
+                operation.append(_HEX[byte >> 4])
+                operation.append(_HEX[byte & 15])
+        else:
+            text = str(value)
+            if "\n" in text:
+                raise EngineError(f"a line break in the value of {key}")
+            operation += text.encode()
+        operation += b"\n"
+    operation += b"\n"
+    return operation
+
+
+def wipe(buffer: bytearray) -> None:
+    """Overwrite a buffer with zeros."""
+    buffer[:] = bytes(len(buffer))
+
+
+def describe_errno(number: int) -> str:
+    """An errno of either sign in words, e.g. ``EADDRINUSE (address already in use)``."""
+    number = abs(number)
+    name = errno_names.errorcode.get(number)
+    return f"{name} ({os.strerror(number).lower()})" if name else f"error {number}"
+
+
+class UapiClient:
+    """Talks to the engine that serves ``path``. Every failure is an ``EngineError`` that names the interface."""
+
+    def __init__(self, interface: str, path: str, timeout: float = TIMEOUT) -> None:
+        self.interface = interface
+        self.path = path
+        self._timeout = timeout
+
+    async def answers(self) -> bool:
+        """Whether somebody accepts a connection, as wg(8) probes it: connect and close."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                (await self._connect()).close()
+        except (OSError, TimeoutError):
+            return False
+        return True
+
+    async def set(self, lines: Iterable[Line]) -> None:
+        """One ``set`` operation. Lines before a refused one may have been applied."""
+        operation = encode(lines)
+        try:
+            answer = await self._exchange(operation, "set")
+        finally:
+            wipe(operation)
+        try:
+            values, number = _split(answer)
+            if values:
+                raise ValueError("lines besides errno")
+        except ValueError as error:
+            raise self._error("set", f"answered out of the grammar ({error})") from None
+        if number:
+            raise self._error("set", f"refused: {describe_errno(number)}")
+
+    async def get(self) -> UapiDevice:
+        """The device and its peers, without secrets."""
+        answer = await self._exchange(bytearray(b"get=1\n\n"), "get")
+        try:
+            values, number = _split(answer)
+            device = _parse_device(values)
+        except ValueError as error:
+            raise self._error("get", f"answered out of the grammar ({error})") from None
+        finally:
+            wipe(answer)
+        if number:
+            raise self._error("get", f"refused: {describe_errno(number)}")
+        return device
+
+    def _error(self, operation: str, what: str) -> EngineError:
+        return EngineError(f"engine of {self.interface}: UAPI {operation} at {self.path}: {what}")
+
+    async def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        connection.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, self.path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _exchange(self, operation: bytearray, name: str) -> bytearray:
+        try:
+            async with asyncio.timeout(self._timeout):
+                connection = await self._connect()
+                with contextlib.closing(connection):
+                    return await _converse(connection, operation)
+        except TimeoutError:
+            raise self._error(name, f"no answer in {self._timeout:g} s") from None
+        except ValueError as error:
+            raise self._error(name, str(error)) from None
+        except OSError as error:
+            raise self._error(name, (error.strerror or str(error)).lower()) from None
+
+
+async def _converse(connection: socket.socket, operation: bytearray) -> bytearray:
+    """Send the operation and read up to the empty line; raw sockets, as streams would keep copies of the keys."""
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(connection, operation)
+    answer = bytearray()
+    chunk = bytearray(_READ_SIZE)
+    try:
+        while not answer.endswith(b"\n\n"):
+            count = await loop.sock_recv_into(connection, chunk)
+            if not count:
+                raise ValueError("hung up in the middle of the answer" if answer else "hung up without an answer")
+            answer += memoryview(chunk)[:count]
+            if len(answer) > MAX_ANSWER:
+                raise ValueError(f"the answer is longer than {MAX_ANSWER} bytes")
+    except BaseException:
+        wipe(answer)
+        raise
+    finally:
+        wipe(chunk)
+    return answer
+
+
+def _split(answer: bytearray) -> tuple[list[tuple[str, str]], int]:
+    """The lines of an answer, secrets left out, and its errno."""
+    lines: list[tuple[str, str]] = []
+    start = 0
+    while True:
+        end = answer.index(b"\n", start)
+        if end == start:
+            break
+        equals = answer.find(b"=", start, end)
+        if equals < 0 or not _KEY.fullmatch(answer, start, equals):
+            raise ValueError("a line that is not key=value")
+        if not answer.startswith(_SECRET_KEYS, start):
+            lines.append((answer[start:equals].decode(), answer[equals + 1 : end].decode("ascii", "strict")))
+        start = end + 1
+    if start + 1 != len(answer):
+        raise ValueError("something follows the empty line")
+    if not lines or lines[-1][0] != "errno":
+        raise ValueError("errno is missing")
+    text = lines.pop()[1]
+    return lines, -_number(text[1:]) if text.startswith("-") else _number(text)
+
+
+def _number(text: str, highest: int = 2**64 - 1) -> int:
+    """A decimal number of the grammar: digits only."""
+    if not _NUMBER.fullmatch(text) or int(text) > highest:
+        raise ValueError(f"{text[:24]!r} is not a number up to {highest}")
+    return int(text)
+
+
+def _public_key(text: str) -> bytes:
+    if len(text) != 2 * KEY_SIZE or any(ord(digit) not in _NIBBLE for digit in text):
+        raise ValueError("a public key that is not 64 hex digits")
+    return bytes.fromhex(text)
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """``a.b.c.d:port`` or ``[v6]:port``; a zone stays with the address."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""
+    if not colon or not host:
+        raise ValueError(f"{text[:64]!r} is not an endpoint")
+    return host, _number(port, 65535)
+
+
+def _parse_device(lines: list[tuple[str, str]]) -> UapiDevice:
+    device = UapiDevice()
+    peer: UapiPeer | None = None
+    seconds: dict[bytes, tuple[int, int]] = {}
+    for key, value in lines:
+        if key == "public_key":
+            peer = UapiPeer(_public_key(value))
+            device.peers[peer.public_key] = peer
+        elif peer is None:
+            if key == "listen_port":
+                device.listen_port = _number(value, 65535)
+        else:
+            _parse_peer_line(peer, seconds, key, value)
+    for public_key, (whole, nanoseconds) in seconds.items():
+        if whole or nanoseconds:
+            device.peers[public_key].last_handshake = whole + nanoseconds / 1e9
+    return device
+
+
+def _parse_peer_line(peer: UapiPeer, seconds: dict[bytes, tuple[int, int]], key: str, value: str) -> None:
+    whole, nanoseconds = seconds.get(peer.public_key, (0, 0))
+    match key:
+        case "endpoint":
+            peer.endpoint = parse_endpoint(value)
+        case "last_handshake_time_sec":
+            seconds[peer.public_key] = _number(value), nanoseconds
+        case "last_handshake_time_nsec":
+            seconds[peer.public_key] = whole, _number(value, 10**9 - 1)
+        case "rx_bytes":
+            peer.rx_bytes = _number(value)
+        case "tx_bytes":
+            peer.tx_bytes = _number(value)
+        case "persistent_keepalive_interval":
+            peer.persistent_keepalive = _number(value, 65535)
+        case "allowed_ip":
+            peer.allowed_ips.append(value)
+        case _:
+            peer.values[key] = value
