@@ -1,7 +1,7 @@
 """The tunnel's network interface on the host: addresses, MTU, state and routes, by netlink.
 
-The engine makes the interface and takes it away; this module sets it up. ``up`` is to be called only once every peer has
-a preshared key.
+The engine makes the interface and takes it away; this module sets it up. ``up`` is to be called only once every peer
+has a preshared key.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
     return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]  # versions are equal
 
 
+def _address(address: IPInterface) -> dict[str, Any]:
+    return {"address": str(address.ip), "prefixlen": address.network.prefixlen}
+
+
 class Interface:
     """One interface; every failure is an ``InterfaceError`` that says what was being done."""
 
@@ -79,9 +83,7 @@ class Interface:
                 await netlink.link("set", index=index, mtu=config.mtu, txqlen=config.txqueuelen)
             for address in config.addresses:
                 with _words(config.name, f"address {address}"):
-                    await netlink.addr(
-                        "replace", index=index, address=str(address.ip), prefixlen=address.network.prefixlen
-                    )
+                    await netlink.addr("replace", index=index, **_address(address))
             with _words(config.name, "link up"):
                 await netlink.link("set", index=index, state="up")
             for network in self._routes:
@@ -112,9 +114,7 @@ class Interface:
                     await netlink.route("del", dst=str(network), oif=found[0])
             for address in self.config.addresses:
                 with _words(self.config.name, f"removing address {address}", (errno.EADDRNOTAVAIL,)):
-                    await netlink.addr(
-                        "del", index=found[0], address=str(address.ip), prefixlen=address.network.prefixlen
-                    )
+                    await netlink.addr("del", index=found[0], **_address(address))
             with _words(self.config.name, "link down", (errno.ENODEV,)):
                 await netlink.link("set", index=found[0], state="down")
 

@@ -24,7 +24,7 @@ def main() -> None:
         sys.exit("the daemon that asked for this engine is gone")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        os.execv(program[0], program)
+        os.execv(program[0], program)  # noqa: S606  # becoming the program is the purpose
     except OSError as error:
         sys.exit(f"{program[0]} cannot be run: {(error.strerror or str(error)).lower()}")
 

@@ -1,9 +1,9 @@
 """Which epoch is in force, for engines that tell only when their newest handshake was.
 
-WireGuard mixes the preshared key while a handshake response is made or read, so a handshake used the newest key that was
-installed before it. One thing blurs this: the responder makes the response first and counts the handshake only when the
-initiator's first packet arrives, a round trip later. A handshake within ``ROUND_TRIP`` after an installation is therefore
-put down to the key before, unless there was none that the peer could have.
+WireGuard mixes the preshared key while a handshake response is made or read, so a handshake used the newest key that
+was installed before it. One thing blurs this: the responder makes the response first and counts the handshake only when
+the initiator's first packet arrives, a round trip later. A handshake within ``ROUND_TRIP`` after an installation is
+therefore put down to the key before, unless there was none that the peer could have.
 """
 
 from __future__ import annotations

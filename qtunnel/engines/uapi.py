@@ -75,6 +75,7 @@ class UapiEngine:
         self._clock = clock
         self._random_bytes = random_bytes
         self._child: ChildProcess | None = None
+        self._made_interface = False
         self._peers: dict[bytes, PeerSpec] = {}
         self._ledgers: dict[bytes, EpochLedger] = {}
 
@@ -109,6 +110,7 @@ class UapiEngine:
         await self._child.start()
         try:
             await self._await_socket(self._child)
+            self._made_interface = True
         except BaseException:
             await self.stop()
             raise
@@ -160,8 +162,8 @@ class UapiEngine:
         lowered = said.lower()
         if "not permitted" in lowered or "permission denied" in lowered:
             return InterfaceError(
-                f"engine {self.name}: no permission to create TUN device {self._interface}; needs CAP_NET_ADMIN: run as "
-                f"root, or as a service with AmbientCapabilities=CAP_NET_ADMIN (it said: {said})"
+                f"engine {self.name}: no permission to create TUN device {self._interface}; needs CAP_NET_ADMIN: run "
+                f"as root, or as a service with AmbientCapabilities=CAP_NET_ADMIN (it said: {said})"
             )
         if "resource busy" in lowered:
             return InterfaceError(f"interface name {self._interface} is taken (it said: {said})")
@@ -196,15 +198,17 @@ class UapiEngine:
         if self._socket.is_socket() and not await self._client.answers():
             with contextlib.suppress(OSError):
                 self._socket.unlink(missing_ok=True)
-        try:
-            async with asyncio.timeout(GONE_BOUND):
-                while interface_exists(self._interface):
-                    await asyncio.sleep(START_POLL)
-        except TimeoutError:
-            raise InterfaceError(
-                f"interface {self._interface} is still there {GONE_BOUND:g} s after its engine ended; "
-                f"remove it (ip link del {self._interface})"
-            ) from None
+        made, self._made_interface = self._made_interface, False
+        if not made:
+            return
+        for _ in range(round(GONE_BOUND / START_POLL)):
+            if not interface_exists(self._interface):
+                return
+            await asyncio.sleep(START_POLL)
+        raise InterfaceError(
+            f"interface {self._interface} is still there {GONE_BOUND:g} s after its engine ended; "
+            f"remove it (ip link del {self._interface})"
+        )
 
     # Device and peers
 

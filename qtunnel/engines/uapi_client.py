@@ -1,8 +1,8 @@
 """WireGuard's userspace API from the client's side: one operation per connection, parsed strictly.
 
-The cross-platform interface of https://www.wireguard.com/xplatform/: lines ``key=value``, an operation ends with an empty
-line, an answer with ``errno=N`` and an empty line. Keys travel in hex; here they are only ever in bytearrays, which are
-wiped as soon as they were sent or read.
+The cross-platform interface of https://www.wireguard.com/xplatform/: lines ``key=value``, an operation ends with an
+empty line, an answer with ``errno=N`` and an empty line. Keys travel in hex; here they are only ever in bytearrays,
+which are wiped as soon as they were sent or read.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from qtunnel.errors import EngineError
 from qtunnel.secret import Secret
 
 TIMEOUT = 5.0
-"""Seconds for one operation. wireguard-go answers in under 1 ms; a busy engine on a loaded machine within one second."""
+"""Seconds for one operation. wireguard-go answers in under 1 ms; a busy engine on a loaded machine within a second."""
 
 MAX_ANSWER = 64 * 1024 * 1024
-"""Bytes. wg(8)'s own test moves 130,560 allowed IPs in one answer of 3 MB; twenty times that is no answer but a fault."""
+"""Bytes. 130,560 allowed IPs make an answer of 3 MB; twenty times that is no answer but a fault."""
 
 _READ_SIZE = 64 * 1024
 _HEX = b"0123456789abcdef"
