@@ -53,11 +53,12 @@ def parse_duration(value: object) -> float:
 
 def format_duration(seconds: float) -> str:
     """The shortest notation that ``parse_duration`` reads back, down to milliseconds: ``10m``, ``90s``, ``1.5s``."""
-    for unit in ("d", "h", "m", "s"):
-        if seconds and seconds % UNITS[unit] == 0:
-            return f"{seconds / UNITS[unit]:.0f}{unit}"
     milliseconds = round(seconds * 1000)
-    return f"{milliseconds}ms" if milliseconds < 1000 else f"{milliseconds / 1000:.3f}".rstrip("0").rstrip(".") + "s"
+    for unit in ("d", "h", "m", "s"):
+        size = round(UNITS[unit] * 1000)
+        if milliseconds and milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return f"{milliseconds}ms" if milliseconds < 1000 else f"{milliseconds / 1000:.3f}".rstrip("0") + "s"
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]

@@ -227,6 +227,7 @@ def real_location(loc: tuple[int | str, ...], tree: Node, *, missing: bool) -> L
 def problems_of(failure: ValidationError, model: type[BaseModel], tree: Node, prefix: Location = ()) -> list[Problem]:
     """Every finding of a pydantic error, in words; ``tree`` is the node that was validated."""
     found: list[Problem] = []
+    plain: dict[Location, Problem] = {}
     for error in failure.errors(include_url=False):
         where = real_location(error["loc"], tree, missing=error["type"] == "missing")
         context = error.get("ctx") or {}
@@ -237,5 +238,8 @@ def problems_of(failure: ValidationError, model: type[BaseModel], tree: Node, pr
             found += [replace(item, where=(*prefix, *where, *item.where)) for item in cause.found]
         else:
             at_key = error["type"] == "extra_forbidden"
-            found.append(Problem((*prefix, *where), _one(error, where, model), at_key=at_key))
-    return found
+            what = _one(error, where, model)
+            if where in plain and what not in plain[where].what:  # the members of a union
+                what = f"{plain[where].what}; or {what.rpartition('; ')[2]}"
+            plain[where] = Problem((*prefix, *where), what, at_key=at_key)
+    return found + list(plain.values())

@@ -1,0 +1,70 @@
+"""``qtunnel check``: says what is wrong with a configuration, or what it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from qtunnel.config import Config, PeerConfig, load_config, warnings
+from qtunnel.config.types import format_duration
+from qtunnel.errors import ConfigError
+from qtunnel.identity import Identity, PublicIdentity
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def check(file: Path) -> None:
+    """Check the configuration FILE and everything it names.
+
+    Prints every error with its place (exit code 2), or a summary and warnings (exit code 0).
+    """
+    try:
+        config = load_config(file)
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        click.echo(str(error), err=True)
+        if len(lines) > 1:
+            click.echo(f"qtunnel: {len(lines)} errors in {file}", err=True)
+        raise click.exceptions.Exit(error.exit_code) from None
+    click.echo("\n".join(summary(config)))
+    for line in warnings(config):
+        click.echo(f"warning: {line}")
+
+
+def summary(config: Config) -> list[str]:
+    """A configuration in a few lines for people."""
+    node, tunnel = config.node, config.tunnel
+    addresses = ", ".join(str(address) for address in tunnel.addresses)
+    listens = ", ".join(str(address) for address in node.listen)
+    lines = [
+        f"node {node.name}: fingerprint {Identity.load(node.identity).public.fingerprint}",
+        f"  handshake on {listens}, WireGuard on port {node.wireguard_port}",
+        f"  state in {node.state_dir}, control socket {node.control_socket}",
+        f"tunnel {tunnel.interface}: {addresses}, MTU {tunnel.mtu}, engine {tunnel.engine}, routes {tunnel.routes}",
+    ]
+    for name, source in config.key_sources.items():
+        lines.append(f"key source {name}: {source.driver}")
+    for peer in config.peers:
+        lines += _peer(peer)
+    return lines
+
+
+def _peer(peer: PeerConfig) -> list[str]:
+    qkd, rekey = peer.qkd, peer.rekey
+    endpoint = f"{peer.endpoint} (handshake {peer.handshake_port}, WireGuard {peer.wireguard_port})"
+    where = endpoint if peer.endpoint else "no endpoint, the peer has to start"
+    if qkd.policy == "off":
+        protection = "off"
+    else:
+        sources = ", ".join(qkd.sources)
+        protection = f"{qkd.policy}, at least {qkd.min_sources} of {sources}"
+    allowed = ", ".join(str(network) for network in peer.allowed_ips)
+    return [
+        f"peer {peer.name}: fingerprint {PublicIdentity.load(peer.public).fingerprint}",
+        f"  {where}; allowed IPs {allowed}",
+        f"  x25519 + {peer.kem} + QKD ({protection}), {peer.cipher}"
+        + (", pairing secret" if peer.pairing_secret else ""),
+        f"  rekey every {format_duration(rekey.interval)} ± {rekey.jitter:.0%}; "
+        f"a key older than {format_duration(qkd.max_age)}: {qkd.on_expiry}",
+    ]

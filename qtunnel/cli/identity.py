@@ -1,0 +1,84 @@
+"""``qtunnel identity``: makes a gateway's identity and shows its public side."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from qtunnel.errors import ConfigError, IdentityFileError
+from qtunnel.identity import IDENTITY_HEADER, MAX_PUBLIC_FILE, PUBLIC_HEADER, Identity, PublicIdentity
+
+STDIN = Path("-")
+
+
+@click.group()
+def identity() -> None:
+    """Make and show the keys that a gateway is known by."""
+
+
+@identity.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def new(file: Path) -> None:
+    """Make a new identity and write it to FILE (mode 0600). An existing file is never overwritten."""
+    if file == STDIN:
+        raise IdentityFileError("-: an identity is secret and goes to a file only; name one, e.g. alice.identity")
+    made = Identity.create(os.urandom)
+    made.save(file)
+    click.echo(f"wrote {file}, the secret identity of this gateway; keep it here and back it up", err=True)
+    click.echo(f"next: qtunnel identity show {file} > {file.stem}.public, and give that file to the peer", err=True)
+    click.echo(made.public.fingerprint)
+
+
+@identity.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def show(file: Path) -> None:
+    """Print the public file of the identity in FILE, for the peers' operators."""
+    click.echo(_public(file).to_text(), nl=False)
+
+
+@identity.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def fingerprint(file: Path) -> None:
+    """Print the fingerprint of FILE, an identity or a public file ('-': a public file from standard input).
+
+    Read it over the phone: when both ends read the same, the public file came over unchanged.
+    """
+    click.echo(_public(file).fingerprint)
+
+
+def _public(file: Path) -> PublicIdentity:
+    """The public side of an identity file, a public file, or a public file on standard input."""
+    if file == STDIN:
+        data = sys.stdin.buffer.read(MAX_PUBLIC_FILE + 1)
+        where = "standard input"
+        if len(data) > MAX_PUBLIC_FILE:
+            raise IdentityFileError(f"{where}: too large for a public file")
+        try:
+            return PublicIdentity.parse(data.decode("ascii"), where)
+        except UnicodeDecodeError:
+            raise IdentityFileError(f"{where}: not a text file") from None
+    header = _first_line(file)
+    if header == PUBLIC_HEADER.encode():
+        return PublicIdentity.load(file)
+    if header == IDENTITY_HEADER.encode():
+        return Identity.load(file).public
+    raise IdentityFileError(
+        f"{file}: neither an identity nor a public file; those begin with {IDENTITY_HEADER} or {PUBLIC_HEADER}"
+    )
+
+
+def _first_line(file: Path) -> bytes:
+    try:
+        if not file.exists():
+            raise IdentityFileError(f"{file}: no such file; make an identity with: qtunnel identity new {file}")
+        if not file.is_file():
+            raise IdentityFileError(f"{file}: not a regular file")
+        with file.open("rb") as stream:
+            return stream.readline(64).strip()
+    except OSError as error:
+        raise IdentityFileError(f"{file}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"not a path: {error}") from None
