@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -106,11 +106,31 @@ _LOCAL_WORDS = {
 
 
 def explain(error: BaseException) -> str | None:
-    """What went wrong with TLS, for people; ``None`` where the error is not of TLS. "It" is the other side."""
+    """What went wrong with TLS, for people; ``None`` where the error is not of TLS. "It" is the other side.
+
+    Looks into the errors that this one wraps, also into those of aiohttp.
+    """
+    for candidate in _unwrapped(error):
+        said = _explain_one(candidate)
+        if said is not None:
+            return said
+    return None
+
+
+def _unwrapped(error: BaseException) -> Iterator[BaseException]:
+    for name in ("certificate_error", "os_error", "__cause__"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException):
+            yield from _unwrapped(inner)
+    yield error
+
+
+def _explain_one(error: BaseException) -> str | None:
     if isinstance(error, PeerNameError):
         return str(error.args[-1])
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _VERIFY_WORDS.get(error.verify_code, f"its certificate is not accepted: {error.verify_message}")
+        code, message = getattr(error, "verify_code", 0), getattr(error, "verify_message", "no reason given")
+        return _VERIFY_WORDS.get(code, f"its certificate is not accepted: {message}")
     # Libraries wrap the error and keep only its text, in which OpenSSL's reason stands after "[SSL: ".
     reason = (error.reason if isinstance(error, ssl.SSLError) else None) or _reason(str(error))
     if reason is None:

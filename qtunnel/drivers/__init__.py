@@ -1,1 +1,3 @@
-"""Key source drivers. Each is one module with a ``DRIVER``; others come by the entry point group ``qtunnel.drivers``."""
+"""Key source drivers. Each is one module with a ``DRIVER``; others come by the entry point group
+``qtunnel.drivers``.
+"""
