@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def new(file: Path) -> None:
     made = Identity.create(os.urandom)
     made.save(file)
     click.echo(f"wrote {file}, the secret identity of this gateway; keep it here and back it up", err=True)
-    click.echo(f"next: qtunnel identity show {file} > {file.stem}.public, and give that file to the peer", err=True)
+    source, target = shlex.quote(str(file)), shlex.quote(str(file.with_suffix(".public")))
+    click.echo(f"next: qtunnel identity show {source} > {target}, and give that file to the peer", err=True)
     click.echo(made.public.fingerprint)
 
 
