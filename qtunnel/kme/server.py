@@ -128,7 +128,7 @@ class Kme:
         self._check_slaves(master, slaves)
         keys = await self._make(asked.number, asked.size, master, slaves)
         log.info(
-            "key.delivered", call="enc_keys", to=master, slaves=",".join(slaves), key_ids=_ids(keys), bits=asked.size
+            "key.delivered", call="enc_keys", to=master, slaves=slaves, key_ids=_ids(keys), bits=asked.size
         )
         return _keys_answer(keys)
 
@@ -188,7 +188,7 @@ class Kme:
             if self._home.get(slave) != "local":
                 raise ApiError(400, f"{slave} is no local SAE in the configuration of {self.config.kme_id}")
         self._store.put(keys, master=master, slaves=slaves, now=self._clock())
-        log.info("key.received", master=master, slaves=",".join(slaves), key_ids=_ids(keys))
+        log.info("key.received", master=master, slaves=slaves, key_ids=_ids(keys))
         return _answer({"stored": len(keys)})
 
     @property
@@ -298,8 +298,8 @@ def _refuse_query(request: web.Request) -> None:
         raise ApiError(400, "POST takes its parameters in the body, not in the address")
 
 
-def _ids(keys: Sequence[DeliveredKey]) -> str:
-    return ",".join(key.key_id for key in keys)
+def _ids(keys: Sequence[DeliveredKey]) -> list[str]:
+    return [key.key_id for key in keys]
 
 
 def _answer(body: api.Json, status: int = 200) -> web.Response:
