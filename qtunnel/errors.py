@@ -67,6 +67,12 @@ class NoDaemonError(ControlError):
     exit_code = EXIT_NO_DAEMON
 
 
+class UnknownPeerError(ControlError):
+    """The daemon has no peer of that name."""
+
+    exit_code = EXIT_USAGE
+
+
 class AlreadyRunningError(QtunnelError):
     """Another daemon holds the control socket or the interface."""
 

@@ -11,9 +11,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from types import TracebackType
-
-from qtunnel.secret import Secret
 
 FieldValue = str | int | float | bool | None | tuple[str, ...]
 """What an event's field may hold; every one of them has a JSON form."""
@@ -36,6 +35,16 @@ class Event:
     kind: str
     peer: str | None = None
     fields: dict[str, FieldValue] = field(default_factory=dict)
+
+
+def _plain(kind: str, name: str, value: object) -> FieldValue:
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(part, str | int | float | Enum) for part in value):
+        return tuple(str(_plain(kind, name, part)) for part in value)
+    raise TypeError(f"event {kind}: field {name} is a {type(value).__name__}, which an event must not hold")
 
 
 class Subscription:
@@ -92,12 +101,10 @@ class EventStream:
         self._subscriptions: set[Subscription] = set()
         self._closed = False
 
-    def publish(self, kind: str, peer: str | None = None, **fields: FieldValue) -> Event:
-        """Tell everybody. Raises ``TypeError`` where a field is a secret: that is a defect of the caller."""
-        for name, value in fields.items():
-            if isinstance(value, Secret | bytes | bytearray | memoryview):
-                raise TypeError(f"event {kind}: field {name} must not hold raw bytes or a secret")
-        event = Event(self._clock(), kind, peer, fields)
+    def publish(self, kind: str, peer: str | None = None, **fields: object) -> Event:
+        """Tell everybody. Raises ``TypeError`` for a field that has no plain form, such as bytes or a secret: that is
+        a defect of the caller."""
+        event = Event(self._clock(), kind, peer, {name: _plain(kind, name, value) for name, value in fields.items()})
         self._history.append(event)
         for subscription in tuple(self._subscriptions):
             subscription._offer(event)

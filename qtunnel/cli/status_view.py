@@ -1,0 +1,146 @@
+"""The status as a table for people. Colour only repeats what the words say."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from qtunnel.control.messages import KeySourceStatus, PeerStatus, Status
+
+PROTECTION_WORDS = {
+    "qkd+pqc": "QKD and post-quantum",
+    "pqc-only": "post-quantum only, no QKD key",
+    "blocked": "blocked, no traffic passes",
+    "starting": "starting, no traffic passes yet",
+    "expired": "expired, the key in force is older than max_age",
+}
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def duration(seconds: float | None) -> str:
+    """Two units at most, e.g. ``2 min 5 s``; a dash for ``None``."""
+    if seconds is None:
+        return "-"
+    rest = abs(round(seconds))
+    parts: list[str] = []
+    for size, unit in _UNITS:
+        if rest >= size and len(parts) < 2:
+            parts.append(f"{rest // size} {unit}")
+            rest %= size
+        elif parts:
+            break
+    text = " ".join(parts) or "0 s"
+    return f"-{text}" if seconds < 0 and parts else text
+
+
+def due(seconds: float | None) -> str:
+    """When something that lies ahead happens."""
+    if seconds is None:
+        return "-"
+    return f"in {duration(seconds)}" if seconds >= 0 else f"overdue by {duration(-seconds)}"
+
+
+def amount(count: int) -> str:
+    """Bytes in decimal units, e.g. ``1.4 MB``."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError("unreachable")
+
+
+def render(report: Status) -> RenderableType:
+    """Node, peers and key sources."""
+    node = report.node
+    engine = f"{node.engine} (pid {node.engine_pid})" if node.engine_pid else f"{node.engine} (not running)"
+    parts: list[RenderableType] = [
+        Text.from_markup(
+            f"[bold]{escape(node.name)}[/] is {escape(node.state)}: interface {escape(node.interface)}, "
+            f"engine {escape(engine)}, for {duration(node.uptime)}, qtunnel {escape(node.version)}"
+        ),
+        Text(f"fingerprint {node.fingerprint}"),
+    ]
+    parts += [_peer(peer) for peer in report.peers]
+    if not report.peers:
+        parts.append(Text("\nno peers are configured, so nothing is protected"))
+    if report.key_sources:
+        parts.append(_key_sources(report.key_sources))
+    return Group(*parts)
+
+
+def _peer(peer: PeerStatus) -> RenderableType:
+    verdict = "protected" if peer.protected else "NOT protected as policy asks"
+    colour = "green" if peer.protected else "red"
+    if peer.protected and peer.protection == "pqc-only" and peer.policy != "off":
+        colour = "yellow"
+    table = Table(
+        title=f"\npeer [bold]{escape(peer.name)}[/]: [{colour}]{verdict}[/]",
+        title_justify="left",
+        title_style="",
+        show_header=False,
+        box=None,
+        pad_edge=False,
+    )
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in peer_rows(peer):
+        table.add_row(f"  {name}", Text(value, style="red" if name == "last error" else ""))
+    return table
+
+
+def peer_rows(peer: PeerStatus) -> list[tuple[str, str]]:
+    """What is said of a peer, as name and words."""
+    rows = [
+        ("protection", f"{PROTECTION_WORDS[peer.protection]} (qkd policy: {peer.policy})"),
+        ("epoch", _epoch(peer)),
+    ]
+    if peer.sources:
+        chained = ", chained to earlier QKD keys" if peer.chained else ""
+        rows.append(("sources", ", ".join(peer.sources) + chained))
+    rows += [("key_ID", f"{key.source} {key.key_id}") for key in peer.key_ids]
+    limit = f" of at most {duration(peer.max_age_s)}" if peer.max_age_s is not None else ""
+    expires = f", expires {due(peer.expires_in_s)}" if peer.expires_in_s is not None else ""
+    rows.append(("age", f"{duration(peer.age_s)}{limit}{expires}"))
+    rows.append(("next rekey", due(peer.next_rekey_s) + (f", as {peer.role}" if peer.role else "")))
+    rows.append(("rekeys", f"{peer.rekeys_ok} done, {peer.rekeys_failed} failed"))
+    if peer.last_error is not None:
+        ago = f" ({duration(peer.last_error_age_s)} ago)" if peer.last_error_age_s is not None else ""
+        rows.append(("last error", peer.last_error + ago))
+    handshake = f"{duration(peer.last_handshake_age_s)} ago" if peer.last_handshake_age_s is not None else "never"
+    rows.append(("endpoint", f"{peer.endpoint or 'not known yet'}, WireGuard handshake {handshake}"))
+    if peer.handshake_endpoint is not None:
+        rows.append(("rekeys at", peer.handshake_endpoint))
+    rows.append(("transfer", f"{amount(peer.rx_bytes)} received, {amount(peer.tx_bytes)} sent"))
+    return rows
+
+
+def _epoch(peer: PeerStatus) -> str:
+    if peer.epoch_installed is None:
+        return "none installed"
+    if peer.epoch_in_force is None:
+        return f"{peer.epoch_installed} installed, none in force"
+    if peer.epoch_in_force == peer.epoch_installed:
+        return f"{peer.epoch_in_force} installed and in force"
+    return f"{peer.epoch_installed} installed, {peer.epoch_in_force} in force"
+
+
+def _key_sources(sources: list[KeySourceStatus]) -> RenderableType:
+    table = Table(title="\nkey sources", title_justify="left", title_style="", box=None, pad_edge=False)
+    table.add_column("  name", style="dim", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    for source in sources:
+        state, colour = {True: ("healthy", "green"), False: ("FAILING", "red"), None: ("not asked yet", "")}[
+            source.healthy
+        ]
+        detail = source.last_error if source.healthy is False and source.last_error else source.detail
+        table.add_row(
+            Text(f"  {source.name}"),
+            Text(state, style=colour),
+            Text(": ".join(part for part in (source.description, detail) if part)),
+        )
+    return table

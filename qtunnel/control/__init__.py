@@ -1,0 +1,1 @@
+"""The local control socket: what ``qtunnel status`` and ``qtunnel rekey`` talk to."""

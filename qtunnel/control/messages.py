@@ -1,0 +1,149 @@
+"""What crosses the control socket: one JSON object per line, version 1.
+
+A request is ``{"version": 1, "request": NAME, ...}``. Its answer is ``{"version": 1, "ok": true, "result": {...}}`` or
+``{"version": 1, "ok": false, "error": {"code": CODE, "message": TEXT}}``; ``events`` is answered by one line
+``{"version": 1, "event": {...}}`` per event. All times are in seconds. Nothing here holds a secret; a key_ID is public.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+VERSION: Final = 1
+
+MAX_REQUEST = 4096
+"""Bytes of a request line: a peer's name and some words."""
+
+MAX_RESPONSE = 16 * 1024 * 1024
+"""Bytes of a response line: a status of some 10,000 peers at about 1 kB each."""
+
+REKEY_TIMEOUT = 30.0
+"""Seconds that a rekey's outcome is waited for by default: several retransmissions and a slow KME."""
+
+MAX_REKEY_TIMEOUT = 300.0
+
+RequestName = Literal["ping", "status", "rekey", "events"]
+Protection = Literal["qkd+pqc", "pqc-only", "blocked", "starting", "expired"]
+NodeState = Literal["starting", "up", "engine-down", "stopping"]
+ErrorCode = Literal[
+    "bad-request", "version", "forbidden", "busy", "unknown-peer", "timeout", "failed", "stopping", "internal"
+]
+
+
+class Message(BaseModel):
+    """Base: immutable, and a field too many is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Request(Message):
+    """peer: for ``status`` (``None``: all) and ``rekey``; timeout_s: for ``rekey``; history: for ``events``."""
+
+    version: Literal[1] = VERSION
+    request: RequestName
+    peer: str | None = Field(default=None, max_length=256)
+    timeout_s: float = Field(default=REKEY_TIMEOUT, gt=0, le=MAX_REKEY_TIMEOUT, allow_inf_nan=False)
+    history: bool = False
+
+
+class NodeStatus(Message):
+    """The gateway itself. uptime: seconds since the daemon started. interface: its name."""
+
+    name: str
+    fingerprint: str
+    version: str
+    uptime: float
+    engine: str
+    engine_pid: int | None = None
+    interface: str
+    state: NodeState
+
+
+class UsedKey(Message):
+    """A QKD key that went into the epoch in force: its source's name and its key_ID."""
+
+    source: str
+    key_id: str
+
+
+class PeerStatus(Message):
+    """One peer.
+
+    protected: as its policy asks. protection: of the traffic now. policy: the QKD policy. epoch_installed,
+    epoch_in_force: handed to the engine, used by the newest WireGuard handshake. sources, key_ids, chained, age_s: of
+    the epoch in force. next_rekey_s, expires_in_s: from now, negative when overdue. endpoint: of WireGuard;
+    handshake_endpoint: of the hybrid handshake.
+    """
+
+    name: str
+    protected: bool
+    protection: Protection
+    policy: str
+    epoch_installed: int | None = None
+    epoch_in_force: int | None = None
+    sources: list[str] = []
+    key_ids: list[UsedKey] = []
+    chained: bool = False
+    age_s: float | None = None
+    max_age_s: float | None = None
+    next_rekey_s: float | None = None
+    expires_in_s: float | None = None
+    last_error: str | None = None
+    last_error_age_s: float | None = None
+    role: str = ""
+    endpoint: str | None = None
+    handshake_endpoint: str | None = None
+    last_handshake_age_s: float | None = None
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    rekeys_ok: int = 0
+    rekeys_failed: int = 0
+
+
+class KeySourceStatus(Message):
+    """One key source; healthy is ``None`` where it was not asked yet."""
+
+    name: str
+    description: str
+    healthy: bool | None
+    detail: str = ""
+    last_error: str | None = None
+
+
+class Status(Message):
+    """The answer to ``status``."""
+
+    version: Literal[1] = VERSION
+    node: NodeStatus
+    peers: list[PeerStatus] = []
+    key_sources: list[KeySourceStatus] = []
+
+    @property
+    def protected(self) -> bool:
+        """Whether every peer shown is protected as its policy asks; no peer at all protects nothing."""
+        return bool(self.peers) and all(peer.protected for peer in self.peers)
+
+
+class RekeyOutcome(Message):
+    """The answer to ``rekey``. ok: a new epoch was agreed. protected: the peer is, by its policy, with it."""
+
+    version: Literal[1] = VERSION
+    peer: str
+    ok: bool
+    protected: bool
+    protection: Protection
+    epoch: int | None = None
+    sources: list[str] = []
+    key_ids: list[UsedKey] = []
+    chained: bool = False
+    duration_ms: float
+    error: str | None = None
+
+
+class Pong(Message):
+    """The answer to ``ping``."""
+
+    pid: int
+    qtunnel: str

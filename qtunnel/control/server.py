@@ -1,0 +1,308 @@
+"""The daemon's end of the control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from qtunnel import __version__
+from qtunnel.control.messages import (
+    MAX_REQUEST,
+    MAX_RESPONSE,
+    VERSION,
+    ErrorCode,
+    Message,
+    Pong,
+    RekeyOutcome,
+    Request,
+    Status,
+)
+from qtunnel.errors import AlreadyRunningError, ControlError, QtunnelError, UnknownPeerError
+from qtunnel.events import Event, EventStream
+
+MAX_CONNECTIONS = 64
+"""At once. Enough for every screen that watches one gateway; a leaking script must not eat the daemon's descriptors."""
+
+IDLE = 60.0
+"""Seconds that a connection may stay without a request."""
+
+WRITE_BOUND = 10.0
+"""Seconds that a client may take to read an answer."""
+
+PROBE_BOUND = 2.0
+"""Seconds to find out whether somebody listens on a socket that is there; the kernel answers at once."""
+
+MAX_PATH = 107
+"""Bytes of a UNIX socket's path, sun_path less the final zero (unix(7))."""
+
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
+
+log = logging.getLogger("qtunnel.control")
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """What the daemon answers with.
+
+    status: of one peer or all; raises ``UnknownPeerError``. rekey: rekeys now and returns the outcome, a failed one
+    too; it may be cancelled when its time is over, which must only end the waiting. events: what ``events`` follows.
+    """
+
+    status: Callable[[str | None], Awaitable[Status]]
+    rekey: Callable[[str], Awaitable[RekeyOutcome]]
+    events: EventStream
+
+
+class _RefusedError(Exception):
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def peer_credentials(connection: socket.socket) -> tuple[int, int]:
+    """pid and uid of the other end (SO_PEERCRED)."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return pid, uid
+
+
+class ControlServer:
+    """Serves the socket at ``path`` to root and to the daemon's own user."""
+
+    def __init__(self, path: Path, handlers: Handlers) -> None:
+        self.path = path
+        self._handlers = handlers
+        self._server: asyncio.Server | None = None
+        self._made: tuple[int, int] | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Take the socket. Raises ``AlreadyRunningError`` where a daemon answers on it, ``ControlError`` where the
+        path cannot be used."""
+        listener = _listen(self.path)
+        found = os.stat(self.path)
+        self._made = (found.st_dev, found.st_ino)
+        self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=MAX_REQUEST)
+
+    async def stop(self) -> None:
+        """Close the socket and every connection, and remove the file. Idempotent."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        server.close()
+        for task in tuple(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        with contextlib.suppress(OSError):
+            found = os.stat(self.path, follow_symlinks=False)
+            if (found.st_dev, found.st_ino) == self._made:  # never another daemon's
+                self.path.unlink()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            await self._serve(reader, writer)
+        except (OSError, TimeoutError):
+            writer.transport.abort()  # the client is gone, says nothing or reads nothing
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                writer.write(_refusal("stopping", "the daemon is stopping"))
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pid, uid = peer_credentials(writer.get_extra_info("socket"))
+        if uid not in (0, os.geteuid()):
+            log.warning("control.refused uid=%d pid=%d", uid, pid)
+            await _write(writer, _refusal("forbidden", f"user {uid} may not control this daemon; run as root"))
+            return
+        if len(self._connections) > MAX_CONNECTIONS:
+            await _write(writer, _refusal("busy", f"{MAX_CONNECTIONS} control connections are open; close some"))
+            return
+        while True:
+            try:
+                line = await asyncio.wait_for(reader.readline(), IDLE)
+            except ValueError:
+                message = f"a request is one line of at most {MAX_REQUEST} bytes"
+                await _write(writer, _refusal("bad-request", message))
+                return
+            if not line:
+                return
+            try:
+                request = _parse(line)
+                if request.request == "events":
+                    await self._follow(request, reader, writer)
+                    return
+                answer = _encode({"ok": True, "result": (await self._handle(request)).model_dump(mode="json")})
+                if len(answer) > MAX_RESPONSE:
+                    raise _RefusedError("failed", "the answer is too large; ask for one peer")
+            except _RefusedError as refused:
+                answer = _refusal(refused.code, str(refused))
+            await _write(writer, answer)
+
+    async def _handle(self, request: Request) -> Message:
+        try:
+            match request.request:
+                case "status":
+                    return await self._handlers.status(request.peer)
+                case "rekey":
+                    return await self._rekey(request)
+                case _:
+                    return Pong(pid=os.getpid(), qtunnel=__version__)
+        except UnknownPeerError as error:
+            raise _RefusedError("unknown-peer", str(error)) from None
+        except QtunnelError as error:
+            raise _RefusedError("failed", str(error)) from None
+        except _RefusedError:
+            raise
+        except Exception:
+            log.exception("control.failed request=%s", request.request)
+            raise _RefusedError("internal", "an internal error; the daemon's log has the details") from None
+
+    async def _rekey(self, request: Request) -> RekeyOutcome:
+        if request.peer is None:
+            raise _RefusedError("bad-request", "rekey needs a peer")
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                return await self._handlers.rekey(request.peer)
+        except TimeoutError:
+            raise _RefusedError(
+                "timeout", f"no outcome within {request.timeout_s:g} s; the daemon goes on trying, see qtunnel status"
+            ) from None
+
+    async def _follow(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Send events until the client hangs up or the daemon stops."""
+        with self._handlers.events.subscribe() as subscription:
+            hung_up = asyncio.create_task(reader.read(1))
+            hung_up.add_done_callback(lambda _: subscription.close())
+            try:
+                if request.history:
+                    for event in self._handlers.events.history(request.peer):
+                        await _write(writer, _encode({"event": _event(event)}))
+                dropped = 0
+                async for event in subscription:
+                    if subscription.dropped > dropped:
+                        lost, dropped = subscription.dropped - dropped, subscription.dropped
+                        notice = Event(event.time, "events.dropped", None, {"count": lost})
+                        await _write(writer, _encode({"event": _event(notice)}))
+                    if request.peer in (None, event.peer):
+                        await _write(writer, _encode({"event": _event(event)}))
+            finally:
+                hung_up.cancel()
+
+
+def _event(event: Event) -> dict[str, Any]:
+    return {"time": event.time, "kind": event.kind, "peer": event.peer, "fields": event.fields}
+
+
+def _parse(line: bytes) -> Request:
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):
+        raise _RefusedError("bad-request", "a request is one JSON object per line") from None
+    if not isinstance(document, dict):
+        raise _RefusedError("bad-request", "a request is a JSON object")
+    if document.get("version") != VERSION:
+        raise _RefusedError("version", f"this daemon (qtunnel {__version__}) speaks control protocol {VERSION}")
+    try:
+        return Request.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "request"
+        raise _RefusedError("bad-request", f"{place}: {first['msg'].lower()}") from None
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    return json.dumps({"version": VERSION, **document}, ensure_ascii=True).encode() + b"\n"
+
+
+def _refusal(code: ErrorCode, message: str) -> bytes:
+    return _encode({"ok": False, "error": {"code": code, "message": message}})
+
+
+async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    await asyncio.wait_for(writer.drain(), WRITE_BOUND)
+
+
+# The socket's place in the file system
+
+
+def _listen(path: Path) -> socket.socket:
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise ControlError(f"control socket {path}: the path is longer than {MAX_PATH} bytes")
+    with _locked_directory(path):
+        _remove_stale(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            listener.setblocking(False)
+            os.fchmod(listener.fileno(), 0o600)  # before bind: the file is never open to others, not for a moment
+            listener.bind(str(path))
+            listener.listen(MAX_CONNECTIONS)
+        except OSError as error:
+            listener.close()
+            raise ControlError(f"control socket {path}: {(error.strerror or str(error)).lower()}") from None
+        return listener
+
+
+@contextlib.contextmanager
+def _locked_directory(path: Path) -> Iterator[None]:
+    """The directory, made where it is missing, seen to be safe, and locked against a second daemon's start."""
+    directory = path.parent
+    try:
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ControlError(f"directory {directory} of the control socket: {reason}") from None
+    try:
+        found = os.fstat(descriptor)
+        if found.st_uid not in (0, os.geteuid()):
+            raise ControlError(f"directory {directory} of the control socket belongs to user {found.st_uid}")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
+            raise ControlError(
+                f"directory {directory} of the control socket can be changed by others; chmod go-w {directory}"
+            )
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # held for some system calls only
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ControlError(f"control socket {path}: another kind of file is in the way; remove it")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ControlError(f"control socket {path}: {(error.strerror or str(error)).lower()}") from None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_BOUND)
+        try:
+            probe.connect(str(path))
+            owner = f" (pid {peer_credentials(probe)[0]})"
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except TimeoutError:
+            owner = ", which does not accept connections"
+        except OSError as error:
+            raise ControlError(f"control socket {path}: {(error.strerror or str(error)).lower()}") from None
+    raise AlreadyRunningError(f"a qtunnel daemon is running on control socket {path}{owner}; stop it first")
