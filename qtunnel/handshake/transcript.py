@@ -10,7 +10,7 @@ from qtunnel.crypto.kdf import Label, derive, frame
 from qtunnel.crypto.noise import SymmetricState
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake.fragments import VERSION
-from qtunnel.handshake.messages import CHAIN_ID_SIZE, COMMIT_SIZE, EPOCH
+from qtunnel.handshake.messages import COMMIT_SIZE, EPOCH
 from qtunnel.handshake.suites import Suite
 from qtunnel.identity import PublicIdentity
 from qtunnel.secret import Secret
@@ -33,12 +33,6 @@ class EpochKeys:
     chain: Secret
     keys: tuple[KeyRef, ...]
     chained: bool
-
-
-def chain_id(chain: Secret, epoch: int) -> bytes:
-    """The public name of a chain secret: 16 bytes."""
-    with derive(chain, Label.EPOCH_CHAIN_ID, EPOCH.pack(epoch), CHAIN_ID_SIZE) as name:
-        return bytes(name.reveal())
 
 
 def begin(suite: Suite, exchange: bytes, responder: PublicIdentity) -> SymmetricState:

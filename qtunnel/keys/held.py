@@ -1,0 +1,66 @@
+"""QKD keys in hand but not yet part of an epoch: kept by reference for a bounded time, then wiped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qtunnel.secret import Secret
+from qtunnel.terms import KeyRef
+
+
+@dataclass(slots=True)
+class _Entry:
+    key: Secret
+    since: float
+
+
+class HeldKeys:
+    """Keys by their reference. The initiator keeps those it offered without an answer, so that a dead peer does not
+    drain its KME; the responder keeps those it fetched, so that a new attempt after a lost answer finds them.
+
+    lifetime: seconds after which a key is wiped.
+    """
+
+    def __init__(self, lifetime: float) -> None:
+        self._lifetime = lifetime
+        self._entries: dict[KeyRef, _Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, ref: KeyRef) -> bool:
+        return ref in self._entries
+
+    def put(self, ref: KeyRef, key: Secret, now: float) -> None:
+        """Keep ``key``; one that is held already under this reference stays."""
+        if ref in self._entries:
+            key.wipe()
+        else:
+            self._entries[ref] = _Entry(key, now)
+
+    def get(self, ref: KeyRef) -> Secret | None:
+        """The key, which stays held."""
+        entry = self._entries.get(ref)
+        return None if entry is None else entry.key
+
+    def newest_by_source(self) -> dict[str, KeyRef]:
+        """One reference per source, the newest of each."""
+        return {ref.source: ref for ref in self._entries}
+
+    def discard(self, ref: KeyRef) -> None:
+        """Wipe and forget; a reference that is not held is ignored."""
+        entry = self._entries.pop(ref, None)
+        if entry is not None:
+            entry.key.wipe()
+
+    def expire(self, now: float) -> list[KeyRef]:
+        """Wipe what is older than the lifetime and say which."""
+        old = [ref for ref, entry in self._entries.items() if now - entry.since > self._lifetime]
+        for ref in old:
+            self.discard(ref)
+        return old
+
+    def wipe(self) -> None:
+        """Wipe all."""
+        for ref in list(self._entries):
+            self.discard(ref)

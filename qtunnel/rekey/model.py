@@ -1,0 +1,145 @@
+"""What goes into the rekeying core and what comes out of it: settings, the present moment, effects."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from qtunnel.handshake.suites import Suite
+from qtunnel.handshake.transcript import EpochKeys
+from qtunnel.identity import PublicIdentity
+from qtunnel.secret import Secret
+from qtunnel.terms import KeyRef, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The present. mono: monotonic seconds, for timers; unix_ns: wall clock in nanoseconds, for the replay time."""
+
+    mono: float
+    unix_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSettings:
+    """One peer as the configuration has it. interval, max_age: seconds; jitter: a fraction of the interval.
+
+    has_endpoint: the configuration names an address of the peer. sources: names of the QKD sources towards it.
+    pqc_on_expiry: with ``qkd: required``, go on without QKD once max_age is over, instead of blocking at once.
+    """
+
+    name: str
+    public: PublicIdentity
+    suite: Suite
+    policy: Policy
+    interval: float
+    jitter: float
+    max_age: float
+    pqc_on_expiry: bool = False
+    has_endpoint: bool = True
+    sources: tuple[str, ...] = ()
+    pairing: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EpochInfo:
+    """What is known of an epoch for good: never a secret. sources: QKD sources in it, in the offered order."""
+
+    epoch: int
+    suite: Suite
+    keys: tuple[KeyRef, ...]
+    chained: bool
+    made: float
+
+    @classmethod
+    def of(cls, keys: EpochKeys, now: float) -> EpochInfo:
+        return cls(keys.epoch, keys.suite, keys.keys, keys.chained, now)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(key.source for key in self.keys))
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Something that the shell must do, in the order given."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send(Effect):
+    """Send datagrams to ``address``; None: to wherever the peer is believed to be."""
+
+    datagrams: tuple[bytes, ...]
+    address: Hashable | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchNew(Effect):
+    """Get a fresh key of ``size`` bytes from each of the sources, then call ``RekeyNode.fetched``."""
+
+    ticket: int
+    sources: tuple[str, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchById(Effect):
+    """Get the keys of these references, then call ``RekeyNode.fetched``."""
+
+    ticket: int
+    refs: tuple[KeyRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Install(Effect):
+    """Give the engine the PSK of an epoch. previous: the one that it replaces, for handshakes under way.
+
+    handshake_now: start a WireGuard handshake at once, as the other end has installed it already.
+    """
+
+    epoch: int
+    psk: Secret
+    previous_epoch: int | None
+    previous_psk: Secret | None
+    handshake_now: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Block(Effect):
+    """Put a random PSK in place and drop the session: no traffic until the next epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remember(Effect):
+    """Keep in the state directory before anything else is sent: epoch, replay times (TAI64N)."""
+
+    epoch: int
+    sent: bytes
+    seen: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(Effect):
+    """Something happened: for log, status, metrics. Never holds a secret."""
+
+    kind: str
+    fields: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What came of a ``FetchNew`` or ``FetchById``. failures: source name to what it said."""
+
+    keys: tuple[tuple[KeyRef, Secret], ...] = ()
+    failures: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What ``Remember`` kept, handed back at the next start."""
+
+    epoch: int = 0
+    sent: bytes = bytes(12)
+    seen: bytes = bytes(12)

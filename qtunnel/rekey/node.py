@@ -1,0 +1,132 @@
+"""All peers of one gateway: from a datagram to the peer it belongs to. The only entrance of the rekeying core."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from itertools import count
+
+from qtunnel.crypto.kem import Encapsulate
+from qtunnel.errors import HandshakeError
+from qtunnel.handshake.fragments import Message, MessageType, Reassembler, mac1_key, parse
+from qtunnel.handshake.responder import KnownPeer, Responder
+from qtunnel.handshake.suites import SUITES
+from qtunnel.identity import Identity
+from qtunnel.rekey.model import Effect, Fetched, Memory, Notice, Now, PeerSettings
+from qtunnel.rekey.peer import PeerRekey
+from qtunnel.secret import RandomBytes
+
+EXCHANGES_REMEMBERED = 4
+"""Exchange ids kept per peer, so that retransmissions find their peer: one each way, and the ones before."""
+
+
+class RekeyNode:
+    """The rekeying core of one gateway, sans-IO.
+
+    Feed it datagrams, key sources' answers and the time; carry out ``take_effects`` in order after each call.
+    """
+
+    def __init__(self, local: Identity, random_bytes: RandomBytes, *, encapsulate: Encapsulate | None = None) -> None:
+        self.local = local
+        self._random_bytes = random_bytes
+        self._encapsulate = encapsulate
+        self._mac_key = mac1_key(local.public.id)
+        self._reassembler = Reassembler()
+        self.peers: dict[str, PeerRekey] = {}
+        self._by_id: dict[bytes, PeerRekey] = {}
+        self._by_exchange: dict[bytes, PeerRekey] = {}
+        self._tickets = count(1)
+        self._effects: list[Effect] = []
+
+    def add_peer(self, settings: PeerSettings, memory: Memory, now: Now) -> None:
+        """A peer from the configuration, with what was remembered of it."""
+        peer = PeerRekey(self.local, settings, memory, now, self._random_bytes, self._tickets, self._encapsulate)
+        self.peers[settings.name] = peer
+        self._by_id[settings.public.id] = peer
+
+    def remove_peer(self, name: str) -> None:
+        """Forget a peer and wipe what was held for it."""
+        peer = self.peers.pop(name)
+        del self._by_id[peer.settings.public.id]
+        self._by_exchange = {key: its for key, its in self._by_exchange.items() if its is not peer}
+        peer.close()
+
+    def take_effects(self) -> list[Effect]:
+        """What is to be done now, in order."""
+        effects, self._effects = self._effects, []
+        for peer in self.peers.values():
+            effects += peer.take_effects()
+        return effects
+
+    @property
+    def deadline(self) -> float | None:
+        """When ``tick`` has something to do; monotonic seconds."""
+        return min((time for peer in self.peers.values() if (time := peer.deadline) is not None), default=None)
+
+    def tick(self, now: Now) -> None:
+        """Everything that the passing of time brings."""
+        for peer in self.peers.values():
+            deadline = peer.deadline
+            if deadline is not None and deadline <= now.mono:
+                peer.tick(now)
+
+    def rekey_now(self, name: str, now: Now) -> bool:
+        """Begin a rekey with that peer at once; False where that cannot be."""
+        return self.peers[name].rekey_now(now)
+
+    def fetched(self, name: str, ticket: int, result: Fetched, now: Now) -> None:
+        """What came of a ``FetchNew`` or ``FetchById``; of a peer that is gone the keys are wiped."""
+        peer = self.peers.get(name)
+        if peer is None:
+            for _, key in result.keys:
+                key.wipe()
+            return
+        peer.fetched(ticket, result, now)
+
+    def receive(self, datagram: bytes, address: Hashable, now: Now) -> str | None:
+        """One datagram from ``address``. The name of the peer, where an authenticated message 1 came from it."""
+        try:
+            fragment = parse(datagram, self._mac_key)
+            message = self._reassembler.add(address, fragment, now.mono)
+            if message is None:
+                return None
+            if message.type is MessageType.INIT:
+                return self._init(message, address, now)
+        except HandshakeError as error:
+            self._reject(error, address)
+            return None
+        peer = self._by_exchange.get(message.exchange) or self._by_outbound(message.exchange)
+        if peer is None:
+            self._reject(HandshakeError("exchange", "belongs to no exchange that is under way"), address)
+            return None
+        peer.message(message, address, now)
+        return None
+
+    def _by_outbound(self, exchange: bytes) -> PeerRekey | None:
+        return next((peer for peer in self.peers.values() if peer.outbound.exchange == exchange), None)
+
+    def _reject(self, error: HandshakeError, address: Hashable) -> None:
+        self._effects.append(
+            Notice("", "message.rejected", {"reason": error.reason, "detail": error.detail, "address": str(address)})
+        )
+
+    def _init(self, message: Message, address: Hashable, now: Now) -> str | None:
+        known = self._by_exchange.get(message.exchange)
+        if known is not None and known.inbound.repeated(message.exchange, message.body, address):
+            return None
+        suite = SUITES.get(message.suite)
+        if suite is None:
+            raise HandshakeError("suite", f"the sender uses suite {message.suite}, which this version does not know")
+        responder = Responder(self.local, suite, message.exchange, message.body, self._find)
+        peer = self._by_id[responder.peer.id]
+        peer.offered(responder, message, address, now)
+        if peer.inbound.knows(message.exchange):
+            mine = [exchange for exchange, its in self._by_exchange.items() if its is peer]
+            for old in mine[: -EXCHANGES_REMEMBERED + 1]:
+                del self._by_exchange[old]
+            self._by_exchange[message.exchange] = peer
+            return peer.settings.name
+        return None
+
+    def _find(self, identity: bytes) -> KnownPeer | None:
+        peer = self._by_id.get(identity)
+        return None if peer is None else KnownPeer(peer.settings.public, peer.settings.pairing)

@@ -1,0 +1,274 @@
+"""The exchange that we begin: fetch, offer, commit. One at a time per peer."""
+
+from __future__ import annotations
+
+import hmac
+from enum import Enum
+
+from qtunnel.constants import QKD_KEY_SIZE
+from qtunnel.errors import HandshakeError
+from qtunnel.handshake.fragments import EXCHANGE_ID_SIZE, MessageType
+from qtunnel.handshake.initiator import Initiator
+from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
+from qtunnel.handshake.transcript import Sealed
+from qtunnel.keys.chain import link
+from qtunnel.keys.policy import Shortfall, judge, sources_required
+from qtunnel.rekey.context import PeerContext
+from qtunnel.rekey.model import Fetched, FetchNew, Now, Send
+from qtunnel.rekey.timing import ATTEMPT_LIMIT, FETCH_LIMIT, PENDING_LIMIT, Retransmitter, grow, tai64n
+from qtunnel.statemachine import Machine
+from qtunnel.terms import QkdPolicy
+
+
+class OutState(Enum):
+    IDLE = "idle"
+    FETCHING = "fetching"
+    OFFERED = "offered"
+    COMMITTING = "committing"
+
+
+class OutEvent(Enum):
+    FETCH = "due, keys missing"
+    OFFER = "keys in hand"
+    ACCEPTED = "accepted"
+    CONFIRMED = "committed"
+    FAILED = "refused or timed out"
+    YIELDED = "the other end's exchange goes first"
+
+
+OUT_TABLE = {
+    (OutState.IDLE, OutEvent.FETCH): OutState.FETCHING,
+    (OutState.IDLE, OutEvent.OFFER): OutState.OFFERED,
+    (OutState.FETCHING, OutEvent.OFFER): OutState.OFFERED,
+    (OutState.FETCHING, OutEvent.FAILED): OutState.IDLE,
+    (OutState.FETCHING, OutEvent.YIELDED): OutState.IDLE,
+    (OutState.OFFERED, OutEvent.ACCEPTED): OutState.COMMITTING,
+    (OutState.OFFERED, OutEvent.FAILED): OutState.IDLE,
+    (OutState.OFFERED, OutEvent.YIELDED): OutState.IDLE,
+    (OutState.COMMITTING, OutEvent.CONFIRMED): OutState.IDLE,
+    (OutState.COMMITTING, OutEvent.FAILED): OutState.IDLE,
+    (OutState.COMMITTING, OutEvent.YIELDED): OutState.IDLE,
+}
+
+
+class Outcome(Enum):
+    """How an exchange of ours ended, for the schedule."""
+
+    DONE = "done"
+    FAILED = "failed"
+    RETRY_NOW = "retry now"
+
+
+class Outbound:
+    """Our exchange with one peer. Methods return an ``Outcome`` when the exchange has ended by them."""
+
+    def __init__(self, context: PeerContext) -> None:
+        self._context = context
+        self._machine = Machine(OUT_TABLE, OutState.IDLE)
+        self._ticket: int | None = None
+        self._fetch_limit = 0.0
+        self._exchange = b""
+        self._initiator: Initiator | None = None
+        self._sealed: Sealed | None = None
+        self._retransmitter: Retransmitter | None = None
+        self._started = 0.0
+        self._failures: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def state(self) -> OutState:
+        return self._machine.state
+
+    @property
+    def exchange(self) -> bytes | None:
+        """The id of the exchange under way."""
+        return self._exchange if self._initiator is not None else None
+
+    @property
+    def deadline(self) -> float | None:
+        if self.state is OutState.FETCHING:
+            return self._fetch_limit
+        return self._retransmitter.deadline if self._retransmitter is not None else None
+
+    def start(self, now: Now) -> Outcome | None:
+        """Begin: fetch the keys that are missing, then offer. Only when idle."""
+        context = self._context
+        self._started = now.mono
+        self._failures = ()
+        held = context.ours.newest_by_source()
+        wanted = () if context.policy.qkd is QkdPolicy.OFF else context.settings.sources
+        missing = tuple(source for source in wanted if source not in held)
+        context.notice("rekey.started", role="initiator")
+        if not missing:
+            return self._offer(now)
+        self._machine.fire(OutEvent.FETCH)
+        self._ticket = next(context.tickets)
+        self._fetch_limit = now.mono + FETCH_LIMIT
+        context.effects.append(FetchNew(context.name, self._ticket, missing, QKD_KEY_SIZE))
+        return None
+
+    def fetched(self, ticket: int, result: Fetched, now: Now) -> Outcome | None:
+        """The sources answered. Keys that come too late are kept for the next attempt."""
+        context = self._context
+        for ref, key in result.keys:
+            context.ours.put(ref, key, now.mono)
+        for source, detail in result.failures:
+            context.notice("source.failed", source=source, detail=detail)
+        if self.state is not OutState.FETCHING or ticket != self._ticket:
+            return None
+        self._failures = result.failures
+        return self._offer(now)
+
+    def _offer(self, now: Now) -> Outcome | None:
+        context, settings = self._context, self._context.settings
+        policy = context.policy
+        held = context.ours.newest_by_source()
+        refs = tuple(held[source] for source in settings.sources if source in held)
+        if policy.qkd is QkdPolicy.OFF:
+            refs = ()
+        if len(refs) < sources_required(policy):
+            if self.state is OutState.FETCHING:
+                self._machine.fire(OutEvent.FAILED)
+            words = "; ".join(f"{detail}" for _, detail in self._failures) or "no key source answered"
+            return self._report("qkd-unavailable", f"policy requires QKD and there is no key: {words}")
+        self._machine.fire(OutEvent.OFFER)
+        self._ticket = None
+        context.epoch += 1
+        timestamp = grow(tai64n(now.unix_ns), context.memory.sent)
+        context.remember(sent=timestamp)
+        chains = tuple(ChainRef(held_link.epoch, held_link.id) for held_link in context.chain.links)
+        offer = Offer(timestamp, context.epoch, policy, 0, chains, refs)
+        self._exchange = context.random_bytes(EXCHANGE_ID_SIZE)
+        self._initiator = Initiator(
+            context.local, settings.public, settings.suite, self._exchange, offer, context.random_bytes,
+            pairing=settings.pairing, encapsulate=context.encapsulate,
+        )  # fmt: skip
+        self._send(MessageType.INIT, self._initiator.message, now, ATTEMPT_LIMIT)
+        return None
+
+    def _send(self, kind: MessageType, body: bytes, now: Now, lifetime: float) -> None:
+        context = self._context
+        self._retransmitter = Retransmitter.start(context.datagrams(kind, self._exchange, body), now.mono, lifetime)
+        context.effects.append(Send(context.name, self._retransmitter.datagrams))
+
+    def response(self, body: bytes, now: Now) -> Outcome | None:
+        """Message 2 of our exchange."""
+        context, initiator = self._context, self._initiator
+        if self.state is not OutState.OFFERED or initiator is None:
+            return None  # a duplicate of what was answered
+        held = {ref: key for ref in initiator.offer.keys if (key := context.ours.get(ref)) is not None}
+        try:
+            answer, sealed = initiator.read_response(body, held, context.chain.secrets, self._judge)
+        except HandshakeError as error:
+            if error.reason in ("authentication", "malformed"):
+                context.notice("message.rejected", message="response", reason=error.reason, detail=error.detail)
+                return None
+            self._spend(initiator.offer)
+            return self._fail(error.reason, error.detail)
+        self._spend(initiator.offer)
+        if sealed is None:
+            context.epoch = max(context.epoch, answer.epoch)
+            outcome = self._fail(_reason(answer.verdict), _sentence(answer))
+            return Outcome.RETRY_NOW if answer.verdict is Verdict.STALE_EPOCH else outcome
+        settled = context.chain.settle(answer.chain)
+        if settled is not None:
+            context.floor = max(context.floor, settled.epoch)
+            context.notice("epoch.settled", epoch=settled.epoch)
+        if answer.detail:
+            context.notice("peer.says", detail=answer.detail)
+        context.chain.doubt(link(sealed.keys.epoch, sealed.keys.chain, qkd=bool(sealed.keys.keys)))
+        self._sealed = sealed
+        self._machine.fire(OutEvent.ACCEPTED)
+        self._send(MessageType.COMMIT, sealed.commit, now, PENDING_LIMIT - (now.mono - self._started))
+        return None
+
+    def _judge(self, answer: Answer) -> None:
+        context = self._context
+        shortfall = judge(
+            context.policy, answer.policy, len(answer.keys), chained=answer.chain is not None,
+            had_epochs=context.floor > 0,
+        )  # fmt: skip
+        if shortfall is Shortfall.QKD:
+            raise HandshakeError("qkd-required", _sentence(answer))
+        if shortfall is Shortfall.CHAIN:
+            raise HandshakeError("chain-required", "the peer has lost the chain, and our policy requires it")
+
+    def _spend(self, offer: Offer) -> None:
+        """An answer arrived: the keys of this offer are never offered again."""
+        for ref in offer.keys:
+            self._context.ours.discard(ref)
+
+    def committed(self, body: bytes, now: Now) -> Outcome | None:
+        """Message 4: the responder has installed the epoch."""
+        context, sealed = self._context, self._sealed
+        if self.state is not OutState.COMMITTING or sealed is None:
+            return None
+        if not hmac.compare_digest(body, sealed.committed):
+            context.notice("message.rejected", message="committed", reason="authentication", detail="wrong tag")
+            return None
+        keys = sealed.keys
+        self._machine.fire(OutEvent.CONFIRMED)
+        if keys.epoch > context.floor:
+            new = link(keys.epoch, keys.chain, qkd=bool(keys.keys))
+            context.install(keys, now, handshake_now=True, chain=lambda: context.chain.commit(new))
+        took = now.mono - self._started
+        self._clear()
+        context.notice(
+            "rekey.done", role="initiator", epoch=keys.epoch, sources=[key.source for key in keys.keys],
+            chained=keys.chained, seconds=round(took, 4),
+        )  # fmt: skip
+        return Outcome.DONE
+
+    def yield_to_peer(self) -> None:
+        """The other end's exchange goes first: drop ours, keep its keys."""
+        if self._machine.can(OutEvent.YIELDED):
+            self._machine.fire(OutEvent.YIELDED)
+            self._clear()
+
+    def superseded(self, epoch: int) -> None:
+        """An epoch at least as new as the one we were committing is in place."""
+        if self.state is OutState.COMMITTING and self._sealed is not None and self._sealed.keys.epoch <= epoch:
+            self.yield_to_peer()
+
+    def tick(self, now: Now) -> Outcome | None:
+        """Retransmit, or give up."""
+        if self.state is OutState.FETCHING:
+            if now.mono < self._fetch_limit:
+                return None
+            self._failures = (("", f"no key source answered within {FETCH_LIMIT:.0f} s"),)
+            return self._offer(now)
+        retransmitter = self._retransmitter
+        if retransmitter is None:
+            return None
+        if retransmitter.over(now.mono):
+            if self.state is OutState.COMMITTING:
+                return self._fail("unconfirmed", "the peer did not confirm the commit; a new exchange settles it")
+            return self._fail(
+                "no-answer", "the peer did not answer: down, unreachable, or it does not know this identity"
+            )
+        if retransmitter.due(now.mono):
+            self._context.effects.append(Send(self._context.name, retransmitter.datagrams))
+        return None
+
+    def _fail(self, reason: str, detail: str) -> Outcome:
+        self._machine.fire(OutEvent.FAILED)
+        self._clear()
+        return self._report(reason, detail)
+
+    def _report(self, reason: str, detail: str) -> Outcome:
+        self._context.notice("rekey.failed", role="initiator", reason=reason, detail=detail)
+        return Outcome.FAILED
+
+    def _clear(self) -> None:
+        if self._initiator is not None:
+            self._initiator.wipe()
+        self._initiator = self._sealed = self._retransmitter = None
+        self._ticket = None
+
+
+def _reason(verdict: Verdict) -> str:
+    return verdict.name.lower().replace("_", "-")
+
+
+def _sentence(answer: Answer) -> str:
+    words = answer.verdict.words if answer.verdict is not Verdict.ACCEPTED else Verdict.QKD_REQUIRED.words
+    return f"{words}; the peer says: {answer.detail}" if answer.detail else words

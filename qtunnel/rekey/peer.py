@@ -1,0 +1,200 @@
+"""Rekeying with one peer: who begins, when, and what happens when nobody does."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+from qtunnel.crypto.kem import Encapsulate
+from qtunnel.handshake.fragments import Message, MessageType
+from qtunnel.handshake.responder import Responder
+from qtunnel.identity import Identity
+from qtunnel.keys.policy import Protection
+from qtunnel.rekey.context import PeerContext
+from qtunnel.rekey.inbound import Inbound, InState
+from qtunnel.rekey.model import Block, Effect, EpochInfo, Fetched, Memory, Now, PeerSettings
+from qtunnel.rekey.outbound import Outbound, Outcome, OutState
+from qtunnel.rekey.protection import GuardEvent
+from qtunnel.rekey.timing import GRACE_AT_START, OFFER_HOLD
+from qtunnel.secret import RandomBytes, Secret
+
+
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """What the status shows of one peer; never a secret. next_rekey, made: monotonic seconds."""
+
+    name: str
+    installed: EpochInfo | None
+    epochs: dict[int, EpochInfo]
+    protection: Protection
+    role: str
+    out_state: OutState
+    in_state: InState
+    next_rekey: float | None
+    expires: float | None
+
+
+class PeerRekey:
+    """One peer's two machines, its schedule and its guard."""
+
+    def __init__(
+        self,
+        local: Identity,
+        settings: PeerSettings,
+        memory: Memory,
+        now: Now,
+        random_bytes: RandomBytes,
+        tickets: Iterator[int],
+        encapsulate: Encapsulate | None = None,
+    ) -> None:
+        self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, encapsulate)
+        self.settings = settings
+        self.outbound = Outbound(self.context)
+        self.inbound = Inbound(self.context)
+        self._reachable = settings.has_endpoint
+        self._initiates = settings.has_endpoint and self.context.higher
+        self._next: float | None = None
+        if settings.has_endpoint:
+            self._next = now.mono if self._initiates else now.mono + GRACE_AT_START
+
+    def view(self) -> PeerView:
+        guard = self.context.guard
+        return PeerView(
+            self.settings.name,
+            guard.installed,
+            dict(self.context.epochs),
+            guard.protection(),
+            "initiator" if self._initiates else "responder",
+            self.outbound.state,
+            self.inbound.state,
+            self._next,
+            guard.deadline,
+        )
+
+    def take_effects(self) -> list[Effect]:
+        effects, self.context.effects = self.context.effects, []
+        return effects
+
+    @property
+    def deadline(self) -> float | None:
+        """When ``tick`` has something to do; monotonic seconds."""
+        times = [self.outbound.deadline, self.inbound.deadline, self.context.guard.deadline]
+        if self.outbound.state is OutState.IDLE:
+            times.append(self._next)
+        return min((time for time in times if time is not None), default=None)
+
+    def current_psk(self) -> tuple[int, Secret] | None:
+        """Epoch and PSK (a copy) as installed."""
+        return self.context.current_psk()
+
+    def rekey_now(self, now: Now) -> bool:
+        """Begin at once, whoever's turn it is. False where there is no address to send to or one is under way."""
+        if not self._reachable or self.outbound.state is not OutState.IDLE:
+            return False
+        self._begin(now)
+        return True
+
+    def _begin(self, now: Now) -> None:
+        self._next = None
+        self._ended(self.outbound.start(now), now)
+
+    def _ended(self, outcome: Outcome | None, now: Now) -> None:
+        """Plan what comes after an exchange of ours."""
+        if outcome is None:
+            return
+        schedule, fraction = self.context.schedule, self.context.fraction()
+        if outcome is Outcome.DONE:
+            self._initiates = True
+            self._next = schedule.after_success(now.mono, fraction)
+        elif outcome is Outcome.RETRY_NOW:
+            self._next = now.mono
+        else:
+            self._next = schedule.after_failure(now.mono, fraction)
+
+    def fetched(self, ticket: int, result: Fetched, now: Now) -> None:
+        """What the key sources answered, to whichever machine asked."""
+        if self.inbound.asked(ticket):
+            self.inbound.fetched(ticket, result, now)
+        else:
+            self._ended(self.outbound.fetched(ticket, result, now), now)
+
+    def offered(self, responder: Responder, message: Message, address: Hashable, now: Now) -> None:
+        """An authenticated message 1 from this peer."""
+        context = self.context
+        self._reachable = True
+        if responder.suite.id != self.settings.suite.id:
+            context.notice(
+                "rekey.failed", role="responder", reason="suite",
+                detail=f"the peer uses suite {responder.suite.name}, this end {self.settings.suite.name}; "
+                "set the same kem and cipher at both ends",
+            )  # fmt: skip
+            return
+        if responder.offer.timestamp <= context.memory.seen:
+            context.notice("message.rejected", message="init", reason="replay", detail="an old first message")
+            return
+        if self.outbound.state in (OutState.OFFERED, OutState.FETCHING):
+            if context.higher and self.outbound.state is OutState.OFFERED:
+                return  # both began at once: the higher identity goes first, the other end yields to our offer
+            self.outbound.yield_to_peer()
+            self._next = now.mono + OFFER_HOLD
+        self.inbound.offer(responder, message.body, address, now)
+
+    def message(self, message: Message, address: Hashable, now: Now) -> None:
+        """Messages 2 to 4."""
+        if message.suite != self.settings.suite.id:
+            return
+        if message.type is MessageType.COMMIT:
+            if self.inbound.commit(message.exchange, message.body, address, now):
+                self.outbound.superseded(self.context.floor)
+                self._initiates = False
+                if self.outbound.state is OutState.IDLE:
+                    self._next = self.context.schedule.overdue(now.mono)
+        elif message.exchange == self.outbound.exchange:
+            if message.type is MessageType.RESPONSE:
+                self._ended(self.outbound.response(message.body, now), now)
+            elif message.type is MessageType.COMMITTED:
+                self._ended(self.outbound.committed(message.body, now), now)
+
+    def tick(self, now: Now) -> None:
+        """Everything that the passing of time brings."""
+        self.inbound.tick(now)
+        self._ended(self.outbound.tick(now), now)
+        self._expire(now)
+        self._guard(now)
+        if self.outbound.state is not OutState.IDLE or self._next is None or now.mono < self._next:
+            return
+        if self.inbound.state is not InState.IDLE and now.mono < self.inbound.started + OFFER_HOLD:
+            self._next = self.inbound.started + OFFER_HOLD  # the peer's exchange first
+            return
+        self._begin(now)
+
+    def _expire(self, now: Now) -> None:
+        context = self.context
+        # Not during an exchange: what was offered must stay in hand until its answer.
+        old = context.ours.expire(now.mono) if self.outbound.state is OutState.IDLE else []
+        old += context.theirs.expire(now.mono) if self.inbound.state is InState.IDLE else []
+        for ref in old:
+            context.notice("key.expired", source=ref.source, key_id=ref.key_id)
+
+    def _guard(self, now: Now) -> None:
+        context = self.context
+        event = context.guard.tick(now.mono)
+        if event is None:
+            return
+        max_age = self.settings.max_age
+        if event is GuardEvent.EXPIRED_RELAX:
+            context.notice("policy.relaxed", detail=f"no epoch with QKD for {max_age:g} s: on_expiry allows PQC alone")
+            if self.outbound.state is OutState.IDLE and self._next is not None:
+                self._next = now.mono
+        else:
+            context.block()
+            context.effects.append(Block(self.settings.name))
+            context.notice("peer.blocked", detail=f"no new epoch for {max_age:g} s: traffic is blocked")
+        context.show_protection()
+
+    def close(self) -> None:
+        """Wipe what is held."""
+        self.context.ours.wipe()
+        self.context.theirs.wipe()
+        self.context.chain.wipe()
+        self.context.block()

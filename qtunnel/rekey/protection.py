@@ -1,0 +1,107 @@
+"""How long the key in force may protect, and what happens then: never an old key in silence."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from qtunnel.keys.policy import Protection, level
+from qtunnel.rekey.model import EpochInfo, PeerSettings
+from qtunnel.rekey.timing import RELAXED_GRACE
+from qtunnel.statemachine import Machine
+from qtunnel.terms import QkdPolicy
+
+
+class GuardState(Enum):
+    """STARTING and BLOCKED let no traffic through: a random PSK is in place."""
+
+    STARTING = "starting"
+    PROTECTED = "protected"
+    RELAXED = "relaxed"
+    BLOCKED = "blocked"
+
+
+class GuardEvent(Enum):
+    INSTALLED = "an epoch is installed"
+    EXPIRED_RELAX = "max_age is over, policy allows PQC alone"
+    EXPIRED_BLOCK = "max_age is over"
+
+
+GUARD_TABLE = {
+    (GuardState.STARTING, GuardEvent.INSTALLED): GuardState.PROTECTED,
+    (GuardState.PROTECTED, GuardEvent.INSTALLED): GuardState.PROTECTED,
+    (GuardState.PROTECTED, GuardEvent.EXPIRED_RELAX): GuardState.RELAXED,
+    (GuardState.PROTECTED, GuardEvent.EXPIRED_BLOCK): GuardState.BLOCKED,
+    (GuardState.RELAXED, GuardEvent.INSTALLED): GuardState.PROTECTED,
+    (GuardState.RELAXED, GuardEvent.EXPIRED_BLOCK): GuardState.BLOCKED,
+    (GuardState.BLOCKED, GuardEvent.INSTALLED): GuardState.PROTECTED,
+}
+
+
+class Guard:
+    """Watches the age of one peer's installed epoch."""
+
+    def __init__(self, settings: PeerSettings, start: float) -> None:
+        self._settings = settings
+        self._machine = Machine(GUARD_TABLE, GuardState.STARTING)
+        self._start = start
+        self._relaxed_since: float | None = None
+        self.installed: EpochInfo | None = None
+
+    @property
+    def state(self) -> GuardState:
+        return self._machine.state
+
+    @property
+    def relaxed(self) -> bool:
+        """Whether policy, by ``on_expiry: pqc-only``, does without QKD now: the last epoch with it is too old."""
+        return self._relaxed_since is not None
+
+    def install(self, info: EpochInfo) -> None:
+        """A new epoch is in place."""
+        self.installed = info
+        self._machine.fire(GuardEvent.INSTALLED)
+        if level(self._settings.policy, len(info.sources)) is Protection.QKD_PQC:
+            self._relaxed_since = None
+
+    def protection(self) -> Protection:
+        """What protects the traffic by what is installed."""
+        if self.state is GuardState.STARTING:
+            return Protection.STARTING
+        if self.state is GuardState.BLOCKED:
+            return Protection.BLOCKED
+        if self.state is GuardState.RELAXED:
+            return Protection.EXPIRED
+        assert self.installed is not None
+        return level(self._settings.policy, len(self.installed.sources))
+
+    @property
+    def deadline(self) -> float | None:
+        """When the state changes by itself; monotonic seconds."""
+        if self.state is GuardState.PROTECTED and self.installed is not None:
+            return self.installed.made + self._settings.max_age
+        if self.state is GuardState.RELAXED and self._relaxed_since is not None:
+            return self._relaxed_since + RELAXED_GRACE
+        if self.state is GuardState.STARTING and self._may_relax:
+            return self._start + self._settings.max_age
+        return None
+
+    @property
+    def _may_relax(self) -> bool:
+        policy = self._settings.policy
+        return self._settings.pqc_on_expiry and policy.qkd is QkdPolicy.REQUIRED and self._relaxed_since is None
+
+    def tick(self, now: float) -> GuardEvent | None:
+        """What has happened by now, at most one thing a call."""
+        deadline = self.deadline
+        if deadline is None or now < deadline:
+            return None
+        if self.state is GuardState.STARTING:
+            # Nothing to block: no epoch was ever in place. From here on PQC alone may start one.
+            self._relaxed_since = now
+            return GuardEvent.EXPIRED_RELAX
+        if self.state is GuardState.PROTECTED and self._may_relax:
+            self._relaxed_since = now
+            self._machine.fire(GuardEvent.EXPIRED_RELAX)
+            return GuardEvent.EXPIRED_RELAX
+        self._machine.fire(GuardEvent.EXPIRED_BLOCK)
+        return GuardEvent.EXPIRED_BLOCK

@@ -1,0 +1,73 @@
+"""The tuned times of an exchange, each with its reason, and the small clocks that use them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PENDING_LIMIT = 90.0
+"""Seconds that an unfinished exchange lives on either end: half of the 180 s for which WireGuard lets a session go on,
+so that a second exchange can put things right before traffic stops."""
+ATTEMPT_LIMIT = 30.0
+"""Seconds to wait for an answer before a new attempt with fresh ephemerals: covers a peer whose KME takes 10 s."""
+FETCH_LIMIT = 30.0
+"""Seconds for all key sources to answer; drivers time out earlier, this ends a driver that does not."""
+FIRST_RETRANSMIT = 0.5
+"""Seconds; above the round trip between continents (0.3 s), so that a clean link sees no retransmission."""
+LONGEST_RETRANSMIT = 8.0
+"""Seconds; keeps eleven tries within PENDING_LIMIT."""
+KEY_LIFETIME = 300.0
+"""Seconds that a key waits for an exchange to succeed; the shortest retention that common KMEs promise is longer."""
+GRACE_AT_START = 3.0
+"""Seconds that the end which is not the initiator by rule waits for the other before it begins itself."""
+OFFER_HOLD = 10.0
+"""Seconds that we hold our own offer back while an exchange of the peer's is under way."""
+RELAXED_GRACE = 15.0
+"""Seconds that a key lives past max_age while ``on_expiry: pqc-only`` tries to replace it: five retransmissions."""
+
+_TAI64_BASE = (1 << 62) + 10
+"""TAI64 label of the Unix epoch (TAI was 10 s ahead of UTC in 1970)."""
+
+
+def tai64n(unix_ns: int) -> bytes:
+    """TAI64N of a Unix time: 8 bytes of seconds, 4 of nanoseconds, big-endian, so that they compare as bytes."""
+    seconds, nanoseconds = divmod(unix_ns, 1_000_000_000)
+    return (_TAI64_BASE + seconds).to_bytes(8, "big") + nanoseconds.to_bytes(4, "big")
+
+
+def grow(clock: bytes, last: bytes) -> bytes:
+    """max(clock, last + 1): a replay time that only grows, whatever the clock does."""
+    if clock > last:
+        return clock
+    seconds, nanoseconds = int.from_bytes(last[:8], "big"), int.from_bytes(last[8:], "big") + 1
+    seconds, nanoseconds = seconds + nanoseconds // 1_000_000_000, nanoseconds % 1_000_000_000
+    return seconds.to_bytes(8, "big") + nanoseconds.to_bytes(4, "big")
+
+
+@dataclass(slots=True)
+class Retransmitter:
+    """A message that is sent again with doubling gaps until ``limit`` (monotonic seconds)."""
+
+    datagrams: tuple[bytes, ...]
+    limit: float
+    next: float
+    gap: float = FIRST_RETRANSMIT
+
+    @classmethod
+    def start(cls, datagrams: list[bytes], now: float, lifetime: float) -> Retransmitter:
+        return cls(tuple(datagrams), now + lifetime, now + FIRST_RETRANSMIT)
+
+    @property
+    def deadline(self) -> float:
+        """When something is to be done."""
+        return min(self.next, self.limit)
+
+    def due(self, now: float) -> bool:
+        """Whether to send again now; moves on if so."""
+        if now < self.next:
+            return False
+        self.gap = min(self.gap * 2, LONGEST_RETRANSMIT)
+        self.next = now + self.gap
+        return True
+
+    def over(self, now: float) -> bool:
+        return now >= self.limit
