@@ -45,13 +45,14 @@ class Problem:
 
     where: the place it is reported at. what: the finding and the remedy, in words. reads: the other places the
     finding rests on; where one of them is itself faulty, the finding is dropped. at_key: it is the key that is wrong,
-    not its value.
+    not its value. example: for a key that is missing, what could stand there.
     """
 
     where: Location
     what: str
     reads: tuple[Location, ...] = ()
     at_key: bool = False
+    example: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from qtunnel.config.document import Finding, Location, Node, Problem, dotted, parse, read_text, stand_in
 from qtunnel.config.types import FileKind, InPlace, resolve
-from qtunnel.config.words import example_of, field_at, problems_of
+from qtunnel.config.words import problems_of
 from qtunnel.errors import ConfigError, FilePermissionError
 from qtunnel.files import check_secret_file
 
@@ -70,8 +70,8 @@ def _validate(tree: Node, model: type[Model], context: dict[str, Any]) -> tuple[
         except ConfigError as error:
             return None, [*findings, Finding(0, 0, "", str(error))]
         findings += [_finding(problem, tree) for problem in problems if not _doubtful(problem, tree)]
-        places = sorted({problem.where for problem in problems}, key=_depth, reverse=True)
-        changed = [_take_out(tree, model, where) for where in places]
+        examples = {problem.where: problem.example for problem in problems}
+        changed = [_take_out(tree, where, examples[where]) for where in sorted(examples, key=_depth, reverse=True)]
         if not any(changed):
             return None, findings
     return None, findings
@@ -82,8 +82,8 @@ def _depth(where: Location) -> tuple[int, list[tuple[int, str]]]:
     return len(where), [(step, "") if isinstance(step, int) else (-1, step) for step in where]
 
 
-def _take_out(tree: Node, model: type[BaseModel], where: Location) -> bool:
-    """Remove the value at a place; stand an example in for a missing one. False where nothing can be done."""
+def _take_out(tree: Node, where: Location, example: Any) -> bool:
+    """Remove the value at a place; put the example where one is missing. False where nothing can be done."""
     if not where:
         return False
     parent = _walk(tree, where[:-1])
@@ -93,13 +93,11 @@ def _take_out(tree: Node, model: type[BaseModel], where: Location) -> bool:
     if parent.child(step) is not None:
         parent.remove(step)
         return True
-    if isinstance(step, str) and isinstance(parent.value, dict):
-        example = example_of(field_at(model, where))
-        if example is not None:
-            parent.removed.add(step)
-            stand_in(parent, step, example)
-            return True
-    return _take_out(tree, model, where[:-1])
+    if isinstance(step, str) and isinstance(parent.value, dict) and example is not None:
+        parent.removed.add(step)
+        stand_in(parent, step, example)
+        return True
+    return _take_out(tree, where[:-1], None)
 
 
 def _walk(tree: Node, where: Location) -> Node | None:
@@ -202,37 +200,36 @@ def file_problems(model: BaseModel, directory: Path) -> list[Problem]:
     """What is wrong with the files that fields of type ``InputFile`` and ``SecretFile`` name."""
     found = []
     for path, kind, where in _marked_paths(model, ()):
-        what = secret_file_problem(path, directory) if kind.kind == "secret" else input_file_problem(path)
+        what = _secret_problem(path) if kind.kind == "secret" else _input_problem(path)
+        if what is None:
+            name = "" if kind.kind == "secret" else f": {path}"
+            what = f"no such file{name} (relative paths start at {directory}); {kind.remedy}"
         if what:
             found.append(Problem(where, what))
     return found
 
 
-def secret_file_problem(path: Path, directory: Path) -> str:
-    """Empty where the file is fit. A file that is not there is not named: its "path" may be the secret itself."""
+def _secret_problem(path: Path) -> str | None:
+    """Empty where the file is fit, ``None`` where there is none. What cannot be opened may be a secret, not a path."""
     try:
         if not path.exists():
-            return (
-                f"no such file (relative paths start at {directory}); this takes a file's path, never a secret itself"
-            )
+            return None
         check_secret_file(path)
     except (ConfigError, FilePermissionError) as error:
         return str(error)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}; this takes a file's path, never a secret itself"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or 'not a path'}; this takes a file's path"
     return ""
 
 
-def input_file_problem(path: Path) -> str:
-    """Empty where the file can be read."""
+def _input_problem(path: Path) -> str | None:
+    """Empty where the file can be read, ``None`` where there is none."""
     try:
-        if path.is_dir():
-            return f"{path} is a directory; name a file in it"
         if path.exists() and not path.is_file():
-            return f"{path} is not a regular file"
+            return f"{path} is not a regular file; name a file"
         with path.open("rb"):
             return ""
     except FileNotFoundError:
-        return f"no such file: {path}"
+        return None
     except (OSError, ValueError) as error:
-        return f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        return f"{path} cannot be read: {getattr(error, 'strerror', None) or 'not a path'}; check its owner and mode"

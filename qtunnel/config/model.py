@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,16 +23,15 @@ from qtunnel.config.types import (
     AllowedNetwork,
     ConfigPath,
     Duration,
+    FileKind,
     Host,
     InPlace,
-    InputFile,
     InterfaceAddress,
     InterfaceName,
     ListenAddress,
     Name,
     Percentage,
     Port,
-    SecretFile,
     Section,
     SocketAddress,
     at_least,
@@ -52,11 +52,19 @@ MAX_JITTER = 0.5
 """Above half the interval the schedule is no longer one."""
 
 
+IdentityFile = Annotated[ConfigPath, FileKind("secret", "make one with: qtunnel identity new FILE")]
+PublicFile = Annotated[ConfigPath, FileKind("readable", "get it from the peer, by: qtunnel identity show FILE")]
+PairingFile = Annotated[
+    ConfigPath,
+    FileKind("secret", "make one with: (umask 077; openssl rand -base64 32 > FILE)"),
+]
+
+
 class NodeConfig(Section):
     """This gateway. state_dir and control_socket are ``None`` until ``load_config`` puts the defaults in."""
 
     name: Name = Field(examples=["alice"])
-    identity: SecretFile = Field(examples=["alice.identity"])
+    identity: IdentityFile = Field(examples=["alice.identity"])
     listen: tuple[ListenAddress, ...] = Field(default=DEFAULT_LISTEN, min_length=1)
     wireguard_port: Port = DEFAULT_WIREGUARD_PORT
     state_dir: ConfigPath = Path()
@@ -166,7 +174,7 @@ def _peer_sources(value: Any, info: ValidationInfo) -> Any:
         try:
             result[name] = _foreign(driver.peer_options, raw or {}, info.context, "driver")
         except ProblemsError as failure:
-            problems += [Problem((name, *item.where), item.what, item.reads, item.at_key) for item in failure.found]
+            problems += [replace(item, where=(name, *item.where)) for item in failure.found]
     if problems:
         raise ProblemsError(problems)
     return result
@@ -199,7 +207,7 @@ class PeerConfig(Section):
     """One peer. persistent_keepalive in seconds, ``None`` for off."""
 
     name: Name = Field(examples=["bob"])
-    public: InputFile = Field(examples=["bob.public"])
+    public: PublicFile = Field(examples=["bob.public"])
     endpoint: Host | None = None
     wireguard_port: Port = DEFAULT_WIREGUARD_PORT
     handshake_port: Port = DEFAULT_HANDSHAKE_PORT
@@ -208,7 +216,7 @@ class PeerConfig(Section):
     rekey: RekeyConfig = RekeyConfig()
     kem: Literal["ml-kem-1024", "ml-kem-768"] = "ml-kem-1024"
     cipher: Literal["chacha20-poly1305", "aes-256-gcm"] = "chacha20-poly1305"
-    pairing_secret: SecretFile | None = None
+    pairing_secret: PairingFile | None = None
     qkd: QkdConfig = QkdConfig()
 
     @property

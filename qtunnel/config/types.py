@@ -215,9 +215,13 @@ ListenAddress = Annotated[SocketAddress, BeforeValidator(parse_socket_address)]
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """Marks a path field whose file must exist: ``readable``, or ``secret`` (nobody else may use it)."""
+    """Marks a path field whose file must exist: ``readable``, or ``secret`` (nobody else may use it).
+
+    remedy: what to do where it is missing.
+    """
 
     kind: Literal["readable", "secret"]
+    remedy: str = "make it, or correct the path"
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,5 +241,6 @@ def problems_of(failure: ValidationError, model: type[BaseModel], tree: Node, pr
             what = _one(error, where, model)
             if where in plain and what not in plain[where].what:  # the members of a union
                 what = f"{plain[where].what}; or {what.rpartition('; ')[2]}"
-            plain[where] = Problem((*prefix, *where), what, at_key=at_key)
+            example = example_of(field_at(model, where)) if error["type"] == "missing" else None
+            plain[where] = Problem((*prefix, *where), what, at_key=at_key, example=example)
     return found + list(plain.values())
