@@ -1,0 +1,25 @@
+"""``qtunnel run``: the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from qtunnel.config import load_config
+from qtunnel.daemon.gateway import Gateway
+from qtunnel.process import forbid_core_dumps
+from qtunnel.telemetry import log
+
+
+@click.command()
+@click.option("--config", "-c", "path", type=click.Path(path_type=Path), required=True, help="the gateway's YAML file")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="instead of log.format")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="instead of log.level")
+def run(path: Path, log_format: str | None, log_level: str | None) -> None:
+    """Run the gateway in the foreground until SIGTERM or SIGINT."""
+    forbid_core_dumps()
+    config = load_config(path)
+    log.configure("json" if (log_format or config.log.format) == "json" else "text", log_level or config.log.level)
+    asyncio.run(Gateway(config).run())

@@ -1,0 +1,79 @@
+"""Where peers are: names resolved, addresses learned from authenticated messages."""
+
+from __future__ import annotations
+
+import asyncio
+
+from qtunnel.config import Config, PeerConfig
+from qtunnel.daemon.transport import Address, resolve
+from qtunnel.daemon.tunnel import Tunnel
+from qtunnel.errors import EngineError
+from qtunnel.events import EventStream
+
+RESOLVE_LIMIT = 5.0
+"""Seconds for one look-up; a resolver's own default of 5 s a try is the usual."""
+RESOLVE_RETRY = 10.0
+"""Seconds between look-ups of names that did not resolve or whose address does not answer."""
+
+
+class Endpoints:
+    """The handshake address of each peer, and the WireGuard endpoint that goes with it."""
+
+    def __init__(self, config: Config, tunnel: Tunnel, events: EventStream) -> None:
+        self._peers: dict[str, PeerConfig] = {peer.name: peer for peer in config.peers}
+        self._tunnel, self._events = tunnel, events
+        self._addresses: dict[str, Address] = {}
+        self._doubted = {peer.name for peer in config.peers if peer.endpoint is not None}
+        self._unresolved: set[str] = set()
+
+    def of(self, peer: str) -> Address | None:
+        return self._addresses.get(peer)
+
+    def text(self, peer: str) -> str | None:
+        """For the status."""
+        address = self._addresses.get(peer)
+        return None if address is None else str(address)
+
+    def learned(self, peer: str, address: Address) -> None:
+        """An authenticated message came from there: that is where the peer is now."""
+        before = self._addresses.get(peer)
+        self._addresses[peer] = address
+        if before is not None and (before.host, before.port) != (address.host, address.port):
+            self._events.publish("endpoint.moved", peer, before=str(before), after=str(address))
+
+    def doubt(self, peer: str) -> None:
+        """Nobody answers there: look the name up again."""
+        if self._peers[peer].endpoint is not None:
+            self._doubted.add(peer)
+
+    async def first(self) -> None:
+        """Look all names up once, at the same time."""
+        await self._look_up()
+
+    async def watch(self) -> None:
+        """Look up again what is in doubt; runs until cancelled."""
+        while True:
+            await asyncio.sleep(RESOLVE_RETRY)
+            await self._look_up()
+
+    async def _look_up(self) -> None:
+        doubted, self._doubted = self._doubted, set()
+        await asyncio.gather(*(self._resolve(self._peers[name]) for name in doubted))
+
+    async def _resolve(self, peer: PeerConfig) -> None:
+        assert peer.endpoint is not None
+        try:
+            address = await resolve(peer.endpoint, peer.handshake_port, RESOLVE_LIMIT)
+        except (OSError, TimeoutError, UnicodeError) as error:
+            self._doubted.add(peer.name)
+            if peer.name not in self._unresolved:
+                self._unresolved.add(peer.name)
+                reason = str(error) or "no answer from the resolver"
+                self._events.publish("endpoint.unresolved", peer.name, endpoint=peer.endpoint, detail=reason)
+            return
+        self._unresolved.discard(peer.name)
+        self._addresses[peer.name] = address
+        try:
+            await self._tunnel.set_endpoint(peer.name, (address.host, peer.wireguard_port))
+        except EngineError as error:
+            self._events.publish("engine.trouble", peer.name, detail=str(error))

@@ -1,0 +1,366 @@
+"""The daemon: carries datagrams, time and keys into the rekeying core, and its effects out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Coroutine
+from typing import Any
+
+from qtunnel import __version__
+from qtunnel.config import Config, PeerConfig
+from qtunnel.control.messages import KeySourceStatus, NodeState, NodeStatus, RekeyOutcome, Status, UsedKey
+from qtunnel.control.server import ControlServer, Handlers
+from qtunnel.daemon.endpoints import Endpoints
+from qtunnel.daemon.journal import Journal
+from qtunnel.daemon.memory import StateDirectory
+from qtunnel.daemon.settings import load_public, settings_of
+from qtunnel.daemon.sources import KeySources
+from qtunnel.daemon.transport import Address, HandshakeSockets
+from qtunnel.daemon.tunnel import Tunnel
+from qtunnel.daemon.view import Tally, in_force, peer_status, protection_in_force, sources_of
+from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
+from qtunnel.events import Event, EventStream
+from qtunnel.identity import Identity
+from qtunnel.keys.policy import Protection, satisfies
+from qtunnel.rekey.model import Block, Effect, FetchById, FetchNew, Install, Memory, Notice, Now, Remember, Send
+from qtunnel.rekey.node import RekeyNode
+from qtunnel.sd_notify import Notifier
+from qtunnel.secret import Secret
+from qtunnel.telemetry import log
+
+logger = log.get("daemon")
+
+POLL_INTERVAL = 1.0
+"""Seconds between looks at the engine: what is in force shows within this time."""
+IN_FORCE_LIMIT = 10.0
+"""Seconds that ``qtunnel rekey`` waits for WireGuard to take the new epoch up: two of its handshake retries."""
+
+
+class Gateway:
+    """One gateway, from its configuration to its end."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._peers: dict[str, PeerConfig] = {peer.name: peer for peer in config.peers}
+        self._started = time.monotonic()
+        self._state: NodeState = "starting"
+        self._events = EventStream()
+        self._identity = Identity.load(config.node.identity)
+        self._public = load_public(config)
+        self._tally: dict[str, Tally] = defaultdict(Tally)
+        self._shown: dict[str, tuple[int | None, Protection]] = {}
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._work: asyncio.Queue[Effect] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises a ``QtunnelError`` where the start fails."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        notifier = Notifier.from_environment()
+        journal = asyncio.create_task(Journal().follow(self._events.subscribe()))
+        try:
+            await self._run(notifier)
+        finally:
+            self._events.publish("daemon.stopped", None)
+            self._events.close()
+            await journal
+        if self._failure is not None:
+            raise QtunnelError(
+                f"stopped by an internal error ({type(self._failure).__name__}); the log has the details"
+            )
+
+    async def _run(self, notifier: Notifier) -> None:
+        config, node = self._config, self._config.node
+        self._events.publish(
+            "daemon.starting", None, version=__version__, node=node.name, fingerprint=self._identity.public.fingerprint
+        )
+        control = ControlServer(node.control_socket, Handlers(self._status, self._rekey, self._events))
+        self._memory = StateDirectory(node.state_dir, lambda kind, detail: self._publish(kind, detail=detail))
+        self._sources = KeySources(config, self._events)
+        self._core = RekeyNode(self._identity, os.urandom)
+        self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
+        self._endpoints = Endpoints(config, self._tunnel, self._events)
+        self._sockets = HandshakeSockets(node.listen, self._receive)
+        try:
+            await control.start()
+            await self._sockets.open()
+            await self._endpoints.first()
+            await self._tunnel.start()
+            self._state = "up"
+            now = self._now()
+            for peer in config.peers:
+                memory = self._memory.of(self._public[peer.name].id)
+                self._core.add_peer(settings_of(peer, self._public[peer.name]), memory, now)
+            self._spawn(self._carry_out())
+            self._spawn(self._timer())
+            self._spawn(self._poll())
+            self._spawn(self._tunnel.supervise())
+            self._spawn(self._sources.watch())
+            self._spawn(self._endpoints.watch())
+            if notifier.watchdog_interval is not None:
+                self._spawn(_watchdog(notifier, notifier.watchdog_interval))
+            self._events.publish("daemon.ready", None, interface=config.tunnel.interface, peers=len(self._peers))
+            notifier.ready(f"{len(self._peers)} peers on {config.tunnel.interface}")
+            await self._stop.wait()
+        finally:
+            self._state = "stopping"
+            notifier.stopping()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await control.stop()
+            self._sockets.close()
+            await self._tunnel.stop()
+            await self._sources.close()
+            for name in list(self._core.peers):
+                self._core.remove_peer(name)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A defect: better to stop, and be started again, than to run on with a part missing.
+            logger.defect("daemon.defect", error)
+            self._failure = error
+            self._stop.set()
+
+    def _publish(self, kind: str, peer: str | None = None, **fields: object) -> None:
+        self._events.publish(kind, peer, **fields)
+
+    @staticmethod
+    def _now() -> Now:
+        return Now(time.monotonic(), time.time_ns())
+
+    def _current_psk(self, peer: str) -> tuple[int, Secret] | None:
+        found = self._core.peers.get(peer)
+        return None if found is None else found.current_psk()
+
+    # -- into the core
+
+    def _receive(self, datagram: bytes, address: Address) -> None:
+        if not self._core.peers:
+            return
+        peer = self._core.receive(datagram, address, self._now())
+        if peer is not None:
+            self._endpoints.learned(peer, address)
+        self._flush()
+
+    async def _timer(self) -> None:
+        while True:
+            deadline = self._core.deadline
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._core.tick(self._now())
+            self._flush()
+
+    async def _fetch(self, request: FetchNew | FetchById) -> None:
+        result = await self._sources.fetch(request)
+        self._core.fetched(request.peer, request.ticket, result, self._now())
+        self._flush()
+
+    # -- out of the core
+
+    def _flush(self) -> None:
+        for effect in self._core.take_effects():
+            self._work.put_nowait(effect)
+        self._wake.set()
+
+    async def _carry_out(self) -> None:
+        """In the order given: an epoch is installed before its confirmation is sent."""
+        while True:
+            effect = await self._work.get()
+            try:
+                await self._effect(effect)
+            except EngineError as error:
+                # The engine's restart puts the right keys in place; until then status and log say so.
+                self._publish("engine.trouble", effect.peer, detail=str(error))
+
+    async def _effect(self, effect: Effect) -> None:
+        match effect:
+            case Send():
+                self._send(effect)
+            case FetchNew() | FetchById():
+                self._spawn(self._fetch(effect))
+            case Install():
+                await self._tunnel.install(effect)
+            case Block():
+                await self._tunnel.block(effect.peer)
+            case Remember():
+                memory = Memory(effect.epoch, effect.sent, effect.seen)
+                self._memory.remember(self._public[effect.peer].id, memory)
+            case Notice():
+                self._notice(effect)
+
+    def _send(self, effect: Send) -> None:
+        address = effect.address if isinstance(effect.address, Address) else self._endpoints.of(effect.peer)
+        if address is None:
+            return  # endpoint.unresolved has told, and the exchange will end with no-answer
+        for datagram in effect.datagrams:
+            self._sockets.send(datagram, address)
+
+    def _notice(self, notice: Notice) -> None:
+        tally = self._tally[notice.peer]
+        if notice.kind == "rekey.done":
+            tally.done += 1
+        elif notice.kind == "rekey.failed":
+            tally.failed += 1
+            if notice.fields.get("reason") == "no-answer":
+                self._endpoints.doubt(notice.peer)
+        if notice.kind in ("rekey.failed", "source.failed", "peer.blocked", "policy.relaxed"):
+            tally.last_error = str(notice.fields.get("detail") or notice.kind)
+            tally.last_error_at = time.monotonic()
+        self._publish(notice.kind, notice.peer or None, **notice.fields)
+
+    # -- what is in force
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_INTERVAL)
+            try:
+                await self._look()
+            except EngineError as error:
+                self._publish("engine.trouble", None, detail=str(error))
+
+    async def _look(self) -> None:
+        stats = await self._tunnel.stats()
+        now = time.monotonic()
+        for name, config in self._peers.items():
+            view, its = self._core.peers[name].view(), stats.get(name)
+            protection = protection_in_force(config, view, its, now)
+            epoch = None if its is None else its.epoch_in_force
+            before = self._shown.get(name, (None, Protection.STARTING))
+            self._shown[name] = epoch, protection
+            info = in_force(view, its)
+            if epoch != before[0] and info is not None:
+                self._publish(
+                    "epoch.in-force", name, epoch=epoch, protection=protection,
+                    sources=sources_of(info, self._sources.describe), chained=info.chained,
+                )  # fmt: skip
+            if protection is not before[1]:
+                self._publish("protection.in-force", name, before=before[1], after=protection)
+            if info is not None and now - info.made > config.qkd.max_age and view.protection is not Protection.BLOCKED:
+                # A newer epoch is installed, but WireGuard goes on with a session of one that is too old.
+                self._publish(
+                    "session.stale", name, detail=f"the session of epoch {info.epoch} is past max_age: dropped"
+                )
+                await self._tunnel.drop_session(name)
+
+    # -- control
+
+    async def _status(self, peer: str | None) -> Status:
+        if peer is not None and peer not in self._peers:
+            raise UnknownPeerError(peer)
+        node = self._config.node
+        try:
+            stats = await self._tunnel.stats()
+        except EngineError:
+            stats = {}
+        now, unix_now = time.monotonic(), time.time()
+        engine = self._tunnel.engine
+        return Status(
+            node=NodeStatus(
+                name=node.name,
+                fingerprint=self._identity.public.fingerprint,
+                version=__version__,
+                uptime=now - self._started,
+                engine=engine.name,
+                engine_pid=engine.pid,
+                interface=self._config.tunnel.interface,
+                state="engine-down" if self._state == "up" and not self._tunnel.up else self._state,
+            ),
+            peers=[
+                peer_status(
+                    config,
+                    self._core.peers[name].view(),
+                    stats.get(name),
+                    self._tally[name],
+                    self._sources.describe,
+                    self._endpoints.text(name),
+                    now,
+                    unix_now,
+                )
+                for name, config in self._peers.items()
+                if peer in (None, name) and name in self._core.peers
+            ],
+            key_sources=[
+                KeySourceStatus(
+                    name=name,
+                    description=health.description,
+                    healthy=health.healthy,
+                    detail=health.detail,
+                    last_error=health.last_error,
+                )
+                for name, health in self._sources.health.items()
+            ],
+        )
+
+    async def _rekey(self, peer: str) -> RekeyOutcome:
+        """Rekey now, and wait until the outcome is known and, where it is good, in force."""
+        config = self._peers.get(peer)
+        if config is None or peer not in self._core.peers:
+            raise UnknownPeerError(peer)
+        start = time.monotonic()
+        with self._events.subscribe() as events:
+            if not self._core.rekey_now(peer, self._now()) and self._endpoints.of(peer) is None:
+                raise QtunnelError(
+                    f"the address of {peer} is not known: set endpoint in the configuration, or let the peer begin"
+                )
+            self._flush()
+            ending = await _first(events, peer, ("rekey.done", "rekey.failed"))
+        ok = ending.kind == "rekey.done"
+        view = self._core.peers[peer].view()
+        if ok:
+            await self._until_in_force(peer, view.installed.epoch if view.installed else 0)
+        stats = await self._tunnel.stats()
+        info = in_force(view, stats.get(peer))
+        protection = protection_in_force(config, view, stats.get(peer), time.monotonic())
+        return RekeyOutcome(
+            peer=peer,
+            ok=ok,
+            protected=satisfies(config.policy, protection),
+            protection=protection.value,
+            epoch=None if info is None else info.epoch,
+            sources=[] if info is None else sources_of(info, self._sources.describe),
+            key_ids=[] if info is None else [UsedKey(source=key.source, key_id=key.key_id) for key in info.keys],
+            chained=info is not None and info.chained,
+            duration_ms=(time.monotonic() - start) * 1000,
+            error=None if ok else str(ending.fields.get("detail")),
+        )
+
+    async def _until_in_force(self, peer: str, epoch: int) -> None:
+        deadline = time.monotonic() + IN_FORCE_LIMIT
+        while time.monotonic() < deadline:
+            its = (await self._tunnel.stats()).get(peer)
+            if its is not None and its.epoch_in_force is not None and its.epoch_in_force >= epoch:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def _first(events: Any, peer: str, kinds: tuple[str, ...]) -> Event:
+    async for event in events:
+        if event.peer == peer and event.kind in kinds:
+            assert isinstance(event, Event)
+            return event
+    raise QtunnelError("the daemon is stopping")
+
+
+async def _watchdog(notifier: Notifier, interval: float) -> None:
+    while True:
+        notifier.watchdog()
+        await asyncio.sleep(interval)

@@ -1,0 +1,122 @@
+"""UDP for the handshake: one socket per listen address, and the address a peer is reached at."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from qtunnel.config import SocketAddress
+from qtunnel.errors import QtunnelError
+
+
+class ListenError(QtunnelError):
+    """A handshake port that cannot be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where datagrams come from or go to. via: index of our socket, None where any of the family will do."""
+
+    host: str
+    port: int
+    via: int | None = None
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+Receive = Callable[[bytes, Address], None]
+
+
+class _Protocol(asyncio.DatagramProtocol):
+    def __init__(self, index: int, receive: Receive) -> None:
+        self._index, self._receive = index, receive
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int] | tuple[str, int, int, int]) -> None:
+        self._receive(data, Address(addr[0], addr[1], self._index))
+
+    def error_received(self, exc: Exception) -> None:
+        """An ICMP error to a datagram of ours: retransmission deals with it."""
+
+
+class HandshakeSockets:
+    """All sockets of one gateway."""
+
+    def __init__(self, listen: Iterable[SocketAddress], receive: Receive) -> None:
+        self._listen, self._receive = tuple(listen), receive
+        self._transports: list[tuple[int, asyncio.DatagramTransport]] = []
+
+    async def open(self) -> None:
+        """Bind them; raises ``ListenError`` naming the address."""
+        loop = asyncio.get_running_loop()
+        for index, where in enumerate(self._listen):
+            family = socket.AF_INET6 if where.address.version == 6 else socket.AF_INET
+            try:
+                sock = _bind(family, where)
+            except OSError as error:
+                if error.errno == errno.EAFNOSUPPORT and where.address.is_unspecified and len(self._listen) > 1:
+                    continue  # a host without IPv6: the default listens on both
+                self.close()
+                raise ListenError(f"listen: {where}: {_words(error, where.port)}") from None
+            transport, _ = await loop.create_datagram_endpoint(
+                lambda index=index: _Protocol(index, self._receive),  # type: ignore[misc]  # mypy: lambda with default
+                sock=sock,
+            )
+            self._transports.append((family, transport))
+        if not self._transports:
+            raise ListenError("listen: none of the addresses can be used on this host")
+
+    def send(self, datagram: bytes, to: Address) -> bool:
+        """Send from the socket that ``to`` names, else from the first of its family; False where there is none."""
+        family = socket.AF_INET6 if ip_address(to.host.split("%")[0]).version == 6 else socket.AF_INET
+        if to.via is not None and to.via < len(self._transports) and self._transports[to.via][0] == family:
+            chosen = self._transports[to.via][1]
+        else:
+            found = [transport for its, transport in self._transports if its == family]
+            if not found:
+                return False
+            chosen = found[0]
+        if chosen.is_closing():
+            return False
+        chosen.sendto(datagram, (to.host, to.port))
+        return True
+
+    def close(self) -> None:
+        for _, transport in self._transports:
+            transport.close()
+        self._transports = []
+
+
+def _bind(family: int, where: SocketAddress) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((str(where.address), where.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _words(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"UDP port {port} is taken by another program; stop it, or set another port under node.listen"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this host does not have that address; set one that it has, or 0.0.0.0"
+    if error.errno == errno.EACCES:
+        return f"no permission for UDP port {port}; choose one from 1024 on"
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+async def resolve(host: str, port: int, timeout: float) -> Address:
+    """The first address of a name or numeric address; raises ``OSError`` or ``TimeoutError``."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(timeout):
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    return Address(str(found[0][4][0]), port)

@@ -1,0 +1,85 @@
+"""The status: what is in force, from the engine's newest handshake; never what was only requested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qtunnel.config import PeerConfig
+from qtunnel.control.messages import PeerStatus, UsedKey
+from qtunnel.engines.base import PeerStats, format_endpoint
+from qtunnel.keys.policy import Protection, level, satisfies
+from qtunnel.rekey.model import EpochInfo
+from qtunnel.rekey.peer import PeerView
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is counted of one peer since the daemon's start. last_error_at: monotonic seconds."""
+
+    done: int = 0
+    failed: int = 0
+    last_error: str | None = None
+    last_error_at: float = 0.0
+
+
+def sources_of(info: EpochInfo, describe: Callable[[str], str]) -> list[str]:
+    """Everything that went into an epoch, by name."""
+    return ["x25519", info.suite.kem.name, *(describe(name) for name in info.sources)]
+
+
+def protection_in_force(peer: PeerConfig, view: PeerView, stats: PeerStats | None, now: float) -> Protection:
+    """The protection of the session that carries traffic now."""
+    if view.protection in (Protection.BLOCKED, Protection.STARTING, Protection.EXPIRED):
+        return view.protection
+    info = in_force(view, stats)
+    if info is None:
+        return Protection.STARTING
+    if now - info.made > peer.qkd.max_age:
+        return Protection.EXPIRED
+    return level(peer.policy, len(info.sources))
+
+
+def in_force(view: PeerView, stats: PeerStats | None) -> EpochInfo | None:
+    """The epoch of the session that sends now, where there is one."""
+    if stats is None or stats.epoch_in_force is None:
+        return None
+    return view.epochs.get(stats.epoch_in_force)
+
+
+def peer_status(
+    peer: PeerConfig, view: PeerView, stats: PeerStats | None, tally: Tally, describe: Callable[[str], str],
+    handshake_endpoint: str | None, now: float, unix_now: float,
+) -> PeerStatus:  # fmt: skip
+    """One peer's line. now: monotonic; unix_now: wall clock; both in seconds."""
+    info = in_force(view, stats)
+    protection = protection_in_force(peer, view, stats, now)
+    endpoint = handshake_age = None
+    if stats is not None:
+        endpoint = None if stats.endpoint is None else format_endpoint(stats.endpoint)
+        handshake_age = None if stats.last_handshake is None else max(0.0, unix_now - stats.last_handshake)
+    return PeerStatus(
+        name=peer.name,
+        protected=satisfies(peer.policy, protection),
+        protection=protection.value,
+        policy=peer.qkd.policy,
+        epoch_installed=None if view.installed is None else view.installed.epoch,
+        epoch_in_force=None if stats is None else stats.epoch_in_force,
+        sources=[] if info is None else sources_of(info, describe),
+        key_ids=[] if info is None else [UsedKey(source=key.source, key_id=key.key_id) for key in info.keys],
+        chained=info is not None and info.chained,
+        age_s=None if info is None else now - info.made,
+        max_age_s=peer.qkd.max_age,
+        next_rekey_s=None if view.next_rekey is None else view.next_rekey - now,
+        expires_in_s=None if view.expires is None else view.expires - now,
+        last_error=tally.last_error,
+        last_error_age_s=None if tally.last_error is None else now - tally.last_error_at,
+        role=view.role,
+        endpoint=endpoint,
+        handshake_endpoint=handshake_endpoint,
+        last_handshake_age_s=handshake_age,
+        rx_bytes=0 if stats is None else stats.rx_bytes,
+        tx_bytes=0 if stats is None else stats.tx_bytes,
+        rekeys_ok=tally.done,
+        rekeys_failed=tally.failed,
+    )
