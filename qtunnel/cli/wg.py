@@ -1,0 +1,94 @@
+"""``qtunnel wg``: a userspace WireGuard interface in a process of its own."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from qtunnel.constants import UAPI_DIRECTORY
+from qtunnel.errors import EngineError
+from qtunnel.netio.background import run_in_background
+from qtunnel.netio.kernel import forbid_core_dumps
+from qtunnel.netio.loop import open_loop
+from qtunnel.netio.tun import check_name
+
+LEVELS = ("debug", "info", "warning", "error")
+
+log = logging.getLogger("qtunnel.wg")
+
+
+@click.command()
+@click.argument("interface")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground; log to stderr.")
+@click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Append log lines to this file.")
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    envvar="LOG_LEVEL",
+    default="info",
+    show_default=True,
+    help="Also taken from the environment variable LOG_LEVEL.",
+)
+@click.option(
+    "--socket-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=UAPI_DIRECTORY,
+    show_default=True,
+    help="Where the UAPI socket goes; wg(8) looks only in the default.",
+)
+def wg(interface: str, foreground: bool, log_file: Path | None, log_level: str, socket_dir: Path) -> None:
+    """Create the WireGuard INTERFACE and serve it, in the background once it answers to wg(8).
+
+    Configure it with 'wg set' or 'wg setconf', addresses with 'ip'. It ends, and the interface with it, on SIGTERM, or
+    when its socket is removed.
+    """
+    check_name(interface)
+    _set_up_logging(interface, log_file, log_level, to_stderr=foreground)
+    forbid_core_dumps()
+    socket_dir = socket_dir.absolute()
+
+    def start() -> Callable[[], None]:
+        loop = open_loop(interface, socket_dir)
+        gc.freeze()  # what is loaded now stays; the collector need not walk it while packets wait
+
+        def serve() -> None:
+            try:
+                log.info("msg=%r pid=%d", "ready", os.getpid())
+                log.info("msg=%r", f"ending: {loop.run()}")
+            finally:
+                loop.close()
+
+        return serve
+
+    if foreground:
+        start()()
+    else:
+        run_in_background(start)
+
+
+def _set_up_logging(interface: str, log_file: Path | None, level: str, *, to_stderr: bool) -> None:
+    handler: logging.Handler
+    if log_file is not None:
+        try:
+            handler = logging.FileHandler(log_file)
+        except OSError as error:
+            raise EngineError(f"log file {log_file}: {error.strerror}; choose a path that can be written") from None
+    elif to_stderr:
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        handler = logging.NullHandler()
+    handler.setFormatter(
+        logging.Formatter(
+            f"time=%(asctime)s.%(msecs)03d level=%(levelname)s interface={interface} %(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
+    )
+    root = logging.getLogger("qtunnel")
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    root.propagate = False

@@ -1,0 +1,52 @@
+"""Calls that Python does not wrap: prctl, inotify, and a netlink socket that tells when links change."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import socket
+from pathlib import Path
+
+_PR_SET_DUMPABLE = 4
+_IN_ATTRIB = 0x004
+_IN_MOVED_FROM = 0x040
+_IN_DELETE = 0x200
+_IN_DELETE_SELF = 0x400
+_RTMGRP_LINK = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def forbid_core_dumps() -> None:
+    """No core file, and no other process of this user may read this one's memory: it holds keys."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+
+
+def watch_directory(path: Path) -> int:
+    """An inotify descriptor that becomes readable when a file of ``path`` may have gone."""
+    descriptor = _check(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify_init1")
+    mask = _IN_ATTRIB | _IN_MOVED_FROM | _IN_DELETE | _IN_DELETE_SELF
+    try:
+        _check(_libc.inotify_add_watch(descriptor, os.fsencode(path), mask), "inotify_add_watch")
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def watch_links() -> socket.socket:
+    """A netlink socket that becomes readable when an interface of this namespace changes (rtnetlink(7))."""
+    sock = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+    )
+    sock.bind((0, _RTMGRP_LINK))
+    return sock
+
+
+def _check(result: int, call: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{call}: {os.strerror(number)}")
+    return int(result)

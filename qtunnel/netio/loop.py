@@ -1,0 +1,229 @@
+"""The loop of an engine process: TUN, UDP, UAPI and timers around one sans-IO device."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from pathlib import Path
+
+from qtunnel.netio import kernel
+from qtunnel.netio.tun import Tun
+from qtunnel.netio.uapi_socket import UapiServer, bind_socket
+from qtunnel.netio.udp import UdpPort, bind_pair
+from qtunnel.wireguard.device import Device
+from qtunnel.wireguard.limits import PADDING
+from qtunnel.wireguard.timers import NEVER
+
+BATCH = 64
+"""Packets taken from one descriptor before the others have their turn: about 1 ms, so that no direction starves."""
+
+MAX_PACKET = 65536
+MAX_SLEEP = 3600.0
+"""Seconds; epoll takes no infinity, and no timer is lost by waking up."""
+
+log = logging.getLogger(__name__)
+
+
+def clock() -> float:
+    """Seconds that also pass while the machine is suspended, so that sessions age then too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Loop:
+    """Runs one WireGuard interface until it is told to stop or its TUN or UAPI socket goes away."""
+
+    def __init__(self, tun: Tun, listener: socket.socket) -> None:
+        self._epoll = select.epoll()
+        self._tun = tun
+        self._udp = UdpPort()
+        self._device = Device(self)
+        self._uapi = UapiServer(listener, self._device, self._epoll, clock)
+        self._links = kernel.watch_links()
+        self._directory = kernel.watch_directory(self._uapi.path.parent)
+        self._wakeup, self._wakeup_writer = socket.socketpair()
+        self._running = True
+        self._reason = ""
+        self._from_tun = memoryview(bytearray(MAX_PACKET + PADDING))
+        self._from_udp = memoryview(bytearray(MAX_PACKET))
+        self._handlers = {
+            tun.fd: self._read_tun,
+            listener.fileno(): self._uapi.accept,
+            self._links.fileno(): self._links_changed,
+            self._directory: self._directory_changed,
+            self._wakeup.fileno(): self._signalled,
+        }
+        for descriptor in self._handlers:
+            self._epoll.register(descriptor, select.EPOLLIN)
+        self._catch_signals()
+
+    # What the device asks of its host
+
+    def random_bytes(self, size: int) -> bytes:
+        return os.urandom(size)
+
+    def unix_ns(self) -> int:
+        return time.time_ns()
+
+    def bind(self, port: int, fwmark: int) -> int:
+        """Open new sockets before the old ones close, unless they would be in each other's way."""
+        if self._udp.sockets and port == self._udp.port():
+            self._mark(fwmark)
+            return port
+        sockets = bind_pair(port, fwmark)
+        for sock in self._udp.sockets:
+            del self._handlers[sock.fileno()]
+        self._udp.replace(sockets)
+        for sock in sockets:
+            self._handlers[sock.fileno()] = lambda sock=sock: self._read_udp(sock)  # type: ignore[misc]
+            self._epoll.register(sock.fileno(), select.EPOLLIN)
+        return self._udp.port()
+
+    def _mark(self, fwmark: int) -> None:
+        for sock in self._udp.sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
+
+    def scope_index(self, name: str) -> int:
+        return socket.if_nametoindex(name)
+
+    # The loop
+
+    def run(self) -> str:
+        """Serve until the end; why it ended, in words."""
+        self._links_changed()
+        device = self._device
+        while self._running:
+            deadline = device.next_deadline()
+            timeout = MAX_SLEEP if deadline == NEVER else min(MAX_SLEEP, max(0.0, deadline - clock()))
+            for descriptor, _ in self._epoll.poll(timeout):
+                handler = self._handlers.get(descriptor)
+                if handler is not None:
+                    handler()
+                elif self._uapi.owns(descriptor):
+                    self._uapi.handle(descriptor)
+                if device.outbox:
+                    self._flush()
+            device.tick(clock())
+            if device.outbox:
+                self._flush()
+        return self._reason
+
+    def stop(self, reason: str) -> None:
+        """Make ``run`` return."""
+        self._running = False
+        self._reason = self._reason or reason
+
+    def _catch_signals(self) -> None:
+        self._wakeup.setblocking(False)
+        self._wakeup_writer.setblocking(False)
+        for caught in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(caught, lambda number, _: self.stop(signal.Signals(number).name))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._wakeup_writer.fileno())
+
+    def _signalled(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wakeup.recv(64)
+
+    def _flush(self) -> None:
+        outbox = self._device.outbox
+        for endpoint, datagram in outbox:
+            self._udp.send(datagram, endpoint)
+        outbox.clear()
+
+    def _read_tun(self) -> None:
+        buffer, descriptor = self._from_tun, self._tun.fd
+        seal, send = self._device.seal, self._udp.send
+        packet_room = [buffer[:MAX_PACKET]]
+        now = clock()
+        for _ in range(BATCH):
+            try:
+                length = os.readv(descriptor, packet_room)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self.stop(f"the TUN device went away ({error.strerror})")
+                return
+            if not self._device.state.up:
+                self._links_changed()
+            datagram = seal(buffer, length, now)
+            if datagram is not None:
+                send(datagram[1], datagram[0])
+
+    def _read_udp(self, sock: socket.socket) -> None:
+        buffer, receive, descriptor = self._from_udp, self._device.receive, self._tun.fd
+        now = clock()
+        for _ in range(BATCH):
+            try:
+                length, endpoint = sock.recvfrom_into(buffer)
+            except BlockingIOError:
+                return
+            except OSError as error:  # an ICMP error of an earlier datagram; the next read goes on
+                log.debug("msg=%r", f"UDP receive: {error.strerror}")
+                continue
+            packet = receive(buffer[:length], endpoint, now)
+            if packet is not None:
+                try:
+                    os.write(descriptor, packet)
+                except OSError as error:
+                    if error.errno == errno.EBADFD:
+                        self.stop(f"the TUN device went away ({error.strerror})")
+                        return
+                    self._udp.errors[f"tun-{errno.errorcode.get(error.errno or 0, 'EIO')}"] += 1
+
+    def _links_changed(self) -> None:
+        """An interface changed, perhaps ours; ask how it is now."""
+        with contextlib.suppress(OSError):  # nothing left, or too much to tell: only that it came matters
+            while True:
+                self._links.recv(65536)
+        state = self._device.state
+        state.mtu = self._tun.mtu(otherwise=state.mtu)
+        if not self._tun.is_up():
+            self._device.link_down()
+        elif not state.up:
+            try:
+                self._device.link_up(clock())
+            except OSError as error:
+                log.error("msg=%r", f"no UDP port can be opened: {error.strerror}; set another listen-port")
+
+    def _directory_changed(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._directory, 65536):
+                pass
+        if not self._uapi.exists():
+            self.stop(f"the UAPI socket {self._uapi.path} was removed")
+
+    def close(self) -> None:
+        """Wipe the keys, remove the socket and the interface."""
+        signal.set_wakeup_fd(-1)
+        self._device.close()
+        self._uapi.close()
+        self._tun.close()
+        self._udp.close()
+        self._links.close()
+        os.close(self._directory)
+        self._wakeup.close()
+        self._wakeup_writer.close()
+        self._epoll.close()
+        drops = " ".join(f"{reason}={count}" for reason, count in sorted(self._device.drops.items()))
+        errors = " ".join(f"{name}={count}" for name, count in sorted(self._udp.errors.items()))
+        log.info("msg=%r drops=%r errors=%r", "interface closed", drops, errors)
+
+
+def open_loop(name: str, socket_directory: Path) -> Loop:
+    """Everything an interface needs, its UAPI socket last: who finds that, finds it answering.
+
+    Raises ``InterfaceError``, ``AlreadyRunningError`` or ``EngineError``, with nothing left behind.
+    """
+    tun = Tun(name)
+    try:
+        listener = bind_socket(socket_directory, name)
+    except BaseException:
+        tun.close()
+        raise
+    return Loop(tun, listener)

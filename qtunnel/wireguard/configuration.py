@@ -1,0 +1,292 @@
+"""What UAPI operations do to a device: ``set`` line by line as it arrives, ``get`` in pieces."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from qtunnel.secret import Secret
+from qtunnel.wireguard.device import Device
+from qtunnel.wireguard.endpoint import format_endpoint
+from qtunnel.wireguard.limits import MAX_PEERS
+from qtunnel.wireguard.peer import NO_PSK, LabelledPsk, Peer
+from qtunnel.wireguard.timers import Timer
+from qtunnel.wireguard.uapi import (
+    MAX_LINE,
+    AllowedIpChange,
+    Scope,
+    UapiError,
+    format_errno,
+    format_prefix,
+    parse_assignment,
+)
+
+log = logging.getLogger(__name__)
+
+_LINES_PER_PIECE = 1000
+"""Allowed IPs per piece of an answer: about 20 kB, under a millisecond of work."""
+
+
+def clamp(private: Secret) -> Secret:
+    """An X25519 private key with the bits of RFC 7748 section 5 set; the argument is wiped."""
+    scalar = bytearray(private.reveal())
+    private.wipe()
+    scalar[0] &= 248
+    scalar[31] = scalar[31] & 127 | 64
+    clamped = Secret(scalar)
+    scalar[:] = bytes(len(scalar))
+    return clamped
+
+
+@dataclass(slots=True)
+class _PeerSection:
+    """The lines between one ``public_key`` and the next. What belongs together waits here for the section's end."""
+
+    peer: Peer | None
+    created: bool = False
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class SetOperation:
+    """One ``set=1``. Every line takes effect when it is read, or at the end of its peer; there is no undoing."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._state = device.state
+        self._section: _PeerSection | None = None
+
+    def line(self, line: bytes, now: float) -> None:
+        """Apply one line. Raises ``UapiError``."""
+        key, scope, value = parse_assignment(line, self._state.host.scope_index)
+        if key == "public_key":
+            self.finish(now)
+            self._begin_peer(value)
+        elif scope is Scope.DEVICE:
+            if self._section is not None:
+                raise UapiError(errno.EINVAL, f"{key} stands before the first public_key")
+            self._set_device(key, value)
+        elif self._section is None:
+            raise UapiError(errno.EINVAL, f"{key} stands after a public_key")
+        else:
+            self._set_peer(self._section, key, value, now)
+
+    def finish(self, now: float) -> None:
+        """The end of a peer's section or of the operation. Raises ``UapiError``."""
+        section, self._section = self._section, None
+        if section is None or section.peer is None:
+            return
+        peer, values = section.peer, section.values
+        self._set_psk(peer, values)
+        if "drop_sessions" in values:
+            self._state.wipe_sessions(peer)
+        if "persistent_keepalive_interval" in values:
+            self._set_keepalive(peer, values["persistent_keepalive_interval"], now)
+        if self._state.up:
+            if "handshake" in values:
+                self._device.handshakes.initiate_with_new_psk(peer, now)
+            self._device.transport.send_staged(peer, now)
+
+    def _set_device(self, key: str, value: Any) -> None:
+        state = self._state
+        if key == "private_key":
+            self._set_private_key(value)
+        elif key == "listen_port":
+            if value == 0 or value != state.listen_port:
+                self._bind(value, state.fwmark)
+        elif key == "fwmark":
+            if value != state.fwmark and state.listen_port:
+                self._bind(state.listen_port, value)
+            state.fwmark = value
+        elif key == "replace_peers":
+            for peer in list(state.peers.values()):
+                state.remove_peer(peer)
+
+    def _set_private_key(self, private: Secret) -> None:
+        state = self._state
+        if bytes(private.reveal()) == NO_PSK:
+            state.set_static(None)
+            return
+        clamped = clamp(private)
+        if state.static is None or state.static.private != clamped:
+            state.set_static(clamped)
+
+    def _bind(self, port: int, fwmark: int) -> None:
+        try:
+            self._state.listen_port = self._state.host.bind(port, fwmark)
+        except OSError as error:
+            raise UapiError(error.errno or errno.EIO, f"UDP port {port}: {error.strerror}") from None
+
+    def _begin_peer(self, public_key: bytes) -> None:
+        state = self._state
+        if state.static is not None and public_key == state.static.public:
+            self._section = _PeerSection(None)  # ourselves: silently ignored, as the kernel does
+            return
+        peer = state.peers.get(public_key)
+        self._section = _PeerSection(peer)
+        if peer is None:
+            if len(state.peers) >= MAX_PEERS:
+                self._section = None
+                raise UapiError(errno.ENOSPC, f"more than {MAX_PEERS} peers")
+            self._section = _PeerSection(state.add_peer(public_key), created=True)
+
+    def _set_peer(self, section: _PeerSection, key: str, value: Any, now: float) -> None:
+        peer = section.peer
+        if peer is None:
+            return
+        if key == "remove" or (key == "update_only" and section.created):
+            self._state.remove_peer(peer)
+            section.peer = None
+        elif key == "endpoint":
+            peer.endpoint = value
+        elif key == "replace_allowed_ips":
+            self._state.allowed_ips.remove(peer.allowed_ips)
+            peer.allowed_ips.clear()
+        elif key == "allowed_ip":
+            self._change_allowed_ip(peer, value)
+        else:
+            section.values[key] = value
+
+    def _change_allowed_ip(self, peer: Peer, change: AllowedIpChange) -> None:
+        if change.add:
+            self._state.give_prefix(change.prefix, peer)
+        else:
+            self._state.take_prefix(change.prefix, peer)
+
+    def _set_psk(self, peer: Peer, values: dict[str, Any]) -> None:
+        if "preshared_key" not in values:
+            for key in ("epoch", "previous_preshared_key", "previous_epoch"):
+                if key in values:
+                    raise UapiError(errno.EINVAL, f"{key} needs a preshared_key in the same operation")
+            return
+        previous = None
+        if "previous_preshared_key" in values:
+            previous = LabelledPsk(values["previous_preshared_key"], values.get("previous_epoch"))
+        elif "previous_epoch" in values:
+            raise UapiError(errno.EINVAL, "previous_epoch needs a previous_preshared_key")
+        psk: Secret = values["preshared_key"]
+        epoch = values.get("epoch", peer.psk.epoch if psk == peer.psk.psk else None)
+        peer.set_psk(LabelledPsk(psk, epoch), previous)
+
+    def _set_keepalive(self, peer: Peer, interval: int, now: float) -> None:
+        turned_on = interval and not peer.timers.persistent
+        peer.timers.persistent = interval
+        if not interval:
+            peer.timers.disarm(Timer.PERSISTENT)
+        elif self._state.up:
+            if turned_on:
+                self._device.transport.send_keepalive(peer, now)
+            peer.timers.arm(Timer.PERSISTENT, now + interval)
+
+
+def get_answer(device: Device) -> Iterator[bytes]:
+    """The answer to ``get=1`` in pieces, so that traffic goes on between them."""
+    state = device.state
+    head = []
+    if state.static is not None:
+        head.append(f"private_key={state.static.private.reveal().hex()}\n")
+    if state.listen_port:
+        head.append(f"listen_port={state.listen_port}\n")
+    if state.fwmark:
+        head.append(f"fwmark={state.fwmark}\n")
+    yield "".join(head).encode()
+    for peer in list(state.peers.values()):
+        if peer.public_key not in state.peers:
+            continue  # removed since the answer began
+        yield _peer_lines(peer).encode()
+        prefixes = list(peer.allowed_ips)
+        for start in range(0, len(prefixes), _LINES_PER_PIECE):
+            piece = prefixes[start : start + _LINES_PER_PIECE]
+            yield "".join(f"allowed_ip={format_prefix(prefix)}\n" for prefix in piece).encode()
+    yield format_errno(0)
+
+
+def _peer_lines(peer: Peer) -> str:
+    seconds, nanoseconds = divmod(peer.last_handshake_unix_ns, 1_000_000_000)
+    lines = [
+        f"public_key={peer.public_key.hex()}",
+        f"preshared_key={peer.psk.psk.reveal().hex()}",
+        "protocol_version=1",
+    ]
+    if peer.endpoint is not None:
+        lines.append(f"endpoint={format_endpoint(peer.endpoint)}")
+    lines += [
+        f"last_handshake_time_sec={seconds}",
+        f"last_handshake_time_nsec={nanoseconds}",
+        f"tx_bytes={peer.tx_bytes}",
+        f"rx_bytes={peer.rx_bytes}",
+        f"persistent_keepalive_interval={peer.timers.persistent}",
+    ]
+    current = peer.keypairs.current
+    if current is not None and current.epoch is not None:
+        seconds, nanoseconds = divmod(current.created_unix_ns, 1_000_000_000)
+        lines += [f"epoch={current.epoch}", f"epoch_time_sec={seconds}.{nanoseconds:09d}"]
+    return "\n".join(lines) + "\n"
+
+
+class UapiConversation:
+    """One client's connection: bytes in, answers out. ``closed`` when the client is to be hung up on."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._buffer = bytearray()
+        self._operation: SetOperation | None = None
+        self._getting = False
+        self._error = 0
+        self.closed = False
+
+    def feed(self, data: bytes | memoryview, now: float) -> Iterator[Iterator[bytes]]:
+        """Process what arrived; the answers to the operations that it completed."""
+        self._buffer += data
+        while not self.closed:
+            end = self._buffer.find(b"\n")
+            if end < 0:
+                self.closed = len(self._buffer) > MAX_LINE
+                return
+            line = bytes(memoryview(self._buffer)[:end])
+            self._buffer[: end + 1] = bytes(end + 1)  # it may have been a key
+            del self._buffer[: end + 1]
+            answer = self._line(line, now)
+            if answer is not None:
+                yield answer
+
+    def end(self, now: float) -> Iterator[bytes] | None:
+        """The client closed its side; a ``set`` without its empty line still counts."""
+        self.closed = True
+        return self._finish(now) if self._operation is not None else None
+
+    def _line(self, line: bytes, now: float) -> Iterator[bytes] | None:
+        if self._getting:
+            self._getting = False
+            if line:
+                self.closed = True
+                return None
+            return get_answer(self._device)
+        if self._operation is None:
+            if line == b"set=1":
+                self._operation, self._error = SetOperation(self._device), 0
+            elif line == b"get=1":
+                self._getting = True
+            else:
+                self.closed = True
+            return None
+        if not line:
+            return self._finish(now)
+        if not self._error:
+            self._attempt(lambda operation: operation.line(line, now))
+        return None
+
+    def _finish(self, now: float) -> Iterator[bytes]:
+        self._attempt(lambda operation: operation.finish(now))
+        self._operation = None
+        return iter([format_errno(self._error)])
+
+    def _attempt(self, step: Callable[[SetOperation], None]) -> None:
+        assert self._operation is not None
+        try:
+            step(self._operation)
+        except UapiError as error:
+            self._error = self._error or error.code
+            log.warning("msg=%r", f"UAPI set refused: {error}")

@@ -1,0 +1,110 @@
+"""What is known of one peer."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from qtunnel.secret import Secret
+from qtunnel.wireguard.allowed_ips import Prefix
+from qtunnel.wireguard.cookie import CookieJar
+from qtunnel.wireguard.endpoint import Endpoint
+from qtunnel.wireguard.limits import MAX_STAGED_PACKETS
+from qtunnel.wireguard.noise import NoiseHandshake
+from qtunnel.wireguard.session import Keypairs
+from qtunnel.wireguard.tai64n import TimestampSource
+from qtunnel.wireguard.timers import PeerTimers
+
+NO_PSK = bytes(32)
+"""An all-zero preshared key: none (white paper section 5.2)."""
+
+
+@dataclass(slots=True)
+class LabelledPsk:
+    """A preshared key and the epoch that the operator gave it, if any."""
+
+    psk: Secret
+    epoch: int | None = None
+
+
+@dataclass(slots=True)
+class PendingInitiation:
+    """An initiation that waits for its response."""
+
+    local_index: int
+    handshake: NoiseHandshake
+
+
+class Peer:
+    """One peer; only the device and its parts change it. Times are monotonic seconds unless the name says otherwise."""
+
+    __slots__ = (
+        "allowed_ips",
+        "cookies",
+        "endpoint",
+        "handshake_attempts",
+        "initiated_with_psk",
+        "keypairs",
+        "last_handshake_unix_ns",
+        "last_initiation_received",
+        "last_initiation_sent",
+        "last_timestamp",
+        "mismatched_responses",
+        "pending",
+        "previous_psk",
+        "psk",
+        "public_key",
+        "rx_bytes",
+        "sent_last_minute_handshake",
+        "staged",
+        "timers",
+        "timestamps",
+        "tx_bytes",
+    )
+
+    timers: PeerTimers
+
+    def __init__(self, public_key: bytes) -> None:
+        self.public_key = public_key
+        self.psk = LabelledPsk(Secret(NO_PSK))
+        self.previous_psk: LabelledPsk | None = None
+        self.initiated_with_psk = False
+        """An initiation was sent since ``psk`` was set."""
+        self.mismatched_responses = 0
+        """Responses since ``psk`` was set that were made with the previous one."""
+        self.endpoint: Endpoint | None = None
+        self.allowed_ips: dict[Prefix, None] = {}
+        self.keypairs = Keypairs()
+        self.pending: PendingInitiation | None = None
+        self.cookies = CookieJar(public_key)
+        self.staged: deque[bytes] = deque(maxlen=MAX_STAGED_PACKETS)
+        self.timestamps = TimestampSource()
+        self.last_timestamp = b""
+        self.last_initiation_sent = float("-inf")
+        self.last_initiation_received = float("-inf")
+        self.handshake_attempts = 0
+        self.sent_last_minute_handshake = False
+        self.last_handshake_unix_ns = 0
+        self.rx_bytes = 0
+        self.tx_bytes = 0
+
+    def set_psk(self, psk: LabelledPsk, previous: LabelledPsk | None) -> None:
+        """A preshared key, perhaps the same again; the one before lives on only where it is given."""
+        if psk.psk != self.psk.psk:
+            self.initiated_with_psk = False
+            self.mismatched_responses = 0
+        self.psk.psk.wipe()
+        if self.previous_psk is not None:
+            self.previous_psk.psk.wipe()
+        self.psk, self.previous_psk = psk, previous
+
+    def wipe_psks(self) -> None:
+        self.set_psk(LabelledPsk(Secret(NO_PSK)), None)
+
+    def __repr__(self) -> str:
+        return f"<Peer {short_key(self.public_key)}>"
+
+
+def short_key(public_key: bytes) -> str:
+    """Eight hex digits that tell peers apart in a log."""
+    return public_key[:4].hex()

@@ -1,0 +1,110 @@
+"""Transport keys of one handshake, and a peer's current, next and previous ones (white paper section 6.3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from qtunnel.secret import Secret
+from qtunnel.wireguard.limits import PREVIOUS_KEYPAIRS, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME
+from qtunnel.wireguard.replay import ReplayWindow
+
+if TYPE_CHECKING:
+    from qtunnel.wireguard.peer import Peer
+
+
+class Keypair:
+    """Keys, indices and counters of one session.
+
+    epoch: label of the PSK that went into it, None where it had none. created: monotonic seconds; created_unix_ns: the
+    same moment as Unix time. ``seal`` and ``unseal`` are encrypt_into and decrypt_into of ChaCha20-Poly1305.
+    """
+
+    __slots__ = (
+        "created",
+        "created_unix_ns",
+        "epoch",
+        "initiator",
+        "local_index",
+        "peer",
+        "remote_index",
+        "seal",
+        "send_counter",
+        "unseal",
+        "window",
+    )
+
+    def __init__(
+        self,
+        peer: Peer,
+        keys: tuple[Secret, Secret],
+        *,
+        initiator: bool,
+        local_index: int,
+        remote_index: int,
+        epoch: int | None,
+        created: float,
+        created_unix_ns: int,
+    ) -> None:
+        sending, receiving = keys
+        self.peer = peer
+        self.seal = ChaCha20Poly1305(bytes(sending.reveal())).encrypt_into
+        self.unseal = ChaCha20Poly1305(bytes(receiving.reveal())).decrypt_into
+        sending.wipe()
+        receiving.wipe()
+        self.initiator = initiator
+        self.local_index = local_index
+        self.remote_index = remote_index
+        self.epoch = epoch
+        self.created = created
+        self.created_unix_ns = created_unix_ns
+        self.send_counter = 0
+        self.window = ReplayWindow()
+
+    def may_send(self, now: float) -> bool:
+        return now - self.created < REJECT_AFTER_TIME and self.send_counter < REJECT_AFTER_MESSAGES
+
+    def may_receive(self, counter: int, now: float) -> bool:
+        return now - self.created < REJECT_AFTER_TIME and counter < REJECT_AFTER_MESSAGES
+
+
+class Keypairs:
+    """Which session sends and which still receive. Methods return the sessions that are to be forgotten."""
+
+    __slots__ = ("current", "next", "previous")
+
+    def __init__(self) -> None:
+        self.current: Keypair | None = None
+        self.next: Keypair | None = None
+        self.previous: list[Keypair] = []
+
+    def add(self, new: Keypair) -> list[Keypair]:
+        """A session just derived: the initiator may send with it, the responder waits for its first packet."""
+        if not new.initiator:
+            gone = [self.next] if self.next else []
+            self.next = new
+            return gone
+        retired = [keypair for keypair in (self.current, self.next) if keypair]
+        self.current, self.next = new, None
+        return self._retire(retired)
+
+    def confirm(self, keypair: Keypair) -> list[Keypair] | None:
+        """The peer sent with ``keypair``; if that was the next session it is now the current one, else None."""
+        if keypair is not self.next:
+            return None
+        retired = [self.current] if self.current else []
+        self.current, self.next = keypair, None
+        return self._retire(retired)
+
+    def clear(self) -> list[Keypair]:
+        """Forget all."""
+        gone = [keypair for keypair in (self.current, self.next, *self.previous) if keypair]
+        self.current = self.next = None
+        self.previous = []
+        return gone
+
+    def _retire(self, keypairs: list[Keypair]) -> list[Keypair]:
+        kept = keypairs[::-1] + self.previous
+        self.previous = kept[:PREVIOUS_KEYPAIRS]
+        return kept[PREVIOUS_KEYPAIRS:]

@@ -1,0 +1,196 @@
+"""Data packets: sealed and sent, opened and delivered (white paper section 5.4.6)."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+
+from qtunnel.wireguard.endpoint import Endpoint
+from qtunnel.wireguard.handshakes import Handshakes
+from qtunnel.wireguard.limits import (
+    PADDING,
+    RECEIVING_REKEY_AGE,
+    REJECT_AFTER_MESSAGES,
+    REJECT_AFTER_TIME,
+    REKEY_AFTER_MESSAGES,
+    REKEY_AFTER_TIME,
+)
+from qtunnel.wireguard.messages import DATA_HEADER, MIN_DATA_SIZE, TAG_SIZE, TYPE_DATA
+from qtunnel.wireguard.peer import Peer
+from qtunnel.wireguard.session import Keypair
+from qtunnel.wireguard.state import DeviceState, Drop
+
+MAX_DATAGRAM: Final = 65536
+"""Bytes of every buffer here: more than the largest UDP payload."""
+
+_HEADER: Final = DATA_HEADER.size
+_nonce = struct.Struct("<4xQ").pack
+_pack_header = DATA_HEADER.pack_into
+_unpack_header = DATA_HEADER.unpack_from
+
+IPV4_HEADER: Final = 20
+IPV6_HEADER: Final = 40
+
+
+class Transport:
+    """The data path. Returned views are of buffers that the next call overwrites."""
+
+    def __init__(self, state: DeviceState, handshakes: Handshakes) -> None:
+        self._state = state
+        self._handshakes = handshakes
+        self._sealed = memoryview(bytearray(MAX_DATAGRAM + MIN_DATA_SIZE + PADDING))
+        self._opened = memoryview(bytearray(MAX_DATAGRAM))
+        self._lookup = state.allowed_ips.lookup
+
+    def seal(self, buffer: memoryview, length: int, now: float) -> tuple[Endpoint, memoryview] | None:
+        """The datagram for the IP packet ``buffer[:length]``, or None where it was staged or dropped.
+
+        The buffer must have PADDING bytes of room behind the packet; they are overwritten.
+        """
+        version = buffer[0] >> 4 if length else 0
+        if version == 4 and length >= IPV4_HEADER:
+            peer = self._lookup(bytes(buffer[16:20]))
+        elif version == 6 and length >= IPV6_HEADER:
+            peer = self._lookup(bytes(buffer[24:40]))
+        else:
+            self._state.drops[Drop.BAD_PACKET] += 1
+            return None
+        if peer is None:
+            self._state.drops[Drop.NO_ROUTE] += 1
+            return None
+        if peer.endpoint is None:
+            self._state.drops[Drop.NO_ENDPOINT] += 1
+            return None
+        keypair = peer.keypairs.current
+        if keypair is None or peer.staged or not keypair.may_send(now):
+            self._stage(peer, bytes(buffer[:length]))
+            self.send_staged(peer, now)
+            return None
+        return self._seal(peer, keypair, buffer, length, now)
+
+    def _stage(self, peer: Peer, packet: bytes) -> None:
+        if len(peer.staged) == peer.staged.maxlen:
+            self._state.drops[Drop.STAGING_FULL] += 1  # the oldest falls out
+        peer.staged.append(packet)
+
+    def send_staged(self, peer: Peer, now: float) -> None:
+        """Send what waits for a session, or start a handshake for it."""
+        while peer.staged:
+            keypair = peer.keypairs.current
+            if keypair is None or not keypair.may_send(now):
+                self._handshakes.initiate(peer, now)
+                return
+            packet = peer.staged.popleft()
+            room = memoryview(bytearray(packet) + bytearray(PADDING))
+            self._post(self._seal(peer, keypair, room, len(packet), now))
+
+    def send_keepalive(self, peer: Peer, now: float) -> None:
+        """An empty data packet, or what is staged; a handshake where there is no session."""
+        if peer.staged:
+            self.send_staged(peer, now)
+            return
+        keypair = peer.keypairs.current
+        if keypair is None or not keypair.may_send(now):
+            self._handshakes.initiate(peer, now)
+        elif peer.endpoint is not None:
+            self._post(self._seal(peer, keypair, memoryview(bytearray(PADDING)), 0, now))
+
+    def _post(self, datagram: tuple[Endpoint, memoryview]) -> None:
+        self._state.outbox.append((datagram[0], bytes(datagram[1])))
+
+    def _seal(
+        self, peer: Peer, keypair: Keypair, buffer: memoryview, length: int, now: float
+    ) -> tuple[Endpoint, memoryview]:
+        padded = length
+        if length % PADDING:
+            padded = length + -length % PADDING
+            if padded > self._state.mtu:
+                padded = max(length, self._state.mtu)
+            buffer[length:padded] = bytes(padded - length)
+        counter = keypair.send_counter
+        keypair.send_counter = counter + 1
+        end = _HEADER + padded + TAG_SIZE
+        _pack_header(self._sealed, 0, TYPE_DATA, keypair.remote_index, counter)
+        keypair.seal(_nonce(counter), buffer[:padded], None, self._sealed[_HEADER:end])
+        peer.tx_bytes += end
+        timers = peer.timers
+        if length:
+            timers.data_sent(now)
+        timers.authenticated_sent(now)
+        if counter >= REKEY_AFTER_MESSAGES or (keypair.initiator and now - keypair.created >= REKEY_AFTER_TIME):
+            self._handshakes.initiate(peer, now)
+        assert peer.endpoint is not None
+        return peer.endpoint, self._sealed[:end]
+
+    def open(self, data: memoryview, endpoint: Endpoint, now: float) -> memoryview | None:
+        """The IP packet in a data message; None for a keepalive and for what was dropped."""
+        drops = self._state.drops
+        size = len(data)
+        if size < MIN_DATA_SIZE:
+            drops[Drop.MALFORMED] += 1
+            return None
+        _, index, counter = _unpack_header(data)
+        keypair = self._state.sessions.get(index)
+        if keypair is None:
+            drops[Drop.UNKNOWN_INDEX] += 1
+            return None
+        if now - keypair.created >= REJECT_AFTER_TIME or counter >= REJECT_AFTER_MESSAGES:
+            drops[Drop.EXPIRED] += 1
+            return None
+        plain = self._opened[: size - MIN_DATA_SIZE]
+        try:
+            keypair.unseal(_nonce(counter), data[_HEADER:], None, plain)
+        except InvalidTag:
+            drops[Drop.BAD_TAG] += 1
+            return None
+        if not keypair.window.accept(counter):
+            drops[Drop.REPLAYED] += 1
+            return None
+        peer = keypair.peer
+        self._authenticated(peer, keypair, endpoint, now)
+        peer.rx_bytes += size
+        if size == MIN_DATA_SIZE:
+            return None
+        peer.timers.data_received(now)
+        return self._check_inner(peer, plain)
+
+    def _authenticated(self, peer: Peer, keypair: Keypair, endpoint: Endpoint, now: float) -> None:
+        if endpoint != peer.endpoint:
+            peer.endpoint = endpoint
+        peer.timers.authenticated_received(now)
+        keypairs = peer.keypairs
+        if keypair is keypairs.next:
+            self._state.forget(keypairs.confirm(keypair) or [])
+            self._handshakes.complete(peer, now)
+            self.send_staged(peer, now)
+        elif (
+            keypair.initiator
+            and now - keypair.created >= RECEIVING_REKEY_AGE
+            and keypair is keypairs.current
+            and not peer.sent_last_minute_handshake
+        ):
+            peer.sent_last_minute_handshake = True
+            self._handshakes.initiate(peer, now)
+
+    def _check_inner(self, peer: Peer, plain: memoryview) -> memoryview | None:
+        """The packet without its padding, if its source address is the peer's to use."""
+        size = len(plain)
+        version = plain[0] >> 4
+        if version == 4 and size >= IPV4_HEADER:
+            length = plain[2] << 8 | plain[3]
+            shortest, source = IPV4_HEADER, bytes(plain[12:16])
+        elif version == 6 and size >= IPV6_HEADER:
+            length = (plain[4] << 8 | plain[5]) + IPV6_HEADER
+            shortest, source = IPV6_HEADER, bytes(plain[8:24])
+        else:
+            self._state.drops[Drop.BAD_PACKET] += 1
+            return None
+        if not shortest <= length <= size:
+            self._state.drops[Drop.BAD_PACKET] += 1
+            return None
+        if self._lookup(source) is not peer:
+            self._state.drops[Drop.WRONG_SOURCE] += 1
+            return None
+        return plain[:length]

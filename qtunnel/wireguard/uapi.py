@@ -1,0 +1,180 @@
+"""The grammar of WireGuard's cross-platform userspace API (wireguard.com/xplatform).
+
+Besides the standard keys these of our own exist, per peer. wg(8) never sends them and ignores them in answers.
+
+| in ``set``                    | meaning |
+| ----------------------------- | ------- |
+| ``epoch=N``                   | labels the ``preshared_key`` of the same operation, 0 to 2^64-1 |
+| ``previous_preshared_key=HEX``| with ``preshared_key``: as initiator also try this one on a response |
+| ``previous_epoch=N``          | labels ``previous_preshared_key`` |
+| ``drop_sessions=true``        | forget all sessions, handshakes and staged packets of the peer at once |
+| ``handshake=now``             | start a handshake at once if none was started with the present preshared key |
+
+| in ``get``                    | meaning |
+| ----------------------------- | ------- |
+| ``epoch=N``                   | label of the key pair that sends now; absent where there is none or it has no label |
+| ``epoch_time_sec=S.NS``       | Unix time at which that key pair was made, nine digits behind the point |
+"""
+
+from __future__ import annotations
+
+import binascii
+import errno
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from qtunnel.secret import Secret
+from qtunnel.wireguard.allowed_ips import Prefix
+from qtunnel.wireguard.endpoint import Endpoint, parse_endpoint
+
+MAX_LINE = 1024
+"""Bytes; the longest line of the standard, a key, has under 100."""
+
+KEY_SIZE = 32
+
+
+class UapiError(Exception):
+    """A request that is answered with ``errno=-code``. The text is for the log and holds no value of a key."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Scope(Enum):
+    DEVICE = "device"
+    PEER = "peer"
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedIpChange:
+    """A prefix to add, or to remove (``allowed_ip=-...``)."""
+
+    prefix: Prefix
+    add: bool
+
+
+ScopeIndex = Callable[[str], int]
+
+
+def _invalid(text: str) -> UapiError:
+    return UapiError(errno.EINVAL, text)
+
+
+def _raw_key(value: bytes) -> bytes:
+    if len(value) != 2 * KEY_SIZE:
+        raise _invalid("a key has 64 hexadecimal digits")
+    try:
+        return binascii.unhexlify(value)
+    except binascii.Error:
+        raise _invalid("a key has 64 hexadecimal digits") from None
+
+
+def _public(value: bytes, _: ScopeIndex) -> bytes:
+    return _raw_key(value)
+
+
+def _secret(value: bytes, _: ScopeIndex) -> Secret:
+    return Secret(_raw_key(value))
+
+
+def _unsigned(bits: int) -> Callable[[bytes, ScopeIndex], int]:
+    def parse(value: bytes, _: ScopeIndex) -> int:
+        # bytes.isdigit is ASCII only; the length keeps int() from huge numbers
+        if not value.isdigit() or len(value) > 20 or int(value) >= 1 << bits:
+            raise _invalid(f"a number of 0 to {(1 << bits) - 1} is expected")
+        return int(value)
+
+    return parse
+
+
+def _true(value: bytes, _: ScopeIndex) -> bool:
+    if value != b"true":
+        raise _invalid("only 'true' is allowed here")
+    return True
+
+
+def _now(value: bytes, _: ScopeIndex) -> bool:
+    if value != b"now":
+        raise _invalid("only 'now' is allowed here")
+    return True
+
+
+def _version(value: bytes, _: ScopeIndex) -> int:
+    if value != b"1":
+        raise _invalid("the only protocol version is 1")
+    return 1
+
+
+def _endpoint(value: bytes, scope_index: ScopeIndex) -> Endpoint:
+    try:
+        return parse_endpoint(value.decode("ascii"), scope_index)
+    except (ValueError, OSError):
+        raise _invalid("an endpoint is a.b.c.d:port or [v6]:port, numeric") from None
+
+
+def _allowed_ip(value: bytes, _: ScopeIndex) -> AllowedIpChange:
+    text = value.decode("ascii", "replace")
+    add = not text.startswith("-")
+    address, slash, length = text.removeprefix("-").partition("/")
+    try:
+        packed = ipaddress.ip_address(address).packed
+        if "%" in address or (slash and not (length.isascii() and length.isdigit() and len(length) <= 3)):
+            raise ValueError(text)
+        return AllowedIpChange(Prefix.masked(packed, int(length) if slash else len(packed) * 8), add)
+    except ValueError:
+        raise _invalid("an allowed IP is address/length") from None
+
+
+_U64 = _unsigned(64)
+
+KEYS: dict[str, tuple[Scope, Callable[[bytes, ScopeIndex], Any]]] = {
+    "private_key": (Scope.DEVICE, _secret),
+    "listen_port": (Scope.DEVICE, _unsigned(16)),
+    "fwmark": (Scope.DEVICE, _unsigned(32)),
+    "replace_peers": (Scope.DEVICE, _true),
+    "public_key": (Scope.PEER, _public),
+    "update_only": (Scope.PEER, _true),
+    "remove": (Scope.PEER, _true),
+    "preshared_key": (Scope.PEER, _secret),
+    "endpoint": (Scope.PEER, _endpoint),
+    "persistent_keepalive_interval": (Scope.PEER, _unsigned(16)),
+    "replace_allowed_ips": (Scope.PEER, _true),
+    "allowed_ip": (Scope.PEER, _allowed_ip),
+    "protocol_version": (Scope.PEER, _version),
+    "epoch": (Scope.PEER, _U64),
+    "previous_preshared_key": (Scope.PEER, _secret),
+    "previous_epoch": (Scope.PEER, _U64),
+    "drop_sessions": (Scope.PEER, _true),
+    "handshake": (Scope.PEER, _now),
+}
+"""Every key of ``set``: where it stands and what its value is."""
+
+
+def parse_assignment(line: bytes, scope_index: ScopeIndex) -> tuple[str, Scope, Any]:
+    """One ``key=value`` line of ``set``: the key, its scope and the typed value. Raises ``UapiError``."""
+    name, equals, value = line.partition(b"=")
+    if not equals:
+        raise UapiError(errno.EPROTO, "a line without '='")
+    key = name.decode("ascii", "replace")
+    entry = KEYS.get(key)
+    if entry is None:
+        raise _invalid(f"unknown key {key[:40]!r}")
+    scope, parse = entry
+    try:
+        return key, scope, parse(value, scope_index)
+    except UapiError as error:
+        raise UapiError(error.code, f"{key}: {error}") from None
+
+
+def format_prefix(prefix: Prefix) -> str:
+    """``address/length``."""
+    return f"{ipaddress.ip_address(prefix.network)}/{prefix.length}"
+
+
+def format_errno(code: int) -> bytes:
+    """The end of an answer; 0 is success, others go out negative as wg(8) wants them."""
+    return f"errno={-code}\n\n".encode()
