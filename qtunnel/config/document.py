@@ -138,6 +138,7 @@ class _Reader:
     def __init__(self, yaml: Any) -> None:
         self.constructor = yaml.constructor
         self.findings: list[Finding] = []
+        self.faulty: list[Location] = []
         self.count = 0
         self.open: set[int] = set()
 
@@ -151,9 +152,12 @@ class _Reader:
         if len(path) > MAX_DEPTH:
             raise ConfigError(f"nested more than {MAX_DEPTH} levels deep")
         own, of_key = node.start_mark, (key or node).start_mark
+        if key is not None and isinstance(node, ScalarNode) and node.value == "" and not node.style:
+            own = key.end_mark  # nothing is written; ruamel points at what comes next
         built = Node(path, own.line + 1, own.column + 1, of_key.line + 1, of_key.column + 1, None)
         if id(node) in self.open:
             self.find(key or node, path, "an alias inside the value that it stands for")
+            self.faulty.append(path)
             return built
         self.open.add(id(node))
         if isinstance(node, MappingNode):
@@ -189,6 +193,7 @@ class _Reader:
             except (YAMLError, ValueError, ArithmeticError):
                 return str(node.value)
         self.find(node, path, f"the tag {tag} is not supported; write the plain value")
+        self.faulty.append(path)
         return None
 
 
@@ -244,8 +249,8 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path}:{line}:{column}: not UTF-8 text; save the file as UTF-8") from None
 
 
-def parse(text: str, name: str) -> tuple[Node, list[Finding]]:
-    """The tree of a YAML text and what is wrong with it (keys given twice, tags).
+def parse(text: str, name: str) -> tuple[Node, list[Finding], list[Location]]:
+    """The tree of a YAML text, what is wrong with it (keys given twice, tags), and which places hold no usable value.
 
     Raises ``ConfigError`` where there is no tree to go on with: a syntax error, an empty file, not a mapping.
     """
@@ -269,4 +274,4 @@ def parse(text: str, name: str) -> tuple[Node, list[Finding]]:
             f"{name}:{tree.line}:{tree.column}: must be a mapping (lines of 'key: value'), "
             f"not {'a list' if isinstance(tree.value, list) else 'a single value'}"
         )
-    return tree, reader.findings
+    return tree, reader.findings, reader.faulty

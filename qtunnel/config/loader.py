@@ -43,8 +43,10 @@ def load(
     ``directory`` added. Raises ``ConfigError`` with one line per finding.
     """
     path = Path(path)
-    tree, findings = parse(read_text(path), str(path))
+    tree, findings, unusable = parse(read_text(path), str(path))
     shared = {"document": tree.plain(), **(context or {}), "directory": Path(os.path.abspath(path)).parent}
+    for where in sorted(unusable, key=_depth, reverse=True):
+        _take_out(tree, where, None)
     result, faulty = _validate(tree, model, shared)
     findings += faulty
     if result is not None:
@@ -128,10 +130,10 @@ def _finding(problem: Problem, tree: Node) -> Finding:
     node = tree
     original: Location = ()
     line, column = tree.line, tree.column
-    for step in problem.where:
+    for index, step in enumerate(problem.where):
         child = node.child(step)
         if child is None:
-            original = (*node.path, step)
+            original = (*node.path, *problem.where[index:])
             break
         node = child
         original = node.path
@@ -150,7 +152,9 @@ def _resolved(value: Any, context: dict[str, Any]) -> Any:
             new = _resolved(old, context)
             if new is not old:
                 changes[name] = new
-        return value.model_copy(update=changes) if changes else value
+        copied = value.model_copy(update=changes) if changes else value
+        copied.model_fields_set.intersection_update(value.model_fields_set)  # a resolved default is still a default
+        return copied
     if isinstance(value, Path):
         return value if value.is_absolute() else resolve(value, context)
     if type(value) is dict:

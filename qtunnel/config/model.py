@@ -61,7 +61,7 @@ PairingFile = Annotated[
 
 
 class NodeConfig(Section):
-    """This gateway. state_dir and control_socket are ``None`` until ``load_config`` puts the defaults in."""
+    """This gateway. Where state_dir and control_socket are left out, ``load_config`` puts the defaults in."""
 
     name: Name = Field(examples=["alice"])
     identity: IdentityFile = Field(examples=["alice.identity"])
@@ -147,6 +147,10 @@ def _driver(name: Any, installed: list[str]) -> registry.Driver:
         raise ProblemsError([Problem(("driver",), str(error))]) from None
 
 
+class _Undeclared(Section):
+    """Stands for the options of a source whose driver is not known; never leaves ``load_config``."""
+
+
 def _peer_sources(value: Any, info: ValidationInfo) -> Any:
     """Each source's options by its driver's ``peer_options``, found through the document's ``key_sources``."""
     if not isinstance(value, dict):
@@ -170,7 +174,8 @@ def _peer_sources(value: Any, info: ValidationInfo) -> Any:
             own = declared[name]
             driver = _driver(own.get("driver") if isinstance(own, dict) else None, registry.names())
         except ProblemsError:
-            continue  # reported where the source is declared
+            result[name] = _Undeclared()  # reported where the source is declared; it still counts as one
+            continue
         try:
             result[name] = _foreign(driver.peer_options, raw or {}, info.context, "driver")
         except ProblemsError as failure:

@@ -127,7 +127,7 @@ def quoted(value: Any, where: Location) -> str:
 
 
 _KINDS = {
-    "string_type": "text; put it in quotes",
+    "string_type": "text, in quotes where it looks like a number",
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
@@ -237,10 +237,10 @@ def problems_of(failure: ValidationError, model: type[BaseModel], tree: Node, pr
         if isinstance(cause, ProblemsError):
             found += [replace(item, where=(*prefix, *where, *item.where)) for item in cause.found]
         else:
-            at_key = error["type"] == "extra_forbidden"
+            at_key = error["type"] == "extra_forbidden" or error["loc"][-1:] == ("[key]",)
             what = _one(error, where, model)
             if where in plain and what not in plain[where].what:  # the members of a union
-                what = f"{plain[where].what}; or {what.rpartition('; ')[2]}"
+                what = f"{plain[where].what}, or {what.removeprefix(_is(error.get('input'), where))}"
             example = example_of(field_at(model, where)) if error["type"] == "missing" else None
             plain[where] = Problem((*prefix, *where), what, at_key=at_key, example=example)
     return found + list(plain.values())

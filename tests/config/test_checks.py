@@ -1,0 +1,178 @@
+"""What no single field can tell."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from qtunnel.cli.check import check
+from qtunnel.config import load_config, warnings
+from qtunnel.config.model import Config
+from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
+from tests.config.conftest import MINIMAL, write_secret
+
+Errors = Callable[[str | bytes], list[str]]
+OFF = MINIMAL[: MINIMAL.index("key_sources:")] + MINIMAL[MINIMAL.index("peers:") : MINIMAL.index("    qkd:")]
+
+
+def qkd(text: str) -> str:
+    """The minimal file with this in the place of its ``qkd``."""
+    return MINIMAL[: MINIMAL.index("    qkd:")] + "    " + text + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (OFF, ["8:5: peers[0].qkd.sources"]),
+        (qkd("qkd: {policy: preferred}"), ["peers[0].qkd.sources: policy is preferred, which needs a key source"]),
+        (
+            qkd("qkd: {policy: off, sources: {metro: {peer_sae_id: b}}}"),
+            ["policy is off, so these would never be"],
+        ),
+        (qkd("qkd: {sources: {metro: {peer_sae_id: b}}, min_sources: 2}"), ["is 2, but there are 1 sources"]),
+        (
+            qkd("qkd: {sources: {metro: {peer_sae_id: b}}, max_age: 131s}"),
+            ["19:56: peers[0].qkd.max_age: is 131s, but a rekey may come only after 132s"],
+        ),
+        (qkd("rekey: {jitter: 51%}\n    qkd: off"), ["peers[0].rekey.jitter: is more than 50%"]),
+        (MINIMAL.replace("name: bob", "name: alice"), ["peers[0].name: is this node's own name"]),
+        (MINIMAL.replace("bob.public", "alice.public"), ["17:13: peers[0].public: is this node's own public file"]),
+        (MINIMAL.replace("bob.public", "bob.identity"), ["this is a secret identity file, not a public one"]),
+        (MINIMAL.replace("alice.identity", "alice.public"), ["node.identity: "]),
+        (
+            MINIMAL.replace("[10.77.0.2/32]", "[10.77.0.2/32, 10.77.0.2]"),
+            ["18:33: peers[0].allowed_ips[1]: this peer has this network already"],
+        ),
+        (
+            MINIMAL.replace("  identity", "  wireguard_port: 51821\n  identity"),
+            ["node.listen[0]: port 51821 is also node.wireguard_port", "node.listen[1]: port 51821"],
+        ),
+        (
+            MINIMAL.replace("  identity", '  listen: ["0.0.0.0:5", "0.0.0.0:5"]\n  identity'),
+            ["3:25: node.listen[1]: stands in the list twice"],
+        ),
+        (
+            MINIMAL.replace("  identity", f"  control_socket: /{'x' * 107}\n  identity"),
+            ["3:19: node.control_socket: the path has 108 bytes"],
+        ),
+    ],
+)
+def test_a_contradiction_is_named(errors_of: Errors, text: str, expected: list[str]) -> None:
+    lines = errors_of(text)
+    assert len(lines) == len(expected), lines
+    for line, part in zip(lines, expected, strict=True):
+        assert part in line
+
+
+def test_qkd_is_given_up_only_where_the_file_says_so(errors_of: Errors, write: Callable[[str], Path]) -> None:
+    (line,) = errors_of(OFF)
+    assert "peers[0].qkd.sources: policy is required" in line
+    assert "set policy: off" in line
+    config = load_config(write(OFF + "    qkd: off\n"), environ={})
+    assert config.peers[0].qkd.policy == "off"
+    assert any("post-quantum only" in line for line in warnings(config))
+
+
+def test_peers_must_differ(errors_of: Errors, write: Callable[[str], Path]) -> None:
+    second = MINIMAL[MINIMAL.index("  - name: bob") :]
+    lines = errors_of(MINIMAL + second)
+    assert [line.split(": ")[1] for line in lines] == ["peers[1].name", "peers[1].public", "peers[1].allowed_ips[0]"]
+    other = second.replace("bob\n", "hub\n").replace("bob.public", "hub.public")
+    assert len(errors_of(MINIMAL + other)) == 1
+    # A wider network is the longest prefix rule's business.
+    assert load_config(write(MINIMAL + other.replace("10.77.0.2/32", "10.77.0.0/24")), environ={}).peer("hub")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_an_open_secret_file_is_an_error_with_its_remedy(site: Path, errors_of: Errors, mode: int) -> None:
+    for name in ("alice.identity", "pki/sae-alice.key"):
+        (site / name).chmod(mode)
+        (line,) = errors_of(MINIMAL)
+        assert f"run: chmod 600 {site / name}" in line
+        (site / name).chmod(0o600)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (base64.b64encode(bytes(31)).decode(), "holds 31 bytes instead of 32"),
+        (base64.b64encode(bytes(33)).decode(), "holds 33 bytes instead of 32"),
+        ("not base64!", "is not base64; make one with"),
+        ("", "holds 0 bytes"),
+    ],
+)
+def test_a_pairing_secret_has_its_size(site: Path, errors_of: Errors, content: str, expected: str) -> None:
+    write_secret(site / "p", content)
+    (line,) = errors_of(MINIMAL.replace("public: bob.public", "public: bob.public\n    pairing_secret: p"))
+    assert expected in line
+    assert not content or content not in line
+
+
+def test_a_good_pairing_secret_is_taken(write: Callable[[str], Path]) -> None:
+    path = write(MINIMAL.replace("public: bob.public", "public: bob.public\n    pairing_secret: ministry.pairing"))
+    assert load_config(path, environ={}).peers[0].pairing_secret == path.parent / "ministry.pairing"
+
+
+def test_missing_files_say_how_to_get_them(site: Path, errors_of: Errors) -> None:
+    for name, remedy in {
+        "alice.identity": "qtunnel identity new FILE",
+        "bob.public": "qtunnel identity show FILE",
+        "pki/ca.pem": f"{site / 'pki/ca.pem'} (relative paths start at {site})",
+    }.items():
+        content = (site / name).read_bytes()
+        (site / name).unlink()
+        (line,) = errors_of(MINIMAL)
+        assert "no such file" in line
+        assert remedy in line
+        write_secret(site / name, content.decode())
+
+
+def test_a_directory_or_a_pipe_is_no_file(site: Path, errors_of: Errors) -> None:
+    (site / "d").mkdir()
+    os.mkfifo(site / "f", 0o600)
+    for name in ("d", "f"):
+        (line,) = errors_of(MINIMAL.replace("pki/ca.pem", name))
+        assert "not a regular file" in line
+        (line,) = errors_of(MINIMAL.replace("pki/sae-alice.key", name))
+        assert "not a regular file" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (qkd("qkd: {sources: {metro: {peer_sae_id: b}}, on_expiry: pqc-only}"), "pqc-only lets traffic go on"),
+        (qkd("qkd: off"), "key source metro: no peer uses it"),
+        (MINIMAL.replace("10.77.0.2/32", "10.77.0.1/32"), "this gateway's own tunnel address"),
+        (qkd("qkd: {sources: {metro: {peer_sae_id: b}}, max_age: 3m}"), "no time for a second try"),
+    ],
+)
+def test_what_may_surprise_is_a_warning(write: Callable[[str], Path], text: str, expected: str) -> None:
+    assert any(expected in line for line in warnings(load_config(write(text), environ={})))
+
+
+def test_the_policy_in_the_handshakes_terms(write: Callable[[str], Path]) -> None:
+    text = qkd("qkd: {policy: preferred, chain: required, sources: {metro: {peer_sae_id: b}}}")
+    config: Config = load_config(write(text))
+    assert config.peer("bob").policy == Policy(QkdPolicy.PREFERRED, 1, ChainPolicy.REQUIRED)
+
+
+def test_check_prints_every_error_and_exits_with_2(write: Callable[[str], Path]) -> None:
+    path = write(MINIMAL.replace("name: alice", "name: a b").replace("qt0", "a/b"))
+    result = CliRunner().invoke(check, [str(path)])
+    assert result.exit_code == 2
+    assert "node.name" in result.stderr
+    assert "tunnel.interface" in result.stderr
+    assert "2 errors" in result.stderr
+    assert result.stdout == ""
+
+
+def test_check_opens_the_key_sources(write: Callable[[str], Path]) -> None:
+    result = CliRunner().invoke(check, [str(write(MINIMAL))])
+    assert result.exit_code == 2
+    assert "key_sources.metro: " in result.stderr
+    assert "ca.pem" in result.stderr
