@@ -1,0 +1,52 @@
+"""The service unit, as systemd itself reads it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNIT = Path(__file__).parents[1] / "systemd" / "qtunnel@.service"
+PROGRAM = "/usr/bin/qtunnel"
+
+
+def verify(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """What ``systemd-analyze verify`` says of the unit, with a program that is there in the place of qtunnel."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze (Debian package systemd)")
+    (directory / UNIT.name).write_text(text.replace(PROGRAM, shutil.which("true") or "/bin/true"))
+    return subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(directory / "qtunnel@alice.service")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    result = verify(tmp_path, UNIT.read_text())
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+
+
+def test_the_verification_can_fail(tmp_path: Path) -> None:
+    result = verify(tmp_path, UNIT.read_text().replace("LimitCORE=0", "LimitKERN=0"))
+    assert "LimitKERN" in result.stderr
+
+
+def settings() -> dict[str, str]:
+    lines = [line for line in UNIT.read_text().splitlines() if "=" in line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_what_the_unit_promises() -> None:
+    unit = settings()
+    assert unit["Type"] == "notify"
+    assert unit["ExecStart"] == f"{PROGRAM} run --config /etc/qtunnel/%i.yaml"
+    assert unit["LimitCORE"] == "0"
+    assert unit["CapabilityBoundingSet"] == unit["AmbientCapabilities"] == "CAP_NET_ADMIN"
+    # One instance that stops must not take the control sockets of the others.
+    assert (unit["RuntimeDirectory"], unit["RuntimeDirectoryPreserve"]) == ("qtunnel", "yes")
+    assert unit["StateDirectory"] == "qtunnel/%i"
