@@ -202,13 +202,20 @@ def _demanding(peer_id: str) -> type[ssl.SSLObject]:
 
 def _telling(refused: Callable[[str], None]) -> type[ssl.SSLObject]:
     class TellingSSLObject(ssl.SSLObject):
+        failure: ssl.SSLError | None = None
+
         def do_handshake(self) -> None:
+            if self.failure is not None:
+                raise self.failure
             try:
                 super().do_handshake()
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
                 raise
             except ssl.SSLError as error:
                 refused(explain(error) or "TLS failed")
-                raise
+                # asyncio drops the connection at an error, and with it the alert that tells the client why. Asking
+                # for more makes it send the alert first; whatever the client does then ends the handshake.
+                self.failure = error
+                raise ssl.SSLWantReadError from None
 
     return TellingSSLObject

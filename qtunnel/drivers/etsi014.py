@@ -6,7 +6,11 @@ once: a lost answer is an error, and the caller decides whether to ask for anoth
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -32,6 +36,9 @@ from qtunnel.tls import TlsFiles, client_context, explain
 
 KEEPALIVE = 15.0
 """Seconds an idle connection is kept: shorter than servers keep theirs, so that a call never meets one just closed."""
+
+LISTEN_TIME = 1.0
+"""Seconds to wait for the reason of a lost connection; it comes at once or never."""
 
 MAX_BODY = 256 * 1024
 """Bytes of an answer besides the key itself; larger ones are refused unread."""
@@ -146,6 +153,8 @@ class Hub:
             raise
         except Exception as error:
             failure = self._failure(place, call, error)
+            if isinstance(failure, KeySourceUnreachableError) and _was_connected(error):
+                failure = await self._refusal_behind(place, call) or failure
             if failure is None:
                 raise
             raise failure from None
@@ -173,14 +182,36 @@ class Hub:
         if isinstance(error, aiohttp.ClientConnectorDNSError):
             return KeySourceUnreachableError(place, call, "the host name is not found")
         if isinstance(error, aiohttp.ServerDisconnectedError):
-            return KeySourceUnreachableError(
-                place, call, "it closed the connection without an answer (some KMEs do so to a certificate they refuse)"
-            )
+            return KeySourceUnreachableError(place, call, "it closed the connection without an answer")
         if isinstance(error, aiohttp.ClientPayloadError):
             return KeySourceUnreachableError(place, call, "the connection was lost in the middle of the answer")
         if isinstance(error, aiohttp.ClientResponseError | ValueError):
             return KeySourceProtocolError(place, call, "the answer is not HTTP")
         return KeySourceUnreachableError(place, call, _reason(error))
+
+    async def _refusal_behind(self, place: str, call: str) -> KeySourceCertificateError | None:
+        """Whether a lost connection means that the KME refuses our certificate; asks for nothing.
+
+        With TLS 1.3 the refusal comes after the client's handshake and races with the reset that our request causes, so
+        it is often lost. A connection on which we only listen shows it.
+        """
+        url = URL(self.options.url)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LISTEN_TIME):
+                writer = None
+                try:
+                    reader, writer = await asyncio.open_connection(
+                        url.host, url.port, ssl=self._context, server_hostname=self.options.server_hostname or url.host
+                    )
+                    await reader.read(1)
+                except OSError as error:
+                    tls = explain(error)
+                    if tls is not None:
+                        return KeySourceCertificateError(place, call, tls + self._remedy(tls))
+                finally:
+                    if writer is not None:
+                        writer.transport.abort()
+        return None
 
     def _remedy(self, said: str) -> str:
         if "another host name" in said or "another IP address" in said:
@@ -267,11 +298,18 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
     return bytes(body)
 
 
+def _was_connected(error: Exception) -> bool:
+    """Whether the connection was there before it was lost."""
+    return isinstance(error, aiohttp.ClientConnectionError) and not isinstance(error, aiohttp.ClientConnectorError)
+
+
 def _reason(error: Exception) -> str:
-    """The operating system's words, without the address that the place has already."""
-    inner = getattr(error, "os_error", error)
-    said = inner.strerror if isinstance(inner, OSError) and inner.strerror else "connection failed"
-    return answers.clean(said)
+    """The operating system's words, without the address, which stands in front of them already."""
+    inner: BaseException = getattr(error, "os_error", error)
+    known = inner.errno if isinstance(inner, OSError) else None
+    # Where several addresses of a name fail, their errors stand in one text.
+    numbers = {known} if known else {int(number) for number in re.findall(r"\[Errno (\d+)\]", str(inner))}
+    return ", ".join(sorted(os.strerror(number).lower() for number in numbers)) or "the connection failed"
 
 
 def _open(name: str, options: Options) -> Hub:
