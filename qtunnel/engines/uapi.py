@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -11,7 +12,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qtunnel.constants import UAPI_DIRECTORY
@@ -50,6 +51,14 @@ def interface_exists(name: str) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The key that an engine has which cannot change a peer; epoch: ``None`` for a random one."""
+
+    psk: Secret
+    epoch: int | None
+
+
 class UapiEngine:
     """Drives ``qtunnel wg``, wireguard-go or boringtun; one instance per interface, may be started again after stop."""
 
@@ -76,8 +85,10 @@ class UapiEngine:
         self._random_bytes = random_bytes
         self._child: ChildProcess | None = None
         self._made_interface = False
+        self._listen_port = 0
         self._peers: dict[bytes, PeerSpec] = {}
         self._ledgers: dict[bytes, EpochLedger] = {}
+        self._held: dict[bytes, _Held] = {}
 
     @property
     def name(self) -> str:
@@ -104,8 +115,7 @@ class UapiEngine:
                 f"the old one (ip link del {self._interface})"
             )
         await self._clear_socket()
-        self._peers.clear()
-        self._ledgers.clear()
+        self._forget_all()
         self._child = ChildProcess(command, self._program.full_environment(), self._log_line)
         await self._child.start()
         try:
@@ -192,8 +202,7 @@ class UapiEngine:
         if child is None:
             return
         await child.stop()
-        self._peers.clear()
-        self._ledgers.clear()
+        self._forget_all()
         # A killed engine leaves its socket file behind; after it ended nobody else's can be there but a live one's.
         if self._socket.is_socket() and not await self._client.answers():
             with contextlib.suppress(OSError):
@@ -216,18 +225,28 @@ class UapiEngine:
         if not 0 <= listen_port <= MAX_PORT:
             raise self._error(f"a UDP port is 0 to {MAX_PORT}, not {listen_port}")
         self._check_key(private_key, "private key")
-        try:
-            await self._client.set([("private_key", private_key), ("listen_port", listen_port)])
-        except EngineError as error:
-            if "EADDRINUSE" in str(error):
-                raise self._port_taken(listen_port) from None
-            raise
+        if listen_port not in (0, self._listen_port):
+            self._check_port(listen_port)
+        await self._client.set([("private_key", private_key), ("listen_port", listen_port)])
+        self._listen_port = listen_port
 
-    def _port_taken(self, port: int) -> EngineError:
-        return self._error(
-            f"UDP port {port} is taken by another program (ss -lunp 'sport = {port}' names it); "
-            "choose another under node.wireguard_port"
-        )
+    def _check_port(self, port: int) -> None:
+        """Look before the engine does: wireguard-go binds at link-up only, and then tells nobody but its log."""
+        for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104  # as engines do
+            try:
+                with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                    if family == socket.AF_INET6:
+                        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                    probe.bind((address, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise self._error(
+                        f"UDP port {port} is taken by another program (ss -lunp 'sport = {port}' names it); "
+                        "choose another under node.wireguard_port"
+                    ) from None
+                if error.errno in (errno.EACCES, errno.EPERM):
+                    raise self._error(f"UDP port {port}: no permission; needs CAP_NET_BIND_SERVICE") from None
+                # Any other error is a host without this address family, which the engine does without as well.
 
     async def set_peer(self, peer: PeerSpec) -> None:
         if peer.public_key not in self._peers:
@@ -237,13 +256,12 @@ class UapiEngine:
         elif self._program.updates:
             await self._client.set([*_existing(peer.public_key), *_peer_lines(peer)])
         else:
-            await self._replace_blocked(peer)
+            await self._add_again(peer)
         self._peers[peer.public_key] = peer
 
     async def remove_peer(self, public_key: bytes) -> None:
         await self._client.set([("public_key", public_key.hex()), ("remove", "true")])
-        self._peers.pop(public_key, None)
-        self._ledgers.pop(public_key, None)
+        self._forget(public_key)
 
     async def set_endpoint(self, public_key: bytes, endpoint: Endpoint) -> None:
         try:
@@ -253,7 +271,7 @@ class UapiEngine:
         if self._program.updates:
             await self._client.set([*_existing(public_key), ("endpoint", format_endpoint(endpoint))])
         else:
-            await self._replace_blocked(peer)
+            await self._add_again(peer)
         self._peers[public_key] = peer
 
     async def set_psk(
@@ -280,6 +298,7 @@ class UapiEngine:
             self._ledgers[public_key].blocked()
         await self._client.set(lines)
         self._ledgers[public_key].installed(epoch, self._clock())
+        self._hold(public_key, psk, epoch)
 
     async def block(self, public_key: bytes, psk: Secret) -> None:
         peer = self._known(public_key)
@@ -289,6 +308,7 @@ class UapiEngine:
         else:
             await self._client.set(await self._replaced(peer, psk))
         self._ledgers[public_key].blocked()
+        self._hold(public_key, psk, None)
 
     async def _replaced(self, peer: PeerSpec, psk: Secret) -> list[Line]:
         """Removes the peer, which drops its sessions, and adds it again where it roamed to: one operation."""
@@ -297,12 +317,35 @@ class UapiEngine:
             peer = replace(peer, endpoint=now.endpoint)
         return [("public_key", peer.public_key.hex()), ("remove", "true"), *_added(peer, psk)]
 
-    async def _replace_blocked(self, peer: PeerSpec) -> None:
-        """Change what an engine cannot change: the engine never tells a key back, so the peer is blocked after it."""
-        with Secret.random(self._random_bytes, KEY_SIZE) as psk:
-            remove: list[Line] = [("public_key", peer.public_key.hex()), ("remove", "true")]
-            await self._client.set(remove + _added(peer, psk))
-        self._ledgers[peer.public_key].blocked()
+    async def _add_again(self, peer: PeerSpec) -> None:
+        """Change what an engine cannot change in a peer that is there: its sessions end, its key stays."""
+        held = self._held.get(peer.public_key)
+        if held is None:
+            held = _Held(Secret.random(self._random_bytes, KEY_SIZE), None)
+        remove: list[Line] = [("public_key", peer.public_key.hex()), ("remove", "true")]
+        await self._client.set(remove + _added(peer, held.psk))
+        ledger = self._ledgers[peer.public_key]
+        ledger.blocked()
+        if held.epoch is not None:
+            ledger.installed(held.epoch, self._clock())
+
+    def _hold(self, public_key: bytes, psk: Secret, epoch: int | None) -> None:
+        if not self._program.updates:
+            held, self._held[public_key] = self._held.get(public_key), _Held(psk.copy(), epoch)
+            if held is not None:
+                held.psk.wipe()
+
+    def _forget(self, public_key: bytes) -> None:
+        self._peers.pop(public_key, None)
+        self._ledgers.pop(public_key, None)
+        held = self._held.pop(public_key, None)
+        if held is not None:
+            held.psk.wipe()
+
+    def _forget_all(self) -> None:
+        self._listen_port = 0
+        for public_key in tuple(self._peers):
+            self._forget(public_key)
 
     async def stats(self) -> dict[bytes, PeerStats]:
         device = await self._client.get()
