@@ -27,6 +27,9 @@ MAX_SIZE = 1 << 20
 MAX_NODES = 200_000
 """Values after aliases are expanded, so that a few lines of nested aliases cannot fill the memory."""
 
+MAX_NUMBER = 100
+"""Characters of a number; a longer one is taken as text, as Python itself refuses to print huge integers."""
+
 MAX_DEPTH = 40
 """Levels of nesting; a configuration needs seven."""
 
@@ -187,11 +190,13 @@ class _Reader:
         tag = str(node.tag).removeprefix("tag:yaml.org,2002:")
         if tag in ("str", "timestamp"):
             return str(node.value)
-        if tag in ("int", "float", "bool", "null"):
+        if tag in ("int", "float", "bool", "null") and len(node.value) <= MAX_NUMBER:
             try:
                 return self.constructor.construct_object(node)
             except (YAMLError, ValueError, ArithmeticError):
                 return str(node.value)
+        if tag in ("int", "float"):
+            return str(node.value)
         self.find(node, path, f"the tag {tag} is not supported; write the plain value")
         self.faulty.append(path)
         return None

@@ -208,6 +208,16 @@ class QkdConfig(Section):
         return {"policy": value} if isinstance(value, str) else value
 
 
+def _off(value: object) -> object:
+    return None if value == "off" else value
+
+
+Keepalive = Annotated[
+    Annotated[Duration, at_least(1, "WireGuard's smallest; the usual is 25s")] | None, BeforeValidator(_off)
+]
+"""Seconds, or ``off``."""
+
+
 class PeerConfig(Section):
     """One peer. persistent_keepalive in seconds, ``None`` for off."""
 
@@ -217,7 +227,7 @@ class PeerConfig(Section):
     wireguard_port: Port = DEFAULT_WIREGUARD_PORT
     handshake_port: Port = DEFAULT_HANDSHAKE_PORT
     allowed_ips: tuple[AllowedNetwork, ...] = Field(min_length=1, examples=[["10.77.0.2/32"]])
-    persistent_keepalive: Annotated[Duration, at_least(1, "WireGuard's smallest; the usual is 25s")] | None = None
+    persistent_keepalive: Keepalive = None
     rekey: RekeyConfig = RekeyConfig()
     kem: Literal["ml-kem-1024", "ml-kem-768"] = "ml-kem-1024"
     cipher: Literal["chacha20-poly1305", "aes-256-gcm"] = "chacha20-poly1305"

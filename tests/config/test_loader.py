@@ -35,6 +35,12 @@ def test_a_minimal_file_has_the_defaults(write: Callable[[str], Path]) -> None:
     assert (peer.qkd.policy, peer.qkd.on_expiry, peer.endpoint) == ("required", "block", None)
 
 
+def test_a_keepalive_is_off_or_a_duration(write: Callable[[str], Path]) -> None:
+    for text, expected in (("off", None), ("25s", 25.0)):
+        path = write(MINIMAL.replace("public: bob.public", f"public: bob.public\n    persistent_keepalive: {text}"))
+        assert load_config(path, environ={}).peers[0].persistent_keepalive == expected
+
+
 def test_systemd_says_where_the_state_goes(write: Callable[[str], Path]) -> None:
     path = write(MINIMAL)
     assert load_config(path, environ={"STATE_DIRECTORY": "/s/one:/s/two"}).node.state_dir == Path("/s/one")
@@ -220,6 +226,13 @@ def test_a_secret_in_the_place_of_its_path_is_not_repeated(errors_of: Errors, se
         assert secret[:12] not in line or len(secret) < 12
     (line,) = errors_of(MINIMAL.replace("pki/sae-alice.key", f"[{secret}]"))
     assert secret not in line
+
+
+@pytest.mark.parametrize("digits", ["9" * 6000, "0x" + "f" * 6000, ".inf", "1e400"])
+def test_a_monstrous_number_is_only_a_wrong_value(errors_of: Errors, digits: str) -> None:
+    (line,) = errors_of(MINIMAL.replace("interface: qt0", f"interface: qt0\n  mtu: {digits}"))
+    assert "tunnel.mtu" in line
+    assert "whole number" in line
 
 
 def test_what_is_quoted_is_short_and_harmless(errors_of: Errors) -> None:
