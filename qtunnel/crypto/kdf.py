@@ -6,8 +6,10 @@ A label is ``qtunnel/v1/`` and the path below; two uses never share one. docs/pr
 from __future__ import annotations
 
 import hashlib
-import hmac
 from enum import Enum
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from qtunnel.secret import Secret
 
@@ -39,24 +41,9 @@ def sha512(*parts: bytes | bytearray | memoryview) -> bytes:
     return state.digest()
 
 
-def extract(salt: Secret | bytes, material: Secret) -> Secret:
-    """HKDF-Extract with SHA-512 (RFC 5869 section 2.2); 64 bytes."""
-    key = salt.reveal() if isinstance(salt, Secret) else salt
-    return Secret(hmac.digest(bytes(key), material.reveal(), "sha512"))
-
-
 def expand(key: Secret, info: bytes, size: int) -> Secret:
     """HKDF-Expand with SHA-512 (RFC 5869 section 2.3); ``size`` is at most 255 * 64 bytes."""
-    if not 0 < size <= 255 * HASH_SIZE:
-        raise ValueError(f"HKDF-Expand gives 1 to {255 * HASH_SIZE} bytes, not {size}")
-    output = bytearray()
-    block = b""
-    for counter in range(1, -(-size // HASH_SIZE) + 1):
-        block = hmac.digest(bytes(key.reveal()), block + info + bytes([counter]), "sha512")
-        output += block
-    result = Secret(memoryview(output)[:size])
-    output[:] = bytes(len(output))
-    return result
+    return Secret(HKDFExpand(hashes.SHA512(), size, info).derive(bytes(key.reveal())))
 
 
 def derive(key: Secret, label: Label, context: bytes, size: int) -> Secret:

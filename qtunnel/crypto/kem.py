@@ -56,9 +56,7 @@ class Kem:
     def encapsulate(self, public: bytes) -> tuple[bytes, Secret]:
         """(ciphertext, 32-byte shared secret); raises ``KemKeyError`` for a key that fails FIPS 203's input check."""
         if len(public) != self.public_key_size:
-            raise KemKeyError(
-                f"{self.name}: a public key has {self.public_key_size} bytes, not {len(public)}"
-            )
+            raise KemKeyError(f"{self.name}: a public key has {self.public_key_size} bytes, not {len(public)}")
         try:
             key = self._public(public)
         except ValueError:

@@ -7,14 +7,18 @@ such as KEM ciphertexts, are the caller's: it hashes what is public and mixes wh
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qtunnel.crypto.aead import CHACHA20_POLY1305, KEY_SIZE, Aead
 from qtunnel.secret import Secret
 
 Bytes = bytes | bytearray | memoryview
+
+_ALGORITHMS: dict[str, hashes.HashAlgorithm] = {"sha512": hashes.SHA512(), "blake2s": hashes.BLAKE2s(32)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,12 @@ class NoiseSuite:
             state.update(part)
         return state.digest()
 
-    def hmac(self, key: Bytes, data: Bytes) -> bytes:
-        return hmac.digest(bytes(key), data, self.hash_name)
+    def hkdf(self, salt: Secret, material: Bytes, outputs: int) -> list[Secret]:
+        """Noise's HKDF (section 4.3): that of RFC 5869 with an empty info, cut into outputs of the hash's size."""
+        algorithm = _ALGORITHMS[self.hash_name]
+        size = self.hash_size
+        stream = HKDF(algorithm, outputs * size, bytes(salt.reveal()), b"").derive(bytes(material))
+        return [Secret(stream[at : at + size]) for at in range(0, outputs * size, size)]
 
 
 BLAKE2S_CHACHAPOLY = NoiseSuite("blake2s", 32, CHACHA20_POLY1305)
@@ -59,16 +67,6 @@ class SymmetricState:
         """h = HASH(h || data)."""
         self.h = self.suite.hash(self.h, data)
 
-    def _hkdf(self, material: Bytes, outputs: int) -> list[Secret]:
-        # section 4.3: HKDF of RFC 5869 with ck as salt and an empty info
-        temp = self.suite.hmac(self._ck.reveal(), material)
-        blocks: list[bytes] = []
-        block = b""
-        for index in range(1, outputs + 1):
-            block = self.suite.hmac(temp, block + bytes([index]))
-            blocks.append(block)
-        return [Secret(block) for block in blocks]
-
     def _set(self, ck: Secret, k: Secret | None) -> None:
         self._ck.wipe()
         self._ck = ck
@@ -81,18 +79,18 @@ class SymmetricState:
 
     def mix_key(self, material: Secret | Bytes) -> None:
         """ck, k = HKDF(ck, material, 2); the nonce starts again at 0."""
-        ck, k = self._hkdf(_view(material), 2)
+        ck, k = self.suite.hkdf(self._ck, _view(material), 2)
         self._set(ck, k)
 
     def mix_chain(self, material: Secret | Bytes) -> None:
         """ck = HKDF(ck, material, 1): WireGuard's and Noise's treatment of a public ``e`` in a PSK handshake
         gives a k that nobody uses; this leaves it out."""
-        (ck,) = self._hkdf(_view(material), 1)
+        (ck,) = self.suite.hkdf(self._ck, _view(material), 1)
         self._set(ck, None)
 
     def mix_key_and_hash(self, material: Secret | Bytes) -> None:
         """ck, temp_h, k = HKDF(ck, material, 3); h = HASH(h || temp_h): the ``psk`` token."""
-        ck, temp_h, k = self._hkdf(_view(material), 3)
+        ck, temp_h, k = self.suite.hkdf(self._ck, _view(material), 3)
         self.mix_hash(temp_h.reveal())
         temp_h.wipe()
         self._set(ck, k)
@@ -119,7 +117,7 @@ class SymmetricState:
 
     def split(self) -> tuple[Secret, Secret]:
         """Two keys of 32 bytes: initiator to responder, responder to initiator (section 5.2, Split)."""
-        first, second = self._hkdf(b"", 2)
+        first, second = self.suite.hkdf(self._ck, b"", 2)
         keys = Secret(first.reveal()[:KEY_SIZE]), Secret(second.reveal()[:KEY_SIZE])
         first.wipe()
         second.wipe()
