@@ -137,7 +137,8 @@ class ControlServer:
             return
         while True:
             try:
-                line = await asyncio.wait_for(reader.readline(), IDLE)
+                async with asyncio.timeout(IDLE):
+                    line = await reader.readline()
             except ValueError:
                 message = f"a request is one line of at most {MAX_REQUEST} bytes"
                 await _write(writer, _refusal("bad-request", message))
@@ -238,7 +239,8 @@ def _refusal(code: ErrorCode, message: str) -> bytes:
 
 async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(data)
-    await asyncio.wait_for(writer.drain(), WRITE_BOUND)
+    async with asyncio.timeout(WRITE_BOUND):  # wait_for of Python 3.11 may swallow the cancellation of ``stop``
+        await writer.drain()
 
 
 # The socket's place in the file system

@@ -104,7 +104,8 @@ class ChildProcess:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), TERM_BOUND)
+                async with asyncio.timeout(TERM_BOUND):
+                    await process.wait()
             except TimeoutError:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
