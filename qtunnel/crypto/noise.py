@@ -67,26 +67,19 @@ class SymmetricState:
         """h = HASH(h || data)."""
         self.h = self.suite.hash(self.h, data)
 
-    def _set(self, ck: Secret, k: Secret | None) -> None:
+    def _set(self, ck: Secret, k: Secret) -> None:
         self._ck.wipe()
         self._ck = ck
-        if k is not None:
-            if self._k is not None:
-                self._k.wipe()
-            self._k = Secret(k.reveal()[:KEY_SIZE])
-            k.wipe()
-            self._counter = 0
+        if self._k is not None:
+            self._k.wipe()
+        self._k = Secret(k.reveal()[:KEY_SIZE])
+        k.wipe()
+        self._counter = 0
 
     def mix_key(self, material: Secret | Bytes) -> None:
         """ck, k = HKDF(ck, material, 2); the nonce starts again at 0."""
         ck, k = self.suite.hkdf(self._ck, _view(material), 2)
         self._set(ck, k)
-
-    def mix_chain(self, material: Secret | Bytes) -> None:
-        """ck = HKDF(ck, material, 1): WireGuard's and Noise's treatment of a public ``e`` in a PSK handshake
-        gives a k that nobody uses; this leaves it out."""
-        (ck,) = self.suite.hkdf(self._ck, _view(material), 1)
-        self._set(ck, None)
 
     def mix_key_and_hash(self, material: Secret | Bytes) -> None:
         """ck, temp_h, k = HKDF(ck, material, 3); h = HASH(h || temp_h): the ``psk`` token."""
