@@ -127,9 +127,7 @@ class Kme:
         slaves = [slave, *asked.additional_slaves]
         self._check_slaves(master, slaves)
         keys = await self._make(asked.number, asked.size, master, slaves)
-        log.info(
-            "key.delivered", call="enc_keys", to=master, slaves=slaves, key_ids=_ids(keys), bits=asked.size
-        )
+        log.info("key.delivered", call="enc_keys", to=master, slaves=slaves, key_ids=_ids(keys), bits=asked.size)
         return _keys_answer(keys)
 
     async def _get_key_by_id(self, request: web.Request) -> web.Response:

@@ -18,7 +18,7 @@ from qtunnel.kme.config import KmeConfig
 from qtunnel.kme.pki import Authority
 from qtunnel.kme.server import running
 from qtunnel.tls import TlsFiles, client_context
-from tests.support.kme import Sae, files, kme_pair, pair_configs, run, until, write_pair
+from tests.support.kme import Sae, answer, broken_server, files, kme_pair, pair_configs, run, until, write_pair
 
 NOT_FOUND = "one or more keys specified are not found on KME"
 
@@ -272,6 +272,31 @@ def test_without_its_partner_a_kme_answers_503_and_recovers(pki: Path) -> None:
                 assert (await alice.ask("POST", "sae-bob/enc_keys", {}))[0] == 200
                 _, body = await alice.ask("GET", "sae-bob/status")
                 assert "partner_problem" not in body["status_extension"]
+
+    run(test)
+
+
+def test_a_key_that_nobody_got_costs_nothing(pki: Path) -> None:
+    async def test() -> None:
+        async with kme_pair(pki, start="a", rate=0.001, max_count=5) as pair:
+            alice = pair.sae("sae-alice")
+            assert (await alice.ask("POST", "sae-bob/enc_keys", {"number": 3}))[0] == 503
+            assert (await alice.ask("GET", "sae-bob/status"))[1]["stored_key_count"] == 5
+
+    run(test)
+
+
+def test_a_connection_lost_under_a_push_is_tried_again(pki: Path) -> None:
+    async def test() -> None:
+        async with (
+            kme_pair(pki, start="") as pair,
+            broken_server(files(pki, "kme-b"), None, answer("200 OK", "{}")) as b,
+        ):
+            assert pair.a.partner is not None
+            partner = pair.a.partner.model_copy(update={"url": f"https://127.0.0.1:{b.port}"})
+            async with running(pair.a.model_copy(update={"partner": partner})):
+                assert (await pair.sae("sae-alice").ask("POST", "sae-bob/enc_keys", {}))[0] == 200
+            assert b.lines == ["POST /link/v1/keys HTTP/1.1"] * 2
 
     run(test)
 
