@@ -76,10 +76,14 @@ class EpochChain:
         return None
 
     def commit(self, new: ChainLink) -> None:
-        """An epoch that both ends have; the one before the previous is wiped."""
-        if self._doubtful is not None and self._doubtful.id != new.id:
-            self._doubtful.secret.wipe()
-        self._doubtful = None
+        """An epoch that both ends have; the one before the previous is wiped.
+
+        A doubtful epoch stays in doubt where it is newer: its commit is still under way.
+        """
+        if self._doubtful is not None and self._doubtful.epoch <= new.epoch:
+            if self._doubtful.id != new.id:
+                self._doubtful.secret.wipe()
+            self._doubtful = None
         self._keep(new)
 
     def _keep(self, new: ChainLink) -> None:

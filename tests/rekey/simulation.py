@@ -90,9 +90,7 @@ class Host:
     notices: list[Notice] = field(default_factory=list)
 
     def count(self, kind: str, **fields: object) -> int:
-        return sum(
-            1 for notice in self.notices if notice.kind == kind and fields.items() <= notice.fields.items()
-        )
+        return sum(1 for notice in self.notices if notice.kind == kind and fields.items() <= notice.fields.items())
 
 
 class Simulation:
@@ -152,13 +150,12 @@ class Simulation:
     def _transmit(self, sender: Host, datagram: bytes) -> None:
         conditions, rng = self.conditions, self.rng
         copies = 2 if rng.random() < conditions.duplicate else 1
-        receiver, node = sender.peer, None
+        receiver = sender.peer
         for _ in range(copies):
             if rng.random() < conditions.loss:
                 continue
             delay = rng.uniform(conditions.least_delay, conditions.most_delay)
             self._at(self.now + delay, lambda: self._deliver(receiver, sender.name, datagram))
-        del node
 
     def _deliver(self, receiver: str, sender: str, datagram: bytes) -> None:
         self.hosts[receiver].node.receive(datagram, sender, self.clock())
@@ -183,6 +180,7 @@ class Simulation:
                     host.notices.append(effect)
 
     def _fetch(self, host: Host, effect: FetchNew | FetchById) -> None:
+        """Ask the KME on behalf of one host."""
         if self.hosts[host.name] is not host:
             return  # it was restarted meanwhile
         if isinstance(effect, FetchNew):

@@ -1,0 +1,70 @@
+"""The epoch chain."""
+
+from __future__ import annotations
+
+import pytest
+
+from qtunnel.errors import SecretWipedError
+from qtunnel.keys.chain import ChainLink, EpochChain, link
+from qtunnel.secret import Secret
+
+
+def of(epoch: int) -> ChainLink:
+    return link(epoch, Secret(bytes([epoch]) * 64), qkd=True)
+
+
+def epochs(chain: EpochChain) -> list[int]:
+    return [held.epoch for held in chain.links]
+
+
+def test_the_last_two_committed_epochs_are_kept_and_older_ones_wiped() -> None:
+    chain, links = EpochChain(), [of(epoch) for epoch in (1, 2, 3)]
+    for one in links:
+        chain.commit(one)
+    assert epochs(chain) == [3, 2]
+    with pytest.raises(SecretWipedError):
+        links[0].secret.reveal()
+
+
+def test_the_newest_common_link_is_chosen() -> None:
+    chain = EpochChain()
+    one, two = of(1), of(2)
+    chain.commit(one)
+    chain.commit(two)
+    assert chain.choose([one.id, two.id]) == two
+    assert chain.choose([one.id]) == one
+    assert chain.choose([of(9).id]) is None
+
+
+def test_the_same_epoch_number_with_another_secret_is_another_link() -> None:
+    assert link(1, Secret(bytes(64)), qkd=True).id != of(1).id
+
+
+def test_an_answer_settles_what_was_in_doubt() -> None:
+    for chosen, left in ((2, [2, 1]), (1, [1])):
+        chain, two = EpochChain(), of(2)
+        chain.commit(of(1))
+        chain.doubt(two)
+        assert epochs(chain) == [2, 1]
+        settled = chain.settle(of(chosen).id)
+        assert epochs(chain) == left
+        assert (settled is two) == (chosen == 2)
+        assert two.secret.wiped == (chosen == 1)
+
+
+def test_an_older_commit_leaves_a_newer_doubt_alone() -> None:
+    chain, three = EpochChain(), of(3)
+    chain.doubt(three)
+    chain.commit(of(2))
+    assert epochs(chain) == [3, 2]
+    chain.commit(three)
+    assert epochs(chain) == [3, 2]
+    assert not three.secret.wiped
+
+
+def test_wipe_forgets_all() -> None:
+    chain, one = EpochChain(), of(1)
+    chain.commit(one)
+    chain.wipe()
+    assert chain.links == []
+    assert one.secret.wiped

@@ -1,0 +1,328 @@
+"""Policies, roles, restarts and faults of the key sources, in the simulation."""
+
+from __future__ import annotations
+
+import pytest
+
+from qtunnel.handshake.fragments import MessageType
+from qtunnel.handshake.suites import SUITES
+from qtunnel.keys.policy import Protection
+from qtunnel.rekey.model import Memory, Now
+from qtunnel.rekey.timing import grow, tai64n
+from qtunnel.secret import Secret
+from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
+from tests.rekey.simulation import Conditions, Simulation
+
+CLEAN = Conditions()
+REQUIRED, PREFERRED, OFF = (Policy(kind) for kind in (QkdPolicy.REQUIRED, QkdPolicy.PREFERRED, QkdPolicy.OFF))
+
+
+def done(simulation: Simulation, number: int = 1) -> None:
+    """Run until that many more rekeys are done."""
+    goal = rekeys(simulation) + number
+    simulation.run_until(lambda: rekeys(simulation) >= goal, limit=4000)
+
+
+def rekeys(simulation: Simulation) -> int:
+    return sum(host.count("rekey.done", role="initiator") for host in simulation.hosts.values())
+
+
+def protection(simulation: Simulation, name: str) -> Protection:
+    host = simulation.hosts[name]
+    return host.node.peers[host.peer].view().protection
+
+
+def reasons(simulation: Simulation, name: str) -> set[object]:
+    return {n.fields["reason"] for n in simulation.hosts[name].notices if n.kind == "rekey.failed"}
+
+
+def test_one_end_initiates_by_rule_and_the_other_answers() -> None:
+    simulation = Simulation(1, CLEAN)
+    done(simulation, 5)
+    higher = max(simulation.hosts, key=lambda name: simulation.hosts[name].node.local.public.id)
+    assert simulation.hosts[higher].count("rekey.done", role="initiator") == 5
+    assert simulation.agreed
+    assert protection(simulation, "a") is Protection.QKD_PQC
+
+
+def test_only_the_end_with_an_endpoint_initiates_at_first() -> None:
+    for name in ("a", "b"):
+        simulation = Simulation(1, CLEAN, has_endpoint=False)
+        other = "b" if name == "a" else "a"
+        simulation.settings[name] = simulation.settings[name].__class__(
+            **{
+                field: getattr(simulation.settings[name], field)
+                for field in simulation.settings[name].__dataclass_fields__
+            }
+            | {"has_endpoint": True}
+        )
+        simulation.start(name)
+        done(simulation, 3)
+        assert simulation.hosts[name].count("rekey.done", role="initiator") == 3
+        assert simulation.hosts[other].count("rekey.done", role="responder") == 3
+
+
+def test_the_other_end_takes_over_when_the_initiator_is_gone() -> None:
+    simulation = Simulation(1, CLEAN)
+    done(simulation)
+    higher = max(simulation.hosts, key=lambda name: simulation.hosts[name].node.local.public.id)
+    lower = "b" if higher == "a" else "a"
+    node = simulation.hosts[higher].node
+    node.peers[lower]._next = None  # as if its schedule had died
+    simulation.run_until(lambda: simulation.hosts[lower].count("rekey.done", role="initiator") >= 2, limit=200)
+    assert simulation.agreed
+
+
+@pytest.mark.parametrize("who", ["a", "b", "ab"])
+@pytest.mark.parametrize("steps", range(0, 60, 3))
+def test_a_restart_at_any_step_ends_in_a_common_epoch(who: str, steps: int) -> None:
+    simulation = Simulation(steps, CLEAN)
+    done(simulation, 2)
+    simulation.run_for(9.0)
+    for _ in range(steps):
+        simulation.step()
+    for name in who:
+        simulation.start(name)
+    before = rekeys(simulation)
+    simulation.run_until(lambda: rekeys(simulation) > before + 1 and simulation.agreed, limit=300)
+
+
+def test_restart_without_any_memory_is_a_lost_replay_time_but_no_deadlock() -> None:
+    simulation = Simulation(1, CLEAN)
+    done(simulation, 3)
+    simulation.hosts["a"].memory = Memory()
+    simulation.start("a")
+    simulation.run_until(lambda: simulation.agreed and rekeys(simulation) > 4, limit=300)
+
+
+def test_simultaneous_starts_are_resolved() -> None:
+    simulation = Simulation(3, Conditions(least_delay=0.2, most_delay=0.2))
+    done(simulation)
+    for _ in range(5):
+        for host in simulation.hosts.values():
+            host.node.rekey_now(host.peer, simulation.clock())
+        done(simulation)
+        assert simulation.agreed
+
+
+@pytest.mark.parametrize("down", ["a", "b"])
+def test_required_blocks_after_max_age_and_comes_back(down: str) -> None:
+    simulation = Simulation(1, CLEAN, max_age=30.0)
+    done(simulation, 2)
+    simulation.kme.down = {down}
+    start = simulation.now
+    simulation.run_for(29.0 - 10.0)
+    assert not any(host.engine.blocked for host in simulation.hosts.values())
+    simulation.run_until(lambda: all(host.engine.blocked for host in simulation.hosts.values()), limit=60)
+    assert simulation.now <= start + 31.0
+    assert {protection(simulation, name) for name in "ab"} == {Protection.BLOCKED}
+    assert reasons(simulation, "a") | reasons(simulation, "b") >= {"qkd-unavailable"}
+    simulation.kme.down = set()
+    simulation.run_until(lambda: simulation.agreed and protection(simulation, "a") is Protection.QKD_PQC, limit=120)
+    assert not any(host.engine.blocked for host in simulation.hosts.values())
+
+
+@pytest.mark.parametrize("down", [{"a"}, {"b"}, {"a", "b"}])
+def test_preferred_goes_on_without_qkd_and_says_so(down: set[str]) -> None:
+    simulation = Simulation(1, CLEAN, policy_a=PREFERRED, policy_b=PREFERRED, max_age=30.0)
+    done(simulation, 2)
+    simulation.kme.down = down
+    simulation.run_for(120.0)
+    assert simulation.agreed
+    for name in "ab":
+        assert protection(simulation, name) is Protection.PQC_ONLY
+        assert simulation.hosts[name].count("protection.changed", after="pqc-only") == 1
+    assert any(simulation.hosts[name].count("source.failed") for name in down)
+    simulation.kme.down = set()
+    simulation.run_for(80.0)
+    assert protection(simulation, "a") is protection(simulation, "b") is Protection.QKD_PQC
+
+
+def test_pqc_only_on_expiry_relaxes_after_max_age_and_not_before() -> None:
+    simulation = Simulation(1, CLEAN, max_age=30.0, pqc_on_expiry=True)
+    done(simulation, 2)
+    installs = simulation.hosts["a"].engine.installs
+    simulation.kme.down = {"a", "b"}
+    simulation.run_for(18.0)
+    assert simulation.hosts["a"].engine.installs == installs
+    simulation.run_for(60.0)
+    for name in "ab":
+        assert simulation.hosts[name].count("policy.relaxed") == 1
+        assert protection(simulation, name) is Protection.PQC_ONLY
+        assert not simulation.hosts[name].engine.blocked
+    simulation.kme.down = set()
+    simulation.run_for(60.0)
+    assert protection(simulation, "a") is Protection.QKD_PQC
+
+
+@pytest.mark.parametrize(("one", "other"), [(REQUIRED, PREFERRED), (PREFERRED, REQUIRED)])
+def test_the_stricter_policy_of_the_two_ends_holds(one: Policy, other: Policy) -> None:
+    simulation = Simulation(1, CLEAN, policy_a=one, policy_b=other)
+    done(simulation)
+    assert protection(simulation, "a") is Protection.QKD_PQC
+    simulation.kme.down = {"a", "b"}
+    before = simulation.hosts["a"].engine.installs
+    simulation.run_for(100.0)
+    assert simulation.hosts["a"].engine.installs == before
+
+
+@pytest.mark.parametrize(("one", "other"), [(REQUIRED, OFF), (OFF, REQUIRED)])
+def test_required_against_off_never_makes_an_epoch_and_both_ends_say_why(one: Policy, other: Policy) -> None:
+    simulation = Simulation(1, CLEAN, policy_a=one, policy_b=other)
+    simulation.run_for(60.0)
+    assert all(host.engine.blocked for host in simulation.hosts.values())
+    assert "qkd-required" in reasons(simulation, "a")
+    assert "qkd-required" in reasons(simulation, "b")
+
+
+def test_off_asks_no_kme() -> None:
+    simulation = Simulation(1, CLEAN, policy_a=OFF, policy_b=OFF)
+    done(simulation, 3)
+    assert simulation.kme.delivered == 0
+    assert protection(simulation, "a") is Protection.PQC_ONLY
+
+
+def test_min_sources_counts() -> None:
+    two = Policy(QkdPolicy.REQUIRED, min_sources=2)
+    simulation = Simulation(1, CLEAN, policy_a=two, policy_b=two, sources=("metro", "backup"))
+    done(simulation, 2)
+    info = simulation.hosts["a"].node.peers["b"].view().installed
+    assert info is not None
+    assert info.sources == ("metro", "backup")
+
+
+def test_a_lying_kme_installs_nothing_and_is_named() -> None:
+    simulation = Simulation(1, CLEAN)
+    simulation.kme.lying = True
+    simulation.run_for(60.0)
+    assert all(host.engine.blocked for host in simulation.hosts.values())
+    assert "key-mismatch" in reasons(simulation, "a") | reasons(simulation, "b")
+
+
+def test_a_dead_peer_does_not_drain_the_kme() -> None:
+    simulation = Simulation(1, CLEAN)
+    done(simulation)
+    simulation.conditions = Conditions(loss=1.0)
+    before = simulation.kme.delivered
+    simulation.run_for(250.0)
+    assert simulation.kme.delivered <= before + 2  # one for each end: both try by now, each with the same key again
+    simulation.conditions = CLEAN
+    done(simulation)
+    assert simulation.agreed
+
+
+def test_a_lost_committed_is_healed_by_the_next_exchange() -> None:
+    simulation = Simulation(5, CLEAN)
+    done(simulation, 2)
+    deliver = simulation._deliver
+
+    def without_committed(receiver: str, sender: str, datagram: bytes) -> None:
+        if datagram[0] != MessageType.COMMITTED:
+            deliver(receiver, sender, datagram)
+
+    simulation._deliver = without_committed  # type: ignore[method-assign]  # a fault for this test only
+    simulation.run_until(lambda: not simulation.agreed, limit=20)  # the responder has an epoch, the initiator not
+    simulation.run_for(15.0)
+    assert not simulation.agreed
+    simulation._deliver = deliver  # type: ignore[method-assign]
+    simulation.run_until(lambda: simulation.agreed, limit=60)
+    done(simulation)
+    info = simulation.hosts["a"].node.peers["b"].view().installed
+    assert info is not None
+    assert info.chained
+
+
+def test_a_restart_resets_the_chain_and_the_next_epoch_has_one_again() -> None:
+    simulation = Simulation(1, CLEAN)
+    done(simulation, 2)
+    simulation.start("a")
+    simulation.run_until(lambda: simulation.agreed and rekeys(simulation) >= 3, limit=60)
+    first = simulation.hosts["a"].node.peers["b"].view().installed
+    assert first is not None
+    assert not first.chained
+    done(simulation)
+    second = simulation.hosts["a"].node.peers["b"].view().installed
+    assert second is not None
+    assert second.chained
+
+
+def test_a_required_chain_refuses_a_peer_that_lost_it() -> None:
+    strict = Policy(QkdPolicy.REQUIRED, chain=ChainPolicy.REQUIRED)
+    simulation = Simulation(1, CLEAN, policy_a=strict, policy_b=strict)
+    done(simulation, 2)
+    simulation.start("a")
+    simulation.run_for(60.0)
+    assert "chain-required" in reasons(simulation, "a") | reasons(simulation, "b")
+    assert simulation.hosts["a"].engine.blocked
+
+
+def test_suites_that_differ_are_named_by_the_responder() -> None:
+    simulation = Simulation(1, CLEAN)
+    simulation.settings["a"] = simulation._settings("b", 1, REQUIRED, {})
+    simulation.suite = SUITES[3]
+    simulation.settings["b"] = simulation._settings("a", 0, REQUIRED, {})
+    for name in "ab":
+        simulation.start(name)
+    simulation.run_for(60.0)
+    assert "suite" in reasons(simulation, "a") | reasons(simulation, "b")
+    assert all(host.engine.blocked for host in simulation.hosts.values())
+
+
+def test_a_clock_set_back_locks_nobody_out() -> None:
+    simulation = Simulation(1, CLEAN)
+    done(simulation, 2)
+    clock = simulation.clock
+    simulation.clock = lambda: Now(clock().mono, clock().unix_ns - 10**18)  # type: ignore[method-assign]  # 31 years
+    done(simulation, 2)
+    for name in "ab":
+        simulation.start(name)
+    done(simulation, 2)
+    assert simulation.agreed
+
+
+def test_replayed_and_reflected_datagrams_change_nothing() -> None:
+    simulation = Simulation(1, CLEAN)
+    sent: list[tuple[str, str, bytes]] = []
+    deliver = simulation._deliver
+
+    def recording(receiver: str, sender: str, datagram: bytes) -> None:
+        sent.append((receiver, sender, datagram))
+        deliver(receiver, sender, datagram)
+
+    simulation._deliver = recording  # type: ignore[method-assign]  # to have something to replay
+    done(simulation, 3)
+    fetched, installs = simulation.kme.delivered, [host.engine.installs for host in simulation.hosts.values()]
+    for receiver, sender, datagram in list(sent):
+        deliver(receiver, sender, datagram)
+        deliver(sender, receiver, datagram)
+    simulation.run_for(0.5)
+    assert simulation.kme.delivered == fetched
+    assert [host.engine.installs for host in simulation.hosts.values()] == installs
+    done(simulation, 2)
+    assert simulation.agreed
+
+
+def test_garbage_never_raises() -> None:
+    simulation = Simulation(1, CLEAN)
+    done(simulation)
+    node = simulation.hosts["a"].node
+    for size in range(0, 1300, 7):
+        node.receive(simulation.rng.randbytes(size), "x", simulation.clock())
+    done(simulation)
+    assert simulation.agreed
+
+
+def test_replay_time_only_grows() -> None:
+    late, early = tai64n(2_000_000_000_000_000_000), tai64n(1_000_000_000_000_000_000)
+    assert grow(late, early) == late
+    assert late < grow(early, late) < grow(early, grow(early, late))
+    assert grow(early, late[:8] + (999_999_999).to_bytes(4, "big"))[8:] == bytes(4)
+
+
+def test_no_effect_shows_a_key() -> None:
+    simulation = Simulation(1, CLEAN)
+    done(simulation)
+    engine = simulation.hosts["a"].engine
+    shown = repr([host.notices for host in simulation.hosts.values()]) + repr(simulation.hosts["a"].node.take_effects())
+    assert engine.psk.hex() not in shown
+    assert repr(Secret(engine.psk)) == "<Secret 32 bytes, redacted>"
