@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import fcntl
 import json
-import logging
 import os
 import socket
 import stat
@@ -32,6 +31,7 @@ from qtunnel.control.messages import (
 )
 from qtunnel.errors import AlreadyRunningError, ControlError, QtunnelError, UnknownPeerError
 from qtunnel.events import Event, EventStream
+from qtunnel.telemetry import log
 
 MAX_CONNECTIONS = 64
 """At once. Enough for every screen that watches one gateway; a leaking script must not eat the daemon's descriptors."""
@@ -50,7 +50,7 @@ MAX_PATH = 107
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
-log = logging.getLogger("qtunnel.control")
+logger = log.get("control")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class ControlServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         pid, uid = peer_credentials(writer.get_extra_info("socket"))
         if uid not in (0, os.geteuid()):
-            log.warning("control.refused uid=%d pid=%d", uid, pid)
+            logger.warning("control.refused", uid=uid, pid=pid)
             await _write(writer, _refusal("forbidden", f"user {uid} may not control this daemon; run as root"))
             return
         if len(self._connections) > MAX_CONNECTIONS:
@@ -172,8 +172,8 @@ class ControlServer:
             raise _RefusedError("failed", str(error)) from None
         except _RefusedError:
             raise
-        except Exception:
-            log.exception("control.failed request=%s", request.request)
+        except Exception as error:
+            logger.defect("control.failed", error, request=request.request)
             raise _RefusedError("internal", "an internal error; the daemon's log has the details") from None
 
     async def _rekey(self, request: Request) -> RekeyOutcome:

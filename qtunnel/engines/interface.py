@@ -127,8 +127,6 @@ class Interface:
         host = ip_network(address)
         if not any(_within(host, network) for network in self._routes):
             return False
-        if host in self._pinned:
-            return True
         async with self._netlink() as netlink:
             index = await self._index(netlink)
             ways = [
@@ -143,7 +141,7 @@ class Interface:
                 )
             best = max(ways, key=lambda route: (route.network.prefixlen, -route.metric))
             if best.network == host:
-                return True  # the administrator's own
+                return True  # pinned before, or the administrator's own
             way: dict[str, Any] = {"dst": str(host), "oif": best.interface}
             way |= {"gateway": best.gateway} if best.gateway is not None else {"scope": LINK_SCOPE}
             with _words(self.config.name, f"host route to the endpoint {address}"):

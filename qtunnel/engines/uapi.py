@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
 import os
 import re
 import socket
@@ -23,6 +22,7 @@ from qtunnel.engines.programs import Program, find
 from qtunnel.engines.uapi_client import Line, UapiClient, UapiPeer
 from qtunnel.errors import EngineError, InterfaceError
 from qtunnel.secret import RandomBytes, Secret
+from qtunnel.telemetry import log
 
 START_BOUND = 15.0
 """Seconds for the socket to answer. A Python engine needs 0.3 s, on a loaded machine with cold caches some seconds."""
@@ -39,7 +39,7 @@ INTERFACE_NAME = re.compile(r"[^\s/:%]{1,15}")
 
 TUN_DEVICE = "/dev/net/tun"
 
-log = logging.getLogger("qtunnel.engine")
+logger = log.get("engine")
 
 
 def interface_exists(name: str) -> bool:
@@ -80,7 +80,7 @@ class UapiEngine:
         self._interface = interface
         self._socket = Path(socket_directory) / f"{interface}.sock"
         self._client = UapiClient(interface, str(self._socket))
-        self._log_line = log_line or (lambda line: log.info("%s", line))
+        self._log_line = log_line or (lambda line: logger.info("engine.says", interface=interface, line=line))
         self._clock = clock
         self._random_bytes = random_bytes
         self._child: ChildProcess | None = None

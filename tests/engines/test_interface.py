@@ -125,6 +125,9 @@ def test_an_endpoint_inside_the_routes_keeps_its_way(namespace: Namespace, inter
     assert ip("route", "get", "192.0.2.9")[0]["dev"] == "va"
     assert ip("route", "get", "2001:db8:9::7")[0]["gateway"] == "2001:db8::fe"
     assert ip("route", "get", "198.51.100.8")[0]["dev"] == interface
+    run("ip", "route", "del", "198.51.100.7")  # as the kernel does when the link goes down for a moment
+    assert asyncio.run(made.pin_endpoint("198.51.100.7"))
+    assert ip("route", "get", "198.51.100.7")[0]["gateway"] == "192.0.2.254"
     asyncio.run(made.unpin_endpoint("198.51.100.7"))
     assert ip("route", "get", "198.51.100.7")[0]["dev"] == interface
     asyncio.run(made.down())
