@@ -81,6 +81,10 @@ class KmeError(QtunnelError):
     """The embedded KME cannot be started."""
 
 
+class DemoError(QtunnelError):
+    """The demo cannot be set up on this machine, or a part of it failed."""
+
+
 class KeySourceError(QtunnelError):
     """A key source did not deliver. Says which source, which call and what it answered.
 

@@ -1,0 +1,1 @@
+"""Two gateways, two KMEs and real traffic on one machine: ``qtunnel demo``."""

@@ -1,0 +1,120 @@
+"""The programs of a run: started in a gateway's network, their output kept, stopped within a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+from qtunnel.demo.sandbox import Network
+from qtunnel.errors import DemoError
+
+LAUNCHER = Path(__file__).with_name("launch.py")
+
+STOP_BOUND = 8.0
+"""Seconds from SIGTERM to SIGKILL: a daemon takes its engine and its interface down first."""
+
+TAIL = 6
+"""Lines of a program's output that an error repeats."""
+
+
+class Child:
+    """One program. Its standard error, and its output unless ``pipe``, go to ``NAME.log`` in the directory."""
+
+    def __init__(self, name: str, command: list[str], network: Network, directory: Path, *, pipe: bool = False) -> None:
+        self.name = name
+        self.log = directory / f"{name}.log"
+        self.expected_to_end = False
+        self._command = command
+        self._network = network
+        self._directory = directory
+        self._pipe = pipe
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it, again after a stop."""
+        self.expected_to_end = False
+        network = self._network.descriptor
+        launch = [sys.executable, "-I", "-S", str(LAUNCHER), str(network), str(self._pid_file), *self._command]
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *launch,
+                stdin=asyncio.subprocess.PIPE if self._pipe else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE if self._pipe else log,
+                stderr=log,
+                pass_fds=(network,),
+                cwd=self._directory,
+                start_new_session=True,  # Ctrl-C is for the demo, which stops its programs in order
+            )
+
+    @property
+    def _pid_file(self) -> Path:
+        return self._directory / f"{self.name}.pid"
+
+    @property
+    def outside_pid(self) -> str:
+        """Its process id as the machine outside sees it."""
+        return self._pid_file.read_text()
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    def check(self) -> None:
+        """Raises ``DemoError`` with the program's last words where it ended and should not have."""
+        if self._process is not None and self._process.returncode is not None and not self.expected_to_end:
+            raise DemoError(f"{self.name} {ending(self._process.returncode)}{self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of its log, for an error message; empty where there is none."""
+        with contextlib.suppress(OSError):
+            lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+            if lines:
+                return "; its last words: " + " | ".join(lines[-TAIL:])
+        return ""
+
+    async def stop(self) -> None:
+        """SIGTERM, after ``STOP_BOUND`` SIGKILL. Idempotent; raises ``DemoError`` where it had to be killed."""
+        self.expected_to_end = True
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_BOUND)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise DemoError(
+                f"{self.name} did not stop within {STOP_BOUND:g} s and was killed{self.last_words()}"
+            ) from None
+
+
+def ending(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"
+
+
+def qtunnel_command(*arguments: str) -> list[str]:
+    """This very qtunnel, whatever stands first on PATH."""
+    return [sys.executable, "-m", "qtunnel", *arguments]
+
+
+def search_path() -> str:
+    """PATH with the directories of system programs, which ordinary users often lack."""
+    parts = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join([*parts, *(place for place in ("/usr/sbin", "/sbin") if place not in parts)])
