@@ -147,8 +147,10 @@ def _be_init(main: Callable[[], int]) -> None:
         code = main()
         sys.stdout.flush()
         sys.stderr.flush()
-    except (KeyboardInterrupt, BrokenPipeError):
-        pass
+    except KeyboardInterrupt:
+        os.write(2, b"qtunnel: interrupted before the demo began\n")
+    except BrokenPipeError:
+        pass  # nobody reads any more
     except BaseException as error:
         os.write(2, f"qtunnel: the demo failed unexpectedly: {type(error).__name__}: {error}\n".encode())
     finally:
