@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -61,7 +62,8 @@ class Tun:
         self._set_queue_length()
 
     def _set_queue_length(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        # In a user namespace this ioctl is refused; the default does, and who sets the interface up may use netlink.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control, contextlib.suppress(PermissionError):
             fcntl.ioctl(control, _SIOCSIFTXQLEN, _IFREQ_INT.pack(self.name.encode(), TX_QUEUE_LENGTH))
 
     def is_up(self) -> bool:
