@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import socket
+import struct
 from pathlib import Path
 
 _PR_SET_DUMPABLE = 4
@@ -14,6 +15,13 @@ _IN_MOVED_FROM = 0x040
 _IN_DELETE = 0x200
 _IN_DELETE_SELF = 0x400
 _RTMGRP_LINK = 1
+_RTM_SETLINK = 19
+_NLM_F_REQUEST_ACK = 1 | 4
+_IFLA_TXQLEN = 13
+_NLMSG_HEADER = struct.Struct("=IHHII")
+_IFINFOMSG = struct.Struct("=BxHiII")
+_ATTRIBUTE_U32 = struct.Struct("=HHI")
+_NLMSG_ERROR_CODE = struct.Struct("=i")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,6 +51,21 @@ def watch_links() -> socket.socket:
     )
     sock.bind((0, _RTMGRP_LINK))
     return sock
+
+
+def set_queue_length(interface_index: int, packets: int) -> None:
+    """Set an interface's txqueuelen over rtnetlink, which a user namespace may use where the ioctl is refused.
+
+    Raises ``OSError``.
+    """
+    body = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, interface_index, 0, 0)
+    body += _ATTRIBUTE_U32.pack(_ATTRIBUTE_U32.size, _IFLA_TXQLEN, packets)
+    header = _NLMSG_HEADER.pack(_NLMSG_HEADER.size + len(body), _RTM_SETLINK, _NLM_F_REQUEST_ACK, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
+        sock.send(header + body)
+        (code,) = _NLMSG_ERROR_CODE.unpack_from(sock.recv(4096), _NLMSG_HEADER.size)
+    if code:
+        raise OSError(-code, os.strerror(-code))
 
 
 def _check(result: int, call: str) -> int:

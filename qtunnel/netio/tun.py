@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -10,6 +9,7 @@ import socket
 import struct
 
 from qtunnel.errors import InterfaceError
+from qtunnel.netio import kernel
 
 MAX_NAME = 15
 """Characters of an interface name (IFNAMSIZ less the zero)."""
@@ -23,7 +23,6 @@ _IFF_NO_PI = 0x1000
 _IFF_TUN_EXCL = 0x8000
 _SIOCGIFFLAGS = 0x8913
 _SIOCGIFMTU = 0x8921
-_SIOCSIFTXQLEN = 0x8943
 _IFF_UP = 0x1
 _IFREQ_FLAGS = struct.Struct("16sH22x")
 _IFREQ_INT = struct.Struct("16si20x")
@@ -59,12 +58,11 @@ class Tun:
         except OSError as error:
             os.close(self.fd)
             raise InterfaceError(f"interface {name}: {_reason(error)}") from None
-        self._set_queue_length()
-
-    def _set_queue_length(self) -> None:
-        # In a user namespace this ioctl is refused; the default does, and who sets the interface up may use netlink.
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control, contextlib.suppress(PermissionError):
-            fcntl.ioctl(control, _SIOCSIFTXQLEN, _IFREQ_INT.pack(self.name.encode(), TX_QUEUE_LENGTH))
+        try:
+            kernel.set_queue_length(socket.if_nametoindex(name), TX_QUEUE_LENGTH)
+        except OSError as error:
+            os.close(self.fd)
+            raise InterfaceError(f"interface {name}: its queue length cannot be set: {error.strerror}") from None
 
     def is_up(self) -> bool:
         """Whether the interface is set up; True where it was moved to another namespace, out of sight."""

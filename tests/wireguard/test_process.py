@@ -1,0 +1,231 @@
+"""The engine as a process: its start, its errors in one line, its end with nothing left behind."""
+
+from __future__ import annotations
+
+import ast
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import qtunnel.wireguard as room
+from tests.support.netns import Namespace, namespaces, unique_name, wait_until
+from tests.wireguard.gateways import QTUNNEL, Gateway, socket_path, talk
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def host() -> Iterator[Namespace]:
+    with namespaces(1) as (made,):
+        yield made
+
+
+@pytest.fixture
+def interface() -> Iterator[str]:
+    name = unique_name("qp")
+    yield name
+    assert not socket_path(name).exists()
+
+
+def process_of(interface: str) -> int:
+    """The pid of the background process that serves the interface."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if interface.encode() in arguments and b"wg" in arguments:
+                return int(entry.name)
+    raise AssertionError(f"no process serves {interface}")
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 1
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("qtunnel: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.root
+def test_background_returns_when_wg_can_talk_to_it(host: Namespace, interface: str, tmp_path: Path) -> None:
+    log = tmp_path / "wg.log"
+    done = host.run(*QTUNNEL, "wg", interface, "--log-file", str(log))
+    pid = process_of(interface)
+    try:
+        assert (done.stdout, done.stderr) == ("", "")
+        assert talk(interface, "get=1\n\n") == "errno=0\n\n"
+        link = host.links()[interface]
+        assert link["txqlen"] == 1000
+        assert "UP" not in link["flags"]
+        assert socket_path(interface).stat().st_mode & 0o777 == 0o600
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert "Max core file size        0                    0" in limits
+        assert os.readlink(f"/proc/{pid}/fd/0") == os.readlink(f"/proc/{pid}/fd/2") == "/dev/null"
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: gone(pid), "the process ends")
+    assert interface not in host.links()
+    lines = log.read_text().splitlines()
+    assert all(line.startswith("time=") and f" interface={interface} msg=" in line for line in lines)
+    assert "SIGTERM" in lines[-2]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing(host: Namespace, number: signal.Signals) -> None:
+    gateway = Gateway(host, 0)
+    host.ip("link", "set", gateway.interface, "up")
+    gateway.process.send_signal(number)
+    said = gateway.process.communicate(timeout=10)[0]
+    assert gateway.process.returncode == 0, said
+    assert number.name in said
+    assert gateway.interface not in host.links()
+    assert not socket_path(gateway.interface).exists()
+
+
+@pytest.mark.root
+def test_it_ends_when_its_socket_is_removed(host: Namespace) -> None:
+    gateway = Gateway(host, 0)
+    other = Gateway(host, 1)
+    try:
+        socket_path(gateway.interface).unlink()
+        assert "was removed" in gateway.process.communicate(timeout=10)[0]
+        assert gateway.interface not in host.links()
+        assert other.answers()
+    finally:
+        other.close()
+
+
+@pytest.mark.root
+def test_it_ends_when_its_interface_is_deleted(host: Namespace) -> None:
+    gateway = Gateway(host, 0)
+    host.ip("link", "del", gateway.interface)
+    assert "went away" in gateway.process.communicate(timeout=10)[0]
+    assert not socket_path(gateway.interface).exists()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mode", [[], ["--foreground"]])
+@pytest.mark.parametrize("kind", ["ours", "foreign", "persistent-tun"])
+def test_an_interface_name_that_is_taken(host: Namespace, interface: str, kind: str, mode: list[str]) -> None:
+    if kind == "persistent-tun":
+        host.ip("tuntap", "add", "dev", interface, "mode", "tun")
+    elif kind == "foreign":
+        host.ip("link", "add", interface, "type", "bridge")
+    else:
+        host.run(*QTUNNEL, "wg", interface)
+    try:
+        before = host.links()[interface]["ifindex"]
+        one_line(host.run(*QTUNNEL, "wg", *mode, interface, check=False), interface, "taken")
+        assert host.links()[interface]["ifindex"] == before
+        if kind == "ours":
+            assert talk(interface, "get=1\n\n") == "errno=0\n\n"
+    finally:
+        if kind == "ours":
+            pid = process_of(interface)
+            os.kill(pid, signal.SIGTERM)
+            wait_until(lambda: gone(pid), "the process ends")
+
+
+@pytest.mark.root
+def test_the_same_name_in_another_namespace(host: Namespace) -> None:
+    gateway = Gateway(host, 0)
+    try:
+        with namespaces(1) as (other,):
+            done = other.run(*QTUNNEL, "wg", gateway.interface, check=False)
+            one_line(done, gateway.interface, "a running WireGuard answers there")
+            assert gateway.interface not in other.links()
+        assert gateway.answers()
+    finally:
+        gateway.close()
+
+
+@pytest.mark.root
+def test_a_stale_socket_is_replaced(host: Namespace) -> None:
+    gateway = Gateway(host, 0)
+    gateway.process.kill()
+    gateway.process.wait()
+    assert socket_path(gateway.interface).exists()
+    host.run(*QTUNNEL, "wg", gateway.interface)
+    assert gateway.interface in host.links()
+    os.kill(process_of(gateway.interface), signal.SIGTERM)
+    wait_until(lambda: not socket_path(gateway.interface).exists(), "the socket goes")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mode", [[], ["--foreground"]])
+def test_no_permission_for_a_tun(host: Namespace, interface: str, mode: list[str], tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    done = host.run(
+        *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *QTUNNEL),
+        *("wg", *mode, interface, "--socket-dir", str(tmp_path)),
+        check=False,
+    )
+    one_line(done, interface, "CAP_NET_ADMIN")
+
+
+@pytest.mark.root
+def test_a_socket_directory_that_cannot_be_made(host: Namespace, interface: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = host.run(*QTUNNEL, "wg", interface, "--socket-dir", str(tmp_path / "file" / "x"), check=False)
+    one_line(done, "UAPI socket", "--socket-dir")
+    assert interface not in host.links()
+
+
+@pytest.mark.root
+def test_an_unprivileged_user_namespace(interface: str) -> None:
+    """It has no capability in the machine's own namespaces, only in those made here."""
+    done = subprocess.run(
+        [
+            *("unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-ec"),
+            'mount -t tmpfs none /run; "$@"; ip link set "$0" up; wg set "$0" listen-port 7; wg show "$0" listen-port; '
+            'ip link show "$0" | grep -o "qlen 1000"; '
+            'rm /run/wireguard/"$0".sock; while ip link show "$0" 2>/dev/null; do sleep 0.1; done',
+            *(interface, *QTUNNEL, "wg", interface),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout.startswith("7\nqlen 1000\n"), done.stderr
+
+
+@pytest.mark.parametrize("name", ["", "a" * 16, "a/b", "a b", ".", "..", "wg%d", "a:b", "\u00e9"])
+def test_impossible_names(name: str) -> None:
+    done = subprocess.run([*QTUNNEL, "wg", "--", name], capture_output=True, text=True, timeout=20, check=False)
+    one_line(done, "interface name")
+
+
+def test_a_log_file_that_cannot_be_written(tmp_path: Path) -> None:
+    command = [*QTUNNEL, "wg", "qt0", "--log-file", str(tmp_path / "no" / "such.log")]
+    one_line(subprocess.run(command, capture_output=True, text=True, timeout=20, check=False), "log file", "such.log")
+
+
+def test_the_room_does_no_io() -> None:
+    """``qtunnel.wireguard`` imports no clock, socket or source of randomness."""
+    forbidden = {"asyncio", "socket", "select", "time", "random", "os", "secrets"}
+    files = list(Path(room.__path__[0]).glob("*.py"))
+    assert len(files) > 10
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not forbidden & {name.partition(".")[0] for name in names}, path
