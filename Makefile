@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
-DEMO_TOOLS := iproute2 iperf3 iputils-ping wireguard-tools
-TEST_TOOLS := $(DEMO_TOOLS) wireguard-go tcpdump
+DEMO_TOOLS := iproute2 iperf3 wireguard-tools
+TEST_TOOLS := $(DEMO_TOOLS) iputils-ping wireguard-go tcpdump
 OUT    := >&2
 
 .PHONY: venv dev demo-tools test-tools demo test lint bench fuzz clean
@@ -20,7 +20,7 @@ $(VENV)/.dev: pyproject.toml
 	@touch $@ $(VENV)/.installed
 
 demo-tools:
-	@scripts/need-tools "$(DEMO_TOOLS)" ip iperf3 ping wg $(OUT)
+	@scripts/need-tools "$(DEMO_TOOLS)" ip iperf3 wg $(OUT)
 
 test-tools:
 	@scripts/need-tools "$(TEST_TOOLS)" ip iperf3 ping wg wireguard-go tcpdump $(OUT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from qtunnel.control.messages import PeerStatus
@@ -67,7 +67,7 @@ class Observer:
         self.sides = {name: Side(name) for name in gateways}
         self._at_start: set[int] | None = None
 
-    def see(self, now: float, peers: dict[str, tuple[PeerStatus | None, str | None]]) -> None:
+    def see(self, now: float, peers: Mapping[str, tuple[PeerStatus | None, str | None]]) -> None:
         """One look: for each gateway its peer's status, or ``None`` and why there is none."""
         for name, (peer, error) in peers.items():
             self.sides[name].see(now, self.began, peer, error)

@@ -10,6 +10,9 @@ from qtunnel.errors import ConfigError
 MIN_SECONDS = 5.0
 """Below this nothing can be seen."""
 
+MAX_SECONDS = 86400.0
+"""A day: every echo is remembered, 100 a second."""
+
 MIN_INTERVAL = 1.0
 """The shortest that a configuration may ask for."""
 
@@ -35,6 +38,9 @@ class DemoOptions:
 
     def check(self) -> None:
         """Raises ``ConfigError`` where nothing could be shown in the time."""
+        for name, value in (("seconds", self.seconds), ("interval", self.interval)):
+            if not value <= MAX_SECONDS:  # also what is not a number
+                raise ConfigError(f"--{name} {value:g}: at most {MAX_SECONDS:g}")
         if self.seconds < MIN_SECONDS:
             raise ConfigError(f"--seconds {self.seconds:g}: too short to show anything; at least {MIN_SECONDS:g}")
         if self.interval < MIN_INTERVAL:

@@ -152,6 +152,8 @@ def _be_init(main: Callable[[], int]) -> None:
     except BrokenPipeError:
         pass  # nobody reads any more
     except BaseException as error:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
         os.write(2, f"qtunnel: the demo failed unexpectedly: {type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(code)
