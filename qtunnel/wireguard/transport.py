@@ -64,7 +64,7 @@ class Transport:
             self._state.drops[Drop.NO_ENDPOINT] += 1
             return None
         keypair = peer.keypairs.current
-        if keypair is None or peer.staged or not keypair.may_send(now):
+        if keypair is None or not keypair.may_send(now):
             self._stage(peer, bytes(buffer[:length]))
             self.send_staged(peer, now)
             return None

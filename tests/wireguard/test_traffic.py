@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.support.netns import Namespace, wait_until
+from tests.support.netns import Namespace, namespaces, wait_until
 from tests.wireguard.gateways import PORT, Gateway, tcp
 
 pytestmark = pytest.mark.root
@@ -94,6 +94,19 @@ def test_a_link_set_down_and_up_again(gateways: tuple[Gateway, Gateway]) -> None
     left.host.address(left.interface, f"{left.inner(6)}/64")
     left.ping(right)  # a new session; the old one ended with the link
     right.ping(left)
+
+
+def test_an_interface_moved_to_another_namespace(gateways: tuple[Gateway, Gateway]) -> None:
+    """Its sockets stay where it was made: the usual way to give a namespace nothing but the tunnel."""
+    left, right = gateways
+    right.meet(left)
+    with namespaces(1) as (inside,):
+        left.host.ip("link", "set", left.interface, "netns", inside.name)
+        outside, left.host = left.host, inside
+        left.meet(right)
+        left.ping(right)
+        right.ping(left, 6)
+        left.host = outside
 
 
 def test_a_psk_rotated_every_half_second_loses_no_ping(gateways: tuple[Gateway, Gateway]) -> None:
