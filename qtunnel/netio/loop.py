@@ -10,6 +10,8 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from qtunnel.netio import kernel
@@ -51,7 +53,7 @@ class Loop:
         self._reason = ""
         self._from_tun = memoryview(bytearray(MAX_PACKET + PADDING))
         self._from_udp = memoryview(bytearray(MAX_PACKET))
-        self._handlers = {
+        self._handlers: dict[int, Callable[[], None]] = {
             tun.fd: self._read_tun,
             listener.fileno(): self._uapi.accept,
             self._links.fileno(): self._links_changed,
@@ -80,7 +82,7 @@ class Loop:
             del self._handlers[sock.fileno()]
         self._udp.replace(sockets)
         for sock in sockets:
-            self._handlers[sock.fileno()] = lambda sock=sock: self._read_udp(sock)  # type: ignore[misc]
+            self._handlers[sock.fileno()] = partial(self._read_udp, sock)
             self._epoll.register(sock.fileno(), select.EPOLLIN)
         return self._udp.port()
 
