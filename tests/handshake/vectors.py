@@ -1,0 +1,147 @@
+"""Makes the handshake's own test vectors from fixed seeds: ``python -m tests.handshake.vectors`` writes them.
+
+ML-KEM's encapsulation takes its randomness from the library, so a second implementation with chosen randomness
+(kyber-py) makes the ciphertexts here; the library opens them, so the two check each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from kyber_py.ml_kem import ML_KEM_768, ML_KEM_1024
+
+from qtunnel.crypto.kdf import sha512
+from qtunnel.crypto.kem import Encapsulate
+from qtunnel.handshake.fragments import Message, MessageType, cut, mac1_key
+from qtunnel.handshake.initiator import Initiator
+from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
+from qtunnel.handshake.responder import KnownPeer, Responder
+from qtunnel.handshake.suites import SUITES, Suite
+from qtunnel.identity import Identity
+from qtunnel.keys.chain import link
+from qtunnel.rekey.timing import tai64n
+from qtunnel.secret import Secret
+from qtunnel.terms import KeyRef, Policy, QkdPolicy
+
+FILE = Path(__file__).parent.parent / "vectors" / "handshake" / "handshake.json"
+_OTHER = {"ml-kem-768": ML_KEM_768, "ml-kem-1024": ML_KEM_1024}
+POLICY = Policy(QkdPolicy.REQUIRED, 1)
+UNIX_NS = 1_767_225_600_000_000_000
+"""2026-01-01T00:00:00Z."""
+
+
+def stream(seed: str) -> Callable[[int], bytes]:
+    """Bytes that follow from a seed: SHA-512 of ``seed/0``, ``seed/1``, ..., one block or two per call."""
+    counter = iter(range(1_000_000))
+
+    def take(size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            data += sha512(f"{seed}/{next(counter)}".encode())
+        return data[:size]
+
+    return take
+
+
+def encapsulation(suite: Suite, taken: Iterator[bytes]) -> Encapsulate:
+    """ML-KEM.Encaps_internal (FIPS 203 algorithm 17) with the next of ``taken`` as m."""
+
+    def encapsulate(public: bytes) -> tuple[bytes, Secret]:
+        shared, ciphertext = _OTHER[suite.kem.name]._encaps_internal(public, next(taken))
+        return ciphertext, Secret(shared)
+
+    return encapsulate
+
+
+def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str, Any]:
+    """One whole exchange with all that goes in and comes out, in hexadecimal."""
+    name = f"suite {suite.id}, {keys} QKD keys{', chained' if chained else ''}{', paired' if paired else ''}"
+    seeds = {end: stream(f"{name}/{end}")(32) for end in ("initiator", "responder")}
+    alice, bob = Identity(Secret(seeds["initiator"])), Identity(Secret(seeds["responder"]))
+    exchange = stream(f"{name}/exchange")(16)
+    messages = [stream(f"{name}/m{index}")(32) for index in (1, 2, 3)]
+    random_i, random_r = stream(f"{name}/random initiator"), stream(f"{name}/random responder")
+    drawn_i, drawn_r = stream(f"{name}/random initiator"), stream(f"{name}/random responder")
+    chain = link(6, Secret(stream(f"{name}/chain")(64)), qkd=True) if chained else None
+    pairing = Secret(stream(f"{name}/pairing")(32)) if paired else None
+    qkd = [(KeyRef("metro", f"key-{index}", 32), Secret(stream(f"{name}/qkd {index}")(32))) for index in range(keys)]
+
+    offer = Offer(
+        tai64n(UNIX_NS),
+        7,
+        POLICY if keys else Policy(QkdPolicy.OFF),
+        0,
+        () if chain is None else (ChainRef(chain.epoch, chain.id),),
+        tuple(ref for ref, _ in qkd),
+    )
+    taken = iter(messages)
+    initiator = Initiator(
+        alice, bob.public, suite, exchange, offer, random_i, pairing=pairing, encapsulate=encapsulation(suite, taken)
+    )
+    responder = Responder(bob, suite, exchange, initiator.message, lambda _: KnownPeer(alice.public, pairing))
+    answer = Answer(
+        Verdict.ACCEPTED, 7, offer.policy, 0, None if chain is None else chain.id, tuple(range(keys)), "fine"
+    )
+    response, theirs = responder.respond(
+        answer, None if chain is None else chain.secret, qkd, random_r, encapsulate=encapsulation(suite, taken)
+    )
+    chains = {} if chain is None else {chain.id: chain.secret}
+    _, ours = initiator.read_response(response, dict(qkd), chains, lambda _: None)
+    assert ours is not None
+    assert theirs is not None
+    assert ours.keys.psk == theirs.keys.psk
+
+    def datagrams(kind: MessageType, body: bytes, to: Identity) -> list[str]:
+        return [one.hex() for one in cut(Message(kind, suite.id, exchange, body), mac1_key(to.public.id))]
+
+    return {
+        "name": name,
+        "suite": suite.id,
+        "exchange_id": exchange.hex(),
+        "initiator_seed": seeds["initiator"].hex(),
+        "responder_seed": seeds["responder"].hex(),
+        "initiator_id": alice.public.id.hex(),
+        "responder_id": bob.public.id.hex(),
+        "initiator_x25519": alice.public.x25519.hex(),
+        "responder_x25519": bob.public.x25519.hex(),
+        "initiator_ephemeral": drawn_i(32).hex(),
+        "initiator_ephemeral_kem_seed": drawn_i(64).hex(),
+        "responder_ephemeral": drawn_r(32).hex(),
+        "encapsulation_m": [m.hex() for m in messages],
+        "pairing_secret": None if pairing is None else bytes(pairing.reveal()).hex(),
+        "chain": None
+        if chain is None
+        else {"epoch": chain.epoch, "id": chain.id.hex(), "secret": bytes(chain.secret.reveal()).hex()},
+        "qkd_keys": [
+            {"source": ref.source, "key_id": ref.key_id, "key": bytes(key.reveal()).hex()} for ref, key in qkd
+        ],
+        "timestamp": offer.timestamp.hex(),
+        "epoch": 7,
+        "init": initiator.message.hex(),
+        "response": response.hex(),
+        "commit": ours.commit.hex(),
+        "committed": ours.committed.hex(),
+        "init_datagrams": datagrams(MessageType.INIT, initiator.message, bob),
+        "commit_datagrams": datagrams(MessageType.COMMIT, ours.commit, bob),
+        "psk": bytes(ours.keys.psk.reveal()).hex(),
+        "chain_out": bytes(ours.keys.chain.reveal()).hex(),
+    }
+
+
+def all_vectors() -> list[dict[str, Any]]:
+    """The set in the repository."""
+    return [
+        vector(SUITES[1], chained=False, paired=False, keys=1),
+        vector(SUITES[1], chained=True, paired=True, keys=2),
+        vector(SUITES[2], chained=True, paired=False, keys=1),
+        vector(SUITES[3], chained=False, paired=False, keys=0),
+        vector(SUITES[4], chained=False, paired=True, keys=1),
+    ]
+
+
+if __name__ == "__main__":
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    FILE.write_text(json.dumps({"vectors": all_vectors()}, indent=1) + "\n")
