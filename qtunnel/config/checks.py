@@ -13,6 +13,7 @@ from qtunnel.config.model import MAX_JITTER, Config, PeerConfig
 from qtunnel.config.types import format_duration
 from qtunnel.errors import QtunnelError
 from qtunnel.files import read_secret_file
+from qtunnel.handshake.messages import MAX_KEYS
 from qtunnel.identity import Identity, PublicIdentity
 
 MAX_SOCKET_PATH = 107
@@ -105,6 +106,8 @@ def _check_policy(peer: PeerConfig, where: Location) -> Iterator[Problem]:
             f"is {qkd.min_sources}, but there are {len(qkd.sources)} sources; lower it or add sources",
             ((*at, "sources"),),
         )
+    if len(qkd.sources) > MAX_KEYS:
+        yield Problem((*at, "sources"), f"names {len(qkd.sources)} sources; a peer has at most {MAX_KEYS}")
     latest = rekey.interval * (1 + rekey.jitter)
     if qkd.max_age < latest:
         yield Problem(

@@ -14,9 +14,12 @@ from qtunnel import __version__
 from qtunnel.config import Config, PeerConfig
 from qtunnel.control.messages import KeySourceStatus, NodeState, NodeStatus, RekeyOutcome, Status, UsedKey
 from qtunnel.control.server import ControlServer, Handlers
+from qtunnel.daemon.clock import monotonic, now
 from qtunnel.daemon.endpoints import Endpoints
 from qtunnel.daemon.journal import Journal
 from qtunnel.daemon.memory import StateDirectory
+from qtunnel.daemon.rejections import KIND as REJECTED
+from qtunnel.daemon.rejections import Rejections
 from qtunnel.daemon.settings import load_public, settings_of
 from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.transport import Address, HandshakeSockets
@@ -26,7 +29,7 @@ from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import Event, EventStream
 from qtunnel.identity import Identity
 from qtunnel.keys.policy import Protection, satisfies
-from qtunnel.rekey.model import Block, Effect, FetchById, FetchNew, Install, Memory, Notice, Now, Remember, Send
+from qtunnel.rekey.model import Block, Defect, Effect, FetchById, FetchNew, Install, Notice, Remember, Send
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.sd_notify import Notifier
 from qtunnel.secret import Secret
@@ -38,6 +41,8 @@ POLL_INTERVAL = 1.0
 """Seconds between looks at the engine: what is in force shows within this time."""
 IN_FORCE_LIMIT = 10.0
 """Seconds that ``qtunnel rekey`` waits for WireGuard to take the new epoch up: two of its handshake retries."""
+OUTCOME_LIMIT = 150.0
+"""Seconds that ``qtunnel rekey`` waits for an outcome: an exchange ends after 30 s of fetching and 90 s of waiting."""
 
 
 class Gateway:
@@ -46,7 +51,8 @@ class Gateway:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._peers: dict[str, PeerConfig] = {peer.name: peer for peer in config.peers}
-        self._started = time.monotonic()
+        self._started = monotonic()
+        self._rejections = Rejections()
         self._state: NodeState = "starting"
         self._events = EventStream()
         self._identity = Identity.load(config.node.identity)
@@ -95,10 +101,9 @@ class Gateway:
             await self._endpoints.first()
             await self._tunnel.start()
             self._state = "up"
-            now = self._now()
             for peer in config.peers:
                 memory = self._memory.of(self._public[peer.name].id)
-                self._core.add_peer(settings_of(peer, self._public[peer.name]), memory, now)
+                self._core.add_peer(settings_of(peer, self._public[peer.name]), memory, now())
             self._spawn(self._carry_out())
             self._spawn(self._timer())
             self._spawn(self._poll())
@@ -139,10 +144,6 @@ class Gateway:
     def _publish(self, kind: str, peer: str | None = None, **fields: object) -> None:
         self._events.publish(kind, peer, **fields)
 
-    @staticmethod
-    def _now() -> Now:
-        return Now(time.monotonic(), time.time_ns())
-
     def _current_psk(self, peer: str) -> tuple[int, Secret] | None:
         found = self._core.peers.get(peer)
         return None if found is None else found.current_psk()
@@ -152,7 +153,7 @@ class Gateway:
     def _receive(self, datagram: bytes, address: Address) -> None:
         if not self._core.peers:
             return
-        peer = self._core.receive(datagram, address, self._now())
+        peer = self._core.receive(datagram, address, now())
         if peer is not None:
             self._endpoints.learned(peer, address)
         self._flush()
@@ -162,23 +163,28 @@ class Gateway:
             deadline = self._core.deadline
             self._wake.clear()
             try:
-                async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                async with asyncio.timeout(None if deadline is None else max(0.0, deadline - monotonic())):
                     await self._wake.wait()
             except TimeoutError:
                 pass
-            self._core.tick(self._now())
+            self._core.tick(now())
             self._flush()
 
     async def _fetch(self, request: FetchNew | FetchById) -> None:
         result = await self._sources.fetch(request)
-        self._core.fetched(request.peer, request.ticket, result, self._now())
+        self._core.fetched(request.peer, request.ticket, result, now())
         self._flush()
 
     # -- out of the core
 
     def _flush(self) -> None:
         for effect in self._core.take_effects():
-            self._work.put_nowait(effect)
+            if isinstance(effect, Notice) and effect.kind == REJECTED:
+                told = self._rejections.admit(effect, monotonic())
+                if told is not None:
+                    self._work.put_nowait(told)
+            else:
+                self._work.put_nowait(effect)
         self._wake.set()
 
     async def _carry_out(self) -> None:
@@ -188,7 +194,8 @@ class Gateway:
             try:
                 await self._effect(effect)
             except EngineError as error:
-                # The engine's restart puts the right keys in place; until then status and log say so.
+                # The next look reconciles what the engine has with what it should have; until then status and log
+                # say so, and the peer is not told that an epoch is in place.
                 self._publish("engine.trouble", effect.peer, detail=str(error))
 
     async def _effect(self, effect: Effect) -> None:
@@ -202,12 +209,15 @@ class Gateway:
             case Block():
                 await self._tunnel.block(effect.peer)
             case Remember():
-                memory = Memory(effect.epoch, effect.sent, effect.seen)
-                self._memory.remember(self._public[effect.peer].id, memory)
+                self._memory.remember(self._public[effect.peer].id, effect.memory)
+            case Defect():
+                logger.defect("peer.defect", effect.error, peer=effect.peer)
             case Notice():
                 self._notice(effect)
 
     def _send(self, effect: Send) -> None:
+        if effect.confirms is not None and (self._tunnel.epoch_in_place(effect.peer) or 0) < effect.confirms:
+            return  # the peer repeats its commit, and is told once it is true
         address = effect.address if isinstance(effect.address, Address) else self._endpoints.of(effect.peer)
         if address is None:
             return  # endpoint.unresolved has told, and the exchange will end with no-answer
@@ -222,9 +232,9 @@ class Gateway:
             tally.failed += 1
             if notice.fields.get("reason") == "no-answer":
                 self._endpoints.doubt(notice.peer)
-        if notice.kind in ("rekey.failed", "source.failed", "peer.blocked", "policy.relaxed"):
+        if notice.kind in ("rekey.failed", "source.failed", "peer.blocked", "policy.relaxed", "peer.defect"):
             tally.last_error = str(notice.fields.get("detail") or notice.kind)
-            tally.last_error_at = time.monotonic()
+            tally.last_error_at = monotonic()
         self._publish(notice.kind, notice.peer or None, **notice.fields)
 
     # -- what is in force
@@ -232,17 +242,20 @@ class Gateway:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(POLL_INTERVAL)
+            self._wake.set()  # timers of the event loop stand still while the machine sleeps, keys must not
             try:
+                if self._work.empty():
+                    await self._tunnel.reconcile()
                 await self._look()
             except EngineError as error:
                 self._publish("engine.trouble", None, detail=str(error))
 
     async def _look(self) -> None:
         stats = await self._tunnel.stats()
-        now = time.monotonic()
+        present = monotonic()
         for name, config in self._peers.items():
             view, its = self._core.peers[name].view(), stats.get(name)
-            protection = protection_in_force(config, view, its, now)
+            protection = protection_in_force(config, view, its, present)
             epoch = None if its is None else its.epoch_in_force
             before = self._shown.get(name, (None, Protection.STARTING))
             self._shown[name] = epoch, protection
@@ -254,11 +267,10 @@ class Gateway:
                 )  # fmt: skip
             if protection is not before[1]:
                 self._publish("protection.in-force", name, before=before[1], after=protection)
-            if info is not None and now - info.made > config.qkd.max_age and view.protection is not Protection.BLOCKED:
+            old = epoch is not None and (info is None or present - info.made > config.qkd.max_age)
+            if old and view.protection is not Protection.BLOCKED:
                 # A newer epoch is installed, but WireGuard goes on with a session of one that is too old.
-                self._publish(
-                    "session.stale", name, detail=f"the session of epoch {info.epoch} is past max_age: dropped"
-                )
+                self._publish("session.stale", name, detail=f"the session of epoch {epoch} is past max_age: dropped")
                 await self._tunnel.drop_session(name)
 
     # -- control
@@ -271,14 +283,14 @@ class Gateway:
             stats = await self._tunnel.stats()
         except EngineError:
             stats = {}
-        now, unix_now = time.monotonic(), time.time()
+        present, unix_now = monotonic(), time.time()
         engine = self._tunnel.engine
         return Status(
             node=NodeStatus(
                 name=node.name,
                 fingerprint=self._identity.public.fingerprint,
                 version=__version__,
-                uptime=now - self._started,
+                uptime=present - self._started,
                 engine=engine.name,
                 engine_pid=engine.pid,
                 interface=self._config.tunnel.interface,
@@ -292,7 +304,8 @@ class Gateway:
                     self._tally[name],
                     self._sources.describe,
                     self._endpoints.text(name),
-                    now,
+                    self._tunnel.epoch_in_place(name),
+                    present,
                     unix_now,
                 )
                 for name, config in self._peers.items()
@@ -315,21 +328,25 @@ class Gateway:
         config = self._peers.get(peer)
         if config is None or peer not in self._core.peers:
             raise UnknownPeerError(peer)
-        start = time.monotonic()
+        start = monotonic()
         with self._events.subscribe() as events:
-            if not self._core.rekey_now(peer, self._now()) and self._endpoints.of(peer) is None:
+            if not self._core.rekey_now(peer, now()) and self._endpoints.of(peer) is None:
                 raise QtunnelError(
                     f"the address of {peer} is not known: set endpoint in the configuration, or let the peer begin"
                 )
             self._flush()
-            ending = await _first(events, peer, ("rekey.done", "rekey.failed"))
+            try:
+                async with asyncio.timeout(OUTCOME_LIMIT):
+                    ending = await _first(events, peer, ("rekey.done", "rekey.failed", "peer.defect"))
+            except TimeoutError:
+                raise QtunnelError(f"no outcome of the rekey with {peer} within {OUTCOME_LIMIT:.0f} s") from None
         ok = ending.kind == "rekey.done"
         view = self._core.peers[peer].view()
         if ok:
             await self._until_in_force(peer, view.installed.epoch if view.installed else 0)
         stats = await self._tunnel.stats()
         info = in_force(view, stats.get(peer))
-        protection = protection_in_force(config, view, stats.get(peer), time.monotonic())
+        protection = protection_in_force(config, view, stats.get(peer), monotonic())
         return RekeyOutcome(
             peer=peer,
             ok=ok,
@@ -339,13 +356,13 @@ class Gateway:
             sources=[] if info is None else sources_of(info, self._sources.describe),
             key_ids=[] if info is None else [UsedKey(source=key.source, key_id=key.key_id) for key in info.keys],
             chained=info is not None and info.chained,
-            duration_ms=(time.monotonic() - start) * 1000,
+            duration_ms=(monotonic() - start) * 1000,
             error=None if ok else str(ending.fields.get("detail")),
         )
 
     async def _until_in_force(self, peer: str, epoch: int) -> None:
-        deadline = time.monotonic() + IN_FORCE_LIMIT
-        while time.monotonic() < deadline:
+        deadline = monotonic() + IN_FORCE_LIMIT
+        while monotonic() < deadline:
             its = (await self._tunnel.stats()).get(peer)
             if its is not None and its.epoch_in_force is not None and its.epoch_in_force >= epoch:
                 return

@@ -19,6 +19,8 @@ LEVELS = {
     "session.stale": "warning",
     "engine.died": "error",
     "engine.failed": "error",
+    "engine.stopped": "error",
+    "peer.defect": "error",
     "engine.trouble": "warning",
     "endpoint.unresolved": "warning",
     "state.damaged": "warning",

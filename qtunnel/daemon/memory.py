@@ -13,6 +13,8 @@ from qtunnel.rekey.model import Memory
 FILE = "peers.json"
 VERSION = 1
 TIME_SIZE = 12
+EPOCH_BOUND = 1 << 62
+"""Epochs from here on can only come from a damaged file; half of what the wire format can hold is left for jumps."""
 
 
 class StateDirectory:
@@ -25,6 +27,7 @@ class StateDirectory:
         self._path = directory / FILE
         self._tell = tell
         self._peers: dict[str, Memory] = {}
+        self._lost = False
         self._failed = False
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -37,7 +40,7 @@ class StateDirectory:
 
     def of(self, identity: bytes) -> Memory:
         """What is remembered of the peer with that id."""
-        return self._peers.get(identity.hex(), Memory())
+        return self._peers.get(identity.hex(), Memory(lost=self._lost))
 
     def remember(self, identity: bytes, memory: Memory) -> None:
         """Keep it, in place before this returns. A disk that fails is told once and does not stop the tunnel:
@@ -56,6 +59,7 @@ class StateDirectory:
             document = json.loads(self._path.read_text("utf-8"))
             if document["version"] != VERSION:
                 raise ValueError(f"version {document['version']}")
+            self._lost = bool(document.get("lost", False))
             return {identity: _memory(entry) for identity, entry in document["peers"].items()}
         except FileNotFoundError:
             return {}
@@ -63,21 +67,40 @@ class StateDirectory:
             aside = self._path.with_suffix(".damaged")
             self._path.replace(aside)
             self._tell("state.damaged", f"{self._path} cannot be read ({error}); kept as {aside.name}, starting anew")
+            self._lost = True
             return {}
 
     def _write(self) -> None:
         peers = {
-            identity: {"epoch": memory.epoch, "sent": memory.sent.hex(), "seen": memory.seen.hex()}
+            identity: {
+                "epoch": memory.epoch,
+                "proposed": memory.proposed,
+                "sent": memory.sent.hex(),
+                "seen": memory.seen.hex(),
+                "lost": memory.lost,
+            }
             for identity, memory in self._peers.items()
         }
         new = self._path.with_suffix(".new")
-        # Renamed, not synced: it has to survive this process, and after a power cut the clock has moved on anyway.
-        new.write_text(json.dumps({"version": VERSION, "peers": peers}), "utf-8")
+        with open(new, "w", encoding="utf-8", opener=_private) as file:
+            json.dump({"version": VERSION, "lost": self._lost, "peers": peers}, file)
+            file.flush()
+            os.fsync(file.fileno())  # an empty file after a power cut would count as a lost chain
         os.replace(new, self._path)
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
 def _memory(entry: dict[str, object]) -> Memory:
-    epoch, sent, seen = entry["epoch"], bytes.fromhex(str(entry["sent"])), bytes.fromhex(str(entry["seen"]))
-    if not isinstance(epoch, int) or epoch < 0 or len(sent) != TIME_SIZE or len(seen) != TIME_SIZE:
-        raise ValueError("an entry out of range")
-    return Memory(epoch, sent, seen)
+    epoch, proposed = entry["epoch"], entry.get("proposed", 0)
+    sent, seen = bytes.fromhex(str(entry["sent"])), bytes.fromhex(str(entry["seen"]))
+    for number in (epoch, proposed):
+        if type(number) is not int or not 0 <= number < EPOCH_BOUND:
+            raise ValueError("an epoch out of range")
+    if len(sent) != TIME_SIZE or len(seen) != TIME_SIZE:
+        raise ValueError("a replay time of the wrong size")
+    assert isinstance(epoch, int)
+    assert isinstance(proposed, int)
+    return Memory(epoch, sent, seen, proposed, bool(entry.get("lost", False)))

@@ -49,7 +49,7 @@ class HandshakeSockets:
 
     def __init__(self, listen: Iterable[SocketAddress], receive: Receive) -> None:
         self._listen, self._receive = tuple(listen), receive
-        self._transports: list[tuple[int, asyncio.DatagramTransport]] = []
+        self._transports: dict[int, tuple[int, asyncio.DatagramTransport]] = {}
 
     async def open(self) -> None:
         """Bind them; raises ``ListenError`` naming the address."""
@@ -67,17 +67,18 @@ class HandshakeSockets:
                 lambda index=index: _Protocol(index, self._receive),  # type: ignore[misc]  # mypy: lambda with default
                 sock=sock,
             )
-            self._transports.append((family, transport))
+            self._transports[index] = family, transport
         if not self._transports:
             raise ListenError("listen: none of the addresses can be used on this host")
 
     def send(self, datagram: bytes, to: Address) -> bool:
         """Send from the socket that ``to`` names, else from the first of its family; False where there is none."""
         family = socket.AF_INET6 if ip_address(to.host.split("%")[0]).version == 6 else socket.AF_INET
-        if to.via is not None and to.via < len(self._transports) and self._transports[to.via][0] == family:
-            chosen = self._transports[to.via][1]
+        via = None if to.via is None else self._transports.get(to.via)
+        if via is not None and via[0] == family:
+            chosen = via[1]
         else:
-            found = [transport for its, transport in self._transports if its == family]
+            found = [transport for its, transport in self._transports.values() if its == family]
             if not found:
                 return False
             chosen = found[0]
@@ -87,9 +88,9 @@ class HandshakeSockets:
         return True
 
     def close(self) -> None:
-        for _, transport in self._transports:
+        for _, transport in self._transports.values():
             transport.close()
-        self._transports = []
+        self._transports = {}
 
 
 def _bind(family: int, where: SocketAddress) -> socket.socket:

@@ -24,7 +24,11 @@ FIRST_RESTART = 0.2
 """Seconds until a dead engine is started again, doubling up to ..."""
 LONGEST_RESTART = 10.0
 """... these, so that an engine that cannot start does not fill the log."""
+REFUSALS = 5
+"""Times in a row, a second apart, that an engine may refuse what a peer should have."""
 PSK_SIZE = 32
+_UNKNOWN = object()
+"""In place of an epoch: the engine was told, and did not say that it is done."""
 
 CurrentPsk = Callable[[str], tuple[int, Secret] | None]
 """From a peer's name to epoch and PSK (a copy) that it should have now; None where it is to be blocked."""
@@ -57,7 +61,9 @@ class Tunnel:
             for peer in config.peers
         }
         self.up = False
-        self._epochs_shown: dict[str, int | None] = {}
+        self._in_place: dict[str, int | object | None] = {}
+        self._misplaced: set[str] = set()
+        self._refusals = 0
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
@@ -75,12 +81,9 @@ class Tunnel:
             await engine.configure_device(key, self._config.node.wireguard_port)
         for name, spec in self._specs.items():
             await engine.set_peer(spec)
-            current = self._current_psk(name)
-            if current is not None:
-                with current[1]:
-                    await engine.set_psk(
-                        spec.public_key, current[1], current[0], handshake_now=spec.endpoint is not None
-                    )
+            self._in_place[name] = None
+            await self._put_right(name)
+        self._misplaced.clear()
         await self._interface.up()
         for spec in self._specs.values():
             if spec.endpoint is not None:
@@ -91,7 +94,8 @@ class Tunnel:
         """Start the engine again whenever it dies; runs until cancelled."""
         while True:
             reason = await self.engine.wait_dead()
-            self.up = False
+            async with self._lock:
+                self.up = False
             self._events.publish("engine.died", None, detail=reason)
             delay = FIRST_RESTART
             while not self.up:
@@ -119,25 +123,38 @@ class Tunnel:
 
     async def set_endpoint(self, peer: str, endpoint: Endpoint) -> None:
         """Where the peer's WireGuard is, from its name; the engine follows roaming by itself."""
-        before = self._specs[peer].endpoint
-        self._specs[peer] = replace(self._specs[peer], endpoint=endpoint)
-        if not self.up or before == endpoint:
-            return
         async with self._lock:
-            await self.engine.set_endpoint(self._keys[peer], endpoint)
-            if before is not None and before[0] != endpoint[0]:
-                await self._interface.unpin_endpoint(before[0])
-            await self._interface.pin_endpoint(endpoint[0])
+            before = self._specs[peer].endpoint
+            self._specs[peer] = replace(self._specs[peer], endpoint=endpoint)
+            if not self.up or before == endpoint:
+                return
+            self._misplaced.add(peer)
+            await self._place(peer, None if before is None else before[0])
+
+    async def _place(self, peer: str, before: str | None = None) -> None:
+        endpoint = self._specs[peer].endpoint
+        assert endpoint is not None
+        await self.engine.set_endpoint(self._keys[peer], endpoint)
+        if before not in (None, endpoint[0]):
+            await self._interface.unpin_endpoint(str(before))
+        await self._interface.pin_endpoint(endpoint[0])
+        self._misplaced.discard(peer)
 
     async def install(self, effect: Install) -> None:
-        """Put an epoch's PSK in place; while the engine is down its restart does it."""
+        """Put an epoch's PSK in place; where the engine is down or refuses, ``reconcile`` does it later."""
         try:
-            if self.up:
-                async with self._lock:
-                    await self.engine.set_psk(
-                        self._keys[effect.peer], effect.psk, effect.epoch, effect.previous_psk,
-                        effect.previous_epoch or 0, effect.handshake_now,
-                    )  # fmt: skip
+            async with self._lock:
+                current = self._current_psk(effect.peer)
+                if current is not None:
+                    current[1].wipe()
+                if not self.up or current is None or current[0] != effect.epoch:
+                    return  # superseded: the effect that did so comes after this one
+                self._in_place[effect.peer] = _UNKNOWN
+                await self.engine.set_psk(
+                    self._keys[effect.peer], effect.psk, effect.epoch, effect.previous_psk,
+                    effect.previous_epoch or 0, effect.handshake_now,
+                )  # fmt: skip
+                self._in_place[effect.peer] = effect.epoch
         finally:
             effect.psk.wipe()
             if effect.previous_psk is not None:
@@ -145,24 +162,76 @@ class Tunnel:
 
     async def block(self, peer: str) -> None:
         """No traffic with the peer: a PSK that nobody has, no session. Routes stay, so nothing goes around."""
-        if self.up:
-            with Secret.random(os.urandom, PSK_SIZE) as psk:
-                async with self._lock:
-                    await self.engine.block(self._keys[peer], psk)
+        async with self._lock:
+            if self.up:
+                await self._block(peer)
+
+    async def _block(self, peer: str) -> None:
+        self._in_place[peer] = _UNKNOWN
+        with Secret.random(os.urandom, PSK_SIZE) as psk:
+            await self.engine.block(self._keys[peer], psk)
+        self._in_place[peer] = None
 
     async def drop_session(self, peer: str) -> None:
         """End the present session and begin a new one with the PSK in place."""
-        await self.block(peer)
+        async with self._lock:
+            if self.up:
+                await self._block(peer)
+                await self._put_right(peer)
+
+    async def _put_right(self, peer: str) -> None:
+        """Give the engine what the peer should have now, where it has something else."""
         current = self._current_psk(peer)
-        if current is not None and self.up:
-            with current[1]:
-                async with self._lock:
-                    await self.engine.set_psk(self._keys[peer], current[1], current[0], handshake_now=True)
+        if current is None:
+            if self._in_place.get(peer) is not None:
+                await self._block(peer)
+            return
+        epoch, psk = current
+        with psk:
+            if self._in_place.get(peer) == epoch:
+                return
+            self._in_place[peer] = _UNKNOWN
+            handshake_now = self._specs[peer].endpoint is not None
+            await self.engine.set_psk(self._keys[peer], psk, epoch, handshake_now=handshake_now)
+            self._in_place[peer] = epoch
+
+    async def reconcile(self) -> None:
+        """Repeat what the engine refused, until it has what every peer should have.
+
+        An engine that goes on refusing is stopped: its restart puts everything in place, and meanwhile nothing passes.
+        Raises ``EngineError`` for the first refusal.
+        """
+        async with self._lock:
+            if not self.up:
+                return
+            refused: EngineError | None = None
+            for peer in self._specs:
+                try:
+                    await self._put_right(peer)
+                    if peer in self._misplaced:
+                        await self._place(peer)
+                except EngineError as error:
+                    refused = refused or error
+            if refused is None:
+                self._refusals = 0
+                return
+            self._refusals += 1
+            if self._refusals >= REFUSALS:
+                self._refusals = 0
+                self._events.publish("engine.stopped", None, detail=f"it refuses keys again and again: {refused}")
+                self.up = False
+                await self.engine.stop()
+            raise refused
+
+    def epoch_in_place(self, peer: str) -> int | None:
+        """The epoch whose PSK the engine has taken; None for a random one, or where that is not certain."""
+        found = self._in_place.get(peer)
+        return found if self.up and isinstance(found, int) else None
 
     async def stats(self) -> dict[str, PeerStats]:
         """By peer's name; empty while the engine is down."""
-        if not self.up:
-            return {}
         async with self._lock:
+            if not self.up:
+                return {}
             found = await self.engine.stats()
         return {name: found[key] for name, key in self._keys.items() if key in found}

@@ -34,7 +34,9 @@ def protection_in_force(peer: PeerConfig, view: PeerView, stats: PeerStats | Non
         return view.protection
     info = in_force(view, stats)
     if info is None:
-        return Protection.STARTING
+        # A session of an epoch that nobody can describe is one that should be over long since.
+        unknown = stats is not None and stats.epoch_in_force is not None
+        return Protection.EXPIRED if unknown else Protection.STARTING
     if now - info.made > peer.qkd.max_age:
         return Protection.EXPIRED
     return level(peer.policy, len(info.sources))
@@ -49,9 +51,10 @@ def in_force(view: PeerView, stats: PeerStats | None) -> EpochInfo | None:
 
 def peer_status(
     peer: PeerConfig, view: PeerView, stats: PeerStats | None, tally: Tally, describe: Callable[[str], str],
-    handshake_endpoint: str | None, now: float, unix_now: float,
+    handshake_endpoint: str | None, installed: int | None, now: float, unix_now: float,
 ) -> PeerStatus:  # fmt: skip
-    """One peer's line. now: monotonic; unix_now: wall clock; both in seconds."""
+    """One peer's line. installed: the epoch that the engine has taken. now: monotonic; unix_now: wall clock; both in
+    seconds."""
     info = in_force(view, stats)
     protection = protection_in_force(peer, view, stats, now)
     endpoint = handshake_age = None
@@ -63,7 +66,7 @@ def peer_status(
         protected=satisfies(peer.policy, protection),
         protection=protection.value,
         policy=peer.qkd.policy,
-        epoch_installed=None if view.installed is None else view.installed.epoch,
+        epoch_installed=installed,
         epoch_in_force=None if stats is None else stats.epoch_in_force,
         sources=[] if info is None else sources_of(info, describe),
         key_ids=[] if info is None else [UsedKey(source=key.source, key_id=key.key_id) for key in info.keys],

@@ -137,10 +137,12 @@ class Reassembler:
         key = (source, fragment.exchange, int(fragment.type))
         shape = (fragment.suite, fragment.count, fragment.length)
         partial = self._partials.get(key)
+        if partial is not None and partial.shape != shape:
+            # One of the two is forged, nobody knows which: start again from the newest.
+            self._drop(key)
+            partial = None
         if partial is None:
             partial = self._make_room(key, now, shape)
-        elif partial.shape != shape:
-            raise HandshakeError("malformed", "fragments of one message differ in shape")
         if partial.pieces.setdefault(fragment.index, fragment.payload) != fragment.payload:
             # Somebody's fragment is forged, nobody knows whose: start again from the newest.
             partial.pieces = {fragment.index: fragment.payload}

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from qtunnel.constants import QKD_KEY_SIZE
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
+
+MAX_KEY_ID = 255
+"""Bytes of a key_ID in an offer (docs/protocol.md, Offer); ETSI GS QKD 014 clause 6 has UUIDs of 36."""
+
+
+def problem_of(ref: KeyRef, key: Secret, sources: Collection[str]) -> str | None:
+    """What is wrong with a key that a source delivered, in words; None where it can be used."""
+    if ref.source not in sources:
+        return f"{ref.source}: delivered a key that was not asked of it"
+    if not 0 < len(ref.key_id.encode()) <= MAX_KEY_ID or not ref.key_id.isprintable():
+        return f"{ref.source}: a key_ID must have 1 to {MAX_KEY_ID} bytes of printable text"
+    if not len(key) == ref.size == QKD_KEY_SIZE:
+        return f"{ref.source}: delivered a key of {len(key)} bytes instead of {QKD_KEY_SIZE} (key_ID {ref.key_id})"
+    return None
 
 
 @dataclass(slots=True)
@@ -53,9 +69,14 @@ class HeldKeys:
         if entry is not None:
             entry.key.wipe()
 
+    @property
+    def deadline(self) -> float | None:
+        """When the oldest is to be wiped; monotonic seconds."""
+        return min((entry.since + self._lifetime for entry in self._entries.values()), default=None)
+
     def expire(self, now: float) -> list[KeyRef]:
-        """Wipe what is older than the lifetime and say which."""
-        old = [ref for ref, entry in self._entries.items() if now - entry.since > self._lifetime]
+        """Wipe what has reached the lifetime and say which."""
+        old = [ref for ref, entry in self._entries.items() if now >= entry.since + self._lifetime]
         for ref in old:
             self.discard(ref)
         return old

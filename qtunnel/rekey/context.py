@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 from qtunnel.crypto.kem import Encapsulate
 from qtunnel.handshake.fragments import Message, MessageType, cut, mac1_key
 from qtunnel.handshake.transcript import EpochKeys
 from qtunnel.identity import Identity
 from qtunnel.keys.chain import EpochChain
-from qtunnel.keys.held import HeldKeys
-from qtunnel.keys.policy import Protection
+from qtunnel.keys.held import HeldKeys, problem_of
+from qtunnel.keys.policy import Protection, Shortfall, judge
 from qtunnel.keys.schedule import Schedule
-from qtunnel.rekey.model import Effect, EpochInfo, Install, Memory, Notice, Now, PeerSettings, Remember
+from qtunnel.keys.used import UsedKeys
+from qtunnel.rekey.limits import OWN_EPOCH_JUMP
+from qtunnel.rekey.model import Effect, EpochInfo, Fetched, Install, Memory, Notice, Now, PeerSettings, Remember
 from qtunnel.rekey.protection import Guard
-from qtunnel.rekey.timing import KEY_LIFETIME
+from qtunnel.rekey.timing import KEY_LIFETIME, REPLACED_KEPT
 from qtunnel.secret import RandomBytes, Secret
-from qtunnel.terms import Policy, QkdPolicy
-
-EPOCHS_REMEMBERED = 16
-"""Descriptions of past epochs, so that the one in force can be named while a newer one is installed already."""
+from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
 
 
 class PeerContext:
@@ -34,10 +34,12 @@ class PeerContext:
         now: Now,
         random_bytes: RandomBytes,
         tickets: Iterator[int],
+        used: UsedKeys,
         encapsulate: Encapsulate | None,
     ) -> None:
         self.local, self.settings, self.memory = local, settings, memory
         self.random_bytes, self.tickets, self.encapsulate = random_bytes, tickets, encapsulate
+        self._used = used
         self.mac_key = mac1_key(settings.public.id)
         self.chain = EpochChain()
         self.ours = HeldKeys(KEY_LIFETIME)  # got from our source, to be offered
@@ -45,7 +47,7 @@ class PeerContext:
         self.guard = Guard(settings, now.mono)
         self.schedule = Schedule(settings.interval, settings.jitter)
         self.floor = memory.epoch  # the newest epoch known to be committed: older ones are never installed
-        self.epoch = memory.epoch  # the newest epoch that anybody proposed
+        self.epoch = max(memory.epoch, memory.proposed)  # the newest that anybody proposed, as far as it counts
         self.epochs: dict[int, EpochInfo] = {}
         self.effects: list[Effect] = []
         self._psk: tuple[int, Secret] | None = None
@@ -79,10 +81,48 @@ class PeerContext:
     def remember(self, **changes: object) -> None:
         """Keep epoch or replay times in the state directory."""
         self.memory = replace(self.memory, **changes)  # type: ignore[arg-type]  # fields of Memory by name
-        self.effects.append(Remember(self.name, self.memory.epoch, self.memory.sent, self.memory.seen))
+        self.effects.append(Remember(self.name, self.memory))
 
-    def install(self, keys: EpochKeys, now: Now, *, handshake_now: bool, chain: Callable[[], None]) -> None:
-        """An epoch is committed: hand its PSK to the engine. chain: brings the epoch chain up to date."""
+    def hear_of(self, epoch: int) -> None:
+        """The peer proposed this epoch: our next one is newer, within bounds."""
+        if epoch <= self.floor + OWN_EPOCH_JUMP:
+            self.epoch = max(self.epoch, epoch)
+
+    def judge(self, remote: Policy, sources: int, *, chained: bool) -> Shortfall | None:
+        """Whether an epoch is allowed by our policy as it stands now and by the peer's; None if so."""
+        return judge(self.policy, remote, sources, chained=chained, had_epochs=self.memory.had_epochs)
+
+    @property
+    def chain_lost(self) -> bool:
+        """Whether our policy requires a chain that we do not hold any more."""
+        required = self.settings.policy.chain is ChainPolicy.REQUIRED
+        return required and self.memory.had_epochs and not self.chain.links
+
+    def admit(self, held: HeldKeys, result: Fetched, now: Now) -> tuple[tuple[str, str], ...]:
+        """Keep the keys that came, where they are what they should be. Returns what failed: source and words."""
+        failures = list(result.failures)
+        for ref, key in result.keys:
+            problem = problem_of(ref, key, self.settings.sources)
+            if problem is None and not self._used.admit(self.name, ref, key):
+                problem = f"{ref.source}: delivered a key for the second time (key_ID {ref.key_id}); it is not used"
+            if problem is None:
+                held.put(ref, key, now.mono)
+            else:
+                key.wipe()
+                failures.append((ref.source, problem))
+        for source, detail in failures:
+            self.notice("source.failed", source=source, detail=detail)
+        return tuple(failures)
+
+    def install(
+        self, keys: EpochKeys, now: Now, *, handshake_now: bool, chain: Callable[[], None], **memory: object
+    ) -> None:
+        """An epoch is committed: hand its PSK to the engine. chain: brings the epoch chain up to date. memory: what
+        else is to be remembered of it."""
+        self.floor = max(self.floor, keys.epoch)
+        self.epoch = max(self.epoch, keys.epoch)
+        # First of all: a crash between the two must not let an older epoch in later.
+        self.remember(epoch=self.floor, **memory)
         previous, self._psk = self._psk, (keys.epoch, keys.psk)
         if previous is not None:
             # A blocked tunnel's last PSK is dead: nobody may finish a handshake with it.
@@ -94,14 +134,17 @@ class PeerContext:
             self.effects.append(Install(self.name, keys.epoch, keys.psk.copy(), None, None, handshake_now))
         chain()
         info = EpochInfo.of(keys, now.mono)
+        self._forget_epochs(now)
         self.epochs[keys.epoch] = info
-        while len(self.epochs) > EPOCHS_REMEMBERED:
-            del self.epochs[min(self.epochs)]
-        self.floor = max(self.floor, keys.epoch)
-        self.epoch = max(self.epoch, keys.epoch)
-        self.remember(epoch=self.floor)
         self.guard.install(info)
         self.show_protection()
+
+    def _forget_epochs(self, now: Now) -> None:
+        """Descriptions of epochs that no session can use any more; the one in force may be older than the newest."""
+        replaced = sorted(self.epochs)
+        for epoch, successor in pairwise(replaced):
+            if self.epochs[successor].made < now.mono - REPLACED_KEPT:
+                del self.epochs[epoch]
 
     def block(self) -> None:
         """Forget the PSK, so that no later handshake can fall back to it."""

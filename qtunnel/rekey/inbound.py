@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import hmac
+from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
 
+from qtunnel.constants import QKD_KEY_SIZE
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.handshake.messages import Answer, Offer, Verdict, clip
 from qtunnel.handshake.responder import Responder
 from qtunnel.handshake.transcript import Sealed
 from qtunnel.keys.chain import link
-from qtunnel.keys.policy import Shortfall, judge
+from qtunnel.keys.policy import Shortfall
 from qtunnel.rekey.context import PeerContext
+from qtunnel.rekey.limits import (
+    EPOCH_JUMP,
+    FETCH_BURST,
+    FETCH_RATE,
+    FETCHES_IN_FLIGHT,
+    KEYS_HELD,
+    OFFERS_REMEMBERED,
+    TokenBucket,
+)
 from qtunnel.rekey.model import FetchById, Fetched, Now, Send
 from qtunnel.rekey.timing import FETCH_LIMIT, PENDING_LIMIT
 from qtunnel.secret import Secret
 from qtunnel.statemachine import Machine
-from qtunnel.terms import KeyRef, QkdPolicy
+from qtunnel.terms import ChainPolicy, KeyRef, QkdPolicy
 
 
 class InState(Enum):
@@ -64,6 +75,7 @@ class _Sent:
     response: tuple[bytes, ...]
     commit: bytes = b""
     committed: tuple[bytes, ...] = ()
+    epoch: int = 0
 
 
 class Inbound:
@@ -82,6 +94,9 @@ class Inbound:
         self._sent: _Sent | None = None
         self._limit = 0.0
         self._started = 0.0
+        self._timestamp = b""
+        self._handled: deque[bytes] = deque(maxlen=OFFERS_REMEMBERED)
+        self._fetches = TokenBucket(FETCH_BURST, FETCH_RATE)
 
     @property
     def state(self) -> InState:
@@ -106,6 +121,20 @@ class Inbound:
             self._sent is not None and self._sent.exchange == exchange
         )
 
+    def fresh(self, timestamp: bytes) -> bool:
+        """Whether an offer of that replay time is news: later than any that was committed and than the one under way.
+
+        Only a commit proves the peer by every means, so only then does its replay time count for good: one far in the
+        future, from somebody who broke X25519 alone, is forgotten with its exchange.
+        """
+        if timestamp <= self._context.memory.seen or timestamp in self._handled:
+            return False
+        return self.state is InState.IDLE or timestamp > self._timestamp
+
+    def handled(self, timestamp: bytes) -> None:
+        """An offer was looked at: its like is a replay from now on, taken or not."""
+        self._handled.append(timestamp)
+
     def repeated(self, exchange: bytes, body: bytes, address: Hashable) -> bool:
         """Message 1 once more: answer as before, without any computation. False where it is news."""
         if self._responder is not None and self._responder.exchange == exchange and body == self._init:
@@ -119,31 +148,58 @@ class Inbound:
     def _send(self, datagrams: tuple[bytes, ...], address: Hashable) -> None:
         self._context.effects.append(Send(self._context.name, datagrams, address))
 
+    def _confirm(self, sent: _Sent, address: Hashable) -> None:
+        self._context.effects.append(Send(self._context.name, sent.committed, address, confirms=sent.epoch))
+
     def offer(self, responder: Responder, body: bytes, address: Hashable, now: Now) -> None:
         """An authenticated offer, newer than any before it."""
         context = self._context
-        context.remember(seen=responder.offer.timestamp)
         self._drop()
+        self._timestamp = responder.offer.timestamp
         self._responder, self._init, self._address = responder, body, address
         self._failures = {}
         self._started = now.mono
         self._limit = now.mono + FETCH_LIMIT
         offer = responder.offer
         if offer.epoch <= context.floor:
-            self._refuse(Verdict.STALE_EPOCH, "", now)
+            self._refuse(Verdict.STALE_EPOCH, "")
+            return
+        if offer.epoch > context.floor + EPOCH_JUMP:
+            context.notice(
+                "message.rejected", message="init", reason="epoch", detail=f"offers epoch {offer.epoch}, out of bounds"
+            )
+            self._end(InEvent.REFUSED)
             return
         context.notice("rekey.started", role="responder")
+        if self._chain_missing(offer):
+            self._refuse(Verdict.CHAIN_REQUIRED, "")  # before a key is fetched in vain
+            return
         self._usable = self._choose(offer)
         missing = [ref for ref in self._usable if ref not in context.theirs]
         if not missing:
             self._answer(now)
             return
-        self._machine.fire(InEvent.FETCH)
         news = tuple(ref for ref in missing if ref not in self._in_flight)
+        if news and not self._may_fetch(len(news), now):
+            self._refuse(Verdict.BUSY, "too many offers at once: key sources are asked at a limited rate")
+            return
+        self._machine.fire(InEvent.FETCH)
         if news:  # a key that is being fetched already must not be asked for twice: the call consumes it
             ticket = next(context.tickets)
             self._in_flight |= dict.fromkeys(news, ticket)
             context.effects.append(FetchById(context.name, ticket, news))
+
+    def _chain_missing(self, offer: Offer) -> bool:
+        """Whether one end's policy requires a chain secret that the two do not have in common."""
+        context = self._context
+        if context.chain.choose(chain.id for chain in offer.chains) is not None:
+            return False
+        ours = context.policy.chain is ChainPolicy.REQUIRED and context.memory.had_epochs
+        return ours or (offer.policy.chain is ChainPolicy.REQUIRED and bool(offer.chains))
+
+    def _may_fetch(self, keys: int, now: Now) -> bool:
+        room = len(self._in_flight) + keys <= FETCHES_IN_FLIGHT and len(self._context.theirs) + keys <= KEYS_HELD
+        return room and self._fetches.take(now.mono)
 
     def _choose(self, offer: Offer) -> list[KeyRef]:
         """The offered keys that we have a source for, one per source; our own policy may want none."""
@@ -152,25 +208,24 @@ class Inbound:
             return []
         usable: dict[str, KeyRef] = {}
         for ref in offer.keys:
-            if ref.source in context.settings.sources:
-                usable.setdefault(ref.source, ref)
-            else:
+            if ref.source not in context.settings.sources:
                 self._failures[ref.source] = (
                     f"no key source {ref.source!r} is configured for this peer here; both ends must use the same name"
                 )
+            elif ref.size != QKD_KEY_SIZE:
+                self._failures[ref.source] = f"{ref.source}: a key of {ref.size} bytes was offered, not {QKD_KEY_SIZE}"
+            else:
+                usable.setdefault(ref.source, ref)
         return list(usable.values())
 
     def fetched(self, ticket: int, result: Fetched, now: Now) -> None:
         """The sources answered."""
         context = self._context
-        for ref, key in result.keys:
-            context.theirs.put(ref, key, now.mono)
-        for source, detail in result.failures:
-            context.notice("source.failed", source=source, detail=detail)
+        failures = context.admit(context.theirs, result, now)
         self._in_flight = {ref: its for ref, its in self._in_flight.items() if its != ticket}
         if self.state is not InState.FETCHING or self._responder is None:
             return
-        self._failures |= dict(result.failures)
+        self._failures |= dict(failures)
         if not any(ref in self._in_flight for ref in self._usable):
             self._answer(now)
 
@@ -181,12 +236,10 @@ class Inbound:
         offer = responder.offer
         keys = [(ref, key) for ref in self._usable if (key := context.theirs.get(ref)) is not None]
         chosen = context.chain.choose(chain.id for chain in offer.chains)
-        shortfall = judge(
-            context.policy, offer.policy, len(keys), chained=chosen is not None, had_epochs=context.floor > 0
-        )
+        shortfall = context.judge(offer.policy, len(keys), chained=chosen is not None)
         detail = "; ".join(self._failures.values())
         if shortfall is not None:
-            self._refuse(_SHORTFALLS[shortfall], detail, now)
+            self._refuse(_SHORTFALLS[shortfall], detail)
             return
         indices = tuple(offer.keys.index(ref) for ref, _ in keys)
         chain_id = None if chosen is None else chosen.id
@@ -196,7 +249,7 @@ class Inbound:
             return
         self._machine.fire(InEvent.ANSWER)
         self._sealed = sealed
-        context.epoch = max(context.epoch, offer.epoch)
+        context.hear_of(offer.epoch)
         self._limit = self._started + PENDING_LIMIT
 
     def _respond(self, answer: Answer, chain: Secret | None, keys: list[tuple[KeyRef, Secret]]) -> Sealed | None:
@@ -216,7 +269,7 @@ class Inbound:
         self._responder = None
         return sealed
 
-    def _refuse(self, verdict: Verdict, detail: str, now: Now) -> None:
+    def _refuse(self, verdict: Verdict, detail: str) -> None:
         context = self._context
         answer = Answer(verdict, context.epoch, context.policy, 0, None, (), clip(detail))
         words = f"{verdict.words}: {detail}" if detail else verdict.words
@@ -232,7 +285,7 @@ class Inbound:
             return False
         if sent.commit:
             if hmac.compare_digest(body, sent.commit):
-                self._send(sent.committed, address)
+                self._confirm(sent, address)
             return False
         if self.state is not InState.ANSWERED or sealed is None:
             return False
@@ -243,15 +296,22 @@ class Inbound:
         if keys.epoch <= context.floor:
             self._end(InEvent.EXPIRED)  # a newer epoch is in place already
             return False
+        if context.judge(context.policy, len(keys.keys), chained=keys.chained) is Shortfall.QKD:
+            detail = "the policy has become stricter while the exchange was under way"
+            context.notice("rekey.failed", role="responder", reason="qkd-required", detail=detail)
+            self._end(InEvent.EXPIRED)
+            return False
         self._machine.fire(InEvent.COMMIT)
         for ref in keys.keys:
             context.theirs.discard(ref)
         new = link(keys.epoch, keys.chain, qkd=bool(keys.keys))
-        context.install(keys, now, handshake_now=False, chain=lambda: context.chain.commit(new))
-        sent.commit = body
+        context.install(
+            keys, now, handshake_now=False, chain=lambda: context.chain.commit(new), seen=self._timestamp
+        )  # fmt: skip
+        sent.commit, sent.epoch = body, keys.epoch
         sent.committed = tuple(context.datagrams(MessageType.COMMITTED, exchange, sealed.committed))
         self._sealed = None
-        self._send(sent.committed, address)
+        self._confirm(sent, address)
         context.notice(
             "rekey.done", role="responder", epoch=keys.epoch, sources=[key.source for key in keys.keys],
             chained=keys.chained, seconds=round(now.mono - self._started, 4),

@@ -61,6 +61,26 @@ class EpochInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """What of a peer must survive a restart; never a key.
+
+    epoch: the newest committed one. sent, seen: replay times (TAI64N, 12 bytes) of our newest offer, and of the peer's
+    newest one that was committed. proposed: the newest epoch that we offered. lost: there was more, and it is gone.
+    """
+
+    epoch: int = 0
+    sent: bytes = bytes(12)
+    seen: bytes = bytes(12)
+    proposed: int = 0
+    lost: bool = False
+
+    @property
+    def had_epochs(self) -> bool:
+        """Whether there ever was, or may have been, an epoch with this peer."""
+        return self.epoch > 0 or self.lost
+
+
+@dataclass(frozen=True, slots=True)
 class Effect:
     """Something that the shell must do, in the order given."""
 
@@ -69,10 +89,14 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Send(Effect):
-    """Send datagrams to ``address``; None: to wherever the peer is believed to be."""
+    """Send datagrams to ``address``; None: to wherever the peer is believed to be.
+
+    confirms: the epoch that they tell the peer is in place; not to be sent unless the engine has taken it.
+    """
 
     datagrams: tuple[bytes, ...]
     address: Hashable | None = None
+    confirms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +137,9 @@ class Block(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Remember(Effect):
-    """Keep in the state directory before anything else is sent: epoch, replay times (TAI64N)."""
+    """Keep in the state directory before anything else is done."""
 
-    epoch: int
-    sent: bytes
-    seen: bytes
+    memory: Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +151,15 @@ class Notice(Effect):
 
 
 @dataclass(frozen=True, slots=True)
+class Defect(Effect):
+    """The code failed for one peer, which is blocked and begins anew; the others go on."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """What came of a ``FetchNew`` or ``FetchById``. failures: source name to what it said."""
 
     keys: tuple[tuple[KeyRef, Secret], ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What ``Remember`` kept, handed back at the next start."""
-
-    epoch: int = 0
-    sent: bytes = bytes(12)
-    seen: bytes = bytes(12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from itertools import count
 
 from qtunnel.crypto.kem import Encapsulate
@@ -11,8 +11,11 @@ from qtunnel.handshake.fragments import Message, MessageType, Reassembler, mac1_
 from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
-from qtunnel.rekey.model import Effect, Fetched, Memory, Notice, Now, PeerSettings
+from qtunnel.keys.used import UsedKeys
+from qtunnel.rekey.limits import UNPROVEN_BURST, UNPROVEN_RATE, TokenBucket
+from qtunnel.rekey.model import Block, Defect, Effect, Fetched, Memory, Notice, Now, PeerSettings, Remember
 from qtunnel.rekey.peer import PeerRekey
+from qtunnel.rekey.timing import RESTART_AFTER_DEFECT
 from qtunnel.secret import RandomBytes
 
 EXCHANGES_REMEMBERED = 4
@@ -31,6 +34,8 @@ class RekeyNode:
         self._encapsulate = encapsulate
         self._mac_key = mac1_key(local.public.id)
         self._reassembler = Reassembler()
+        self._unproven = TokenBucket(UNPROVEN_BURST, UNPROVEN_RATE)
+        self._used = UsedKeys(random_bytes)
         self.peers: dict[str, PeerRekey] = {}
         self._by_id: dict[bytes, PeerRekey] = {}
         self._by_exchange: dict[bytes, PeerRekey] = {}
@@ -39,7 +44,12 @@ class RekeyNode:
 
     def add_peer(self, settings: PeerSettings, memory: Memory, now: Now) -> None:
         """A peer from the configuration, with what was remembered of it."""
-        peer = PeerRekey(self.local, settings, memory, now, self._random_bytes, self._tickets, self._encapsulate)
+        self._add(settings, memory, now, 0.0)
+
+    def _add(self, settings: PeerSettings, memory: Memory, now: Now, delay: float) -> None:
+        peer = PeerRekey(
+            self.local, settings, memory, now, self._random_bytes, self._tickets, self._used, self._encapsulate, delay
+        )
         self.peers[settings.name] = peer
         self._by_id[settings.public.id] = peer
 
@@ -64,10 +74,28 @@ class RekeyNode:
 
     def tick(self, now: Now) -> None:
         """Everything that the passing of time brings."""
-        for peer in self.peers.values():
+        for peer in tuple(self.peers.values()):
             deadline = peer.deadline
             if deadline is not None and deadline <= now.mono:
-                peer.tick(now)
+                self._contained(peer, now, lambda peer=peer: peer.tick(now))  # type: ignore[misc]  # lambda's default
+
+    def _contained(self, peer: PeerRekey, now: Now, action: Callable[[], bool | None]) -> bool:
+        """Do it; where the code fails, that peer alone is blocked and begins anew. False then, or what it says."""
+        try:
+            return bool(action())
+        except HandshakeError:
+            raise
+        except Exception as error:
+            name, memory = peer.settings.name, peer.context.memory
+            self.remove_peer(name)
+            self._effects += [
+                Remember(name, memory),
+                Block(name),
+                Notice(name, "peer.defect", {"detail": "an internal error: the peer is blocked and begins anew"}),
+                Defect(name, error),
+            ]
+            self._add(peer.settings, memory, now, RESTART_AFTER_DEFECT)
+            return False
 
     def rekey_now(self, name: str, now: Now) -> bool:
         """Begin a rekey with that peer at once; False where that cannot be."""
@@ -80,25 +108,28 @@ class RekeyNode:
             for _, key in result.keys:
                 key.wipe()
             return
-        peer.fetched(ticket, result, now)
+        self._contained(peer, now, lambda: peer.fetched(ticket, result, now))
 
     def receive(self, datagram: bytes, address: Hashable, now: Now) -> str | None:
-        """One datagram from ``address``. The name of the peer, where an authenticated message 1 came from it."""
+        """One datagram from ``address``. The name of the peer, where it proves that the peer is there now: a first
+        message, authenticated and no replay."""
         try:
             fragment = parse(datagram, self._mac_key)
             message = self._reassembler.add(address, fragment, now.mono)
-            if message is None:
-                return None
-            if message.type is MessageType.INIT:
-                return self._init(message, address, now)
+            return None if message is None else self._message(message, address, now)
         except HandshakeError as error:
             self._reject(error, address)
-            return None
+        except Exception as error:  # of a sender that is not known yet: nobody's tunnel is touched
+            self._reject(HandshakeError("defect", f"reading it failed ({type(error).__name__})"), address)
+        return None
+
+    def _message(self, message: Message, address: Hashable, now: Now) -> str | None:
+        if message.type is MessageType.INIT:
+            return self._init(message, address, now)
         peer = self._by_exchange.get(message.exchange) or self._by_outbound(message.exchange)
         if peer is None:
-            self._reject(HandshakeError("exchange", "belongs to no exchange that is under way"), address)
-            return None
-        peer.message(message, address, now)
+            raise HandshakeError("exchange", "belongs to no exchange that is under way")
+        self._contained(peer, now, lambda: peer.message(message, address, now))
         return None
 
     def _by_outbound(self, exchange: bytes) -> PeerRekey | None:
@@ -116,16 +147,17 @@ class RekeyNode:
         suite = SUITES.get(message.suite)
         if suite is None:
             raise HandshakeError("suite", f"the sender uses suite {message.suite}, which this version does not know")
+        if not self._unproven.take(now.mono):
+            raise HandshakeError("flood", "more first messages a second than are looked at")
         responder = Responder(self.local, suite, message.exchange, message.body, self._find)
         peer = self._by_id[responder.peer.id]
-        peer.offered(responder, message, address, now)
-        if peer.inbound.knows(message.exchange):
+        fresh = self._contained(peer, now, lambda: peer.offered(responder, message, address, now))
+        if self.peers.get(peer.settings.name) is peer and peer.inbound.knows(message.exchange):
             mine = [exchange for exchange, its in self._by_exchange.items() if its is peer]
             for old in mine[: -EXCHANGES_REMEMBERED + 1]:
                 del self._by_exchange[old]
             self._by_exchange[message.exchange] = peer
-            return peer.settings.name
-        return None
+        return peer.settings.name if fresh else None
 
     def _find(self, identity: bytes) -> KnownPeer | None:
         peer = self._by_id.get(identity)

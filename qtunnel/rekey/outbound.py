@@ -12,8 +12,9 @@ from qtunnel.handshake.initiator import Initiator
 from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
 from qtunnel.handshake.transcript import Sealed
 from qtunnel.keys.chain import link
-from qtunnel.keys.policy import Shortfall, judge, sources_required
+from qtunnel.keys.policy import Shortfall, sources_required
 from qtunnel.rekey.context import PeerContext
+from qtunnel.rekey.limits import EPOCH_JUMP
 from qtunnel.rekey.model import Fetched, FetchNew, Now, Send
 from qtunnel.rekey.timing import ATTEMPT_LIMIT, FETCH_LIMIT, PENDING_LIMIT, Retransmitter, grow, tai64n
 from qtunnel.statemachine import Machine
@@ -51,6 +52,10 @@ OUT_TABLE = {
 }
 
 
+KEYS_KEPT_ON = {Verdict.BUSY, Verdict.STALE_EPOCH, Verdict.CHAIN_REQUIRED}
+"""Refusals that come before any key is fetched: the offered keys serve the next attempt."""
+
+
 class Outcome(Enum):
     """How an exchange of ours ended, for the schedule."""
 
@@ -73,6 +78,7 @@ class Outbound:
         self._retransmitter: Retransmitter | None = None
         self._started = 0.0
         self._failures: tuple[tuple[str, str], ...] = ()
+        self._mismatch: str | None = None
 
     @property
     def state(self) -> OutState:
@@ -94,10 +100,16 @@ class Outbound:
         context = self._context
         self._started = now.mono
         self._failures = ()
+        context.notice("rekey.started", role="initiator")
+        if context.chain_lost:
+            return self._report(
+                "chain-required",
+                "this end has lost the chain secrets, and its policy requires one; to begin a new chain see "
+                "docs/operations.md, Chain reset",
+            )
         held = context.ours.newest_by_source()
         wanted = () if context.policy.qkd is QkdPolicy.OFF else context.settings.sources
         missing = tuple(source for source in wanted if source not in held)
-        context.notice("rekey.started", role="initiator")
         if not missing:
             return self._offer(now)
         self._machine.fire(OutEvent.FETCH)
@@ -108,14 +120,10 @@ class Outbound:
 
     def fetched(self, ticket: int, result: Fetched, now: Now) -> Outcome | None:
         """The sources answered. Keys that come too late are kept for the next attempt."""
-        context = self._context
-        for ref, key in result.keys:
-            context.ours.put(ref, key, now.mono)
-        for source, detail in result.failures:
-            context.notice("source.failed", source=source, detail=detail)
+        failures = self._context.admit(self._context.ours, result, now)
         if self.state is not OutState.FETCHING or ticket != self._ticket:
             return None
-        self._failures = result.failures
+        self._failures = failures
         return self._offer(now)
 
     def _offer(self, now: Now) -> Outcome | None:
@@ -134,7 +142,7 @@ class Outbound:
         self._ticket = None
         context.epoch += 1
         timestamp = grow(tai64n(now.unix_ns), context.memory.sent)
-        context.remember(sent=timestamp)
+        context.remember(sent=timestamp, proposed=context.epoch)
         chains = tuple(ChainRef(held_link.epoch, held_link.id) for held_link in context.chain.links)
         offer = Offer(timestamp, context.epoch, policy, 0, chains, refs)
         self._exchange = context.random_bytes(EXCHANGE_ID_SIZE)
@@ -159,19 +167,27 @@ class Outbound:
         try:
             answer, sealed = initiator.read_response(body, held, context.chain.secrets, self._judge)
         except HandshakeError as error:
-            if error.reason in ("authentication", "malformed"):
+            if error.reason in ("authentication", "malformed", "key-mismatch"):
+                # Possibly changed on the way, then it counts as lost. An answer whose proof alone is wrong is put down
+                # to the keys once the attempt ends without a better one.
+                if error.reason == "key-mismatch":
+                    self._mismatch = error.detail
                 context.notice("message.rejected", message="response", reason=error.reason, detail=error.detail)
                 return None
             self._spend(initiator.offer)
             return self._fail(error.reason, error.detail)
-        self._spend(initiator.offer)
+        if answer.verdict not in KEYS_KEPT_ON:
+            self._spend(initiator.offer)
         if sealed is None:
-            context.epoch = max(context.epoch, answer.epoch)
+            if answer.epoch > context.floor + EPOCH_JUMP:
+                return self._fail("epoch", f"the peer claims to be at epoch {answer.epoch}, out of all bounds")
+            context.hear_of(answer.epoch)
             outcome = self._fail(_reason(answer.verdict), _sentence(answer))
             return Outcome.RETRY_NOW if answer.verdict is Verdict.STALE_EPOCH else outcome
         settled = context.chain.settle(answer.chain)
         if settled is not None:
             context.floor = max(context.floor, settled.epoch)
+            context.remember(epoch=context.floor)
             context.notice("epoch.settled", epoch=settled.epoch)
         if answer.detail:
             context.notice("peer.says", detail=answer.detail)
@@ -182,11 +198,7 @@ class Outbound:
         return None
 
     def _judge(self, answer: Answer) -> None:
-        context = self._context
-        shortfall = judge(
-            context.policy, answer.policy, len(answer.keys), chained=answer.chain is not None,
-            had_epochs=context.floor > 0,
-        )  # fmt: skip
+        shortfall = self._context.judge(answer.policy, len(answer.keys), chained=answer.chain is not None)
         if shortfall is Shortfall.QKD:
             raise HandshakeError("qkd-required", _sentence(answer))
         if shortfall is Shortfall.CHAIN:
@@ -206,6 +218,8 @@ class Outbound:
             context.notice("message.rejected", message="committed", reason="authentication", detail="wrong tag")
             return None
         keys = sealed.keys
+        if context.judge(context.policy, len(keys.keys), chained=keys.chained) is Shortfall.QKD:
+            return self._fail("qkd-required", "the policy has become stricter while the exchange was under way")
         self._machine.fire(OutEvent.CONFIRMED)
         if keys.epoch > context.floor:
             new = link(keys.epoch, keys.chain, qkd=bool(keys.keys))
@@ -217,6 +231,11 @@ class Outbound:
             chained=keys.chained, seconds=round(took, 4),
         )  # fmt: skip
         return Outcome.DONE
+
+    def repeat(self) -> None:
+        """Send the message under way once more, to the address that has become known just now."""
+        if self._retransmitter is not None:
+            self._context.effects.append(Send(self._context.name, self._retransmitter.datagrams))
 
     def yield_to_peer(self) -> None:
         """The other end's exchange goes first: drop ours, keep its keys."""
@@ -242,6 +261,9 @@ class Outbound:
         if retransmitter.over(now.mono):
             if self.state is OutState.COMMITTING:
                 return self._fail("unconfirmed", "the peer did not confirm the commit; a new exchange settles it")
+            if self._mismatch is not None and self._initiator is not None:
+                self._spend(self._initiator.offer)
+                return self._fail("key-mismatch", self._mismatch)
             return self._fail(
                 "no-answer", "the peer did not answer: down, unreachable, or it does not know this identity"
             )
@@ -261,7 +283,7 @@ class Outbound:
     def _clear(self) -> None:
         if self._initiator is not None:
             self._initiator.wipe()
-        self._initiator = self._sealed = self._retransmitter = None
+        self._initiator = self._sealed = self._retransmitter = self._mismatch = None
         self._ticket = None
 
 

@@ -10,6 +10,7 @@ from qtunnel.handshake.fragments import Message, MessageType
 from qtunnel.handshake.responder import Responder
 from qtunnel.identity import Identity
 from qtunnel.keys.policy import Protection
+from qtunnel.keys.used import UsedKeys
 from qtunnel.rekey.context import PeerContext
 from qtunnel.rekey.inbound import Inbound, InState
 from qtunnel.rekey.model import Block, Effect, EpochInfo, Fetched, Memory, Now, PeerSettings
@@ -45,17 +46,20 @@ class PeerRekey:
         now: Now,
         random_bytes: RandomBytes,
         tickets: Iterator[int],
+        used: UsedKeys,
         encapsulate: Encapsulate | None = None,
+        delay: float = 0.0,
     ) -> None:
-        self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, encapsulate)
+        self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, used, encapsulate)
         self.settings = settings
         self.outbound = Outbound(self.context)
         self.inbound = Inbound(self.context)
         self._reachable = settings.has_endpoint
         self._initiates = settings.has_endpoint and self.context.higher
+        self._retried = False
         self._next: float | None = None
         if settings.has_endpoint:
-            self._next = now.mono if self._initiates else now.mono + GRACE_AT_START
+            self._next = now.mono + delay if self._initiates else now.mono + delay + GRACE_AT_START
 
     def view(self) -> PeerView:
         guard = self.context.guard
@@ -80,7 +84,9 @@ class PeerRekey:
         """When ``tick`` has something to do; monotonic seconds."""
         times = [self.outbound.deadline, self.inbound.deadline, self.context.guard.deadline]
         if self.outbound.state is OutState.IDLE:
-            times.append(self._next)
+            times += [self._next, self.context.ours.deadline]
+        if self.inbound.state is InState.IDLE:
+            times.append(self.context.theirs.deadline)
         return min((time for time in times if time is not None), default=None)
 
     def current_psk(self) -> tuple[int, Secret] | None:
@@ -96,6 +102,7 @@ class PeerRekey:
 
     def _begin(self, now: Now) -> None:
         self._next = None
+        self._expire(now)
         self._ended(self.outbound.start(now), now)
 
     def _ended(self, outcome: Outcome | None, now: Now) -> None:
@@ -103,10 +110,12 @@ class PeerRekey:
         if outcome is None:
             return
         schedule, fraction = self.context.schedule, self.context.fraction()
+        # At once but once: a peer that goes on calling every epoch stale is asked no quicker than any other failure.
+        again, self._retried = outcome is Outcome.RETRY_NOW and not self._retried, outcome is Outcome.RETRY_NOW
         if outcome is Outcome.DONE:
             self._initiates = True
             self._next = schedule.after_success(now.mono, fraction)
-        elif outcome is Outcome.RETRY_NOW:
+        elif again:
             self._next = now.mono
         else:
             self._next = schedule.after_failure(now.mono, fraction)
@@ -118,9 +127,13 @@ class PeerRekey:
         else:
             self._ended(self.outbound.fetched(ticket, result, now), now)
 
-    def offered(self, responder: Responder, message: Message, address: Hashable, now: Now) -> None:
-        """An authenticated message 1 from this peer."""
+    def offered(self, responder: Responder, message: Message, address: Hashable, now: Now) -> bool:
+        """An authenticated message 1 from this peer. Whether it is news, so that ``address`` is where the peer is."""
         context = self.context
+        if not self.inbound.fresh(responder.offer.timestamp):
+            context.notice("message.rejected", message="init", reason="replay", detail="an old first message")
+            return False
+        self.inbound.handled(responder.offer.timestamp)
         self._reachable = True
         if responder.suite.id != self.settings.suite.id:
             context.notice(
@@ -128,16 +141,15 @@ class PeerRekey:
                 detail=f"the peer uses suite {responder.suite.name}, this end {self.settings.suite.name}; "
                 "set the same kem and cipher at both ends",
             )  # fmt: skip
-            return
-        if responder.offer.timestamp <= context.memory.seen:
-            context.notice("message.rejected", message="init", reason="replay", detail="an old first message")
-            return
+            return True
         if self.outbound.state in (OutState.OFFERED, OutState.FETCHING):
             if context.higher and self.outbound.state is OutState.OFFERED:
-                return  # both began at once: the higher identity goes first, the other end yields to our offer
+                self.outbound.repeat()
+                return True  # both began at once: the higher identity goes first, the other end yields to our offer
             self.outbound.yield_to_peer()
             self._next = now.mono + OFFER_HOLD
         self.inbound.offer(responder, message.body, address, now)
+        return True
 
     def message(self, message: Message, address: Hashable, now: Now) -> None:
         """Messages 2 to 4."""

@@ -15,6 +15,11 @@ FIRST_RETRANSMIT = 0.5
 """Seconds; above the round trip between continents (0.3 s), so that a clean link sees no retransmission."""
 LONGEST_RETRANSMIT = 8.0
 """Seconds; keeps eleven tries within PENDING_LIMIT."""
+REPLACED_KEPT = 200.0
+"""Seconds that a replaced epoch is still described: WireGuard ends a session after 180 s, and a handshake under way
+may begin one with the previous key some seconds after the change."""
+RESTART_AFTER_DEFECT = 60.0
+"""Seconds until a peer for whom the code failed is tried again: quick enough to heal, too slow to fill the log."""
 KEY_LIFETIME = 300.0
 """Seconds that a key waits for an exchange to succeed; the shortest retention that common KMEs promise is longer."""
 GRACE_AT_START = 3.0

@@ -127,10 +127,14 @@ def test_a_forged_fragment_costs_no_more_than_a_lost_one() -> None:
     assert message in found
 
 
-def test_fragments_of_different_shape_are_not_mixed() -> None:
-    one = cut(Message(MessageType.INIT, 1, bytes(16), bytes(3000)), KEY)
-    other = cut(Message(MessageType.INIT, 1, bytes(16), bytes(2000)), KEY)
+def test_fragments_of_different_shape_are_not_mixed_and_the_newest_goes_on() -> None:
+    """A forged fragment that comes first must not keep the true message out."""
+    forged = cut(Message(MessageType.INIT, 1, bytes(16), bytes(2000)), KEY)
+    message = Message(MessageType.INIT, 1, bytes(16), bytes(3000))
     reassembler = Reassembler()
-    reassembler.add("peer", parse(one[0], KEY), 0.0)
-    with pytest.raises(HandshakeError, match="shape"):
-        reassembler.add("peer", parse(other[1], KEY), 0.0)
+    assert reassembler.add("peer", parse(forged[0], KEY), 0.0) is None
+    *early, last = cut(message, KEY)
+    for datagram in early:
+        assert reassembler.add("peer", parse(datagram, KEY), 0.0) is None
+    assert reassembler.add("peer", parse(last, KEY), 0.0) == message
+    assert len(reassembler) == 0

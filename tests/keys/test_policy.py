@@ -63,7 +63,7 @@ def test_held_keys_live_and_are_wiped() -> None:
     assert again.wiped
     assert held.get(ref) is key
     assert held.newest_by_source() == {"metro": ref}
-    assert held.expire(10.0) == []
+    assert held.expire(9.9) == []
     assert held.expire(10.1) == [ref]
     assert key.wiped
     assert ref not in held

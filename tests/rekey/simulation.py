@@ -175,7 +175,7 @@ class Simulation:
                 case Block():
                     host.engine = Engine(installs=host.engine.installs)
                 case Remember():
-                    host.memory = Memory(effect.epoch, effect.sent, effect.seen)
+                    host.memory = effect.memory
                 case Notice():
                     host.notices.append(effect)
 

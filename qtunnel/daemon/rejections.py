@@ -1,0 +1,45 @@
+"""What becomes of rejected datagrams: anybody can send us some, nobody may fill the event stream with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qtunnel.rekey.model import Notice
+
+KIND = "message.rejected"
+PAUSE = 10.0
+"""Seconds between two events of the same reason from the same peer; what came meanwhile is counted."""
+KINDS_KEPT = 1024
+"""Reasons times peers; a hub of 1,000 peers has a handful of reasons at a time."""
+
+
+@dataclass(slots=True)
+class _Said:
+    at: float
+    unsaid: int = 0
+
+
+class Rejections:
+    """Lets the first of each kind through, and then one in ``PAUSE`` with the number of those held back."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[str, str], _Said] = {}
+        self.total = 0
+
+    def admit(self, notice: Notice, now: float) -> Notice | None:
+        """The notice as it is to be told, or None. now: monotonic seconds."""
+        self.total += 1
+        key = notice.peer, str(notice.fields.get("reason"))
+        said = self._said.get(key)
+        if said is None:
+            while len(self._said) >= KINDS_KEPT:
+                del self._said[next(iter(self._said))]
+            self._said[key] = _Said(now)
+            return notice
+        if now - said.at < PAUSE:
+            said.unsaid += 1
+            return None
+        held_back, said.unsaid, said.at = said.unsaid, 0, now
+        if not held_back:
+            return notice
+        return Notice(notice.peer, notice.kind, {**notice.fields, "more": held_back})

@@ -1,0 +1,50 @@
+"""The tuned bounds on what others may make us do, each with its reason, and the bucket that holds rates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EPOCH_JUMP = 1 << 32
+"""Epochs that one offer or answer may be ahead of the newest committed one. An end that lost its state catches up at
+once (2^32 epochs are 136 years at one a second), and nobody can use up the 2^63 numbers: only a commit raises them."""
+OWN_EPOCH_JUMP = 1 << 31
+"""An offer of the peer's raises the number of our next one at most this far, so that ours is never too far for it."""
+
+FETCH_BURST = 4
+"""Offers in a row that may each cost a call to our KME: simultaneous starts, a restart and a retry ..."""
+FETCH_RATE = 1.0
+"""... and one a second after that: no schedule is quicker."""
+FETCHES_IN_FLIGHT = 16
+"""Keys being fetched for one peer: two offers of 8 sources each. A KME that hangs gets no more than these."""
+KEYS_HELD = 64
+"""Keys fetched for one peer and not yet committed: eight offers of 8 sources each; the 300 s of their life bound them
+further."""
+
+UNPROVEN_BURST = 500
+"""First messages whose sender is not known yet: half the peers of a hub of 1,000 that all start at once ..."""
+UNPROVEN_RATE = 200.0
+"""... and this many a second. One costs about 0.8 ms, so a flood takes a sixth of one core at most."""
+
+OFFERS_REMEMBERED = 64
+"""Replay times of offers that came and were not committed: a repeated one makes no second call to a KME."""
+
+
+@dataclass(slots=True)
+class TokenBucket:
+    """``burst`` at once, then ``rate`` a second. Starts full."""
+
+    burst: float
+    rate: float
+    _tokens: float = -1.0
+    _at: float = 0.0
+
+    def take(self, now: float) -> bool:
+        """Whether one more may pass at ``now`` (monotonic seconds)."""
+        if self._tokens < 0:
+            self._tokens, self._at = self.burst, now
+        self._tokens = min(self.burst, self._tokens + max(0.0, now - self._at) * self.rate)
+        self._at = max(now, self._at)
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True

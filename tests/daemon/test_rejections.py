@@ -1,0 +1,33 @@
+"""Rejected datagrams are counted, and told at a bounded rate."""
+
+from __future__ import annotations
+
+from qtunnel.daemon.rejections import KIND, KINDS_KEPT, PAUSE, Rejections
+from qtunnel.rekey.model import Notice
+
+
+def notice(reason: str, peer: str = "") -> Notice:
+    return Notice(peer, KIND, {"reason": reason, "detail": "x"})
+
+
+def test_the_first_is_told_and_then_one_in_a_pause_with_the_number_held_back() -> None:
+    rejections = Rejections()
+    told = [rejections.admit(notice("mac1"), number / 100) for number in range(1000)]
+    assert told[0] == notice("mac1")
+    assert told[1:] == [None] * 999
+    later = rejections.admit(notice("mac1"), PAUSE)
+    assert later is not None
+    assert later.fields["more"] == 999
+    quiet = rejections.admit(notice("mac1"), 3 * PAUSE)
+    assert quiet == notice("mac1")
+    assert rejections.total == 1002
+
+
+def test_reasons_and_peers_are_apart_and_bounded() -> None:
+    rejections = Rejections()
+    assert rejections.admit(notice("mac1"), 0.0)
+    assert rejections.admit(notice("replay"), 0.0)
+    assert rejections.admit(notice("replay", "bob"), 0.0)
+    for number in range(3 * KINDS_KEPT):
+        rejections.admit(notice("replay", str(number)), 0.0)
+    assert len(rejections._said) <= KINDS_KEPT

@@ -1,0 +1,222 @@
+"""What the engine was told is repeated until the engine has it: a block above all.
+
+The engine here refuses on demand, which real ones do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from qtunnel.config import load_config
+from qtunnel.daemon.settings import load_public
+from qtunnel.daemon.tunnel import REFUSALS, Tunnel
+from qtunnel.engines.base import Endpoint, PeerSpec, PeerStats
+from qtunnel.errors import EngineError
+from qtunnel.events import EventStream
+from qtunnel.identity import Identity
+from qtunnel.rekey.model import Install
+from qtunnel.secret import Secret
+from tests.config.conftest import MINIMAL
+from tests.config.conftest import site as site  # the files that MINIMAL names
+from tests.config.conftest import write as write
+
+
+class RefusingEngine:
+    """Keeps one PSK per peer; refuses while ``refusing``."""
+
+    name, interface = "refusing", "qt0"
+
+    def __init__(self) -> None:
+        self.refusing = False
+        self.psk: bytes | None = None
+        self.epoch: int | None = None
+        self.endpoint: Endpoint | None = None
+        self.starts = 0
+        self.alive: asyncio.Event = asyncio.Event()
+        self.dead: asyncio.Event = asyncio.Event()
+        self.pid: int | None = None
+
+    def _check(self) -> None:
+        if self.refusing:
+            raise EngineError("engine refusing of qt0 refuses")
+
+    async def start(self) -> None:
+        self._check()
+        self.starts, self.pid = self.starts + 1, 1
+        self.dead.clear()
+
+    async def configure_device(self, private_key: Secret, listen_port: int) -> None:
+        self._check()
+
+    async def set_peer(self, peer: PeerSpec) -> None:
+        self._check()
+        self.psk, self.epoch, self.endpoint = b"random", None, peer.endpoint
+
+    async def set_endpoint(self, public_key: bytes, endpoint: Endpoint) -> None:
+        self._check()
+        self.endpoint = endpoint
+
+    async def set_psk(
+        self, public_key: bytes, psk: Secret, epoch: int, previous: Secret | None = None, previous_epoch: int = 0,
+        handshake_now: bool = False,
+    ) -> None:  # fmt: skip
+        await asyncio.sleep(0)
+        self._check()
+        self.psk, self.epoch = bytes(psk.reveal()), epoch
+
+    async def block(self, public_key: bytes, psk: Secret) -> None:
+        self._check()
+        self.psk, self.epoch = b"random", None
+
+    async def stats(self) -> dict[bytes, PeerStats]:
+        self._check()
+        return {}
+
+    async def wait_dead(self) -> str:
+        await self.dead.wait()
+        return "stopped"
+
+    async def stop(self) -> None:
+        self.pid = None
+        self.dead.set()
+
+
+class NoInterface:
+    """Stands in for the network interface, which the real tests make."""
+
+    async def up(self) -> None: ...
+    async def down(self) -> None: ...
+    async def pin_endpoint(self, address: str) -> None: ...
+    async def unpin_endpoint(self, address: str) -> None: ...
+
+
+class Wanted:
+    """What the rekeying core wants for the one peer."""
+
+    def __init__(self) -> None:
+        self.epoch: int | None = None
+
+    def psk(self, peer: str) -> tuple[int, Secret] | None:
+        return None if self.epoch is None else (self.epoch, Secret(bytes([self.epoch]) * 32))
+
+
+Made = tuple[Tunnel, RefusingEngine, Wanted]
+
+
+@pytest.fixture
+def make(write: Callable[[str], Path]) -> Callable[[], Made]:
+    def build() -> Made:
+        config = load_config(write(MINIMAL), environ={})
+        wanted = Wanted()
+        tunnel = Tunnel(config, Identity.load(config.node.identity), load_public(config), EventStream(), wanted.psk)
+        engine = RefusingEngine()
+        tunnel.engine = engine  # type: ignore[assignment]  # the point of this test
+        tunnel._interface = NoInterface()  # type: ignore[assignment]
+        return tunnel, engine, wanted
+
+    return build
+
+
+def install(epoch: int) -> Install:
+    return Install("bob", epoch, Secret(bytes([epoch]) * 32), None, None, False)
+
+
+def running(make: Callable[[], Made], test: Callable[[Tunnel, RefusingEngine, Wanted], Awaitable[None]]) -> None:
+    async def all_of_it() -> None:
+        tunnel, engine, wanted = make()
+        await tunnel.start()
+        await test(tunnel, engine, wanted)
+
+    asyncio.run(all_of_it())
+
+
+def test_a_refused_block_is_repeated_until_it_holds(make: Callable[[], Made]) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        wanted.epoch = 3
+        await tunnel.install(install(3))
+        assert tunnel.epoch_in_place("bob") == engine.epoch == 3
+        wanted.epoch, engine.refusing = None, True
+        with pytest.raises(EngineError):
+            await tunnel.block("bob")
+        with pytest.raises(EngineError):
+            await tunnel.reconcile()
+        assert tunnel.epoch_in_place("bob") is None
+        engine.refusing = False
+        await tunnel.reconcile()
+        assert engine.psk == b"random"
+
+    running(make, test)
+
+
+def test_a_refused_key_is_not_in_place_until_it_is(make: Callable[[], Made]) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        wanted.epoch, engine.refusing = 4, True
+        with pytest.raises(EngineError):
+            await tunnel.install(install(4))
+        assert tunnel.epoch_in_place("bob") is None
+        engine.refusing = False
+        await tunnel.reconcile()
+        assert (engine.psk, tunnel.epoch_in_place("bob")) == (b"\x04" * 32, 4)
+
+    running(make, test)
+
+
+def test_an_engine_that_goes_on_refusing_is_stopped_and_its_restart_is_right(make: Callable[[], Made]) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        wanted.epoch = 3
+        await tunnel.install(install(3))
+        supervisor = asyncio.create_task(tunnel.supervise())
+        wanted.epoch, engine.refusing = None, True
+        for _ in range(REFUSALS):
+            with pytest.raises(EngineError):
+                await tunnel.reconcile()
+        assert not tunnel.up
+        engine.refusing = False
+        for _ in range(1000):
+            await asyncio.sleep(0.01)
+            if tunnel.up:
+                break
+        assert engine.starts == 2
+        assert engine.psk == b"random"
+        supervisor.cancel()
+
+    running(make, test)
+
+
+def test_what_is_wanted_while_the_engine_restarts_is_not_lost(make: Callable[[], Made]) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        wanted.epoch = 3
+        async with tunnel._lock:  # a restart is under way
+            tunnel.up = False
+            waiting = asyncio.create_task(tunnel.block("bob"))
+            await asyncio.sleep(0)
+            await tunnel._bring_up()
+            wanted.epoch = None  # expired after the restart had asked for the key
+        await waiting
+        assert (engine.psk, engine.epoch) == (b"random", None)
+
+    running(make, test)
+
+
+def test_an_install_that_was_overtaken_by_a_block_changes_nothing(make: Callable[[], Made]) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        await tunnel.install(install(5))
+        assert engine.epoch is None
+
+    running(make, test)
+
+
+def test_a_refused_endpoint_is_placed_later(make: Callable[[], Made]) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        engine.refusing = True
+        with pytest.raises(EngineError):
+            await tunnel.set_endpoint("bob", ("192.0.2.9", 51820))
+        engine.refusing = False
+        await tunnel.reconcile()
+        assert engine.endpoint == ("192.0.2.9", 51820)
+
+    running(make, test)
