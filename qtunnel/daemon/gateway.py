@@ -41,6 +41,8 @@ POLL_INTERVAL = 1.0
 """Seconds between looks at the engine: what is in force shows within this time."""
 IN_FORCE_LIMIT = 10.0
 """Seconds that ``qtunnel rekey`` waits for WireGuard to take the new epoch up: two of its handshake retries."""
+STATUS_LIMIT = 2.0
+"""Seconds that ``qtunnel status`` waits for the engine; what an engine does that takes longer is not known to work."""
 OUTCOME_LIMIT = 150.0
 """Seconds that ``qtunnel rekey`` waits for an outcome: an exchange ends after 30 s of fetching and 90 s of waiting."""
 
@@ -226,6 +228,12 @@ class Gateway:
 
     def _notice(self, notice: Notice) -> None:
         tally = self._tally[notice.peer]
+        epoch = notice.fields.get("epoch")
+        if notice.kind == "rekey.done" and self._tunnel.epoch_in_place(notice.peer) != epoch:
+            detail = f"agreed on epoch {epoch}, but the engine has not taken it yet; it is tried again"
+            notice = Notice(
+                notice.peer, "rekey.failed", {"role": notice.fields.get("role"), "reason": "engine", "detail": detail}
+            )
         if notice.kind == "rekey.done":
             tally.done += 1
         elif notice.kind == "rekey.failed":
@@ -279,10 +287,12 @@ class Gateway:
         if peer is not None and peer not in self._peers:
             raise UnknownPeerError(peer)
         node = self._config.node
+        answers = True
         try:
-            stats = await self._tunnel.stats()
-        except EngineError:
-            stats = {}
+            async with asyncio.timeout(STATUS_LIMIT):
+                stats = await self._tunnel.stats()
+        except (EngineError, TimeoutError):
+            stats, answers = {}, False
         present, unix_now = monotonic(), time.time()
         engine = self._tunnel.engine
         return Status(
@@ -294,7 +304,7 @@ class Gateway:
                 engine=engine.name,
                 engine_pid=engine.pid,
                 interface=self._config.tunnel.interface,
-                state="engine-down" if self._state == "up" and not self._tunnel.up else self._state,
+                state="engine-down" if self._state == "up" and not (answers and self._tunnel.up) else self._state,
             ),
             peers=[
                 peer_status(

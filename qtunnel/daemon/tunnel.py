@@ -24,8 +24,8 @@ FIRST_RESTART = 0.2
 """Seconds until a dead engine is started again, doubling up to ..."""
 LONGEST_RESTART = 10.0
 """... these, so that an engine that cannot start does not fill the log."""
-REFUSALS = 5
-"""Times in a row, a second apart, that an engine may refuse what a peer should have."""
+REFUSALS = 3
+"""Times in a row that an engine may refuse what a peer should have, or leave a question unanswered for 5 s."""
 PSK_SIZE = 32
 _UNKNOWN = object()
 """In place of an epoch: the engine was told, and did not say that it is done."""
@@ -63,7 +63,7 @@ class Tunnel:
         self.up = False
         self._in_place: dict[str, int | object | None] = {}
         self._misplaced: set[str] = set()
-        self._refusals = 0
+        self._strikes = {"set": 0, "get": 0}
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
@@ -196,9 +196,8 @@ class Tunnel:
             self._in_place[peer] = epoch
 
     async def reconcile(self) -> None:
-        """Repeat what the engine refused, until it has what every peer should have.
+        """Repeat what the engine refused, until it has what every peer should have; to be called now and then.
 
-        An engine that goes on refusing is stopped: its restart puts everything in place, and meanwhile nothing passes.
         Raises ``EngineError`` for the first refusal.
         """
         async with self._lock:
@@ -212,16 +211,20 @@ class Tunnel:
                         await self._place(peer)
                 except EngineError as error:
                     refused = refused or error
-            if refused is None:
-                self._refusals = 0
-                return
-            self._refusals += 1
-            if self._refusals >= REFUSALS:
-                self._refusals = 0
-                self._events.publish("engine.stopped", None, detail=f"it refuses keys again and again: {refused}")
-                self.up = False
-                await self.engine.stop()
-            raise refused
+            if refused is not None:
+                await self._distrust("set", refused)
+                raise refused
+            self._strikes["set"] = 0
+
+    async def _distrust(self, what: str, refusal: EngineError) -> None:
+        """An engine that goes on refusing, or does not answer, is stopped: its restart puts everything in place, and
+        meanwhile nothing passes."""
+        self._strikes[what] += 1
+        if self._strikes[what] >= REFUSALS:
+            self._strikes = dict.fromkeys(self._strikes, 0)
+            self._events.publish("engine.stopped", None, detail=f"it failed {REFUSALS} times in a row: {refusal}")
+            self.up = False
+            await self.engine.stop()
 
     def epoch_in_place(self, peer: str) -> int | None:
         """The epoch whose PSK the engine has taken; None for a random one, or where that is not certain."""
@@ -233,5 +236,10 @@ class Tunnel:
         async with self._lock:
             if not self.up:
                 return {}
-            found = await self.engine.stats()
+            try:
+                found = await self.engine.stats()
+            except EngineError as error:
+                await self._distrust("get", error)
+                raise
+            self._strikes["get"] = 0
         return {name: found[key] for name, key in self._keys.items() if key in found}

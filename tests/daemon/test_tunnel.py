@@ -174,7 +174,7 @@ def test_an_engine_that_goes_on_refusing_is_stopped_and_its_restart_is_right(mak
         for _ in range(REFUSALS):
             with pytest.raises(EngineError):
                 await tunnel.reconcile()
-        assert not tunnel.up
+        assert not tunnel.up  # and so nothing passes
         engine.refusing = False
         for _ in range(1000):
             await asyncio.sleep(0.01)
@@ -218,5 +218,18 @@ def test_a_refused_endpoint_is_placed_later(make: Callable[[], Made]) -> None:
         engine.refusing = False
         await tunnel.reconcile()
         assert engine.endpoint == ("192.0.2.9", 51820)
+
+    running(make, test)
+
+
+def test_an_engine_that_does_not_answer_is_stopped_too(make: Callable[[], Made]) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        engine.refusing = True
+        for _ in range(REFUSALS):
+            assert tunnel.up
+            with pytest.raises(EngineError):
+                await tunnel.stats()
+            await tunnel.reconcile()  # has nothing to put right
+        assert not tunnel.up
 
     running(make, test)
