@@ -38,7 +38,7 @@ def open_client(config: Path | None, socket_path: Path | None, node: str | None)
     if config is not None:
         from qtunnel.config import load_config
 
-        return ControlClient(load_config(config).node.control_socket)
+        return ControlClient(load_config(config, check_files=False).node.control_socket)
     directory = Path(constants.DEFAULT_RUNTIME_DIRECTORY)
     if node is not None:
         if "/" in node or node in {".", ".."}:

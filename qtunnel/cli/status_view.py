@@ -43,6 +43,16 @@ def due(seconds: float | None) -> str:
     return f"in {duration(seconds)}" if seconds >= 0 else f"overdue by {duration(-seconds)}"
 
 
+def next_rekey(peer: PeerStatus) -> str:
+    """Whose turn it is, and when. The time of the end that only answers is that of its taking over."""
+    if peer.role != "responder":
+        return "under way" if peer.next_rekey_s is None and peer.role else due(peer.next_rekey_s)
+    if peer.next_rekey_s is None:
+        return "the peer's turn"
+    when = f"in {duration(peer.next_rekey_s)}" if peer.next_rekey_s > 0 else "now"
+    return f"the peer's turn; this end takes over {when}"
+
+
 def amount(count: int) -> str:
     """Bytes in decimal units, e.g. ``1.4 MB``."""
     value = float(count)
@@ -105,7 +115,7 @@ def peer_rows(peer: PeerStatus) -> list[tuple[str, str]]:
     limit = f" of at most {duration(peer.max_age_s)}" if peer.max_age_s is not None else ""
     expires = f", expires {due(peer.expires_in_s)}" if peer.expires_in_s is not None else ""
     rows.append(("age", f"{duration(peer.age_s)}{limit}{expires}"))
-    rows.append(("next rekey", due(peer.next_rekey_s) + (f", as {peer.role}" if peer.role else "")))
+    rows.append(("next rekey", next_rekey(peer)))
     rows.append(("rekeys", f"{peer.rekeys_ok} done, {peer.rekeys_failed} failed"))
     if peer.last_error is not None:
         ago = f" ({duration(peer.last_error_age_s)} ago)" if peer.last_error_age_s is not None else ""

@@ -73,8 +73,10 @@ class PeerStatus(Message):
 
     protected: as its policy asks. protection: of the traffic now. policy: the QKD policy. epoch_installed,
     epoch_in_force: handed to the engine, used by the newest WireGuard handshake. sources, key_ids, chained, age_s: of
-    the epoch in force. next_rekey_s, expires_in_s: from now, negative when overdue. endpoint: of WireGuard;
-    handshake_endpoint: of the hybrid handshake.
+    the epoch in force. role: ``initiator``, or ``responder`` where rekeys are the peer's turn. next_rekey_s: until this
+    end begins one, which for a responder is when it takes over; negative when overdue, ``None`` while one is under way
+    or where this end never begins. expires_in_s: likewise from now. endpoint: of WireGuard; handshake_endpoint: of the
+    hybrid handshake.
     """
 
     name: str

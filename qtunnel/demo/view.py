@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from qtunnel.cli.status_view import PROTECTION_WORDS, amount, due, duration
+from qtunnel.cli.status_view import PROTECTION_WORDS, amount, duration, next_rekey
 from qtunnel.control.messages import PeerStatus
 from qtunnel.demo.observe import FULL, Observer
 from qtunnel.demo.options import DemoOptions
@@ -63,7 +63,7 @@ def _rows(peer: PeerStatus | None) -> list[tuple[str, RenderableType]]:
         ("epoch", Text(f"{'-' if in_force is None else in_force} in force, {installed or '-'} installed")),
         ("sources", Text(", ".join(peer.sources) or "-")),
         ("key_ID", Text(", ".join(key.key_id for key in peer.key_ids) or "-")),
-        ("next rekey", Text(due(peer.next_rekey_s) + (f", as {peer.role}" if peer.role else ""))),
+        ("next rekey", Text(next_rekey(peer))),
         ("transfer", Text(f"{amount(peer.rx_bytes)} received, {amount(peer.tx_bytes)} sent")),
         ("last error", Text(_error(peer), style="red" if peer.last_error else "")),
     ]

@@ -17,9 +17,10 @@ from click.testing import CliRunner
 
 from qtunnel import constants
 from qtunnel.cli.main import cli
-from qtunnel.cli.status_view import PROTECTION_WORDS, amount, due, duration
+from qtunnel.cli.status_view import PROTECTION_WORDS, amount, due, duration, next_rekey
 from qtunnel.control.messages import RekeyOutcome
 from qtunnel.errors import QtunnelError
+from tests.config.conftest import MINIMAL
 from tests.control.support import BLOCKED, SOURCES, Canned, Serving, peer, serving
 
 COMMAND = [sys.executable, "-m", "qtunnel"]
@@ -69,7 +70,7 @@ def test_protected_exits_0_and_says_what_protects(server: Serving) -> None:
         "x25519, ml-kem-1024, etsi014:metro, chained to earlier QKD keys",
         "key_ID metro 8e3f-11",
         "age 1 min 5 s of at most 10 min, expires in 8 min 55 s",
-        "next rekey in 55 s, as initiator",
+        "next rekey in 55 s",
         "rekeys 7 done, 0 failed",
         "endpoint 10.99.0.2:51820, WireGuard handshake 1 min 5 s ago",
         "rekeys at 10.99.0.2:51821",
@@ -149,6 +150,15 @@ def test_the_only_daemon_is_found(runtime: Path) -> None:
         assert inside("status")[0] == 0
         assert inside("status", "--node", "alice")[0] == 0
         assert inside("rekey", "bob")[0] == 0
+
+
+def test_a_configuration_finds_its_daemon_without_the_files_that_it_names(tmp_path: Path) -> None:
+    """An operator who may use the socket need not be able to read the identity."""
+    file = tmp_path / "alice.yaml"
+    file.write_text(MINIMAL.replace("  name: alice\n", "  name: alice\n  control_socket: a.sock\n"))
+    with serving(tmp_path / "a.sock"):
+        code, output = inside("status", "--config", str(file))
+    assert code == 0, output
 
 
 def test_a_stale_socket_beside_it_does_not_confuse(runtime: Path) -> None:
@@ -290,6 +300,18 @@ def test_durations_and_amounts_in_words() -> None:
         "1.5 MB",
         "2000.0 TB",
     ]
+
+
+def test_the_next_rekey_says_whose_turn_it_is() -> None:
+    def shown(**changes: object) -> str:
+        return next_rekey(peer(**changes))
+
+    assert shown() == "in 55 s"
+    assert shown(next_rekey_s=None) == "under way"
+    assert shown(next_rekey_s=-4.0) == "overdue by 4 s"
+    assert shown(role="responder", next_rekey_s=202.0) == "the peer's turn; this end takes over in 3 min 22 s"
+    assert shown(role="responder", next_rekey_s=-1.0) == "the peer's turn; this end takes over now"
+    assert shown(role="responder", next_rekey_s=None) == "the peer's turn"
 
 
 def test_every_protection_has_words() -> None:
