@@ -43,9 +43,7 @@ class Tunnel:
     ) -> None:  # fmt: skip
         tunnel = config.tunnel
         self._config, self._identity, self._events, self._current_psk = config, identity, events, current_psk
-        self.engine = open_engine(
-            tunnel.engine, tunnel.interface, log_line=lambda line: logger.info("engine.says", line=line)
-        )
+        self.engine = open_engine(tunnel.engine, tunnel.interface)
         allowed = tuple(network for peer in config.peers for network in peer.allowed_ips)
         self._interface = Interface(
             InterfaceConfig(tunnel.interface, tunnel.addresses, tunnel.mtu, allowed, tunnel.routes == "auto")

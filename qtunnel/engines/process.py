@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from qtunnel.engines.voice import Paragraphs
 from qtunnel.errors import EngineError
 
 LAUNCHER = Path(__file__).with_name("launch.py")
@@ -25,15 +26,16 @@ MAX_LINE = 4096
 """Characters of one line of output that are passed on."""
 
 LogLine = Callable[[str], None]
+"""Takes a line without its end; of a traceback all of them at once."""
 
 
 class ChildProcess:
-    """One child in a session of its own; its output goes to ``log_line``, line by line."""
+    """One child in a session of its own; its output goes to ``log_line``, line by line, a traceback whole."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log_line: LogLine) -> None:
         self._command = list(command)
         self._environment = dict(environment)
-        self._log_line = log_line
+        self._paragraphs = Paragraphs(log_line)
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self.tail: deque[str] = deque(maxlen=TAIL)
@@ -75,12 +77,14 @@ class ChildProcess:
             for line in lines:
                 self._take(line)
         self._take(bytes(pending))
+        self._paragraphs.end()
 
     def _take(self, line: bytes) -> None:
-        text = line[:MAX_LINE].decode("utf-8", "replace").strip()
-        if text and not text.startswith(("┌", "│", "└")):  # wireguard-go's box that advertises the kernel module
-            self.tail.append(text)
-            self._log_line(text)
+        text = line[:MAX_LINE].decode("utf-8", "replace")
+        bare = text.strip()
+        if bare and not bare.startswith(("┌", "│", "└")):  # wireguard-go's box that advertises the kernel module
+            self.tail.append(bare)
+            self._paragraphs.line(text)
 
     async def wait(self) -> str:
         """Wait for the end; says in words how the process ended."""

@@ -20,6 +20,7 @@ from qtunnel.engines.ledger import EpochLedger
 from qtunnel.engines.process import ChildProcess, LogLine
 from qtunnel.engines.programs import Program, find
 from qtunnel.engines.uapi_client import Line, UapiClient, UapiPeer
+from qtunnel.engines.voice import log_to
 from qtunnel.errors import EngineError, InterfaceError
 from qtunnel.secret import RandomBytes, Secret
 from qtunnel.telemetry import log
@@ -80,7 +81,7 @@ class UapiEngine:
         self._interface = interface
         self._socket = Path(socket_directory) / f"{interface}.sock"
         self._client = UapiClient(interface, str(self._socket))
-        self._log_line = log_line or (lambda line: logger.info("engine.says", interface=interface, line=line))
+        self._log_line = log_line or log_to(logger, interface=interface)
         self._clock = clock
         self._random_bytes = random_bytes
         self._child: ChildProcess | None = None

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -303,7 +304,7 @@ def test_durations_and_amounts_in_words() -> None:
 
 
 def test_the_next_rekey_says_whose_turn_it_is() -> None:
-    def shown(**changes: object) -> str:
+    def shown(**changes: Any) -> str:
         return next_rekey(peer(**changes))
 
     assert shown() == "in 55 s"
