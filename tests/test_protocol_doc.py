@@ -1,0 +1,427 @@
+"""docs/protocol.md is enough to implement the handshake, and says what the code does."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import sys
+import unicodedata
+from enum import Enum
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from cryptography.exceptions import InvalidTag
+
+import qtunnel.constants
+import qtunnel.handshake.fragments
+import qtunnel.handshake.messages
+import qtunnel.keys.chain
+import qtunnel.keys.schedule
+import qtunnel.keys.used
+import qtunnel.rekey.limits
+import qtunnel.rekey.node
+import qtunnel.rekey.timing
+from qtunnel.crypto.kdf import Label
+from qtunnel.crypto.kem import KEMS
+from qtunnel.errors import HandshakeError
+from qtunnel.handshake import fragments, messages
+from qtunnel.handshake.fragments import MessageType
+from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
+from qtunnel.handshake.suites import SUITES
+from qtunnel.identity import IDENTITY_SEED_SIZE, MAX_PUBLIC_FILE, Identity, PublicIdentity
+from qtunnel.keys.chain import EpochChain
+from qtunnel.rekey.inbound import IN_TABLE, InState
+from qtunnel.rekey.outbound import KEYS_KEPT_ON, OUT_TABLE, OutState
+from qtunnel.secret import Secret
+from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
+from qtunnel.wireguard import limits, uapi
+from tests import docs_handshake as docs
+from tests.docs_handshake import DOCUMENT, End, Epoch
+from tests.docs_tables import number
+from tests.wireguard.test_psk import psk, start
+from tests.wireguard.world import pair
+
+VECTOR_FILE = Path(__file__).parent / "vectors" / "handshake" / "handshake.json"
+VECTORS: list[dict[str, Any]] = json.loads(VECTOR_FILE.read_text("utf-8"))["vectors"]
+each_vector = pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+
+
+# -- the vectors, by the document alone
+
+
+class Reading:
+    """One vector, and both ends of its exchange as the document has them."""
+
+    def __init__(self, vector: dict[str, Any], steps: list[dict[str, str]] | None = None) -> None:
+        def raw(name: str) -> bytes:
+            return bytes.fromhex(vector[name])
+
+        self.vector, self.raw = vector, raw
+        self.suite = docs.SUITES[vector["suite"]]
+        self.exchange = raw("exchange_id")
+        self.alice, self.bob = docs.Identity(raw("initiator_seed")), docs.Identity(raw("responder_seed"))
+        self._steps = docs.STEPS if steps is None else steps
+        self.keys = [(key["source"], key["key_id"], bytes.fromhex(key["key"])) for key in vector["qkd_keys"]]
+        self.chain = vector["chain"]
+        self.chain_secret = b"" if self.chain is None else bytes.fromhex(self.chain["secret"])
+
+    def end(self, role: str) -> End:
+        kem, raw, own = self.suite.kem, self.raw, role == "initiator"
+
+        def mine(pair: docs.Pair, whose: bool) -> docs.Pair:
+            return pair if whose == own else docs.Pair(pair.public)
+
+        pairs = {
+            "x_i": mine(self.alice.x25519, True),
+            "k_i": mine(self.alice.kem[kem], True),
+            "x_r": mine(self.bob.x25519, False),
+            "k_r": mine(self.bob.kem[kem], False),
+        }
+        if own:
+            pairs |= {
+                "e_i": docs.x25519(raw("initiator_ephemeral")),
+                "ekem": docs.kem_pair(kem, raw("initiator_ephemeral_kem_seed")),
+            }
+        else:
+            pairs["e_r"] = docs.x25519(raw("responder_ephemeral"))
+        values = {
+            "prologue": docs.prologue(self.suite, self.exchange),
+            "psk": docs.psk_token(self.chain_secret, self.keys),
+        }
+        values |= {"id_i": self.alice.id, "offer": self.offer} if own else {"answer": self.answer}
+        if self.vector["pairing_secret"] is not None:
+            values["pairing"] = raw("pairing_secret")
+        m = dict(zip(("ct1", "ct2", "ct3"), map(bytes.fromhex, self.vector["encapsulation_m"]), strict=True))
+        return End(role, self.suite, pairs, values, m, self._steps)
+
+    @property
+    def _policy(self) -> dict[str, int | bytes]:
+        return {"qkd": 2 if self.keys else 0, "min_sources": 1, "chain policy": 0, "capabilities": 0}
+
+    @property
+    def offer(self) -> bytes:
+        chains = [] if self.chain is None else [(self.chain["epoch"], bytes.fromhex(self.chain["id"]))]
+        keys = [(source, key_id, len(key)) for source, key_id, key in self.keys]
+        values = {**self._policy, "timestamp": self.raw("timestamp"), "epoch": self.vector["epoch"]}
+        return docs.encode_offer(values, chains, keys)
+
+    @property
+    def answer(self) -> bytes:
+        chosen = bytes(16) if self.chain is None else bytes.fromhex(self.chain["id"])
+        values = {
+            **self._policy, "verdict": 0, "epoch": self.vector["epoch"], "has chain": int(self.chain is not None),
+            "chain": chosen,
+        }  # fmt: skip
+        return docs.encode_answer(values, range(len(self.keys)), "fine")
+
+    def finish(self, end: End) -> Epoch:
+        return docs.finish(end, self.alice.id, self.bob.id, self.vector["epoch"], self.keys)
+
+    @property
+    def result(self) -> Epoch:
+        return Epoch(self.raw("psk"), self.raw("chain_out"), self.raw("commit"), self.raw("committed"))
+
+
+def test_the_second_implementation_has_nothing_of_the_first() -> None:
+    for helper in ("docs_handshake.py", "docs_tables.py"):
+        tree = ast.parse((Path(__file__).parent / helper).read_text("utf-8"))
+        names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+        assert not [name for name in names if name.split(".")[0] == "qtunnel"]
+
+
+@each_vector
+def test_identities(vector: dict[str, Any]) -> None:
+    reading = Reading(vector)
+    for role, identity in (("initiator", reading.alice), ("responder", reading.bob)):
+        assert identity.id.hex() == vector[f"{role}_id"]
+        assert identity.x25519.public.hex() == vector[f"{role}_x25519"]
+
+
+@each_vector
+def test_initiator(vector: dict[str, Any]) -> None:
+    reading = Reading(vector)
+    end = reading.end("initiator")
+    end.run("")
+    assert end.run("1").hex() == vector["init"]
+    end.run("2", reading.raw("response"))
+    assert end.values["answer"] == reading.answer
+    assert reading.finish(end) == reading.result
+
+
+@each_vector
+def test_responder(vector: dict[str, Any]) -> None:
+    reading = Reading(vector)
+    end = reading.end("responder")
+    end.run("")
+    end.run("1", reading.raw("init"))
+    assert (end.values["id_i"], end.values["offer"]) == (reading.alice.id, reading.offer)
+    assert end.run("2").hex() == vector["response"]
+    assert reading.finish(end) == reading.result
+
+
+@each_vector
+def test_datagrams_and_chain_ids(vector: dict[str, Any]) -> None:
+    reading = Reading(vector)
+    for kind, name in ((1, "init"), (3, "commit")):
+        made = docs.datagrams(kind, reading.suite, reading.exchange, reading.raw(name), reading.bob.id)
+        assert [one.hex() for one in made] == vector[f"{name}_datagrams"]
+    if reading.chain is not None:
+        assert docs.chain_id(reading.chain_secret, reading.chain["epoch"]).hex() == reading.chain["id"]
+
+
+def test_every_step_counts() -> None:
+    """The vectors need each row of the table: none of them stands there in vain."""
+    (vector,) = [vector for vector in VECTORS if vector["chain"] and vector["pairing_secret"]]
+    for gone in docs.STEPS:
+        reading = Reading(vector, [step for step in docs.STEPS if step is not gone])
+        end = reading.end("initiator")
+        try:
+            end.run("")
+            init = end.run("1")
+            end.run("2", reading.raw("response"))
+            same = init == reading.raw("init") and reading.finish(end) == reading.result
+        except (InvalidTag, KeyError, ValueError):  # ValueError: sealing before there is a key
+            same = False
+        assert not same, f"step {gone['step']}"
+
+
+def test_vector_fields() -> None:
+    described = [name.strip() for row in DOCUMENT.table("8", "field").rows for name in row["field"].split(",")]
+    assert len(set(described)) == len(described)
+    for vector in VECTORS:
+        assert set(vector) == set(described)
+
+
+# -- the tables, against the code
+
+
+def test_suites() -> None:
+    assert {
+        suite.id: (
+            suite.kem.name, suite.aead.name, suite.protocol_name, suite.kem.public_key_size, suite.kem.ciphertext_size
+        )
+        for suite in SUITES.values()
+    } == {its.id: (its.kem, its.aead, its.protocol_name, its.pk, its.ct) for its in docs.SUITES.values()}  # fmt: skip
+
+
+def test_labels() -> None:
+    assert {docs.label(path) for path in DOCUMENT.table("1.4", "path").column("path")} == {one.value for one in Label}
+
+
+def test_printable_text() -> None:
+    for code in range(sys.maxunicode + 1):
+        character = chr(code)
+        assert character.isprintable() == (character == " " or unicodedata.category(character)[0] not in "CZ")
+
+
+def test_identity_files(tmp_path: Path) -> None:
+    seed = bytes(range(IDENTITY_SEED_SIZE))
+    ours, its = Identity(Secret(seed)), docs.Identity(seed)
+    assert ours.public.to_text() == its.public_file
+    assert ours.public.fingerprint == its.fingerprint
+    assert bytes(ours.wireguard.reveal()) == its.wireguard.private
+    secret_file = tmp_path / "secret"
+    secret_file.touch(0o600)
+    secret_file.write_text(its.secret_file)
+    assert Identity.load(secret_file).public == ours.public
+    assert f"at most {MAX_PUBLIC_FILE:,} bytes" in DOCUMENT.prose
+    first, _, *lines = its.public_file.splitlines()
+    for order in itertools.permutations(lines):
+        assert PublicIdentity.parse("\n".join([first, "", *order])) == ours.public
+
+
+def test_header_and_receiving() -> None:
+    suite, exchange, identity = docs.SUITES[3], bytes(range(16)), bytes(range(64))
+    key = fragments.mac1_key(identity)
+    for kind in MessageType:
+        for length in (1, 1176, 1177, 9408):
+            body = bytes(index % 251 for index in range(length))
+            made = docs.datagrams(kind, suite, exchange, body, identity)
+            assert made == fragments.cut(fragments.Message(kind, suite.id, exchange, body), key)
+            for datagram in made:
+                fragments.parse(datagram[:-16] + bytes(range(16)), key)  # mac2 is ignored
+    types = DOCUMENT.table("3.1", "offset").mapping("field", "value")["type"]
+    assert types == ", ".join(f"{kind.value} {kind.name.lower()}" for kind in MessageType)
+    with pytest.raises(HandshakeError, match="size"):
+        fragments.parse(bytes(56), key)
+    with pytest.raises(HandshakeError, match="size"):
+        fragments.parse(bytes(1233), key)
+    with pytest.raises(HandshakeError, match="identity"):
+        fragments.parse(bytes(57), key)
+
+
+OFFERS = [
+    Offer(bytes(range(12)), 1, Policy(QkdPolicy.OFF), 0, (), ()),
+    Offer(bytes(12), 2**63 - 1, Policy(QkdPolicy.REQUIRED, 2, ChainPolicy.REQUIRED), 5,
+          (ChainRef(9, bytes(range(16))), ChainRef(8, bytes(16)), ChainRef(7, b"\xff" * 16)),
+          tuple(KeyRef("s" * 255, f"{index}" * 255, 32 + index) for index in range(8))),
+    Offer(b"\xff" * 12, 77, Policy(QkdPolicy.PREFERRED, 255), 2**32 - 1, (), (KeyRef("Nürnberg", "ключ 1", 65535),)),
+]  # fmt: skip
+ANSWERS = [
+    Answer(Verdict.ACCEPTED, 1, Policy(QkdPolicy.OFF), 0),
+    Answer(Verdict.ACCEPTED, 2**63 - 1, Policy(QkdPolicy.REQUIRED, 2, ChainPolicy.REQUIRED), 2**32 - 1,
+           bytes(range(16)), tuple(range(8)), "ü" * 100),
+    Answer(Verdict.BUSY, 0, Policy(QkdPolicy.PREFERRED), 0, None, (), "later"),
+]  # fmt: skip
+
+
+def _policy(policy: Policy) -> dict[str, int | bytes]:
+    return {"qkd": policy.qkd, "min_sources": policy.min_sources, "chain policy": policy.chain}
+
+
+@pytest.mark.parametrize("offer", OFFERS, ids=lambda offer: f"epoch {offer.epoch}")
+def test_offer(offer: Offer) -> None:
+    values = {
+        **_policy(offer.policy), "timestamp": offer.timestamp, "epoch": offer.epoch, "capabilities": offer.capabilities
+    }  # fmt: skip
+    chains = [(chain.epoch, chain.id) for chain in offer.chains]
+    data = docs.encode_offer(values, chains, [(key.source, key.key_id, key.size) for key in offer.keys])
+    assert messages.encode_offer(offer) == data
+    assert messages.decode_offer(data) == offer
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: f"epoch {answer.epoch}")
+def test_answer(answer: Answer) -> None:
+    values = {
+        **_policy(answer.policy), "verdict": answer.verdict, "epoch": answer.epoch,
+        "capabilities": answer.capabilities, "has chain": int(answer.chain is not None),
+        "chain": answer.chain or bytes(16),
+    }  # fmt: skip
+    data = docs.encode_answer(values, answer.keys, answer.detail)
+    assert messages.encode_answer(answer) == data
+    assert messages.decode_answer(data, 8) == answer
+
+
+def test_policy_codes() -> None:
+    qkd = ", ".join(f"{one.value} {one.name.lower()}" for one in QkdPolicy)
+    chain = ", ".join(f"{one.value} {one.name.lower().replace('_', ' ')}" for one in ChainPolicy)
+    assert f"qkd is {qkd}. min_sources counts QKD sources, 0 as 1. chain policy is {chain}." in DOCUMENT.prose
+
+
+def test_body_sizes() -> None:
+    least, most = min(OFFERS, key=lambda one: len(one.keys)), max(OFFERS, key=lambda one: len(one.keys))
+    offers = [len(messages.encode_offer(one)) for one in (least, most)]
+    answers = [len(messages.encode_answer(one)) for one in (ANSWERS[0], ANSWERS[1])]
+    assert (offers[0] + 16, answers[0] + 16) == (messages.MIN_OFFER, messages.MIN_ANSWER)
+    assert messages.COMMIT_SIZE == 24
+    for suite in SUITES.values():
+        sizes = [
+            [sum(messages.init_sizes(suite)) + offer + 16 for offer in offers],
+            [sum(messages.response_sizes(suite)) + answer + 32 for answer in answers],
+        ]
+        counts = [[-(-size // fragments.MAX_PAYLOAD) for size in its] for its in sizes]
+        (row,) = [row for row in DOCUMENT.table("4.3", "KEM").rows if row["KEM"] == suite.kem.name]
+        assert list(row.values())[1:] == [f"{low} to {high}" for low, high in sizes + counts]
+        assert sizes[0][1] <= fragments.MAX_FRAGMENTS * fragments.MAX_PAYLOAD == 9408
+    assert set(DOCUMENT.table("4.3", "KEM").column("KEM")) == set(KEMS)
+
+
+def test_verdicts() -> None:
+    rows = DOCUMENT.table("5.5", "code").rows
+    assert [(int(row["code"]), row["verdict"]) for row in rows] == [(one.value, one.name) for one in Verdict]
+    assert {Verdict[row["verdict"]] for row in rows if row["keys offered"] == "kept"} == KEYS_KEPT_ON
+
+
+def _transitions(header: str, section: str, states: type[Enum]) -> set[tuple[Enum, Enum]]:
+    return {
+        (states(state.strip()), states(row["next"]))
+        for row in DOCUMENT.table(section, header).rows
+        for state in row["state"].split(",")
+    }
+
+
+def test_states() -> None:
+    assert _transitions("state", "5.2", OutState) == {(state, to) for (state, _), to in OUT_TABLE.items()}
+    assert _transitions("state", "5.3", InState) == {(state, to) for (state, _), to in IN_TABLE.items()}
+
+
+NOT_OF_THE_PROTOCOL = {"REPLACED_KEPT", "RESTART_AFTER_DEFECT"}
+"""What an end keeps for its status, and how it heals from its own defects."""
+NUMBERS: list[tuple[str, tuple[ModuleType, ...]]] = [
+    ("3.3", (qtunnel.handshake.fragments,)),
+    ("5.8", (
+        qtunnel.rekey.timing, qtunnel.rekey.limits, qtunnel.rekey.node, qtunnel.keys.schedule, qtunnel.keys.chain,
+        qtunnel.handshake.messages, qtunnel.constants,
+    )),
+    ("7", (limits,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("section,modules", NUMBERS, ids=[section for section, _ in NUMBERS])
+def test_numbers(section: str, modules: tuple[ModuleType, ...]) -> None:
+    for name, value in DOCUMENT.table(section, "name", "value").mapping("name", "value").items():
+        found = {float(getattr(module, name)) for module in modules if hasattr(module, name)}
+        assert found == {number(value)}, name
+
+
+def test_every_number_of_the_rekeying_core_is_there() -> None:
+    described = set(DOCUMENT.table("5.8", "name").column("name"))
+    for module in (qtunnel.rekey.timing, qtunnel.rekey.limits, qtunnel.keys.schedule):
+        defined = {name for name in vars(module) if name.isupper() and not name.startswith("_")}
+        assert defined - NOT_OF_THE_PROTOCOL <= described
+    assert f"of the last {qtunnel.keys.used.REMEMBERED:,} keys" in DOCUMENT.prose
+    assert f"to port {qtunnel.constants.DEFAULT_HANDSHAKE_PORT}" in DOCUMENT.prose
+
+
+def test_an_offer_has_room_for_the_chain() -> None:
+    chain = EpochChain()
+    for epoch in range(1, 6):
+        chain.commit(qtunnel.keys.chain.link(epoch, Secret(bytes([epoch]) * 64), qkd=True))
+    chain.doubt(qtunnel.keys.chain.link(6, Secret(bytes(64)), qkd=True))
+    assert [link.epoch for link in chain.links] == [6, 5, 4]
+    assert len(chain.links) == messages.MAX_CHAINS
+
+
+def test_replay_time() -> None:
+    timestamp = qtunnel.rekey.timing.tai64n(1_767_225_600_000_000_007)
+    assert timestamp == (2**62 + 10 + 1_767_225_600).to_bytes(8, "big") + (7).to_bytes(4, "big")
+    assert {vector["timestamp"] for vector in VECTORS} == {(timestamp[:8] + bytes(4)).hex()}
+
+
+# -- section 7
+
+
+def test_uapi_keys() -> None:
+    standard = {
+        "private_key", "listen_port", "fwmark", "replace_peers", "public_key", "update_only", "remove",
+        "preshared_key", "endpoint", "persistent_keepalive_interval", "replace_allowed_ips", "allowed_ip",
+        "protocol_version",
+    }  # fmt: skip
+    rows = DOCUMENT.table("7", "operation").rows
+    assert {row["key"] for row in rows if row["operation"] == "set"} == set(uapi.KEYS) - standard
+    _, alice, _ = start()
+    shown = {line.partition("=")[0] for line in alice.get().splitlines()}
+    assert {row["key"] for row in rows if row["operation"] == "get"} == {name for name in shown if "epoch" in name}
+
+
+def test_uapi_shows_a_session_until_it_is_forgotten() -> None:
+    world, alice, _ = start()
+    world.advance(limits.ZERO_KEYS_TIME - 2)
+    assert "epoch=1\n" in alice.get()
+    world.advance(3)
+    assert "epoch" not in alice.get()
+
+
+def test_uapi_sections_and_errors() -> None:
+    _, alice, bob = pair()
+    section = f"public_key={bob.public.hex()}\n"
+
+    def holds() -> tuple[int, int | None]:
+        its = alice.peer(bob).psk
+        return int.from_bytes(its.psk.reveal(), "big"), its.epoch
+
+    assert alice.uapi(f"set=1\n{section}preshared_key={psk(1)}\nepoch=1\n\n") == "errno=0\n\n"
+    assert alice.uapi(f"set=1\n{section}preshared_key={psk(1)}\n\n") == "errno=0\n\n"
+    assert holds() == (1, 1)  # the one in place keeps its label
+    assert alice.uapi(f"set=1\n{section}preshared_key={psk(2)}\n{section}epoch=2\n\n") == "errno=-22\n\n"
+    assert holds() == (2, None)  # another section is not the same
+    assert alice.uapi(f"set=1\n{section}preshared_key={psk(3)}\nepoch=x\nprevious_epoch=1\n\n") == "errno=-22\n\n"
+    assert holds() == (3, None)  # what was read before the error
+    for lacking in ("previous_epoch=1", f"previous_preshared_key={psk(1)}\nepoch=2"):
+        with_psk = f"preshared_key={psk(4)}\n" if lacking.startswith("previous_epoch") else ""
+        assert alice.uapi(f"set=1\n{section}{with_psk}{lacking}\n\n") == "errno=-22\n\n"
+        assert holds() == (3, None)
