@@ -16,6 +16,8 @@ from qtunnel.errors import EngineError
 from qtunnel.netio.background import run_in_background
 from qtunnel.netio.kernel import forbid_core_dumps
 from qtunnel.netio.loop import open_loop
+from qtunnel.netio.syslog import SOCKET as SYSLOG
+from qtunnel.netio.syslog import SyslogHandler
 from qtunnel.netio.tun import check_name
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -47,6 +49,9 @@ def wg(interface: str, foreground: bool, log_file: Path | None, log_level: str, 
 
     Configure it with 'wg set' or 'wg setconf', addresses with 'ip'. It ends, and the interface with it, on SIGTERM, or
     when its socket is removed.
+
+    In the background it logs warnings and errors to syslog (/dev/log); for more, or where there is no syslog, name a
+    --log-file.
     """
     check_name(interface)
     _set_up_logging(interface, log_file, log_level, to_stderr=foreground)
@@ -72,8 +77,19 @@ def wg(interface: str, foreground: bool, log_file: Path | None, log_level: str, 
         run_in_background(start)
 
 
+def _syslog() -> logging.Handler:
+    """For the background: warnings and errors to syslog, where there is one."""
+    try:
+        handler: logging.Handler = SyslogHandler(SYSLOG)
+    except OSError:
+        return logging.NullHandler()
+    handler.setLevel(logging.WARNING)
+    return handler
+
+
 def _set_up_logging(interface: str, log_file: Path | None, level: str, *, to_stderr: bool) -> None:
     handler: logging.Handler
+    stamp = "time=%(asctime)s.%(msecs)03d "
     if log_file is not None:
         try:
             handler = logging.FileHandler(log_file)
@@ -82,12 +98,9 @@ def _set_up_logging(interface: str, log_file: Path | None, level: str, *, to_std
     elif to_stderr:
         handler = logging.StreamHandler(sys.stderr)
     else:
-        handler = logging.NullHandler()
-    handler.setFormatter(
-        logging.Formatter(
-            f"time=%(asctime)s.%(msecs)03d level=%(levelname)s interface={interface} %(message)s", "%Y-%m-%dT%H:%M:%S"
-        )
-    )
+        handler, stamp = _syslog(), ""  # syslog has a time of its own
+    line = f"{stamp}level=%(levelname)s interface={interface} %(message)s"
+    handler.setFormatter(logging.Formatter(line, "%Y-%m-%dT%H:%M:%S"))
     root = logging.getLogger("qtunnel")
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

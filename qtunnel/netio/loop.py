@@ -15,20 +15,17 @@ from functools import partial
 from pathlib import Path
 
 from qtunnel.netio import kernel
+from qtunnel.netio.losses import LossReport, words
 from qtunnel.netio.tun import Tun
 from qtunnel.netio.uapi_socket import UapiServer, bind_socket
 from qtunnel.netio.udp import UdpPort, bind_pair
 from qtunnel.wireguard.device import Device
 from qtunnel.wireguard.limits import PADDING
-from qtunnel.wireguard.timers import NEVER
 
 BATCH = 64
 """Packets taken from one descriptor before the others have their turn: about 1 ms, so that no direction starves."""
 
 MAX_PACKET = 65536
-MAX_SLEEP = 3600.0
-"""Seconds; epoll takes no infinity, and no timer is lost by waking up."""
-
 log = logging.getLogger(__name__)
 
 
@@ -49,6 +46,7 @@ class Loop:
         self._links = kernel.watch_links()
         self._directory = kernel.watch_directory(self._uapi.path.parent)
         self._wakeup, self._wakeup_writer = socket.socketpair()
+        self._losses = LossReport(clock())
         self._running = True
         self._reason = ""
         self._from_tun = memoryview(bytearray(MAX_PACKET + PADDING))
@@ -100,9 +98,8 @@ class Loop:
         self._links_changed()
         device = self._device
         while self._running:
-            deadline = device.next_deadline()
-            timeout = MAX_SLEEP if deadline == NEVER else min(MAX_SLEEP, max(0.0, deadline - clock()))
-            for descriptor, _ in self._epoll.poll(timeout):
+            deadline = min(device.next_deadline(), self._losses.next)
+            for descriptor, _ in self._epoll.poll(max(0.0, deadline - clock())):
                 handler = self._handlers.get(descriptor)
                 if handler is not None:
                     handler()
@@ -110,10 +107,17 @@ class Loop:
                     self._uapi.handle(descriptor)
                 if device.outbox:
                     self._flush()
-            device.tick(clock())
+            now = clock()
+            device.tick(now)
             if device.outbox:
                 self._flush()
+            if now >= self._losses.next:
+                self._losses.look(self._lost(), now)
         return self._reason
+
+    def _lost(self) -> dict[str, int]:
+        """What was dropped, and what could not be sent or delivered, by reason."""
+        return {str(reason): count for reason, count in self._device.drops.items()} | dict(self._udp.errors)
 
     def stop(self, reason: str) -> None:
         """Make ``run`` return."""
@@ -212,9 +216,7 @@ class Loop:
         self._wakeup.close()
         self._wakeup_writer.close()
         self._epoll.close()
-        drops = " ".join(f"{reason}={count}" for reason, count in sorted(self._device.drops.items()))
-        errors = " ".join(f"{name}={count}" for name, count in sorted(self._udp.errors.items()))
-        log.info("msg=%r drops=%r errors=%r", "interface closed", drops, errors)
+        log.info("msg=%r drops=%r", "interface closed", words(self._lost()))
 
 
 def open_loop(name: str, socket_directory: Path) -> Loop:
