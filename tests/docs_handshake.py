@@ -231,6 +231,13 @@ class State:
 
 STEPS = DOCUMENT.table("4.2", "step").rows
 BODIES = DOCUMENT.table("4.3", "message", "field").rows
+_SIZES = {
+    name.strip(): size.strip()
+    for row in DOCUMENT.table("4.2", "value").rows
+    for name, size in zip(row["value"].split(","), (row["bytes"] + "," + row["bytes"]).split(","), strict=False)
+    if size.strip()
+}
+"""Bytes of the values as section 4.2 gives them; one number stands for all values of its row."""
 _OPERATION = re.compile(r"(Initialize|MixHash|MixKey|MixKeyAndHash|Seal)\((.*)\)(, only where there is one)?")
 
 
@@ -338,7 +345,9 @@ class End:
     def _value(self, name: str) -> bytes:
         dh = re.fullmatch(r"DH\((\w+), (\w+)\)", name)
         if dh is None:
-            return self.pairs[name].public if name in self.pairs else self.values[name]
+            value = self.pairs[name].public if name in self.pairs else self.values[name]
+            assert name not in _SIZES or len(value) == self.suite.size(_SIZES[name]), f"size of {name}"
+            return value
         one, other = self.pairs[dh[1]], self.pairs[dh[2]]
         if one.private is None:
             one, other = other, one

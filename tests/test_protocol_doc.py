@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import re
 import sys
 import unicodedata
 from enum import Enum
@@ -173,6 +174,16 @@ def test_datagrams_and_chain_ids(vector: dict[str, Any]) -> None:
         assert docs.chain_id(reading.chain_secret, reading.chain["epoch"]).hex() == reading.chain["id"]
 
 
+@pytest.mark.parametrize("message,of_the_code", [("1", messages.Init), ("2", messages.Response)])
+def test_tokens(message: str, of_the_code: type) -> None:
+    """The overview, the steps and the code's own words name the same tokens in the same order."""
+    tokens = list(dict.fromkeys(step["token"] for step in docs.STEPS if step["message"] == message))
+    arrow = "->" if message == "1" else "<-"
+    assert f" {message} {arrow} {', '.join(tokens)} " in DOCUMENT.prose
+    shown = [token for token in tokens if token not in ("s_i", "pairing")]
+    assert f"``{arrow} {', '.join(shown)}``" in (of_the_code.__doc__ or "")
+
+
 def test_every_step_counts() -> None:
     """The vectors need each row of the table: none of them stands there in vain."""
     (vector,) = [vector for vector in VECTORS if vector["chain"] and vector["pairing_secret"]]
@@ -244,8 +255,9 @@ def test_header_and_receiving() -> None:
             assert made == fragments.cut(fragments.Message(kind, suite.id, exchange, body), key)
             for datagram in made:
                 fragments.parse(datagram[:-16] + bytes(range(16)), key)  # mac2 is ignored
-    types = DOCUMENT.table("3.1", "offset").mapping("field", "value")["type"]
-    assert types == ", ".join(f"{kind.value} {kind.name.lower()}" for kind in MessageType)
+    values = DOCUMENT.table("3.1", "offset").mapping("field", "value")
+    assert values["type"] == ", ".join(f"{kind.value} {kind.name.lower()}" for kind in MessageType)
+    assert values["version"] == str(fragments.VERSION)
     with pytest.raises(HandshakeError, match="size"):
         fragments.parse(bytes(56), key)
     with pytest.raises(HandshakeError, match="size"):
@@ -307,7 +319,8 @@ def test_body_sizes() -> None:
     offers = [len(messages.encode_offer(one)) for one in (least, most)]
     answers = [len(messages.encode_answer(one)) for one in (ANSWERS[0], ANSWERS[1])]
     assert (offers[0] + 16, answers[0] + 16) == (messages.MIN_OFFER, messages.MIN_ANSWER)
-    assert messages.COMMIT_SIZE == 24
+    confirmations = [(row["message"], row["field"], int(row["bytes"])) for row in docs.BODIES if row["message"] in "34"]
+    assert confirmations == [("3", "commit", messages.COMMIT_SIZE), ("4", "committed", messages.COMMIT_SIZE)]
     for suite in SUITES.values():
         sizes = [
             [sum(messages.init_sizes(suite)) + offer + 16 for offer in offers],
@@ -323,6 +336,7 @@ def test_body_sizes() -> None:
 def test_verdicts() -> None:
     rows = DOCUMENT.table("5.5", "code").rows
     assert [(int(row["code"]), row["verdict"]) for row in rows] == [(one.value, one.name) for one in Verdict]
+    assert {row["keys offered"] for row in rows} == {"kept", "spent"}
     assert {Verdict[row["verdict"]] for row in rows if row["keys offered"] == "kept"} == KEYS_KEPT_ON
 
 
@@ -396,6 +410,32 @@ def test_uapi_keys() -> None:
     _, alice, _ = start()
     shown = {line.partition("=")[0] for line in alice.get().splitlines()}
     assert {row["key"] for row in rows if row["operation"] == "get"} == {name for name in shown if "epoch" in name}
+
+
+def _values(words: str) -> tuple[list[str], list[str]]:
+    """Values that the words of section 7 allow, and some that they do not."""
+    decimal, digits = re.match(r"decimal u(\d+):", words), re.fullmatch(r"(\d+) hexadecimal digits", words)
+    if decimal:
+        return ["0", str(2 ** int(decimal[1]) - 1)], [str(2 ** int(decimal[1])), "-1", "0x1", ""]
+    if digits:
+        return ["aF" * (int(digits[1]) // 2)], ["0" * (int(digits[1]) - 2), "0" * (int(digits[1]) + 2)]
+    return [words], [f"{words} ", words.upper(), "false", ""]
+
+
+def test_uapi_values() -> None:
+    rows = DOCUMENT.table("7", "operation").rows
+    for row in rows:
+        if row["operation"] == "set":
+            good, bad = _values(row["value"])
+            for value in good:
+                uapi.parse_assignment(f"{row['key']}={value}".encode(), lambda _: 0)
+            for value in bad:
+                with pytest.raises(uapi.UapiError):
+                    uapi.parse_assignment(f"{row['key']}={value}".encode(), lambda _: 0)
+    (form,) = [row["value"].partition(":")[0] for row in rows if row["key"] == "epoch_time_sec"]
+    _, alice, _ = start()
+    pattern = form.replace(".", r"\.").replace("S", r"\d+").replace("N", r"\d")
+    assert re.search(rf"^epoch_time_sec={pattern}$", alice.get(), re.MULTILINE)
 
 
 def test_uapi_shows_a_session_until_it_is_forgotten() -> None:
