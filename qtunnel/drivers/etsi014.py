@@ -197,7 +197,7 @@ class Hub:
         """
         url = URL(self.options.url)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LISTEN_TIME):
+            async with asyncio.timeout(min(LISTEN_TIME, self.options.timeout)):
                 writer = None
                 try:
                     reader, writer = await asyncio.open_connection(

@@ -18,6 +18,7 @@ from typing import Any
 from qtunnel.errors import (
     KeyNotFoundError,
     KeyRequestRejectedError,
+    KeySourceCertificateError,
     KeySourceError,
     KeySourceProtocolError,
     KeySourceUnauthorizedError,
@@ -42,6 +43,10 @@ _NOT_FOUND = re.compile(r"not\s+(be\s+)?found|unknown\s+key|no\s+such\s+key|does
 _NO_KEYS = re.compile(
     r"insufficient|not\s+enough|exhausted|no\s+(more\s+)?keys?\s+(are\s+)?(available|left)", re.IGNORECASE
 )
+_TLS_REFUSED = re.compile(r"\b(SSL|TLS|client) certificate\b", re.IGNORECASE)
+"""nginx in front of a KME refuses a client certificate with 400 and these words in the title. 5xx may speak of another
+certificate, that of the partner KME."""
+
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title|<h1[^>]*>(.*?)</h1", re.IGNORECASE | re.DOTALL)
 
 
@@ -125,7 +130,9 @@ def refusal(place: str, call: str, code: int, headers: Mapping[str, str], body: 
     words = _words(headers.get("Content-Type", ""), body)
     detail = f"HTTP {code}: {words}"
     kind: type[KeySourceError]
-    if code in (401, 403):
+    if code in (495, 496) or (code == 400 and _TLS_REFUSED.search(words)):
+        kind = KeySourceCertificateError
+    elif code in (401, 403):
         kind = KeySourceUnauthorizedError
     elif call == "dec_keys" and (code == 404 or _NOT_FOUND.search(words)):
         kind = KeyNotFoundError

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +198,23 @@ def html(title: str) -> str:
             KeySourceUnavailableError,
             "Insufficient",
         ),
+        (
+            "400 Bad Request",
+            html("400 The SSL certificate error"),
+            "text/html",
+            "enc_keys",
+            KeySourceCertificateError,
+            "an HTML page, 400 The SSL certificate error",
+        ),
+        ("496 Certificate", "", "", "dec_keys", KeySourceCertificateError, "HTTP 496: no reason given"),
+        (
+            "503 Unavailable",
+            '{"message": "the partner KME refused our TLS certificate"}',
+            "application/json",
+            "enc_keys",
+            KeySourceUnavailableError,
+            "the partner KME refused",
+        ),
         ("429 Too Many", "slow down", "text/plain", "enc_keys", KeySourceUnavailableError, "slow down"),
         (
             "500 Error",
@@ -242,6 +262,41 @@ def test_a_server_without_tls(pki: Path) -> None:
     error = error_of(pki, b"HTTP/1.1 400 Bad Request\r\n\r\n", tls=False)
     assert isinstance(error, KeySourceCertificateError)
     assert error.detail == "it does not speak TLS at this port"
+
+
+def test_the_reason_behind_a_lost_connection(pki: Path) -> None:
+    """The refusal of our certificate is lost on the first connection to a reset, and seen on the second."""
+    mine = files(pki, "kme-a")
+    blind, strict = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    for context in (blind, strict):
+        context.load_cert_chain(mine.certificate, mine.private_key)
+    strict.verify_mode = ssl.CERT_REQUIRED  # and no CA: it trusts nobody
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(20)  # a client that does not come again must not hold the thread, and with it the suite
+
+    def accepted() -> socket.socket:
+        connection, _ = listener.accept()
+        connection.settimeout(20)
+        return connection
+
+    def serve() -> None:
+        with blind.wrap_socket(accepted(), server_side=True) as first:
+            first.read(1)
+        with accepted() as second, contextlib.suppress(ssl.SSLError):
+            strict.wrap_socket(second, server_side=True)
+
+    async def test() -> None:
+        hub = etsi014.Hub("metro", driver_options(pki, "sae-alice", f"https://127.0.0.1:{listener.getsockname()[1]}"))
+        server = asyncio.create_task(asyncio.to_thread(serve))
+        try:
+            with pytest.raises(KeySourceCertificateError, match="refused our certificate: not signed by a CA"):
+                await hub.for_peer(etsi014.PeerOptions(peer_sae_id="sae-bob")).get_key(32)
+            await server
+        finally:
+            await hub.close()
+
+    with listener:
+        run(test)
 
 
 def test_nobody_there(pki: Path) -> None:
