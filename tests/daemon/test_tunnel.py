@@ -154,6 +154,8 @@ def test_a_refused_block_is_repeated_until_it_holds(make: Callable[[], Made]) ->
 
 def test_a_refused_key_is_not_in_place_until_it_is(make: Callable[[], Made]) -> None:
     async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        wanted.epoch = 3
+        await tunnel.install(install(3))
         wanted.epoch, engine.refusing = 4, True
         with pytest.raises(EngineError):
             await tunnel.install(install(4))
@@ -204,6 +206,9 @@ def test_what_is_wanted_while_the_engine_restarts_is_not_lost(make: Callable[[],
 
 def test_an_install_that_was_overtaken_by_a_block_changes_nothing(make: Callable[[], Made]) -> None:
     async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        await tunnel.install(install(5))
+        assert engine.epoch is None
+        wanted.epoch = 6
         await tunnel.install(install(5))
         assert engine.epoch is None
 

@@ -12,6 +12,7 @@ from qtunnel.handshake.initiator import Initiator
 from qtunnel.handshake.messages import Offer
 from qtunnel.handshake.suites import SUITES
 from qtunnel.keys.policy import Protection
+from qtunnel.rekey.inbound import InState
 from qtunnel.rekey.limits import (
     EPOCH_JUMP,
     FETCH_BURST,
@@ -20,8 +21,9 @@ from qtunnel.rekey.limits import (
     UNPROVEN_BURST,
     TokenBucket,
 )
-from qtunnel.rekey.model import Block, Defect, Effect, FetchById, Memory, Notice, Send
-from qtunnel.rekey.timing import ATTEMPT_LIMIT, PENDING_LIMIT, tai64n
+from qtunnel.rekey.model import Block, Defect, Effect, FetchById, Fetched, Memory, Notice, Send
+from qtunnel.rekey.outbound import OutState
+from qtunnel.rekey.timing import ATTEMPT_LIMIT, KEY_LIFETIME, PENDING_LIMIT, tai64n
 from qtunnel.secret import Secret
 from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
 from tests.rekey.simulation import Conditions, Host, Simulation
@@ -160,18 +162,6 @@ def test_a_replay_time_far_ahead_locks_nobody_out_for_longer_than_its_exchange()
     simulation.run_for(60.0)
     assert rekeys(simulation) > before
     assert simulation.hosts["b"].memory.seen < b"\x7f"
-
-
-def test_a_first_message_is_looked_at_once_whoever_sends_it_again() -> None:
-    simulation = Simulation(1, CLEAN)
-    done(simulation)
-    first = offer_from(simulation, "a", keys=(KeyRef("metro", "no-such-key", 32),))
-    assert "a" in send(simulation, "a", first)
-    fetches = [effect for effect in effects(simulation.hosts["b"]) if isinstance(effect, FetchById)]
-    assert len(fetches) == 1
-    simulation.run_for(200.0)
-    assert send(simulation, "a", first, "elsewhere") == [None] * len(first)
-    assert not any(isinstance(effect, FetchById) for effect in effects(simulation.hosts["b"]))
 
 
 def test_a_flood_of_offers_makes_a_bounded_number_of_calls() -> None:
@@ -318,35 +308,6 @@ def test_a_lost_state_file_counts_as_a_lost_chain(who: str) -> None:
     assert "chain-required" in reasons(simulation, "a") | reasons(simulation, "b")
 
 
-def test_a_peer_that_moved_is_known_by_its_first_message_even_where_ours_goes_first() -> None:
-    simulation = Simulation(1, Conditions(loss=1.0))
-    for host in simulation.hosts.values():
-        host.node.rekey_now(host.peer, simulation.clock())
-    simulation.run_for(5.0)
-    higher = max(simulation.hosts, key=lambda name: simulation.hosts[name].node.local.public.id)
-    lower = simulation.hosts[higher].peer
-    assert lower in send(simulation, lower, offer_from(simulation, lower), "new address")
-
-
-def test_a_relaxed_policy_that_is_strict_again_installs_no_weaker_epoch() -> None:
-    simulation = Simulation(1, CLEAN, max_age=30.0, pqc_on_expiry=True)
-    done(simulation)
-    simulation.kme.down = {"a", "b"}
-    tamper(simulation, lambda _, datagram: None if datagram[0] == MessageType.COMMIT else datagram)
-
-    def answered() -> bool:
-        return any(host.node.peers[host.peer].inbound._sealed is not None for host in simulation.hosts.values())
-
-    simulation.run_until(answered, limit=100)
-    for host in simulation.hosts.values():
-        host.node.peers[host.peer].context.guard._relaxed_since = None  # an epoch with QKD came in between
-    installs = {name: host.engine.installs for name, host in simulation.hosts.items()}
-    del simulation._deliver  # the path is clean again
-    simulation.run_for(8.0)
-    assert "qkd-required" in reasons(simulation, "a") | reasons(simulation, "b")
-    assert {name: host.engine.installs for name, host in simulation.hosts.items()} == installs
-
-
 def test_the_epoch_in_force_is_described_as_long_as_a_session_can_last() -> None:
     simulation = Simulation(1, CLEAN, interval=1.0)
     done(simulation, 150)
@@ -377,3 +338,157 @@ def test_buckets_fill_at_their_rate_and_no_further() -> None:
     assert [bucket.take(5.0) for _ in range(3)] == [True, True, False]
     assert [bucket.take(at) for at in (5.5, 6.0, 6.5, 4.0)] == [False, True, False, False]
     assert [bucket.take(1e6) for _ in range(3)] == [True, True, False]
+
+
+def fetches(found: list[Effect]) -> list[FetchById]:
+    return [effect for effect in found if isinstance(effect, FetchById)]
+
+
+def unknown_key(simulation: Simulation) -> list[bytes]:
+    """An offer of a key that no KME has."""
+    key = KeyRef("metro", simulation.rng.randbytes(8).hex(), 32)
+    simulation.now += 0.1  # later than any before it
+    return offer_from(simulation, "a", keys=(key,))
+
+
+def test_a_first_message_is_looked_at_once_whoever_sends_it_again() -> None:
+    simulation = Simulation(1, CLEAN)
+    done(simulation)
+    b = simulation.hosts["b"]
+    first = unknown_key(simulation)
+    assert "a" in send(simulation, "a", first)
+    for effect in fetches(effects(b)):
+        failed = Fetched((), (("metro", "unknown key_ID"),))
+        b.node.fetched("a", effect.ticket, failed, simulation.clock())
+    send(simulation, "a", unknown_key(simulation))
+    for effect in fetches(effects(b)):
+        b.node.fetched("a", effect.ticket, failed, simulation.clock())
+    assert b.node.peers["a"].inbound.state is InState.IDLE
+    assert send(simulation, "a", first, "elsewhere") == [None] * len(first)
+    assert not fetches(effects(b))
+
+
+def test_an_older_offer_never_takes_the_place_of_a_newer_one_under_way() -> None:
+    simulation = Simulation(1, CLEAN)
+    done(simulation)
+    older, newer = unknown_key(simulation), unknown_key(simulation)
+    assert "a" in send(simulation, "a", newer)
+    assert "a" not in send(simulation, "a", older)
+    assert len(fetches(effects(simulation.hosts["b"]))) == 1
+
+
+def test_what_was_committed_is_a_replay_after_a_restart_too() -> None:
+    simulation = Simulation(1, CLEAN)
+    sent: list[tuple[str, bytes]] = []
+
+    def record(receiver: str, datagram: bytes) -> bytes:
+        if datagram[0] == MessageType.INIT:
+            sent.append((receiver, datagram))
+        return datagram
+
+    tamper(simulation, record)
+    done(simulation)
+    name = sent[0][0]
+    simulation.start(name)
+    host = simulation.hosts[name]
+    for _, datagram in sent:
+        assert host.node.receive(datagram, "mallory", simulation.clock()) is None
+    found = effects(host)
+    assert not fetches(found)
+    assert any(isinstance(effect, Notice) and effect.fields.get("reason") == "replay" for effect in found)
+
+
+@pytest.mark.parametrize("who", ["a", "b"])
+def test_a_lost_chain_that_is_required_is_refused_before_any_key_is_fetched(who: str) -> None:
+    strict = Policy(QkdPolicy.REQUIRED, chain=ChainPolicy.REQUIRED)
+    simulation = Simulation(1, CLEAN, policy_a=strict, policy_b=strict)
+    done(simulation, 2)
+    simulation.start(who)
+    fetched: list[str] = []
+    get_by_id = simulation.kme.get_by_id
+
+    def counting(who: str, ref: KeyRef) -> tuple[KeyRef, Secret] | str:
+        fetched.append(who)
+        return get_by_id(who, ref)
+
+    simulation.kme.get_by_id = counting  # type: ignore[method-assign]  # to count the calls
+    simulation.run_for(100.0)
+    assert fetched == []
+    assert "chain-required" in reasons(simulation, "a") | reasons(simulation, "b")
+
+
+def test_an_answer_with_an_epoch_out_of_bounds_is_not_believed() -> None:
+    simulation = Simulation(1, CLEAN)
+    higher = max(simulation.hosts, key=lambda name: simulation.hosts[name].node.local.public.id)
+    lower = simulation.hosts[higher].peer
+    context = simulation.hosts[lower].node.peers[higher].context
+    context.floor = context.epoch = 1 << 60
+    simulation.run_for(20.0)
+    assert "epoch" in reasons(simulation, higher)
+    assert simulation.hosts[higher].node.peers[lower].context.epoch < 100
+
+
+def test_a_peer_that_moved_is_known_by_its_first_message_even_where_ours_goes_first() -> None:
+    simulation = Simulation(1, Conditions(loss=1.0))
+    higher = max(simulation.hosts, key=lambda name: simulation.hosts[name].node.local.public.id)
+    lower = simulation.hosts[higher].peer
+    node = simulation.hosts[higher].node
+    simulation.run_until(lambda: node.peers[lower].outbound.state is OutState.OFFERED, limit=20)
+    simulation.settings[lower] = replace(simulation.settings[lower], has_endpoint=False)
+    assert lower in send(simulation, lower, offer_from(simulation, lower), "new address")
+    assert node.peers[lower].inbound.state is InState.IDLE
+    assert [effect.address for effect in effects(simulation.hosts[higher]) if isinstance(effect, Send)] == [None]
+
+
+def relaxed(simulation: Simulation, lost: MessageType) -> str:
+    """Both ends go without QKD, with an exchange under way whose ``lost`` message does not arrive; then one of the
+    two, whose name this returns, is strict again."""
+    done(simulation)
+    simulation.kme.down = {"a", "b"}
+    losing = True
+    tamper(simulation, lambda _, datagram: None if losing and datagram[0] == lost else datagram)
+
+    def waiting() -> list[str]:
+        machines = ((name, host.node.peers[host.peer]) for name, host in simulation.hosts.items())
+        if lost is MessageType.COMMIT:
+            return [name for name, peer in machines if peer.inbound.state is InState.ANSWERED]
+        return [
+            name
+            for name, peer in machines
+            if peer.outbound.state is OutState.COMMITTING and peer.context.guard.relaxed
+        ]  # fmt: skip
+
+    simulation.run_until(lambda: bool(waiting()), limit=100)
+    (name,) = waiting()
+    peer = simulation.hosts[name].node.peers[simulation.hosts[name].peer]
+    assert peer.context.guard.relaxed
+    peer.context.guard._relaxed_since = None  # an epoch with QKD came in between
+    losing = False
+    return name
+
+
+@pytest.mark.parametrize("lost", [MessageType.COMMIT, MessageType.COMMITTED])
+def test_a_relaxed_policy_that_is_strict_again_installs_no_weaker_epoch(lost: MessageType) -> None:
+    simulation = Simulation(1, CLEAN, max_age=30.0, pqc_on_expiry=True)
+    name = relaxed(simulation, lost)
+    installs = simulation.hosts[name].engine.installs
+
+    def refused() -> bool:
+        details = [n.fields.get("detail") for n in simulation.hosts[name].notices if n.kind == "rekey.failed"]
+        return any("has become stricter" in str(detail) for detail in details)
+
+    simulation.run_until(refused, limit=20)
+    assert simulation.hosts[name].engine.installs == installs
+
+
+def test_a_held_key_is_wiped_on_time_though_nothing_else_happens() -> None:
+    simulation = Simulation(1, CLEAN)
+    peer = simulation.hosts["a"].node.peers["b"]
+    peer._next = None
+    peer.context.ours.put(KeyRef("metro", "1", 32), Secret(bytes(32)), simulation.now)
+    assert peer.deadline == simulation.now + KEY_LIFETIME
+    simulation.now += KEY_LIFETIME
+    peer.tick(simulation.clock())
+    assert len(peer.context.ours) == 0
+    peer.context.theirs.put(KeyRef("metro", "1", 32), Secret(bytes(32)), simulation.now)
+    assert peer.deadline == simulation.now + KEY_LIFETIME

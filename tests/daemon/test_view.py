@@ -1,0 +1,77 @@
+"""The status says what is in force, and never more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qtunnel.config import PeerConfig, load_config
+from qtunnel.daemon.view import Tally, peer_status, protection_in_force
+from qtunnel.engines.base import PeerStats
+from qtunnel.handshake.suites import SUITES
+from qtunnel.keys.policy import Protection
+from qtunnel.rekey.inbound import InState
+from qtunnel.rekey.model import EpochInfo
+from qtunnel.rekey.outbound import OutState
+from qtunnel.rekey.peer import PeerView
+from qtunnel.terms import KeyRef
+from tests.config.conftest import MINIMAL
+from tests.config.conftest import site as site  # the files that MINIMAL names
+from tests.config.conftest import write as write
+
+NOW = 10_000.0
+OLD = EpochInfo(1, SUITES[1], (KeyRef("metro", "k1", 32),), False, NOW - 100_000)
+NEW = EpochInfo(2, SUITES[1], (KeyRef("metro", "k2", 32),), True, NOW - 5)
+PQC = EpochInfo(3, SUITES[1], (), True, NOW - 5)
+
+
+@pytest.fixture
+def peer(write: Callable[[str], Path]) -> PeerConfig:
+    return load_config(write(MINIMAL), environ={}).peers[0]
+
+
+def view(protection: Protection = Protection.QKD_PQC) -> PeerView:
+    return PeerView(
+        "bob", NEW, {1: OLD, 2: NEW, 3: PQC}, protection, "initiator", OutState.IDLE, InState.IDLE, NOW + 60, NOW + 595
+    )
+
+
+def stats(epoch: int | None) -> PeerStats:
+    return PeerStats(("192.0.2.1", 51820), 1.7e9, 1, 2, epoch)
+
+
+@pytest.mark.parametrize(
+    ("installed", "epoch", "expected"),
+    [
+        (Protection.QKD_PQC, 2, Protection.QKD_PQC),
+        (Protection.QKD_PQC, 3, Protection.PQC_ONLY),
+        (Protection.QKD_PQC, 1, Protection.EXPIRED),  # a newer one is installed, and not yet in force
+        (Protection.QKD_PQC, 77, Protection.EXPIRED),  # nobody knows what is in it
+        (Protection.QKD_PQC, None, Protection.STARTING),
+        (Protection.BLOCKED, 2, Protection.BLOCKED),
+        (Protection.EXPIRED, 2, Protection.EXPIRED),
+        (Protection.STARTING, 2, Protection.STARTING),
+    ],
+)
+def test_protection_is_that_of_the_session_in_force(
+    peer: PeerConfig, installed: Protection, epoch: int | None, expected: Protection
+) -> None:
+    assert protection_in_force(peer, view(installed), stats(epoch), NOW) is expected
+
+
+def test_without_the_engines_word_nothing_is_in_force(peer: PeerConfig) -> None:
+    status = peer_status(peer, view(), None, Tally(), str, None, None, NOW, 1.7e9)
+    assert not status.protected
+    assert status.epoch_in_force is status.epoch_installed is None
+    assert status.sources == []
+    assert status.key_ids == []
+
+
+def test_installed_is_what_the_engine_has_taken(peer: PeerConfig) -> None:
+    status = peer_status(peer, view(), stats(2), Tally(), lambda name: f"etsi014:{name}", None, 1, NOW, 1.7e9)
+    assert (status.epoch_installed, status.epoch_in_force) == (1, 2)
+    assert status.sources == ["x25519", "ml-kem-1024", "etsi014:metro"]
+    assert [key.key_id for key in status.key_ids] == ["k2"]
+    assert status.protected
