@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -70,6 +71,8 @@ class Tunnel:
             await self._bring_up()
         except BaseException:
             await self.engine.stop()
+            with contextlib.suppress(EngineError):
+                await self._interface.unguard()  # but not what an earlier run that crashed has left, which still guards
             raise
 
     async def _bring_up(self) -> None:

@@ -25,6 +25,9 @@ IPInterface = IPv4Interface | IPv6Interface
 TXQUEUELEN = 1000
 """Packets. A TUN's own default, 500, drops when a burst meets an engine that is scheduled out for some milliseconds."""
 
+GUARD_METRIC = 0x7FFF_FFFF
+"""Worse than any route that people or routing daemons make (the kernel's own IPv6 ones have 256 and 1,024)."""
+
 MAIN_TABLE = 254
 LINK_SCOPE = 253
 
@@ -58,6 +61,16 @@ def plan_routes(addresses: Sequence[IPInterface], allowed_ips: Sequence[IPNetwor
     return list(wanted)
 
 
+def plan_guards(addresses: Sequence[IPInterface], allowed_ips: Sequence[IPNetwork]) -> list[IPNetwork]:
+    """The unreachable routes that stand behind the tunnel's own, with the same prefixes: when the interface is gone,
+    its routes are too, and without these its packets would leave in the clear by the host's default route."""
+    guards = dict.fromkeys(plan_routes(addresses, allowed_ips))
+    for address in addresses:
+        if any(_within(network, address.network) for network in allowed_ips):
+            guards[address.network] = None
+    return list(guards)
+
+
 def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
     return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]  # versions are equal
 
@@ -72,13 +85,20 @@ class Interface:
     def __init__(self, config: InterfaceConfig) -> None:
         self.config = config
         self._routes = plan_routes(config.addresses, config.allowed_ips) if config.routes else []
+        self._guards = plan_guards(config.addresses, config.allowed_ips) if config.routes else []
+        self._guarded: set[IPNetwork] = set()
         self._pinned: dict[IPNetwork, dict[str, Any]] = {}
 
     async def up(self) -> None:
-        """Set queue, MTU and addresses, then the link up, then the routes."""
+        """Set the guards, queue, MTU and addresses, then the link up, then the routes.
+
+        The guards stay when the engine or this process dies; only ``down`` and ``unguard`` take them away.
+        """
         config = self.config
         async with self._netlink() as netlink:
             index = await self._index(netlink)
+            for network in self._guards:
+                await self._guard(netlink, network)
             with _words(config.name, f"mtu {config.mtu}"):
                 await netlink.link("set", index=index, mtu=config.mtu, txqlen=config.txqueuelen)
             for address in config.addresses:
@@ -89,6 +109,21 @@ class Interface:
             for network in self._routes:
                 with _words(config.name, f"route to {network}"):
                     await self._add_route(netlink, index, network)
+
+    async def _guard(self, netlink: AsyncIPRoute, network: IPNetwork) -> None:
+        # One that is there is of a run that ended without ``down``: it has done its duty and is ours again.
+        with _words(self.config.name, f"unreachable route behind {network}", (errno.EEXIST,)):
+            await netlink.route("add", dst=str(network), type="unreachable", priority=GUARD_METRIC)
+            self._guarded.add(network)
+
+    async def unguard(self, *, all_of_them: bool = False) -> None:
+        """Take the unreachable routes away: those that this object made, or all that it found there, too."""
+        async with self._netlink() as netlink:
+            for network in self._guards:
+                if all_of_them or network in self._guarded:
+                    with _words(self.config.name, f"removing the unreachable route to {network}", (errno.ESRCH,)):
+                        await netlink.route("del", dst=str(network), type="unreachable", priority=GUARD_METRIC)
+            self._guarded.clear()
 
     async def _add_route(self, netlink: AsyncIPRoute, index: int, network: IPNetwork) -> None:
         try:
@@ -102,7 +137,14 @@ class Interface:
             raise
 
     async def down(self) -> None:
-        """Take routes, pinned routes and addresses away and set the link down; an interface that is gone is fine."""
+        """Take routes, pinned routes and addresses away, set the link down, and last take the guards away; an
+        interface that is gone is fine."""
+        try:
+            await self._down()
+        finally:
+            await self.unguard(all_of_them=True)
+
+    async def _down(self) -> None:
         async with self._netlink() as netlink:
             for network in list(self._pinned):
                 await self._unpin(netlink, network)
