@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ class ControlClient:
         """Events as they happen, ``{"time", "kind", "peer", "fields"}`` each; ends when the daemon does."""
         request = self._request("events", peer, history=history)
         with self._connect(self._timeout) as connection:
-            connection.sendall(request.model_dump_json().encode() + b"\n")
+            _send(connection, request)
             connection.settimeout(None)
             with connection.makefile("rb") as lines:
                 while line := lines.readline(MAX_RESPONSE):
@@ -70,7 +71,7 @@ class ControlClient:
 
     def _ask(self, request: Request, answer: type[Answer], timeout: float) -> Answer:
         with self._connect(timeout) as connection:
-            connection.sendall(request.model_dump_json().encode() + b"\n")
+            _send(connection, request)
             with connection.makefile("rb") as lines:
                 line = lines.readline(MAX_RESPONSE + 1)
         if not line.endswith(b"\n"):
@@ -133,3 +134,8 @@ class ControlClient:
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
                 raise NoDaemonError(f"the daemon at {self.path} is gone: {reason}") from None
+
+
+def _send(connection: socket.socket, request: Request) -> None:
+    with contextlib.suppress(BrokenPipeError):  # who refuses us may hang up first, and his reason waits to be read
+        connection.sendall(request.model_dump_json().encode() + b"\n")
