@@ -438,12 +438,22 @@ def test_uapi_values() -> None:
     assert re.search(rf"^epoch_time_sec={pattern}$", alice.get(), re.MULTILINE)
 
 
-def test_uapi_shows_a_session_until_it_is_forgotten() -> None:
+def test_uapi_shows_a_session_as_long_as_it_sends() -> None:
     world, alice, _ = start()
-    world.advance(limits.ZERO_KEYS_TIME - 2)
+    world.lose = lambda source, destination, data: True
+    world.advance(limits.REJECT_AFTER_TIME - 3)  # a second has passed since the start
     assert "epoch=1\n" in alice.get()
     world.advance(3)
     assert "epoch" not in alice.get()
+
+
+def test_uapi_previous_psk_ends() -> None:
+    world, alice, bob = start()
+    alice.set_peer(bob.public, f"preshared_key={psk(2)}", f"previous_preshared_key={psk(1)}")
+    world.advance(limits.REJECT_AFTER_TIME - 1)
+    assert alice.peer(bob).previous_psk is not None
+    world.advance(2)
+    assert alice.peer(bob).previous_psk is None
 
 
 def test_uapi_sections_and_errors() -> None:
@@ -460,8 +470,12 @@ def test_uapi_sections_and_errors() -> None:
     assert alice.uapi(f"set=1\n{section}preshared_key={psk(2)}\n{section}epoch=2\n\n") == "errno=-22\n\n"
     assert holds() == (2, None)  # another section is not the same
     assert alice.uapi(f"set=1\n{section}preshared_key={psk(3)}\nepoch=x\nprevious_epoch=1\n\n") == "errno=-22\n\n"
-    assert holds() == (3, None)  # what was read before the error
+    assert holds() == (2, None)  # what was read before the error does not count either
     for lacking in ("previous_epoch=1", f"previous_preshared_key={psk(1)}\nepoch=2"):
         with_psk = f"preshared_key={psk(4)}\n" if lacking.startswith("previous_epoch") else ""
         assert alice.uapi(f"set=1\n{section}{with_psk}{lacking}\n\n") == "errno=-22\n\n"
-        assert holds() == (3, None)
+        assert holds() == (2, None)
+    new = f"set=1\npublic_key={'aa' * 31}09\npreshared_key={psk(1)}\nallowed_ip=::/0\n"
+    assert alice.uapi(f"{new}epoch=x\n\n") == "errno=-22\n\n"
+    assert list(alice.device.state.peers) == [bob.public]
+    assert not alice.device.state.allowed_ips.lookup(bytes(16))

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Any
 
 from qtunnel.config import SocketAddress
 from qtunnel.errors import QtunnelError
@@ -20,7 +21,11 @@ class ListenError(QtunnelError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where datagrams come from or go to. via: index of our socket, None where any of the family will do."""
+    """Where datagrams come from or go to.
+
+    host: numeric; a link-local one with its zone (RFC 4007 section 11), fe80::1%2. via: index of our socket, None where
+    any of the family will do.
+    """
 
     host: str
     port: int
@@ -38,7 +43,7 @@ class _Protocol(asyncio.DatagramProtocol):
         self._index, self._receive = index, receive
 
     def datagram_received(self, data: bytes, addr: tuple[str, int] | tuple[str, int, int, int]) -> None:
-        self._receive(data, Address(addr[0], addr[1], self._index))
+        self._receive(data, Address(_host(addr), addr[1], self._index))
 
     def error_received(self, exc: Exception) -> None:
         """An ICMP error to a datagram of ours: retransmission deals with it."""
@@ -93,6 +98,12 @@ class HandshakeSockets:
         self._transports = {}
 
 
+def _host(address: tuple[Any, ...]) -> str:
+    """The numeric host of a socket's address, with its zone where it has one."""
+    host = str(address[0])
+    return f"{host}%{address[3]}" if len(address) == 4 and address[3] and "%" not in host else host
+
+
 def _bind(family: int, where: SocketAddress) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
@@ -120,4 +131,4 @@ async def resolve(host: str, port: int, timeout: float) -> Address:
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(timeout):
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    return Address(str(found[0][4][0]), port)
+    return Address(_host(found[0][4]), port)

@@ -166,8 +166,8 @@ class Interface:
         Where one of the tunnel's routes covers the endpoint, a host route goes the way the host would take without
         the tunnel. Returns whether such a route is in place; raises ``InterfaceError`` where there is no other way.
         """
-        host = ip_network(address)
-        if not any(_within(host, network) for network in self._routes):
+        host = _host_network(address)
+        if host.is_link_local or not any(_within(host, network) for network in self._routes):
             return False
         async with self._netlink() as netlink:
             index = await self._index(netlink)
@@ -193,9 +193,10 @@ class Interface:
 
     async def unpin_endpoint(self, address: str) -> None:
         """Undo ``pin_endpoint``; nothing where nothing was pinned."""
-        if ip_network(address) in self._pinned:
+        host = _host_network(address)
+        if host in self._pinned:
             async with self._netlink() as netlink:
-                await self._unpin(netlink, ip_network(address))
+                await self._unpin(netlink, host)
 
     async def _unpin(self, netlink: AsyncIPRoute, host: IPNetwork) -> None:
         way = self._pinned.pop(host)
@@ -217,6 +218,10 @@ class Interface:
         if not found:
             raise InterfaceError(f"interface {self.config.name} does not exist; its engine is not running")
         return int(found[0])
+
+
+def _host_network(address: str) -> IPNetwork:
+    return ip_network(address.partition("%")[0])  # a network has no zone
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 ROUND_TRIP = 1.0
 """Seconds. More than any round trip on earth, satellites included; an underclaim lasts until the next handshake."""
 
+SESSION_TIME = 180.0
+"""Seconds after which WireGuard uses a session no longer (REJECT_AFTER_TIME, white paper section 6.1)."""
+
 MAX_INSTALLED = 256
 """Installations without a handshake that are remembered: of a dead peer, at one every 2 s, the last 8 minutes."""
 
@@ -45,8 +48,9 @@ class EpochLedger:
         self._judged = None
         self._epoch = None
 
-    def in_force(self, last_handshake: float | None) -> int | None:
-        """The epoch of the newest handshake; ``None`` where it used no epoch's key, or there was none."""
+    def in_force(self, last_handshake: float | None, now: float) -> int | None:
+        """The epoch of the newest handshake; ``None`` where it used no epoch's key, its session is over, or there was
+        none."""
         if last_handshake is not None and last_handshake != self._judged:
             self._judged = last_handshake
             for position in reversed(range(len(self._installed))):
@@ -54,4 +58,5 @@ class EpochLedger:
                     self._epoch = self._installed[position].epoch
                     del self._installed[:position]  # no later handshake can have used an older key
                     break
-        return self._epoch if last_handshake is not None else None
+        over = last_handshake is None or now - last_handshake >= SESSION_TIME
+        return None if over else self._epoch

@@ -314,7 +314,7 @@ class UapiEngine:
     async def _replaced(self, peer: PeerSpec, psk: Secret) -> list[Line]:
         """Removes the peer, which drops its sessions, and adds it again where it roamed to: one operation."""
         now = (await self._client.get()).peers.get(peer.public_key)
-        if now is not None and now.endpoint is not None:
+        if now is not None and _usable(now.endpoint):
             peer = replace(peer, endpoint=now.endpoint)
         return [("public_key", peer.public_key.hex()), ("remove", "true"), *_added(peer, psk)]
 
@@ -357,8 +357,9 @@ class UapiEngine:
             epoch = self._reported_epoch(peer.values.get("epoch"))
         else:
             ledger = self._ledgers.get(peer.public_key)
-            epoch = ledger.in_force(peer.last_handshake) if ledger is not None else None
-        return PeerStats(peer.endpoint, peer.last_handshake, peer.rx_bytes, peer.tx_bytes, epoch)
+            epoch = ledger.in_force(peer.last_handshake, self._clock()) if ledger is not None else None
+        endpoint = peer.endpoint if _usable(peer.endpoint) else None
+        return PeerStats(endpoint, peer.last_handshake, peer.rx_bytes, peer.tx_bytes, epoch)
 
     def _reported_epoch(self, text: str | None) -> int | None:
         if text is None:
@@ -379,6 +380,11 @@ class UapiEngine:
 
     def _error(self, what: str) -> EngineError:
         return EngineError(f"engine {self.name} of {self._interface} {what}")
+
+
+def _usable(endpoint: Endpoint | None) -> bool:
+    """Whether it could be configured: an engine may have heard its peer from port 0, where nobody can be answered."""
+    return endpoint is not None and endpoint[1] > 0
 
 
 def _existing(public_key: bytes) -> list[Line]:

@@ -43,7 +43,10 @@ def clamp(private: Secret) -> Secret:
 
 @dataclass(slots=True)
 class _PeerSection:
-    """The lines between one ``public_key`` and the next. What belongs together waits here for the section's end."""
+    """The lines between one ``public_key`` and the next. What belongs together waits here for the section's end.
+
+    peer: None where the section is of nobody any more. created: by this section; its key is random up to the end.
+    """
 
     peer: Peer | None
     created: bool = False
@@ -51,7 +54,10 @@ class _PeerSection:
 
 
 class SetOperation:
-    """One ``set=1``. Every line takes effect when it is read, or at the end of its peer; there is no undoing."""
+    """One ``set=1``. Every line takes effect when it is read, or at the end of its peer.
+
+    After an error, ``abandon``: what waited for the end of the section is forgotten, and a peer that it made goes.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -75,11 +81,15 @@ class SetOperation:
 
     def finish(self, now: float) -> None:
         """The end of a peer's section or of the operation. Raises ``UapiError``."""
-        section, self._section = self._section, None
-        if section is None or section.peer is None:
+        section = self._section
+        if section is None:
             return
-        peer, values = section.peer, section.values
-        self._set_psk(peer, values)
+        peer, values = self._peer(section), section.values
+        if peer is None:
+            self._section = None
+            return
+        self._set_psk(section, peer, now)
+        self._section = None
         if "drop_sessions" in values:
             self._state.wipe_sessions(peer)
         if "persistent_keepalive_interval" in values:
@@ -88,6 +98,23 @@ class SetOperation:
             if "handshake" in values:
                 self._device.handshakes.initiate_with_new_psk(peer, now)
             self._device.transport.send_staged(peer, now)
+
+    def abandon(self) -> None:
+        """Nothing of the section that is open takes effect any more."""
+        section, self._section = self._section, None
+        if section is None:
+            return
+        for value in section.values.values():
+            if isinstance(value, Secret):
+                value.wipe()
+        peer = self._peer(section)
+        if peer is not None and section.created:
+            self._state.remove_peer(peer)
+
+    def _peer(self, section: _PeerSection) -> Peer | None:
+        """The section's peer, unless it was removed meanwhile, by another client or as being ourselves."""
+        peer = section.peer
+        return peer if peer is not None and self._state.peers.get(peer.public_key) is peer else None
 
     def _set_device(self, key: str, value: Any) -> None:
         state = self._state
@@ -133,7 +160,7 @@ class SetOperation:
             self._section = _PeerSection(state.add_peer(public_key), created=True)
 
     def _set_peer(self, section: _PeerSection, key: str, value: Any, now: float) -> None:
-        peer = section.peer
+        peer = self._peer(section)
         if peer is None:
             return
         if key == "remove" or (key == "update_only" and section.created):
@@ -155,11 +182,14 @@ class SetOperation:
         else:
             self._state.take_prefix(change.prefix, peer)
 
-    def _set_psk(self, peer: Peer, values: dict[str, Any]) -> None:
+    def _set_psk(self, section: _PeerSection, peer: Peer, now: float) -> None:
+        values = section.values
         if "preshared_key" not in values:
             for key in ("epoch", "previous_preshared_key", "previous_epoch"):
                 if key in values:
                     raise UapiError(errno.EINVAL, f"{key} needs a preshared_key in the same operation")
+            if section.created:
+                self._first_psk(peer, LabelledPsk(Secret(NO_PSK)), None)
             return
         previous = None
         if "previous_preshared_key" in values:
@@ -168,7 +198,18 @@ class SetOperation:
             raise UapiError(errno.EINVAL, "previous_epoch needs a previous_preshared_key")
         psk: Secret = values["preshared_key"]
         epoch = values.get("epoch", peer.psk.epoch if psk == peer.psk.psk else None)
-        peer.set_psk(LabelledPsk(psk, epoch), previous)
+        if section.created:
+            self._first_psk(peer, LabelledPsk(psk, epoch), previous)
+        else:
+            peer.set_psk(LabelledPsk(psk, epoch), previous)
+        if previous is not None:
+            peer.timers.previous_psk_set(now)
+
+    def _first_psk(self, peer: Peer, psk: LabelledPsk, previous: LabelledPsk | None) -> None:
+        """In place of the random one; a handshake that was begun with that can only fail, and is forgotten."""
+        peer.set_psk(psk, previous)
+        self._state.drop_pending(peer)
+        peer.last_initiation_sent = float("-inf")
 
     def _set_keepalive(self, peer: Peer, interval: int, now: float) -> None:
         turned_on = interval and not peer.timers.persistent
@@ -181,7 +222,7 @@ class SetOperation:
             peer.timers.arm(Timer.PERSISTENT, now + interval)
 
 
-def get_answer(device: Device) -> Iterator[bytes]:
+def get_answer(device: Device, now: float) -> Iterator[bytes]:
     """The answer to ``get=1`` in pieces, so that traffic goes on between them."""
     state = device.state
     head = []
@@ -195,7 +236,7 @@ def get_answer(device: Device) -> Iterator[bytes]:
     for peer in list(state.peers.values()):
         if peer.public_key not in state.peers:
             continue  # removed since the answer began
-        yield _peer_lines(peer).encode()
+        yield _peer_lines(peer, now).encode()
         prefixes = list(peer.allowed_ips)
         for start in range(0, len(prefixes), _LINES_PER_PIECE):
             piece = prefixes[start : start + _LINES_PER_PIECE]
@@ -203,7 +244,7 @@ def get_answer(device: Device) -> Iterator[bytes]:
     yield format_errno(0)
 
 
-def _peer_lines(peer: Peer) -> str:
+def _peer_lines(peer: Peer, now: float) -> str:
     seconds, nanoseconds = divmod(peer.last_handshake_unix_ns, 1_000_000_000)
     lines = [
         f"public_key={peer.public_key.hex()}",
@@ -220,7 +261,7 @@ def _peer_lines(peer: Peer) -> str:
         f"persistent_keepalive_interval={peer.timers.persistent}",
     ]
     current = peer.keypairs.current
-    if current is not None and current.epoch is not None:
+    if current is not None and current.epoch is not None and current.may_send(now):
         seconds, nanoseconds = divmod(current.created_unix_ns, 1_000_000_000)
         lines += [f"epoch={current.epoch}", f"epoch_time_sec={seconds}.{nanoseconds:09d}"]
     return "\n".join(lines) + "\n"
@@ -263,7 +304,7 @@ class UapiConversation:
             if line:
                 self.closed = True
                 return None
-            return get_answer(self._device)
+            return get_answer(self._device, now)
         if self._operation is None:
             if line == b"set=1":
                 self._operation, self._error = SetOperation(self._device), 0
@@ -288,5 +329,6 @@ class UapiConversation:
         try:
             step(self._operation)
         except UapiError as error:
+            self._operation.abandon()
             self._error = self._error or error.code
             log.warning("msg=%r", f"UAPI set refused: {error}")

@@ -42,6 +42,7 @@ class Device:
             Timer.NEW_HANDSHAKE: self.handshakes.initiate,
             Timer.ZERO_KEYS: self._zero_keys,
             Timer.PERSISTENT: self._persistent_keepalive,
+            Timer.PREVIOUS_PSK: self._previous_psk_over,
         }
 
     @property
@@ -61,6 +62,9 @@ class Device:
         """
         if not self.state.up:
             self.state.drops[Drop.LINK_DOWN] += 1
+            return None
+        if not endpoint[1]:  # nobody can be answered there, and no tool would take it as an endpoint
+            self.state.drops[Drop.BAD_SOURCE] += 1
             return None
         kind = message_type(data)
         if kind == TYPE_DATA:
@@ -110,6 +114,8 @@ class Device:
         log.info("msg=%r", "link is down")
         for peer in state.peers.values():
             state.wipe_sessions(peer)
+            peer.wipe_previous_psk()
+            peer.timers.stop()
 
     def close(self) -> None:
         """Wipe every key."""
@@ -130,7 +136,7 @@ class Device:
         peer.staged.clear()
         self.state.drop_pending(peer)
         peer.timers.disarm(Timer.KEEPALIVE)
-        peer.timers.session_derived(now)
+        peer.timers.given_up(now)
 
     def _keepalive(self, peer: Peer, now: float) -> None:
         self.transport.send_keepalive(peer, now)
@@ -143,6 +149,9 @@ class Device:
             return
         peer.timers.arm(Timer.PERSISTENT, now + peer.timers.persistent)  # sending re-arms it; not being able does not
         self.transport.send_keepalive(peer, now)
+
+    def _previous_psk_over(self, peer: Peer, now: float) -> None:
+        peer.wipe_previous_psk()
 
     def _zero_keys(self, peer: Peer, now: float) -> None:
         self.state.forget(peer.keypairs.clear())

@@ -15,7 +15,8 @@ from qtunnel.wireguard.session import Keypairs
 from qtunnel.wireguard.tai64n import TimestampSource
 from qtunnel.wireguard.timers import PeerTimers
 
-NO_PSK = bytes(32)
+PSK_SIZE = 32
+NO_PSK = bytes(PSK_SIZE)
 """An all-zero preshared key: none (white paper section 5.2)."""
 
 
@@ -64,9 +65,9 @@ class Peer:
 
     timers: PeerTimers
 
-    def __init__(self, public_key: bytes) -> None:
+    def __init__(self, public_key: bytes, psk: Secret) -> None:
         self.public_key = public_key
-        self.psk = LabelledPsk(Secret(NO_PSK))
+        self.psk = LabelledPsk(psk)
         self.previous_psk: LabelledPsk | None = None
         self.initiated_with_psk = False
         """An initiation was sent since ``psk`` was set."""
@@ -94,9 +95,13 @@ class Peer:
             self.initiated_with_psk = False
             self.mismatched_responses = 0
         self.psk.psk.wipe()
+        self.wipe_previous_psk()
+        self.psk, self.previous_psk = psk, previous
+
+    def wipe_previous_psk(self) -> None:
         if self.previous_psk is not None:
             self.previous_psk.psk.wipe()
-        self.psk, self.previous_psk = psk, previous
+            self.previous_psk = None
 
     def wipe_psks(self) -> None:
         self.set_psk(LabelledPsk(Secret(NO_PSK)), None)

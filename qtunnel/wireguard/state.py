@@ -12,7 +12,7 @@ from qtunnel.wireguard.cookie import CookieChecker
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.load import LoadGauge, RateLimiter
 from qtunnel.wireguard.noise import KeyPair
-from qtunnel.wireguard.peer import Peer
+from qtunnel.wireguard.peer import PSK_SIZE, Peer
 from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.timers import PeerTimers, Schedule, jitter_from
 
@@ -21,6 +21,7 @@ class Drop(StrEnum):
     """Why something was dropped; the words are those of logs and metrics."""
 
     MALFORMED = "malformed"
+    BAD_SOURCE = "source-port-0"
     LINK_DOWN = "link-down"
     NO_PRIVATE_KEY = "no-private-key"
     BAD_MAC1 = "bad-mac1"
@@ -91,23 +92,25 @@ class DeviceState:
                 return index
 
     def add_peer(self, public_key: bytes) -> Peer:
-        peer = Peer(public_key)
+        """A new peer, with a preshared key that nobody has until its operator gave it one, or none."""
+        peer = Peer(public_key, Secret.random(self.host.random_bytes, PSK_SIZE))
         peer.timers = PeerTimers(peer, self.schedule, self._jitter)
         self.peers[public_key] = peer
         return peer
 
     def remove_peer(self, peer: Peer) -> None:
         self.wipe_sessions(peer)
+        peer.timers.stop()
         peer.wipe_psks()
         self.allowed_ips.remove(peer.allowed_ips)
         del self.peers[peer.public_key]
 
     def wipe_sessions(self, peer: Peer) -> None:
-        """Forget every key pair and handshake of the peer, its staged packets and its timers."""
+        """Forget every key pair and handshake of the peer, its staged packets and their timers."""
         self.forget(peer.keypairs.clear())
         self.drop_pending(peer)
         peer.staged.clear()
-        peer.timers.stop()
+        peer.timers.session_ended()
         peer.handshake_attempts = 0
         peer.sent_last_minute_handshake = False
         peer.last_initiation_sent = float("-inf")

@@ -5,8 +5,10 @@
 | RETRANSMIT    | initiation sent: 5 s + jitter              | handshake complete        | initiate or give up |
 | KEEPALIVE     | data received: 10 s, unless armed          | authenticated packet sent | send a keepalive    |
 | NEW_HANDSHAKE | data sent: 15 s + jitter, unless armed     | authenticated packet got  | initiate            |
-| ZERO_KEYS     | session derived, or given up: 540 s        |                           | wipe all keys       |
+| ZERO_KEYS     | session derived: 540 s; given up: the same |                           | wipe all keys       |
+|               | unless armed                               |                           |                     |
 | PERSISTENT    | authenticated packet sent or got: interval | interval set to 0         | send a keepalive    |
+| PREVIOUS_PSK  | preshared key set with the previous: 180 s |                           | wipe the previous   |
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING
 from qtunnel.wireguard.limits import (
     KEEPALIVE_TIMEOUT,
     NEW_HANDSHAKE_TIME,
+    REJECT_AFTER_TIME,
     REKEY_JITTER,
     REKEY_TIMEOUT,
     ZERO_KEYS_TIME,
@@ -36,6 +39,10 @@ class Timer(IntEnum):
     NEW_HANDSHAKE = 2
     ZERO_KEYS = 3
     PERSISTENT = 4
+    PREVIOUS_PSK = 5
+
+
+_OF_A_SESSION = (Timer.RETRANSMIT, Timer.KEEPALIVE, Timer.NEW_HANDSHAKE, Timer.ZERO_KEYS)
 
 
 class Schedule:
@@ -113,6 +120,12 @@ class PeerTimers:
         self.at[:] = [NEVER] * len(Timer)
         self.another_keepalive = False
 
+    def session_ended(self) -> None:
+        """Disarm what belongs to a session or a handshake; a persistent keepalive begins the next one."""
+        for timer in _OF_A_SESSION:
+            self.at[timer] = NEVER
+        self.another_keepalive = False
+
     def data_sent(self, now: float) -> None:
         if self.at[Timer.NEW_HANDSHAKE] == NEVER:
             self.arm(Timer.NEW_HANDSHAKE, now + NEW_HANDSHAKE_TIME + self._jitter())
@@ -138,6 +151,15 @@ class PeerTimers:
 
     def session_derived(self, now: float) -> None:
         self.arm(Timer.ZERO_KEYS, now + ZERO_KEYS_TIME)
+
+    def previous_psk_set(self, now: float) -> None:
+        """A peer that has not switched by the time at which sessions end will not."""
+        self.arm(Timer.PREVIOUS_PSK, now + REJECT_AFTER_TIME)
+
+    def given_up(self, now: float) -> None:
+        """No answer to any initiation; it must not put off the end of the keys that are there."""
+        if self.at[Timer.ZERO_KEYS] == NEVER:
+            self.arm(Timer.ZERO_KEYS, now + ZERO_KEYS_TIME)
 
 
 def jitter_from(random_bytes: Callable[[int], bytes]) -> Callable[[], float]:

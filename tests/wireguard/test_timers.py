@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qtunnel.secret import Secret
 from qtunnel.wireguard.limits import REKEY_JITTER
 from qtunnel.wireguard.peer import Peer
 from qtunnel.wireguard.timers import NEVER, PeerTimers, Schedule, Timer
@@ -196,7 +197,7 @@ def test_an_hour_of_handshakes_every_2_s_and_nothing_lost() -> None:
 )
 def test_the_schedule_fires_as_a_plain_list(actions: list[tuple[Timer, float | None, float]]) -> None:
     schedule = Schedule()
-    peer = Peer(bytes(31) + b"\x09")
+    peer = Peer(bytes(31) + b"\x09", Secret(bytes(32)))
     timers = PeerTimers(peer, schedule, lambda: 0.0)
     expected = dict.fromkeys(Timer, NEVER)
     now = 0.0
