@@ -20,6 +20,7 @@ from qtunnel.wireguard.messages import (
     message_type,
 )
 from qtunnel.wireguard.peer import Peer, short_key
+from qtunnel.wireguard.records import Records
 from qtunnel.wireguard.state import DeviceState, Drop, Host
 from qtunnel.wireguard.timers import Timer
 from qtunnel.wireguard.transport import Transport
@@ -34,6 +35,7 @@ class Device:
         self.state = DeviceState(host)
         self.handshakes = Handshakes(self.state)
         self.transport = Transport(self.state, self.handshakes)
+        self.records = Records(self.state, self.transport)
         self.seal = self.transport.seal
         """(buffer, length, now) -> (endpoint, datagram) or None: a packet from the TUN. See ``Transport.seal``."""
         self._on_timer = {
@@ -43,6 +45,7 @@ class Device:
             Timer.ZERO_KEYS: self._zero_keys,
             Timer.PERSISTENT: self._persistent_keepalive,
             Timer.PREVIOUS_PSK: self._previous_psk_over,
+            Timer.RECORD: self.records.tick,
         }
 
     @property

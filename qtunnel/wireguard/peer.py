@@ -11,6 +11,7 @@ from qtunnel.wireguard.cookie import CookieJar
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.limits import MAX_STAGED_PACKETS
 from qtunnel.wireguard.noise import NoiseHandshake
+from qtunnel.wireguard.record_link import RecordLink
 from qtunnel.wireguard.session import Keypairs
 from qtunnel.wireguard.tai64n import TimestampSource
 from qtunnel.wireguard.timers import PeerTimers
@@ -55,6 +56,7 @@ class Peer:
         "previous_psk",
         "psk",
         "public_key",
+        "records",
         "rx_bytes",
         "sent_last_minute_handshake",
         "staged",
@@ -86,6 +88,7 @@ class Peer:
         self.handshake_attempts = 0
         self.sent_last_minute_handshake = False
         self.last_handshake_unix_ns = 0
+        self.records = RecordLink()
         self.rx_bytes = 0
         self.tx_bytes = 0
 
