@@ -157,8 +157,7 @@ class Transport:
         return self._check_inner(peer, plain)
 
     def _authenticated(self, peer: Peer, keypair: Keypair, endpoint: Endpoint, now: float) -> None:
-        if endpoint != peer.endpoint:
-            peer.endpoint = endpoint
+        peer.endpoint = endpoint
         peer.timers.authenticated_received(now)
         keypairs = peer.keypairs
         if keypair is keypairs.next:
