@@ -147,6 +147,8 @@ class SetOperation:
             self._state.listen_port = self._state.host.bind(port, fwmark)
         except OSError as error:
             raise UapiError(error.errno or errno.EIO, f"UDP port {port}: {error.strerror}") from None
+        for peer in self._state.peers.values():
+            peer.forget_source()
 
     def _begin_peer(self, public_key: bytes) -> None:
         state = self._state

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qtunnel.secret import Secret
 from qtunnel.wireguard.allowed_ips import Prefix
 from qtunnel.wireguard.cookie import CookieJar
-from qtunnel.wireguard.endpoint import Endpoint
+from qtunnel.wireguard.endpoint import Endpoint, without_source
 from qtunnel.wireguard.limits import MAX_STAGED_PACKETS
 from qtunnel.wireguard.noise import NoiseHandshake
 from qtunnel.wireguard.record_link import RecordLink
@@ -108,6 +108,11 @@ class Peer:
 
     def wipe_psks(self) -> None:
         self.set_psk(LabelledPsk(Secret(NO_PSK)), None)
+
+    def forget_source(self) -> None:
+        """Let the host choose the local address: what was learned may be stale, and stand in the way."""
+        if self.endpoint is not None:
+            self.endpoint = without_source(self.endpoint)
 
     def __repr__(self) -> str:
         return f"<Peer {short_key(self.public_key)}>"

@@ -181,8 +181,8 @@ class Transport:
         return plain[:length] if length else None
 
     def authenticated(self, peer: Peer, keypair: Keypair, endpoint: Endpoint, now: float) -> None:
-        if endpoint != peer.endpoint:
-            peer.endpoint = endpoint
+        """A datagram of the session came from ``endpoint`` and was authentic."""
+        peer.endpoint = endpoint
         peer.timers.authenticated_received(now)
         keypairs = peer.keypairs
         if keypair is keypairs.next:

@@ -9,7 +9,7 @@ Besides the standard keys these of our own exist, per peer. wg(8) never sends th
 | ``previous_epoch=N``          | labels ``previous_preshared_key`` |
 | ``drop_sessions=true``        | forget all sessions, handshakes and staged packets of the peer at once |
 | ``handshake=now``             | start a handshake at once if none was started with the present preshared key |
-| ``record_mode=SUITE``         | ``aes-256-gcm`` or ``chacha20-poly1305``: record mode from the next session on; ``off`` |
+| ``record_mode=SUITE``         | record mode with ``aes-256-gcm`` or ``chacha20-poly1305``, in new sessions; ``off`` |
 
 | in ``get``                    | meaning |
 | ----------------------------- | ------- |
