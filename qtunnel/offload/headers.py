@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from qtunnel.offload import checksum
 from qtunnel.offload.errors import OffloadError
@@ -124,43 +125,74 @@ _IDS: Final = np.arange(1 << 17, dtype=np.uint32).astype(">u2")
 
 
 class HeaderTable:
-    """Room for the headers of successive packets of one form and length, ``stride`` bytes apart in a buffer."""
+    """Room for the headers of successive packets of one form and length, ``stride`` bytes apart in a buffer.
 
-    __slots__ = ("_buffer", "_checksums", "_form", "_ids", "_offset", "_rows", "_sequences", "_steps", "_stride")
+    A row's headers are one element of a void type: copying those is one memcpy each, 1.4 times as fast as rows of bytes.
+    """
+
+    __slots__ = (
+        "_all",
+        "_buffer",
+        "_checksums",
+        "_count",
+        "_form",
+        "_head",
+        "_head_view",
+        "_ids",
+        "_offset",
+        "_sequences",
+        "_steps",
+        "_stride",
+        "rows",
+    )
 
     def __init__(self, buffer: bytearray, offset: int, stride: int, count: int, form: Form, payload: int) -> None:
         """``payload``: bytes that each packet carries."""
         self._buffer, self._offset, self._stride, self._form = buffer, offset, stride, form
 
-        def column(at: int, kind: str) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
+        def column(at: int, kind: str) -> npt.NDArray[Any]:
             return np.ndarray((count,), np.dtype(kind), buffer, offset + at, (stride,))
 
-        self._rows = np.ndarray((count, form.size), np.uint8, buffer, offset, (stride, 1))
-        self._ids = column(IPV4_ID, ">u2")
-        self._checksums = column(IPV4_CHECKSUM, ">u2")
-        self._sequences = column(form.transport + TCP_SEQUENCE, ">u4") if form.protocol == TCP else None
-        self._steps = (np.arange(count, dtype=np.uint64) * payload).astype(np.uint32)
+        self._head = bytearray(form.size)
+        self._head_view = np.ndarray((), np.dtype(f"V{form.size}"), self._head)
+        self._all = (
+            column(0, f"V{form.size}"),
+            column(IPV4_ID, ">u2"),
+            column(IPV4_CHECKSUM, ">u2"),
+            column(form.transport + TCP_SEQUENCE, ">u4"),
+            (np.arange(count, dtype=np.uint64) * payload).astype(np.uint32),
+        )
+        self._use(count)
 
-    def fill(self, header: bytes | bytearray, count: int, same_id: bool = False) -> checksum.U8:
+    def _use(self, count: int) -> None:
+        """Views of the first ``count`` rows; kept, since most super-packets have as many packets as the one before."""
+        self._count = count
+        self.rows, self._ids, self._checksums, self._sequences, self._steps = [view[:count] for view in self._all]
+
+    def fill(self, header: bytes | bytearray, count: int, same_id: bool = False) -> None:
         """Headers of ``count`` packets from the first one's; IDs (unless ``same_id``) and TCP sequence numbers go on.
 
-        The transport's checksum stays as it is in ``header``. Returns the table's rows.
+        The transport's checksum stays as it is in ``header``; ``rows`` are then the rows written.
         """
-        rows = self._rows[:count]
-        rows[:] = np.frombuffer(header, np.uint8)
+        if count != self._count:
+            self._use(count)
+        self._head[:] = header
+        self.rows[:] = self._head_view
         if self._form.version == 4 and not same_id:
             first = read16(header, IPV4_ID)[0]
-            self._ids[:count] = _IDS[first : first + count]
+            self._ids[:] = _IDS[first : first + count]
             # the sum without ID and checksum, of which each ID makes another
             rest = -(read16(header, IPV4_CHECKSUM)[0] + first) % checksum.MODULUS
-            whole = min(count, 0x10000 - first)
-            self._checksums[:whole] = checksum.COMPLEMENTS[rest + first : rest + first + whole]
-            if whole < count:  # IDs begin again at 0
-                self._checksums[whole:count] = checksum.COMPLEMENTS[rest : rest + count - whole]
-        if self._sequences is not None:
+            if first + count <= 0x10000:
+                self._checksums[:] = checksum.COMPLEMENTS[rest + first : rest + first + count]
+            else:  # IDs begin again at 0
+                whole = 0x10000 - first
+                self._checksums[:whole] = checksum.COMPLEMENTS[rest + first : rest + 0x10000]
+                self._checksums[whole:] = checksum.COMPLEMENTS[rest : rest + count - whole]
+        if self._form.protocol == TCP:
             first = read32(header, self._form.transport + TCP_SEQUENCE)[0]
-            np.add(self._steps[:count], np.uint32(first), out=self._sequences[:count], casting="unsafe")
-        return rows
+            # not into the column at once: casting while adding is 4 us, these two are 1.2
+            self._sequences[:] = self._steps + np.array(first, np.uint32)
 
     def shorten(self, index: int, length: int) -> None:
         """Give one packet another length."""

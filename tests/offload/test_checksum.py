@@ -36,9 +36,11 @@ def test_rows_sum_as_each_alone(offset: int, gap: int, width: int, count: int, s
         assert checksum.swap(value % 0xFFFF) % 0xFFFF == checksum.total(BUFFER[at : at + width])
 
 
-@given(st.integers(0, 0xFFFF), st.lists(st.integers(0, 0x7FFFFFFF), min_size=1), st.booleans())
-def test_complements_bring_sums_to_zero(constant: int, sums: list[int], zero: bool) -> None:
-    made = checksum.complements(np.array(sums, np.uint32), constant, zero).tolist()
+@given(
+    st.lists(st.one_of(st.integers(0, 0x7FFFFFFF), st.integers(0, 9).map(0xFFFF.__mul__)), min_size=1), st.booleans()
+)
+def test_complements_bring_sums_to_zero(sums: list[int], zero: bool) -> None:
+    made = checksum.complements(np.array(sums, np.uint32), zero).tolist()
     for value, field in zip(sums, made, strict=True):
-        assert (value + constant + field) % 0xFFFF == 0
+        assert (value + field) % 0xFFFF == 0
         assert 0 <= field <= 0xFFFE if zero else 1 <= field <= 0xFFFF
