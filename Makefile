@@ -7,7 +7,7 @@ DEMO_TOOLS := iproute2 iperf3 wireguard-tools
 TEST_TOOLS := $(DEMO_TOOLS) iputils-ping wireguard-go tcpdump
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools demo test lint bench fuzz clean
+.PHONY: venv dev demo-tools test-tools demo test lint diagrams clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -35,6 +35,10 @@ lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The generated parts of docs/architecture.md
+diagrams: dev
+	@$(BIN)/python -m tests.architecture $(OUT)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
