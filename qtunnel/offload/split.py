@@ -133,8 +133,9 @@ class Splitter:
     def __init__(self, buffer: bytearray) -> None:
         self._buffer = buffer
         self._view = memoryview(buffer)
-        self._output = bytearray(_OUTPUT_SIZE)
-        self._output_view = memoryview(self._output)
+        self.output = bytearray(_OUTPUT_SIZE)
+        """What packets are split into."""
+        self._output_view = memoryview(self.output)
         self._layouts: OrderedDict[tuple[Form, int, int], _Layout] = OrderedDict()
 
     def split(self, offset: int, length: int, mtu: int) -> Split:
@@ -161,7 +162,7 @@ class Splitter:
             row[length:] = bytes(full - length)
         if header.flags & vnet.NEEDS_CSUM:
             checksum.finish(row[:length], header.csum_start, header.csum_offset)
-        return Split(1, length, length, full, full, [row], self._output)
+        return Split(1, length, length, full, full, [row], self.output)
 
     def _layout(self, form: Form, gso_size: int, mtu: int) -> _Layout:
         key = (form, gso_size, mtu)
@@ -169,7 +170,7 @@ class Splitter:
         if layout is None:
             if len(self._layouts) >= MAX_LAYOUTS:
                 self._layouts.popitem(last=False)
-            layout = self._layouts[key] = _Layout(self._output, form, gso_size, mtu)
+            layout = self._layouts[key] = _Layout(self.output, form, gso_size, mtu)
         else:
             self._layouts.move_to_end(key)
         return layout
@@ -210,8 +211,8 @@ class Splitter:
             self._output_view[at + rest : (last + 1) * stride] = layout.tail_room[: stride - last_length]
             table.shorten(last, last_length)
             pseudo = (pseudo + last_length - form.transport) % checksum.MODULUS
-            headers.write16(self._output, last * stride + field, pseudo)
+            headers.write16(self.output, last * stride + field, pseudo)
 
         sums = layout.sums.sums(0, count)
         layout.checksums[:count] = checksum.complements(sums, zero=form.protocol == TCP)
-        return Split(count, layout.length, last_length, stride, last_padded, layout.rows, self._output)
+        return Split(count, layout.length, last_length, stride, last_padded, layout.rows, self.output)

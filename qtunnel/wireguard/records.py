@@ -63,6 +63,11 @@ class Records:
             return 0
         return capacity(peer.records.sizer.count, cutter.size)
 
+    def max_plain_of_any(self, peer: Peer) -> int:
+        """Bytes that a record may have whatever the loss."""
+        cutter = self.cutter()
+        return cutter.max_plain if cutter is not None else 0
+
     def seal(self, peer: Peer, plain: memoryview, now: float) -> tuple[memoryview, int]:
         """The datagrams of a record with packets, one after the other, and the size of all but the last.
 

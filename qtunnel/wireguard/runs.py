@@ -23,11 +23,17 @@ from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.state import DeviceState, Drop
 from qtunnel.wireguard.transport import IPV4_HEADER, IPV6_HEADER, Transport
 
-MAX_RUN: Final = 128
-"""Packets in a run: more than a super-packet of 64 kB with the least segment size that the kernel makes of TCP, 536."""
+MAX_RUN: Final = 64
+"""Packets in a run: as many as one UDP_SEGMENT call sends on any kernel."""
+
+_LARGEST: Final = 65536
+"""Bytes of a packet with its padding."""
 
 _MAX_LAYOUTS: Final = 32
 """Sizes whose views are kept: about 20 kB each. Flows of one path have few sizes."""
+
+_MAX_ROWS: Final = 1366
+"""Packets that one super-packet may be split into."""
 
 _HEADER: Final = DATA_HEADER.size
 _STEPS: Final = np.arange(MAX_RUN, dtype=np.uint64)
@@ -51,12 +57,11 @@ class _SealLayout:
 
     def __init__(self, source: memoryview, target: bytearray, stride: int) -> None:
         size = stride + MIN_DATA_SIZE
-        rows = min(MAX_RUN, len(source) // stride, len(target) // size)
+        rows = min(MAX_RUN, len(target) // size)
         view = memoryview(target)
-        self.rows = rows
         self.kinds: Words = np.ndarray((rows,), "<u8", target, 0, (size,))
         self.counters: Words = np.ndarray((rows,), "<u8", target, 8, (size,))
-        self.sources = [source[at * stride : (at + 1) * stride] for at in range(rows)]
+        self.sources = [source[at * stride : (at + 1) * stride] for at in range(min(_MAX_ROWS, len(source) // stride))]
         self.targets = [view[at * size + _HEADER : (at + 1) * size] for at in range(rows)]
 
 
@@ -66,16 +71,16 @@ class RunSealer:
     def __init__(self, transport: Transport, source: bytearray) -> None:
         self._transport = transport
         self._source = memoryview(source)
-        self._target = bytearray(len(source) + MAX_RUN * MIN_DATA_SIZE)
+        self._target = bytearray(MAX_RUN * (_LARGEST + MIN_DATA_SIZE))  # touched, and so in memory, as far as needed
         self._view = memoryview(self._target)
         self._nonces = _Nonces()
         self._layouts: dict[int, _SealLayout] = {}
 
     def seal(
-        self, peer: Peer, keypair: Keypair, stride: int, count: int, last: int, now: float
+        self, peer: Peer, keypair: Keypair, stride: int, first: int, count: int, last: int, now: float
     ) -> tuple[memoryview, int]:
-        """The messages for ``count`` padded packets of ``stride`` bytes, the last of ``last`` bytes, one after the
-        other, and the size of all but the last. Valid until the next call.
+        """The messages for ``count`` padded packets of ``stride`` bytes from number ``first`` on, the last of ``last``
+        bytes, one after the other, and the size of all but the last. Valid until the next call.
 
         ``count`` is at most MAX_RUN, and the session one that may send.
         """
@@ -90,10 +95,10 @@ class RunSealer:
         nonces.counters[:count] = counters
         full = count if last == stride else count - 1
         seal: Callable[..., int] = keypair.seal
-        deque(map(seal, nonces.views, layout.sources[:full], repeat(None), layout.targets), maxlen=0)
+        deque(map(seal, nonces.views, layout.sources[first : first + full], repeat(None), layout.targets), maxlen=0)
         end = full * size
         if full < count:
-            at = full * stride
+            at = (first + full) * stride
             end += last + MIN_DATA_SIZE
             seal(nonces.views[full], self._source[at : at + last], None, self._view[full * size + _HEADER : end])
         self._transport.sent(peer, keypair, end, now, data=True)
