@@ -163,7 +163,7 @@ def test_a_client_loads_neither_daemon_nor_engine(command: str) -> None:
 
 
 def test_what_the_engine_process_loads_holds_no_key_source() -> None:
-    """The process that holds the TUN knows nothing of KMEs, and the one that knows them does not open a TUN."""
+    """The process that holds the TUN knows nothing of KMEs, and the one that knows them holds no TUN."""
     assert not loaded_by("qtunnel.cli.wg") & {
         "daemon",
         "engines",
