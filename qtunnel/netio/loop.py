@@ -16,6 +16,7 @@ from pathlib import Path
 
 from qtunnel.netio import kernel
 from qtunnel.netio.losses import LossReport, words
+from qtunnel.netio.routes import Routes
 from qtunnel.netio.tun import Tun
 from qtunnel.netio.uapi_socket import UapiServer, bind_socket
 from qtunnel.netio.udp import UdpPort, bind_pair
@@ -40,7 +41,8 @@ class Loop:
     def __init__(self, tun: Tun, listener: socket.socket) -> None:
         self._epoll = select.epoll()
         self._tun = tun
-        self._udp = UdpPort()
+        self._routes = Routes()
+        self._udp = UdpPort(self._routes)
         self._device = Device(self)
         self._uapi = UapiServer(listener, self._device, self._epoll, clock)
         self._links = kernel.watch_links()
@@ -55,6 +57,7 @@ class Loop:
             tun.fd: self._read_tun,
             listener.fileno(): self._uapi.accept,
             self._links.fileno(): self._links_changed,
+            self._routes.events.fileno(): self._routes.changed,
             self._directory: self._directory_changed,
             self._wakeup.fileno(): self._signalled,
         }
@@ -76,6 +79,7 @@ class Loop:
             self._mark(fwmark)
             return port
         sockets = bind_pair(port, fwmark)
+        self._udp.paths.fwmark = fwmark
         for sock in self._udp.sockets:
             del self._handlers[sock.fileno()]
         self._udp.replace(sockets)
@@ -85,6 +89,7 @@ class Loop:
         return self._udp.port()
 
     def _mark(self, fwmark: int) -> None:
+        self._udp.paths.fwmark = fwmark
         for sock in self._udp.sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
 
@@ -163,10 +168,11 @@ class Loop:
 
     def _read_udp(self, sock: socket.socket) -> None:
         buffer, receive, descriptor = self._from_udp, self._device.receive, self._tun.fd
+        buffers = [buffer]
         now = clock()
         for _ in range(BATCH):
             try:
-                length, endpoint = sock.recvfrom_into(buffer)
+                length, endpoint = self._udp.receive_into(sock, buffers)
             except BlockingIOError:
                 return
             except OSError as error:  # an ICMP error of an earlier datagram; the next read goes on
@@ -212,6 +218,7 @@ class Loop:
         self._tun.close()
         self._udp.close()
         self._links.close()
+        self._routes.close()
         os.close(self._directory)
         self._wakeup.close()
         self._wakeup_writer.close()

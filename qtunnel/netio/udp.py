@@ -7,6 +7,8 @@ import logging
 import socket
 from collections import Counter
 
+from qtunnel.netio.paths import IP_PKTINFO, Paths
+from qtunnel.netio.routes import Routes
 from qtunnel.wireguard.endpoint import Endpoint
 
 BUFFER_SIZE = 8 << 20
@@ -15,6 +17,12 @@ BUFFER_SIZE = 8 << 20
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 _RANDOM_PORT_ATTEMPTS = 10
+
+_ANCILLARY_SPACE = socket.CMSG_SPACE(20)
+"""Room for the control data of a datagram: an in6_pktinfo, or the smaller in_pktinfo."""
+
+_STALE_SOURCE = frozenset({errno.ENETUNREACH, errno.EINVAL, errno.EADDRNOTAVAIL})
+"""What sending from an address that is no longer ours gives, by address family and kernel."""
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +50,9 @@ def _bind(family: socket.AddressFamily, port: int, fwmark: int) -> socket.socket
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         if fwmark:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
         for forced, ordinary in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
@@ -57,11 +68,15 @@ def _bind(family: socket.AddressFamily, port: int, fwmark: int) -> socket.socket
 
 
 class UdpPort:
-    """Sends to IPv4 and IPv6 endpoints. What cannot be sent is dropped and counted by the error's name."""
+    """Sends to IPv4 and IPv6 endpoints and receives from them; ``paths`` remembers by which local address.
 
-    def __init__(self) -> None:
+    What cannot be sent is dropped and counted by the error's name.
+    """
+
+    def __init__(self, routes: Routes) -> None:
         self.sockets: list[socket.socket] = []
         self.errors: Counter[str] = Counter()
+        self.paths = Paths(routes)
 
     def replace(self, sockets: list[socket.socket]) -> None:
         """Use these sockets from now on; the old ones are closed."""
@@ -71,13 +86,23 @@ class UdpPort:
     def port(self) -> int:
         return int(self.sockets[0].getsockname()[1])
 
+    def receive_into(self, sock: socket.socket, buffers: list[memoryview]) -> tuple[int, Endpoint]:
+        """One datagram: its length and its path. Raises ``OSError``, ``BlockingIOError`` where there is none."""
+        length, ancillary, _, address = sock.recvmsg_into(buffers, _ANCILLARY_SPACE)
+        return length, self.paths.learn(address, ancillary)
+
     def send(self, data: bytes | memoryview, endpoint: Endpoint) -> None:
         index = len(endpoint) == 4
+        source = self.paths.source_of(endpoint)
         try:
-            self.sockets[index].sendto(data, endpoint)
+            self.sockets[index].sendmsg((data,), source, 0, endpoint)
         except IndexError:
             self._failed("EAFNOSUPPORT", endpoint)
         except OSError as error:
+            if source and error.errno in _STALE_SOURCE:
+                self.paths.give_up(endpoint)
+                self.send(data, endpoint)
+                return
             self._failed(errno.errorcode.get(error.errno or 0, "EIO"), endpoint)
 
     def _failed(self, name: str, endpoint: Endpoint) -> None:
