@@ -136,7 +136,7 @@ class Engine:
     def check(self) -> None:
         """Raises ``BenchError`` where it ended."""
         for pid in self.pids:
-            if not Path(f"/proc/{pid}").exists() or (self._process is not None and self._process.poll()):
+            if (self._process is not None and self._process.poll()) or not Path(f"/proc/{pid}").exists():
                 raise BenchError(f"{self} ended in the middle of a measurement{self._last_words()}")
 
     def set(self, lines: list[Line]) -> None:
@@ -190,7 +190,9 @@ class Pair:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -213,9 +215,7 @@ class Pair:
         if self.contender.records:
             for end, far in zip(ENDS, reversed(ENDS), strict=True):
                 try:
-                    self.engines[end].set(
-                        [*_existing(self.public[far]), ("record_mode", self.contender.records)]
-                    )
+                    self.engines[end].set([*_existing(self.public[far]), ("record_mode", self.contender.records)])
                 except EngineError as error:
                     raise BenchError(f"this qtunnel wg has no record mode ({error})") from None
 

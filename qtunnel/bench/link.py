@@ -27,6 +27,8 @@ class Link:
     """
 
     def __init__(self, options: LinkOptions) -> None:
+        if options.delay_ms:
+            raise BenchError("--delay is not there yet: this kernel's netem would be needed")
         self.networks = {name: Network() for name in ENDS}
         self.router: Network | None = None
         if options.routed:

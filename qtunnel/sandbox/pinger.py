@@ -4,7 +4,8 @@ Run as a file of its own by ``python -I -S pinger.py ADDRESS INTERVAL`` (seconds
 standard output: ``sent``, ``answered``, ``overdue`` (older than 2 s without an answer), ``rtt_ms``. When standard input
 ends it stops sending, gives the last echoes 2 s, and prints the same with ``gaps``: runs of echoes that were never
 answered, as [sent at, last sent at, count], and ``silences``: times without any answer, as [from, to], both in
-monotonic seconds, ``p50_ms`` and ``p99_ms``: that share of the answers took as long or less. An echo that the kernel refuses to send counts as sent and lost. RFC 792.
+monotonic seconds, ``p50_ms`` and ``p99_ms``: that share of the answers took as long or less. An echo that the kernel
+refuses to send counts as sent and lost. RFC 792.
 """
 
 from __future__ import annotations

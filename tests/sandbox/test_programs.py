@@ -28,5 +28,5 @@ def test_a_missing_tool_is_named_with_its_package() -> None:
 
 def test_a_tool_that_fails_is_quoted() -> None:
     call("true")
-    with pytest.raises(SandboxError, match="^sh -c .*: it hurts$"):
+    with pytest.raises(SandboxError, match=r"^sh -c .*: it hurts$"):
         call("sh", "-c", "echo it hurts >&2; exit 1")
