@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -21,7 +22,7 @@ from qtunnel.bench.options import Mode, Suite
 from qtunnel.constants import UAPI_DIRECTORY
 from qtunnel.crypto.dh import KEY_SIZE, public_key
 from qtunnel.engines.programs import OWN, Program, find
-from qtunnel.engines.uapi_client import Line, UapiClient
+from qtunnel.engines.uapi_client import Line, UapiClient, UapiDevice
 from qtunnel.errors import BenchError, EngineError
 from qtunnel.sandbox.namespaces import Network
 from qtunnel.sandbox.programs import call
@@ -143,6 +144,16 @@ class Engine:
         """One UAPI ``set`` operation; raises ``EngineError`` where it is refused."""
         asyncio.run(UapiClient(self.interface, str(self._socket)).set(lines))
 
+    def get(self) -> UapiDevice:
+        """Its device and peers."""
+        return asyncio.run(UapiClient(self.interface, str(self._socket)).get())
+
+    def queue_drops(self) -> int:
+        """Packets that the kernel dropped so far, as the queue of the TUN was full: the engine did not read them."""
+        with self.network.entered():
+            statistics = json.loads(call("ip", "-json", "-stats", "link", "show", "dev", self.interface))
+        return int(statistics[0]["stats64"]["tx"]["dropped"])
+
     def up(self) -> None:
         """Address, MTU and link."""
         with self.network.entered():
@@ -223,6 +234,11 @@ class Pair:
         """Change what that end knows of the other."""
         far = ENDS[1 - ENDS.index(end)]
         self.engines[end].set([*_existing(self.public[far]), *lines])
+
+    def peer_value(self, end: str, key: str) -> str | None:
+        """A line of our own UAPI keys that end tells of the other."""
+        far = ENDS[1 - ENDS.index(end)]
+        return self.engines[end].get().peers[self.public[far]].values.get(key)
 
     def check(self) -> None:
         """Raises ``BenchError`` where an engine ended."""

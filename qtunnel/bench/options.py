@@ -65,11 +65,11 @@ class TunnelOptions:
     def check(self) -> None:
         """Raises ``BenchError`` where it cannot be done."""
         self.link.check()
-        check_seconds(self.seconds)
+        _check_suite(self.mode, self.suite)
+        if not MIN_SECONDS <= self.seconds <= MAX_SECONDS:
+            raise BenchError(f"--seconds is {MIN_SECONDS:g} to {MAX_SECONDS:g}, not {self.seconds:g}")
         if not 1 <= self.rounds <= MAX_ROUNDS:
             raise BenchError(f"--rounds is 1 to {MAX_ROUNDS}, not {self.rounds}")
-        if self.mode == "standard" and self.suite != "chacha20-poly1305":
-            raise BenchError(f"standard mode knows chacha20-poly1305 only; for {self.suite} add --mode record")
         if shutil.which(self.against) is None:
             raise BenchError(
                 f"{self.against} is not found; install it (Debian: apt-get install wireguard-go), build it with "
@@ -79,22 +79,31 @@ class TunnelOptions:
 
 @dataclass(frozen=True, slots=True)
 class RekeyOptions:
-    """``qtunnel bench rekey``. interval: seconds between two rekeys."""
+    """``qtunnel bench rekey``.
 
+    interval: seconds between two rekeys. rate: of the stream, in packets per second; 0 for half of the capacity.
+    """
+
+    mode: Mode = "standard"
+    suite: Suite = "chacha20-poly1305"
     rekeys: int = 60
     interval: float = 1.0
+    rate: float = 0.0
 
     def check(self) -> None:
         """Raises ``BenchError`` where it cannot be done."""
+        _check_suite(self.mode, self.suite)
+        if not 0 <= self.rate <= 1_000_000:
+            raise BenchError(f"--rate is 0 to 1000000 packets a second, not {self.rate:g}")
         if not 1 <= self.rekeys <= 1_000_000:
             raise BenchError(f"--rekeys is 1 to 1000000, not {self.rekeys}")
         if not 0.05 <= self.interval <= 3600:
             raise BenchError(f"--interval is 0.05 to 3600 seconds, not {self.interval:g}")
 
 
-def check_seconds(seconds: float) -> None:
-    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
-        raise BenchError(f"--seconds is {MIN_SECONDS:g} to {MAX_SECONDS:g}, not {seconds:g}")
+def _check_suite(mode: Mode, suite: Suite) -> None:
+    if mode == "standard" and suite != "chacha20-poly1305":
+        raise BenchError(f"standard mode knows chacha20-poly1305 only; for {suite} add --mode record")
 
 
 def parse_kinds(text: str) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ Run as a file of its own by ``python -I -S stream.py send|receive ADDRESS PORT S
 receiver's, SIZE the payload in bytes, START and STOP are monotonic seconds of the machine, RATE packets per second, 0
 or absent for as many as the processor gives. Each payload begins with a 64-bit serial number, little endian.
 
-The receiver prints ``ready``, and after STOP, once nothing comes any more, a JSON object: ``received`` (different serial
-numbers), ``in_time`` (those that came before STOP), ``duplicates``. The sender prints ``sent``.
+The receiver prints ``ready``, and after STOP, once nothing comes any more, a JSON object: ``received`` (different
+serial numbers), ``in_time`` (those that came before STOP), ``duplicates``. The sender prints ``sent``.
 
 One ``send`` for each packet, as an ordinary program does it. The receiver takes what the kernel has joined (UDP_GRO) in
 one call: it shares the processors with the engines, and is not what is measured.

@@ -19,9 +19,6 @@ from qtunnel.sandbox import pinger
 from qtunnel.sandbox.namespaces import Network
 from qtunnel.sandbox.programs import iperf_received
 
-TOOLS = {"ip": "iproute2", "iperf3": "iperf3"}
-"""Programs that every measurement needs, and their Debian packages; the link may need more."""
-
 STREAM_PORT = 5300
 LEAD = 0.3
 """Seconds from starting a sender to its first packet: a Python without site-packages starts in 0.02 s."""

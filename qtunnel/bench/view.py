@@ -6,6 +6,7 @@ import os
 
 from rich.table import Table
 
+from qtunnel.bench.rekey import Outcome
 from qtunnel.bench.tunnel import Line, Race
 
 
@@ -29,6 +30,20 @@ def race_table(race: Race) -> Table:
     for line in race.lines:
         mine, its = line.medians
         table.add_row(f"{line.metric.title}, {line.metric.unit}", _figure(mine), _figure(its), _ratio(line))
+    return table
+
+
+def rekey_table(outcome: Outcome) -> Table:
+    """What was lost with and without rekeys."""
+    table = Table(
+        title=f"{outcome.options.rekeys} rekeys, one each {outcome.options.interval:g} s; {outcome.in_force} in force",
+        caption=f"{outcome.rate:,.0f} packets/s; all that went through were {outcome.capacity:,.0f}; {os.cpu_count()} processors",
+    )
+    table.add_column("", no_wrap=True)
+    for heading in ("sent", "lost", "of them in the TUN's queue"):
+        table.add_column(heading, justify="right")
+    for name, stretch in (("with rekeys", outcome.during), ("without", outcome.without)):
+        table.add_row(name, f"{stretch.counted.sent:,}", f"{stretch.lost:,}", f"{stretch.queue_drops:,}")
     return table
 
 

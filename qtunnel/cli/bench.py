@@ -14,6 +14,7 @@ from qtunnel.bench.options import (
     KINDS,
     LinkOptions,
     Mode,
+    RekeyOptions,
     Segmentation,
     Suite,
     TunnelOptions,
@@ -21,6 +22,15 @@ from qtunnel.bench.options import (
 )
 
 EXIT_INTERRUPTED = 130
+
+_mode = click.option(
+    "--mode", type=click.Choice(["standard", "record"]), default="standard", show_default=True,
+    help="What qtunnel wg speaks; a rival speaks standard WireGuard.",
+)  # fmt: skip
+_suite = click.option(
+    "--suite", type=click.Choice(["chacha20-poly1305", "aes-256-gcm"]), default="chacha20-poly1305", show_default=True,
+    help="Of record mode.",
+)  # fmt: skip
 
 
 @click.group()
@@ -34,10 +44,8 @@ def bench() -> None:
 @bench.command()
 @click.option("--against", default="wireguard-go", show_default=True, metavar="PROGRAM",
               help="The rival: a userspace WireGuard that starts as 'PROGRAM INTERFACE'.")  # fmt: skip
-@click.option("--mode", type=click.Choice(["standard", "record"]), default="standard", show_default=True,
-              help="What qtunnel wg speaks; the rival speaks standard WireGuard.")  # fmt: skip
-@click.option("--suite", type=click.Choice(["chacha20-poly1305", "aes-256-gcm"]), default="chacha20-poly1305",
-              show_default=True, help="Of record mode.")  # fmt: skip
+@_mode
+@_suite
 @click.option("--seconds", type=float, default=5.0, show_default=True, help="How long each measurement takes.")
 @click.option("--rounds", type=int, default=3, show_default=True, help="How often the two take turns.")
 @click.option("--link", type=click.Choice(["gso", "datagrams"]), default="gso", show_default=True,
@@ -81,7 +89,42 @@ def tunnel(
         else:
             Console().print(race_table(outcome))
 
-    _in_sandbox(run, options.link)
+    tools = {"ip": "iproute2", "iperf3": "iperf3"}
+    _in_sandbox(run, {**tools, "ethtool": "ethtool"} if options.link.cuts else tools)
+
+
+@bench.command()
+@_mode
+@_suite
+@click.option("--rekeys", type=int, default=60, show_default=True, help="How many times the key changes.")
+@click.option("--interval", type=float, default=1.0, show_default=True, help="Seconds between two changes.")
+@click.option(
+    "--rate", type=float, default=0.0, help="Packets a second of the stream.  [default: half of the capacity]"
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
+def rekey(mode: Mode, suite: Suite, rekeys: int, interval: float, rate: float, as_json: bool) -> None:
+    """Change the preshared key at both ends again and again, and count the packets lost.
+
+    A UDP stream with serial numbers runs at half of what the tunnel carries. The same stream without rekeys goes before
+    it, so that what the machine itself loses is known.
+    """
+    os.environ["PATH"] = _path()
+    options = RekeyOptions(mode, suite, rekeys, interval, rate)
+    options.check()
+
+    def run() -> None:
+        from rich.console import Console
+
+        from qtunnel.bench.rekey import rekey as measured
+        from qtunnel.bench.view import rekey_table
+
+        outcome = measured(options, _say())
+        if as_json:
+            print(json.dumps(outcome.as_dict()), flush=True)
+        else:
+            Console().print(rekey_table(outcome))
+
+    _in_sandbox(run, {"ip": "iproute2"})
 
 
 def _path() -> str:
@@ -95,14 +138,12 @@ def _say() -> Callable[[str], None]:
     return lambda text: click.echo(f"{time.monotonic() - began:6.1f} s  {text}", err=True)
 
 
-def _in_sandbox(run: Callable[[], None], link: LinkOptions) -> None:
-    from qtunnel.bench.tools import TOOLS
+def _in_sandbox(run: Callable[[], None], tools: Mapping[str, str]) -> None:
     from qtunnel.errors import QtunnelError
     from qtunnel.sandbox import namespaces
     from qtunnel.sandbox.programs import check_tools
 
-    more: Mapping[str, str] = {"ethtool": "ethtool"} if link.cuts else {}
-    check_tools({**TOOLS, **more})
+    check_tools(tools)
     namespaces.enter("the benchmark")
 
     def inside() -> int:

@@ -24,13 +24,17 @@ def check_tools(packages: Mapping[str, str]) -> None:
         )
 
 
-def call(*command: str, fd: int | None = None) -> None:
-    """Run a tool in the present network namespace, which inherits ``fd``; raises ``SandboxError`` in its words."""
+def call(*command: str, fd: int | None = None) -> str:
+    """What a tool prints, run in the present network namespace; raises ``SandboxError`` in its words where it fails.
+
+    fd: a descriptor that it inherits.
+    """
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=TOOL_BOUND, pass_fds=() if fd is None else (fd,)
     )
     if done.returncode != 0:
         raise SandboxError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
 
 
 def qtunnel_command(*arguments: str) -> list[str]:
