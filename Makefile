@@ -43,7 +43,7 @@ lint: dev
 
 # against the newest wireguard-go in both modes, and what a rekey costs; ARGS go to the races: make bench ARGS="--seconds 10"
 bench: venv bench-tools
-	@rival=$$(scripts/build-wireguard-go $(TOOLS)); \
+	@set -e; rival=$$(scripts/build-wireguard-go $(TOOLS)); \
 	$(BIN)/qtunnel bench tunnel --against "$$rival" $(ARGS); \
 	for suite in chacha20-poly1305 aes-256-gcm; do \
 		$(BIN)/qtunnel bench tunnel --against "$$rival" --mode record --suite $$suite $(ARGS); \

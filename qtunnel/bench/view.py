@@ -37,7 +37,7 @@ def rekey_table(outcome: Outcome) -> Table:
     """What was lost with and without rekeys."""
     table = Table(
         title=f"{outcome.options.rekeys} rekeys, one each {outcome.options.interval:g} s; {outcome.in_force} in force",
-        caption=f"{outcome.rate:,.0f} packets/s; all that went through were {outcome.capacity:,.0f}; {os.cpu_count()} processors",
+        caption=f"{outcome.rate:,.0f} packets/s of a capacity of {outcome.capacity:,.0f}; {os.cpu_count()} processors",
     )
     table.add_column("", no_wrap=True)
     for heading in ("sent", "lost", "of them in the TUN's queue"):
