@@ -4,10 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 DEMO_TOOLS := iproute2 iperf3 wireguard-tools
-TEST_TOOLS := $(DEMO_TOOLS) iputils-ping wireguard-go tcpdump
+TEST_TOOLS := $(DEMO_TOOLS) iputils-ping wireguard-go tcpdump ethtool nftables
+BENCH_TOOLS := iproute2 iperf3 ethtool nftables wireguard-go
+TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools demo test lint diagrams clean
+.PHONY: venv dev demo-tools test-tools bench-tools demo test lint diagrams bench clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -23,7 +25,10 @@ demo-tools:
 	@scripts/need-tools "$(DEMO_TOOLS)" ip iperf3 wg $(OUT)
 
 test-tools:
-	@scripts/need-tools "$(TEST_TOOLS)" ip iperf3 ping wg wireguard-go tcpdump $(OUT)
+	@scripts/need-tools "$(TEST_TOOLS)" ip iperf3 ping wg wireguard-go tcpdump ethtool nft $(OUT)
+
+bench-tools:
+	@scripts/need-tools "$(BENCH_TOOLS)" ip iperf3 ethtool nft wireguard-go $(OUT)
 
 demo: venv demo-tools
 	@$(BIN)/qtunnel demo $(ARGS)
@@ -40,5 +45,14 @@ lint: dev
 diagrams: dev
 	@$(BIN)/python -m tests.architecture $(OUT)
 
+# against the newest wireguard-go in both modes, and what a rekey costs; ARGS go to the races: make bench ARGS="--seconds 10"
+bench: venv bench-tools
+	@set -e; rival=$$(scripts/build-wireguard-go $(TOOLS)); \
+	$(BIN)/qtunnel bench tunnel --against "$$rival" $(ARGS); \
+	for suite in chacha20-poly1305 aes-256-gcm; do \
+		$(BIN)/qtunnel bench tunnel --against "$$rival" --mode record --suite $$suite $(ARGS); \
+	done; \
+	$(BIN)/qtunnel bench rekey
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TOOLS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -81,6 +81,14 @@ class KmeError(QtunnelError):
     """The embedded KME cannot be started."""
 
 
+class SandboxError(QtunnelError):
+    """A place with networks of its own cannot be made on this machine, or a tool in it failed."""
+
+
+class BenchError(QtunnelError):
+    """A measurement cannot be made on this machine, or an engine did not carry it."""
+
+
 class DemoError(QtunnelError):
     """The demo cannot be set up on this machine, or a part of it failed."""
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "kme": "qtunnel.cli.kme:kme",
     "wg": "qtunnel.cli.wg:wg",
     "demo": "qtunnel.cli.demo:demo",
+    "bench": "qtunnel.cli.bench:bench",
 }
 """Name of each subcommand and where its click command is."""
 

@@ -15,6 +15,7 @@ from qtunnel.netio.receive import Burst, Receiver
 from qtunnel.netio.tun import Tun
 from qtunnel.netio.udp import UdpPort
 from qtunnel.offload import vnet
+from qtunnel.offload.coalesce import Coalescer
 from qtunnel.offload.errors import OffloadError
 from qtunnel.wireguard.device import Device
 from qtunnel.wireguard.messages import TYPE_DATA
@@ -40,6 +41,7 @@ class Inbound:
         self._device = device
         self._receiver = Receiver(udp.paths)
         self._opener = RunOpener(device.state, device.transport, self._receiver.buffer.bytes)
+        self._coalescer = Coalescer(self._opener.buffer, tun.udp_segments) if tun.segments else None
         self._opened = memoryview(self._opener.buffer)
         self.errors: Counter[str] = Counter()
 
@@ -96,12 +98,16 @@ class Inbound:
             self._write((item,))
 
     def _write_run(self, run: OpenedRun) -> None:
-        stride = run.stride
-        for row, length in enumerate(run.lengths):
+        stride, lengths = run.stride, run.lengths
+        if self._coalescer is not None and len(lengths) > 1:
+            for write in self._coalescer.coalesce_mixed(0, stride, lengths):
+                self._write(write)
+            return
+        for row, length in enumerate(lengths):
             if length:
                 self._write((vnet.ZERO, self._opened[row * stride : row * stride + length]))
 
-    def _write(self, buffers: Sequence[memoryview | bytes]) -> None:
+    def _write(self, buffers: Sequence[memoryview | bytes | bytearray]) -> None:
         try:
             os.writev(self._tun.fd, buffers)
         except OSError as error:

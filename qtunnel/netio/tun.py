@@ -72,11 +72,11 @@ class Tun:
         """Create it; raises ``InterfaceError`` in words where that cannot be.
 
         Reads and writes have a vnet header in front of the packet. offload: let packets be up to 64 kB large both ways
-        where the kernel can segment them; ``udp_segments`` tells whether it can for UDP, too.
+        where the kernel can segment them; ``segments`` and, for UDP, ``udp_segments`` tell whether it can.
         """
         check_name(name)
         self.name = name
-        self.udp_segments = False
+        self.segments = self.udp_segments = False
         self._gso_max_size = 0
         try:
             self.fd = os.open(_CLONE_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -104,7 +104,7 @@ class Tun:
                 fcntl.ioctl(self.fd, _TUNSETOFFLOAD, flags)
             except OSError:
                 continue
-            self.udp_segments = bool(flags & _TUN_F_USO)
+            self.segments, self.udp_segments = bool(flags & _TUN_F_TSO), bool(flags & _TUN_F_USO)
             log.info("msg=%r", f"segmentation offload: {words}")
             return
 

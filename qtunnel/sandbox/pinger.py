@@ -4,11 +4,13 @@ Run as a file of its own by ``python -I -S pinger.py ADDRESS INTERVAL`` (seconds
 standard output: ``sent``, ``answered``, ``overdue`` (older than 2 s without an answer), ``rtt_ms``. When standard input
 ends it stops sending, gives the last echoes 2 s, and prints the same with ``gaps``: runs of echoes that were never
 answered, as [sent at, last sent at, count], and ``silences``: times without any answer, as [from, to], both in
-monotonic seconds. An echo that the kernel refuses to send counts as sent and lost. RFC 792.
+monotonic seconds, ``p50_ms`` and ``p99_ms``: that share of the answers took as long or less. An echo that the kernel
+refuses to send counts as sent and lost. RFC 792.
 """
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import select
@@ -67,7 +69,7 @@ class Tally:
     def __init__(self) -> None:
         self.sent = 0
         self.answered = 0
-        self.rtt = 0.0
+        self.rtts = array.array("d")  # seconds
         self.silences: list[tuple[float, float]] = []
         self._heard: float | None = None
         self._waiting: dict[int, float] = {}  # in the order sent
@@ -87,7 +89,7 @@ class Tally:
             sent_at = self._overdue.pop(serial, None)
         if sent_at is not None:
             self.answered += 1
-            self.rtt = now - sent_at
+            self.rtts.append(now - sent_at)
             self.hush(now)
             self._heard = now
 
@@ -112,8 +114,15 @@ class Tally:
             "sent": self.sent,
             "answered": self.answered,
             "overdue": len(self._overdue),
-            "rtt_ms": round(self.rtt * 1000, 3),
+            "rtt_ms": round(self.rtts[-1] * 1000, 3) if self.rtts else 0.0,
         }
+
+    def quantiles(self) -> dict[str, float | None]:
+        """Of the round-trip times, in milliseconds; ``None`` where nothing was answered."""
+        ranked = sorted(self.rtts)
+        if not ranked:
+            return {"p50_ms": None, "p99_ms": None}
+        return {f"p{share}_ms": round(ranked[len(ranked) * share // 100] * 1000, 4) for share in (50, 99)}
 
     def gaps(self) -> list[tuple[float, float, int]]:
         """Runs of consecutive echoes without an answer: first sent at, last sent at, how many."""
@@ -162,7 +171,8 @@ def run(address: str, interval: float) -> None:
                 sending = False
                 stop_at = time.monotonic() + PATIENCE
     tally.hush(time.monotonic())
-    print(json.dumps({**tally.report(), "gaps": tally.gaps(), "silences": tally.silences}), flush=True)
+    last = {**tally.report(), **tally.quantiles(), "gaps": tally.gaps(), "silences": tally.silences}
+    print(json.dumps(last), flush=True)
 
 
 def receive(wire: socket.socket, identifier: int, tally: Tally) -> None:

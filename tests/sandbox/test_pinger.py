@@ -7,7 +7,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtunnel.demo.pinger import HEADER, SILENCE, Tally, checksum, echo_reply, echo_request
+from qtunnel.sandbox.pinger import HEADER, SILENCE, Tally, checksum, echo_reply, echo_request
 
 
 def reply_to(request: bytes) -> bytes:
