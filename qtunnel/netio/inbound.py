@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-
 from qtunnel.netio.receive import Burst, Receiver
 from qtunnel.netio.tun import Tun
 from qtunnel.netio.udp import UdpPort
@@ -66,8 +64,8 @@ class Inbound:
     def _take(self, burst: Burst, now: float) -> None:
         offset, length, size, endpoint = burst
         if length > size:
-            kinds = np.ndarray(((length + size - 1) // size,), np.uint8, self._receiver.buffer.bytes, offset, (size,))
-            if (kinds != kinds[0]).any():
+            kinds = self._receiver.buffer.bytes[offset : offset + length : size]
+            if kinds.count(kinds[0]) != len(kinds):
                 for start in range(offset, offset + length, size):
                     self._take(Burst(start, min(size, offset + length - start), size, endpoint), now)
                 return

@@ -163,21 +163,24 @@ class Records:
             drops[Drop.BAD_PACKET] += 1
         if packets:
             peer.timers.data_received(now)
-            keys.reported = False
-            if peer.timers.at[Timer.RECORD] > now + REPORT_INTERVAL:
-                peer.timers.arm(Timer.RECORD, now + REPORT_INTERVAL)
+            self._report_soon(peer, keys, now)
 
     def _reported(self, peer: Peer, keypair: Keypair, keys: RecordKeys, report: Report, now: float) -> None:
         if keypair is not peer.keypairs.current:
             return
         link = peer.records
         link.use_session(keypair.local_index)
-        before = link.state
         if link.reported(report, keys.send_counter, now) is RecordEvent.CONFIRMED:
             log.info("peer=%s suite=%s msg=%r", short_key(peer.public_key), keys.suite, "record mode is on")
-        if not report.delivered or link.state is not before:  # it does not know yet that its records arrive
-            keys.reported = False
-            peer.timers.arm(Timer.RECORD, now)
+        if report.question:
+            self._report_soon(peer, keys, now)
+
+    @staticmethod
+    def _report_soon(peer: Peer, keys: RecordKeys, now: float) -> None:
+        keys.reported = False
+        due = max(now, keys.last_report + REPORT_INTERVAL)
+        if peer.timers.at[Timer.RECORD] > due:
+            peer.timers.arm(Timer.RECORD, due)
 
     def tick(self, peer: Peer, now: float) -> None:
         """The RECORD timer: report, and ask a peer that has not answered."""
@@ -186,7 +189,7 @@ class Records:
             return
         asks = link.probe_due(now)
         if keypair is not None and peer.endpoint is not None and (asks or self._unreported(keypair)):
-            self._send_report(peer, keypair, peer.endpoint, now)
+            self._send_report(peer, keypair, peer.endpoint, now, question=asks)
         if not link.active:
             peer.timers.arm(Timer.RECORD, max(link.next_probe, now + REPORT_INTERVAL))
 
@@ -194,12 +197,13 @@ class Records:
     def _unreported(keypair: Keypair) -> bool:
         return keypair.records is not None and not keypair.records.reported
 
-    def _send_report(self, peer: Peer, keypair: Keypair, endpoint: Endpoint, now: float) -> None:
+    def _send_report(self, peer: Peer, keypair: Keypair, endpoint: Endpoint, now: float, *, question: bool) -> None:
         keys = keypair.records
         if keys is None or not keys.may_send() or not keypair.may_send(now) or self.cutter() is None:
             return
-        keys.reported = True
-        datagrams, _ = self._seal(peer, keypair, keys, memoryview(keys.report().pack()), now, data=False)
+        keys.reported, keys.last_report = True, now
+        report = memoryview(keys.report(question=question).pack())
+        datagrams, _ = self._seal(peer, keypair, keys, report, now, data=False)
         self._state.outbox.append((endpoint, bytes(datagrams)))
 
     def _say(self, peer: Peer) -> None:

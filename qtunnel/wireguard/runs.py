@@ -12,7 +12,6 @@ from itertools import repeat
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
 
 from qtunnel.wireguard.endpoint import Endpoint
@@ -39,7 +38,7 @@ _HEADER: Final = DATA_HEADER.size
 _STEPS: Final = np.arange(MAX_RUN, dtype=np.uint64)
 
 Words = np.ndarray[Any, np.dtype[np.uint64]]
-Lengths = npt.NDArray[np.int64]
+Column = np.ndarray[Any, np.dtype[Any]]
 
 
 class _Nonces:
@@ -119,6 +118,32 @@ class OpenedRun(NamedTuple):
     lengths: list[int]
 
 
+class _HeaderColumns:
+    """What delivery depends on in the IP headers of a run, each a column over all packets."""
+
+    def __init__(self, target: bytearray, rows: int, stride: int) -> None:
+        def column(kind: str, at: int) -> Column:
+            return np.ndarray((rows,), kind, target, at, (stride,))
+
+        self.versions = column("V1", 0)
+        self.lengths = {4: column(">u2", 2), 6: column(">u2", 4)}
+        self.sources = {4: column("V4", 12), 6: column("V16", 8)}
+
+    def lengths_of_one_flow(self, count: int, first: int) -> list[int]:
+        """Bytes of each packet, where all have the version and source of the first, whose first byte that is.
+
+        Columns are compared as bytes, which takes a third of the time that numpy takes to compare their elements.
+        """
+        version = first >> 4
+        if version not in self.lengths or self.versions[:count].tobytes() != bytes((first,)) * count:
+            return []
+        sources = self.sources[version][:count].tobytes()
+        if sources != sources[: len(sources) // count] * count:
+            return []
+        lengths: list[int] = self.lengths[version][:count].tolist()
+        return lengths if version == 4 else [length + IPV6_HEADER for length in lengths]
+
+
 class _OpenLayout:
     """Where the parts of messages of ``size`` bytes from ``offset`` on are, and where their packets go."""
 
@@ -131,7 +156,7 @@ class _OpenLayout:
         starts = range(offset, offset + rows * size, size)
         self.sources = [view[at + _HEADER : at + size] for at in starts]
         self.targets = [out[at * stride : (at + 1) * stride] for at in range(rows)]
-        self.bytes = np.ndarray((rows, stride), np.uint8, target)
+        self.headers = _HeaderColumns(target, rows, stride) if stride >= IPV6_HEADER else None
 
 
 class RunOpener:
@@ -166,10 +191,11 @@ class RunOpener:
             return
         layout = self._layouts.get((offset, size)) or self._layout(offset, size)
         kinds = layout.kinds[:count]
-        if count > 1 and (kinds != kinds[0]).any():
+        first_kind = int(kinds[0])
+        if kinds.tobytes() != first_kind.to_bytes(8, "little") * count:
             yield from self._singly(offset, length, size, endpoint, now)
             return
-        index = int(kinds[0]) >> 32
+        index = first_kind >> 32
         keypair = self._state.sessions.get(index)
         if keypair is None:
             drops[Drop.UNKNOWN_INDEX] += count
@@ -186,9 +212,7 @@ class RunOpener:
             return
         counters: list[int] = layout.counters[:count].tolist()
         first = counters[0]
-        in_order = counters[-1] == first + count - 1 and (
-            count < 3 or bool((layout.counters[1:count] - layout.counters[: count - 1] == 1).all())
-        )
+        in_order = counters == list(range(first, first + count))
         fresh = [True] * count
         if counters[-1] >= REJECT_AFTER_MESSAGES or not in_order or not keypair.window.accept_run(first, count):
             fresh = [counter < REJECT_AFTER_MESSAGES and keypair.window.accept(counter) for counter in counters]
@@ -221,23 +245,14 @@ class RunOpener:
         """Bytes of each packet without its padding, 0 where it is not to be delivered."""
         count, stride = len(sizes), sizes[0]
         check = self._transport.inner_length
-        if count > 2 and sizes[-1] >= IPV6_HEADER and all(fresh):
+        if count > 2 and layout.headers is not None and sizes[-1] >= IPV6_HEADER and all(fresh):
             # Usually all are of one flow: then its source address is looked up once.
-            rows = layout.bytes[:count]
-            version = int(rows[0, 0]) >> 4
-            source = slice(12, 16) if version == 4 else slice(8, 24)
-            same = (rows[:, 0] == rows[0, 0]).all() and (rows[:, source] == rows[0, source]).all()
-            if version in (4, 6) and same:
-                first = check(peer, self._plain, 0, stride)
-                if not first:
-                    self._state.drops[Drop.WRONG_SOURCE] += count - 1
-                    return [0] * count
-                at = 2 if version == 4 else 4
-                totals = (rows[:, at].astype(np.int64) << 8 | rows[:, at + 1]) + (0 if version == 4 else IPV6_HEADER)
-                lengths: list[int] = totals.tolist()
-                shortest = IPV4_HEADER if version == 4 else IPV6_HEADER
-                if min(lengths) >= shortest and max(lengths) <= stride and lengths[-1] <= sizes[-1]:
+            lengths = layout.headers.lengths_of_one_flow(count, self._plain[0])
+            if lengths and min(lengths) >= IPV4_HEADER and max(lengths) <= stride and lengths[-1] <= sizes[-1]:
+                if check(peer, self._plain, 0, stride):
                     return lengths
+                self._state.drops[Drop.WRONG_SOURCE] += count - 1
+                return [0] * count
         return [
             check(peer, self._plain, at * stride, size) if size and is_fresh else 0
             for at, (size, is_fresh) in enumerate(zip(sizes, fresh, strict=True))
