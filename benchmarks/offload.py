@@ -19,8 +19,8 @@ from tests.offload.reference import Packet
 from tests.offload.strategies import TIMESTAMPS
 
 MTU: Final = 1420
-ROUNDS: Final = 15
-REPEATS: Final = 1000
+ROUNDS: Final = 500
+REPEATS: Final = 40
 
 
 def best(call: Callable[[], object]) -> float:

@@ -6,13 +6,28 @@ one (they count up when it is split again). What cannot be merged, or not be und
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
 from qtunnel.offload import checksum, headers, vnet
 from qtunnel.offload.errors import OffloadError
-from qtunnel.offload.headers import CHECKSUM_OFFSET, CWR, FIN, PSH, RST, SYN, TCP, TCP_FLAGS, UDP, URG, Form
+from qtunnel.offload.headers import (
+    CHECKSUM_OFFSET,
+    CWR,
+    FIN,
+    IPV4_ID,
+    PSH,
+    RST,
+    SYN,
+    TCP,
+    TCP_FLAGS,
+    TCP_SEQUENCE,
+    UDP,
+    URG,
+    Form,
+)
 from qtunnel.offload.runs import Shape, Stretch, remainder_wanted
 
 Write = list[bytes | bytearray | memoryview]
@@ -24,6 +39,13 @@ smallest packets in 64 kB, 300 kB each, so 10 MB at worst."""
 
 _ALONE: Final = FIN | SYN | RST | PSH | URG
 """TCP flags of a packet that begins no run."""
+
+_MAX_MISSES: Final = 8
+"""Predictions without a match in one stretch of packets before the rest go out alone: each costs as much as the merging
+of a whole run, and what misses so often is no bulk traffic, or is meant to cost."""
+
+_read_numbers = struct.Struct(">II").unpack_from
+"""TCP's sequence and acknowledgment numbers."""
 
 _FRAGMENT: Final = 0xBFFF
 """All of the IPv4 header's fragment word but "don't fragment"."""
@@ -90,10 +112,13 @@ class Coalescer:
             return end
         stretch = self._of_length(offset, stride, length)
         remainders = b""
+        misses = 0
         number = start
         while number < end:
             at = offset + number * stride
-            form = self._beginning(at, length, stride) if number + 1 < end + bool(tail) else None
+            form = None
+            if number + 1 < end + bool(tail) and misses < _MAX_MISSES:
+                form = self._beginning(at, length, stride, length if number + 1 < end else tail)
             run = 1
             if form is not None:
                 shape = stretch.shape(form)
@@ -101,6 +126,7 @@ class Coalescer:
                 count = min(last - number, shape.longest())
                 shorter = tail if number + count > end else 0
                 matched = shape.matching(number, count, shorter)
+                misses += matched < 2
                 if matched > 1:
                     remainders = remainders or stretch.remainders(start, end)
                     full = matched - bool(shorter and matched == count)
@@ -126,7 +152,7 @@ class Coalescer:
             self._stretches.move_to_end(key)
         return stretch
 
-    def _beginning(self, at: int, length: int, stride: int) -> Form | None:
+    def _beginning(self, at: int, length: int, stride: int, next_length: int) -> Form | None:
         """The form of a packet that may begin a run with the next one, else None."""
         buffer, following = self._buffer, at + stride
         # addresses and ports; where they are elsewhere, behind options, the packet is not merged anyway
@@ -139,17 +165,24 @@ class Coalescer:
         except OffloadError:
             return None
         version, transport, size, protocol = form
-        if length == size:
+        if min(length, next_length) <= size:
             return None
         if version == 4:
             if transport != 20 or headers.read16(buffer, at + 6)[0] & _FRAGMENT:
                 return None
             if checksum.total(buffer[at : at + 20]):
                 return None
+            identification = headers.read16(buffer, at + IPV4_ID)[0]
+            if (headers.read16(buffer, following + IPV4_ID)[0] - identification) & 0xFFFF > 1:
+                return None
         elif transport != 40:
             return None
         if protocol == TCP:
-            return None if buffer[at + transport + TCP_FLAGS] & _ALONE else form
+            if buffer[at + transport + TCP_FLAGS] & _ALONE:
+                return None
+            sequence, acknowledgment = _read_numbers(buffer, at + transport + TCP_SEQUENCE)
+            goes_on = ((sequence + length - size) & 0xFFFFFFFF, acknowledgment)
+            return form if _read_numbers(buffer, following + transport + TCP_SEQUENCE) == goes_on else None
         claimed, carried = headers.read32(buffer, at + transport + headers.UDP_LENGTH)[0] >> 16, length - transport
         unchecked = headers.read16(buffer, at + transport + CHECKSUM_OFFSET[UDP])[0] == 0
         return form if self._uso and claimed == carried and not unchecked else None

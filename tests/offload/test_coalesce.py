@@ -271,6 +271,19 @@ def test_packets_at_the_very_end_of_the_buffer() -> None:
     assert packets_of(write) == packets
 
 
+def test_a_short_packet_of_the_same_flow_at_the_very_end_of_the_buffer() -> None:
+    packets = [packet.pack() for packet in following(3)]
+    buffer = bytearray(b"".join(packets[:2]))
+    for short in range(1, 60):
+        buffer[280:] = packets[2][:short]
+        merged, alone = Coalescer(bytearray(buffer), uso=True).coalesce(0, 140, 3, 140, short)
+        assert packets_of(merged) == packets[:2]
+        assert b"".join(alone) == vnet.ZERO + packets[2][:short]
+        buffer[140:] = packets[1][:short]
+        assert len(Coalescer(bytearray(buffer), uso=True).coalesce(0, 140, 2, 140, short)) == 2
+        buffer[140:] = packets[1]
+
+
 def test_empty_packets_are_not_written() -> None:
     assert WITH_USO.coalesce(0, 100, 1, 0, 0) == []
     stride = lay([packet.pack() for packet in following(2)])
