@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from qtunnel.netio import kernel
+from qtunnel.netio.link import Link, LinkState
 from qtunnel.netio.losses import LossReport, words
 from qtunnel.netio.routes import Routes
 from qtunnel.netio.tun import Tun
@@ -45,7 +46,7 @@ class Loop:
         self._udp = UdpPort(self._routes)
         self._device = Device(self)
         self._uapi = UapiServer(listener, self._device, self._epoll, clock)
-        self._links = kernel.watch_links()
+        self._link = Link(tun.fd)
         self._directory = kernel.watch_directory(self._uapi.path.parent)
         self._wakeup, self._wakeup_writer = socket.socketpair()
         self._losses = LossReport(clock())
@@ -56,7 +57,7 @@ class Loop:
         self._handlers: dict[int, Callable[[], None]] = {
             tun.fd: self._read_tun,
             listener.fileno(): self._uapi.accept,
-            self._links.fileno(): self._links_changed,
+            self._link.fileno(): self._link_changed,
             self._routes.events.fileno(): self._routes.changed,
             self._directory: self._directory_changed,
             self._wakeup.fileno(): self._signalled,
@@ -100,7 +101,7 @@ class Loop:
 
     def run(self) -> str:
         """Serve until the end; why it ended, in words."""
-        self._links_changed()
+        self._link_changed()
         device = self._device
         while self._running:
             deadline = min(device.next_deadline(), self._losses.next)
@@ -161,7 +162,7 @@ class Loop:
                 self.stop(f"the TUN device went away ({error.strerror})")
                 return
             if not self._device.state.up:
-                self._links_changed()
+                self._link_changed()
             datagram = seal(buffer, length, now)
             if datagram is not None:
                 send(datagram[1], datagram[0])
@@ -188,14 +189,12 @@ class Loop:
                         return
                     self._udp.errors[f"tun-{errno.errorcode.get(error.errno or 0, 'EIO')}"] += 1
 
-    def _links_changed(self) -> None:
+    def _link_changed(self) -> None:
         """An interface changed, perhaps ours; ask how it is now."""
-        with contextlib.suppress(OSError):  # nothing left, or too much to tell: only that it came matters
-            while True:
-                self._links.recv(65536)
+        link = self._link.look() or LinkState(True, self._device.state.mtu)  # out of reach: it may well be up
         state = self._device.state
-        state.mtu = self._tun.mtu(otherwise=state.mtu)
-        if not self._tun.is_up():
+        state.mtu = link.mtu
+        if not link.up:
             self._device.link_down()
         elif not state.up:
             try:
@@ -217,7 +216,7 @@ class Loop:
         self._uapi.close()
         self._tun.close()
         self._udp.close()
-        self._links.close()
+        self._link.close()
         self._routes.close()
         os.close(self._directory)
         self._wakeup.close()

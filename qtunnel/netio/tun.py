@@ -21,11 +21,7 @@ _TUNSETIFF = 0x400454CA
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
 _IFF_TUN_EXCL = 0x8000
-_SIOCGIFFLAGS = 0x8913
-_SIOCGIFMTU = 0x8921
-_IFF_UP = 0x1
 _IFREQ_FLAGS = struct.Struct("16sH22x")
-_IFREQ_INT = struct.Struct("16si20x")
 
 _CLONE_DEVICE = "/dev/net/tun"
 _NEEDS_ADMIN = "needs CAP_NET_ADMIN: run it as root, or in a user namespace with a network namespace of its own"
@@ -63,27 +59,6 @@ class Tun:
         except OSError as error:
             os.close(self.fd)
             raise InterfaceError(f"interface {name}: its queue length cannot be set: {error.strerror}") from None
-
-    def is_up(self) -> bool:
-        """Whether the interface is set up; True where it was moved to another namespace, out of sight."""
-        try:
-            return bool(self._query(_SIOCGIFFLAGS, _IFREQ_FLAGS) & _IFF_UP)
-        except OSError:
-            return True
-
-    def mtu(self, otherwise: int) -> int:
-        """The interface's MTU in bytes; ``otherwise`` where it is out of sight."""
-        try:
-            return self._query(_SIOCGIFMTU, _IFREQ_INT)
-        except OSError:
-            return otherwise
-
-    def _query(self, request: int, layout: struct.Struct) -> int:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            answer = fcntl.ioctl(control, request, layout.pack(self.name.encode(), 0))
-        value = layout.unpack(answer)[1]
-        assert isinstance(value, int)
-        return value
 
     def close(self) -> None:
         """Close the descriptor, which removes the interface."""

@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,10 @@ MAX_CONNECTIONS = 64
 
 _BACKLOG = 32
 _PROBE_TIMEOUT = 2.0
+
+_PAUSE = 0.05
+_PATIENCE = 20
+"""Looks at a socket that answers before it counts as taken: a second in all, far more than an engine takes to end."""
 
 
 def bind_socket(directory: Path, name: str) -> socket.socket:
@@ -59,20 +64,29 @@ def bind_socket(directory: Path, name: str) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    if not path.is_socket():
-        return
+    """Remove a socket that nobody listens at; who answers may be about to end, when its interface was just deleted."""
+    for _ in range(_PATIENCE):
+        if not path.is_socket():
+            return
+        if not _answers(path):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            return
+        time.sleep(_PAUSE)
+    raise AlreadyRunningError(f"UAPI socket {path}: a running WireGuard answers there; choose another interface name")
+
+
+def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_TIMEOUT)
         try:
             probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-            return
+            return False
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.ETIMEDOUT):
                 raise
-    raise AlreadyRunningError(f"UAPI socket {path}: a running WireGuard answers there; choose another interface name")
+    return True
 
 
 class _Connection:
