@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import select
 import signal
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from qtunnel.netio import kernel
-from qtunnel.netio.link import Link, LinkState
+from qtunnel.netio.link import LOOK_INTERVAL, Link, LinkState
 from qtunnel.netio.losses import LossReport, words
 from qtunnel.netio.routes import Routes
 from qtunnel.netio.tun import Tun
@@ -47,6 +48,7 @@ class Loop:
         self._device = Device(self)
         self._uapi = UapiServer(listener, self._device, self._epoll, clock)
         self._link = Link(tun.fd)
+        self._next_look = math.inf
         self._directory = kernel.watch_directory(self._uapi.path.parent)
         self._wakeup, self._wakeup_writer = socket.socketpair()
         self._losses = LossReport(clock())
@@ -56,7 +58,7 @@ class Loop:
         self._from_udp = memoryview(bytearray(MAX_PACKET))
         self._handlers: dict[int, Callable[[], None]] = {
             tun.fd: self._read_tun,
-            listener.fileno(): self._uapi.accept,
+            listener.fileno(): self._accept,
             self._link.fileno(): self._link_changed,
             self._routes.events.fileno(): self._routes.changed,
             self._directory: self._directory_changed,
@@ -104,7 +106,7 @@ class Loop:
         self._link_changed()
         device = self._device
         while self._running:
-            deadline = min(device.next_deadline(), self._losses.next)
+            deadline = min(device.next_deadline(), self._losses.next, self._next_look)
             for descriptor, _ in self._epoll.poll(max(0.0, deadline - clock())):
                 handler = self._handlers.get(descriptor)
                 if handler is not None:
@@ -114,6 +116,8 @@ class Loop:
                 if device.outbox:
                     self._flush()
             now = clock()
+            if now >= self._next_look:
+                self._link_changed()
             device.tick(now)
             if device.outbox:
                 self._flush()
@@ -194,6 +198,7 @@ class Loop:
         link = self._link.look() or LinkState(True, self._device.state.mtu)  # out of reach: it may well be up
         state = self._device.state
         state.mtu = link.mtu
+        self._next_look = clock() + LOOK_INTERVAL if self._link.away else math.inf
         if not link.up:
             self._device.link_down()
         elif not state.up:
@@ -201,6 +206,11 @@ class Loop:
                 self._device.link_up(clock())
             except OSError as error:
                 log.error("msg=%r", f"no UDP port can be opened: {error.strerror}; set another listen-port")
+
+    def _accept(self) -> None:
+        if self._link.away:  # what is configured now must not meet the state of a second ago
+            self._link_changed()
+        self._uapi.accept()
 
     def _directory_changed(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -16,8 +16,8 @@ def datagrams_sent(host: Namespace) -> int:
     return int(values[names.index("OutDatagrams")]) + ipv6
 
 
-def stays_silent(host: Namespace, seconds: float = 2.5) -> bool:
-    """Whether nothing at all is sent for so long: more than twice the shortest keepalive interval."""
+def stays_silent(host: Namespace, seconds: float = 1.5) -> bool:
+    """Whether nothing at all is sent for so long, more than the shortest keepalive interval."""
     before = datagrams_sent(host)
     time.sleep(seconds)
     return datagrams_sent(host) == before

@@ -81,6 +81,14 @@ def test_it_ends_when_its_interface_is_deleted_there(moved: tuple[Gateway, Gatew
     assert not socket_path(left.interface).exists()
 
 
+def test_it_does_not_keep_the_namespace_alive(gateways: tuple[Gateway, Gateway]) -> None:
+    left, _ = gateways
+    with namespaces(1) as (inside,):
+        left.host.ip("link", "set", left.interface, "netns", inside.name)
+        assert left.answers()
+    assert "went away" in left.process.communicate(timeout=10)[0]  # with the namespace, its interface
+
+
 def test_a_renamed_interface(gateways: tuple[Gateway, Gateway]) -> None:
     left, right = gateways
     right.meet(left)
