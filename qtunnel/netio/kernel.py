@@ -14,6 +14,7 @@ _IN_ATTRIB = 0x004
 _IN_MOVED_FROM = 0x040
 _IN_DELETE = 0x200
 _IN_DELETE_SELF = 0x400
+_CLONE_NEWNET = 0x40000000
 _RTMGRP_LINK = 1
 _RTM_SETLINK = 19
 _NLM_F_REQUEST_ACK = 1 | 4
@@ -31,6 +32,11 @@ def forbid_core_dumps() -> None:
     """No core file, and no other process of this user may read this one's memory: it holds keys."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+
+
+def enter_network_namespace(descriptor: int) -> None:
+    """Move the calling thread, and what it opens from now on, to that network namespace. Raises ``OSError``."""
+    _check(_libc.setns(descriptor, _CLONE_NEWNET), "setns")
 
 
 def watch_directory(path: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from qtunnel.netio import kernel
 from qtunnel.netio.inbound import Inbound
+from qtunnel.netio.link import LOOK_INTERVAL, Link, LinkState
 from qtunnel.netio.losses import LossReport, words
 from qtunnel.netio.outbound import Outbound
 from qtunnel.netio.routes import Routes
@@ -42,7 +44,8 @@ class Loop:
         self._udp = UdpPort(self._routes, segments=offload)
         self._device = Device(self)
         self._uapi = UapiServer(listener, self._device, self._epoll, clock)
-        self._links = kernel.watch_links()
+        self._link = Link(tun.fd)
+        self._next_look = math.inf
         self._directory = kernel.watch_directory(self._uapi.path.parent)
         self._wakeup, self._wakeup_writer = socket.socketpair()
         self._losses = LossReport(clock())
@@ -52,8 +55,8 @@ class Loop:
         self._inbound = Inbound(tun, self._device, self._udp)
         self._handlers: dict[int, Callable[[], None]] = {
             tun.fd: self._read_tun,
-            listener.fileno(): self._uapi.accept,
-            self._links.fileno(): self._links_changed,
+            listener.fileno(): self._accept,
+            self._link.fileno(): self._link_changed,
             self._routes.events.fileno(): self._routes.changed,
             self._directory: self._directory_changed,
             self._wakeup.fileno(): self._signalled,
@@ -97,10 +100,10 @@ class Loop:
 
     def run(self) -> str:
         """Serve until the end; why it ended, in words."""
-        self._links_changed()
+        self._link_changed()
         device = self._device
         while self._running:
-            deadline = min(device.next_deadline(), self._losses.next)
+            deadline = min(device.next_deadline(), self._losses.next, self._next_look)
             for descriptor, _ in self._epoll.poll(max(0.0, deadline - clock())):
                 handler = self._handlers.get(descriptor)
                 if handler is not None:
@@ -110,6 +113,8 @@ class Loop:
                 if device.outbox:
                     self._flush()
             now = clock()
+            if now >= self._next_look:
+                self._link_changed()
             device.tick(now)
             if device.outbox:
                 self._flush()
@@ -148,7 +153,7 @@ class Loop:
 
     def _read_tun(self) -> None:
         if not self._device.state.up:
-            self._links_changed()
+            self._link_changed()
         try:
             self._outbound.read(clock())
         except OSError as error:
@@ -160,22 +165,26 @@ class Loop:
         except OSError as error:
             self.stop(f"the TUN device went away ({error.strerror})")
 
-    def _links_changed(self) -> None:
+    def _link_changed(self) -> None:
         """An interface changed, perhaps ours; ask how it is now."""
-        with contextlib.suppress(OSError):  # nothing left, or too much to tell: only that it came matters
-            while True:
-                self._links.recv(65536)
+        link = self._link.look() or LinkState(True, self._device.state.mtu)  # out of reach: it may well be up
         state = self._device.state
-        state.mtu = self._tun.mtu(otherwise=state.mtu)
+        state.mtu = link.mtu
         if self._offload:
             self._tun.fit_bursts(state.mtu)
-        if not self._tun.is_up():
+        self._next_look = clock() + LOOK_INTERVAL if self._link.away else math.inf
+        if not link.up:
             self._device.link_down()
         elif not state.up:
             try:
                 self._device.link_up(clock())
             except OSError as error:
                 log.error("msg=%r", f"no UDP port can be opened: {error.strerror}; set another listen-port")
+
+    def _accept(self) -> None:
+        if self._link.away:  # what is configured now must not meet the state of a second ago
+            self._link_changed()
+        self._uapi.accept()
 
     def _directory_changed(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -191,7 +200,7 @@ class Loop:
         self._uapi.close()
         self._tun.close()
         self._udp.close()
-        self._links.close()
+        self._link.close()
         self._routes.close()
         os.close(self._directory)
         self._wakeup.close()

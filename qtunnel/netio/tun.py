@@ -44,11 +44,7 @@ _TCP_HEADERS = 52
 _RESERVED = 321
 """Bytes that the kernel's TCP stays below the limit (MAX_TCP_HEADER + 1)."""
 
-_SIOCGIFFLAGS = 0x8913
-_SIOCGIFMTU = 0x8921
-_IFF_UP = 0x1
 _IFREQ_FLAGS = struct.Struct("16sH22x")
-_IFREQ_INT = struct.Struct("16si20x")
 
 log = logging.getLogger(__name__)
 
@@ -116,27 +112,6 @@ class Tun:
             self._gso_max_size = size
             with contextlib.suppress(OSError):  # out of sight, or an old kernel: larger ones go out in two calls
                 kernel.set_gso_max_size(socket.if_nametoindex(self.name), size)
-
-    def is_up(self) -> bool:
-        """Whether the interface is set up; True where it was moved to another namespace, out of sight."""
-        try:
-            return bool(self._query(_SIOCGIFFLAGS, _IFREQ_FLAGS) & _IFF_UP)
-        except OSError:
-            return True
-
-    def mtu(self, otherwise: int) -> int:
-        """The interface's MTU in bytes; ``otherwise`` where it is out of sight."""
-        try:
-            return self._query(_SIOCGIFMTU, _IFREQ_INT)
-        except OSError:
-            return otherwise
-
-    def _query(self, request: int, layout: struct.Struct) -> int:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            answer = fcntl.ioctl(control, request, layout.pack(self.name.encode(), 0))
-        value = layout.unpack(answer)[1]
-        assert isinstance(value, int)
-        return value
 
     def close(self) -> None:
         """Close the descriptor, which removes the interface."""

@@ -98,10 +98,13 @@ class Device:
 
     def next_deadline(self) -> float:
         """When ``tick`` must be called; infinite where nothing is pending."""
+        if self.state.allowed_ips.unswept:
+            return float("-inf")
         return self.state.schedule.next_deadline()
 
     def tick(self, now: float) -> None:
-        """Run the timers that are due."""
+        """Run the timers that are due, and a piece of what can wait."""
+        self.state.allowed_ips.sweep()
         for peer, timer in self.state.schedule.due(now):
             self._on_timer[timer](peer, now)
 
