@@ -73,4 +73,4 @@ def test_delay_is_added_to_every_round_trip() -> None:
     with across(("datagrams", 0.0, 30.0), ("alice", ["bash", "-c", command])) as reports:
         last = reports[-1]
     assert last["answered"] == last["sent"] > 10
-    assert last["shortest_ms"] >= 30
+    assert 30 <= last["shortest_ms"] < 60  # the shortest of a hundred; all of it each way would be 60
