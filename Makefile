@@ -9,7 +9,7 @@ BENCH_TOOLS := iproute2 iperf3 ethtool nftables wireguard-go
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools demo test lint bench fuzz clean
+.PHONY: venv dev demo-tools test-tools bench-tools demo test lint diagrams bench clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -40,6 +40,10 @@ lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The generated parts of docs/architecture.md
+diagrams: dev
+	@$(BIN)/python -m tests.architecture $(OUT)
 
 # against the newest wireguard-go in both modes, and what a rekey costs; ARGS go to the races: make bench ARGS="--seconds 10"
 bench: venv bench-tools

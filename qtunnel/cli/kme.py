@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from qtunnel.kme.pki import DEFAULT_KMES, DEFAULT_SAES, KmeName, create_pki
+from qtunnel.process import forbid_core_dumps
 
 if TYPE_CHECKING:
     from qtunnel.kme.config import KmeConfig
@@ -59,6 +60,7 @@ def serve(config: Path, log_format: Literal["text", "json"]) -> None:
     from qtunnel.kme.config import load_config
     from qtunnel.telemetry.log import configure
 
+    forbid_core_dumps()
     loaded = load_config(config)
     configure(log_format, "info", sys.stderr)
     asyncio.run(_serve(loaded))

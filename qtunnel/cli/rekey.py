@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from qtunnel.cli.selectors import daemon_options, open_client
-from qtunnel.cli.status_view import PROTECTION_WORDS
 from qtunnel.control.messages import MAX_REKEY_TIMEOUT, REKEY_TIMEOUT, RekeyOutcome
+from qtunnel.control.words import PROTECTION_WORDS
 from qtunnel.errors import EXIT_FAILURE, EXIT_PROTECTED
 
 

@@ -44,7 +44,14 @@ log = logging.getLogger("qtunnel.wg")
     show_default=True,
     help="Where the UAPI socket goes; wg(8) looks only in the default.",
 )
-def wg(interface: str, foreground: bool, log_file: Path | None, log_level: str, socket_dir: Path) -> None:
+@click.option(
+    "--offload",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    show_default=True,
+    help="Segmentation offload on the interface and on the network, as far as the kernel has it.",
+)
+def wg(interface: str, foreground: bool, log_file: Path | None, log_level: str, socket_dir: Path, offload: str) -> None:
     """Create the WireGuard INTERFACE and serve it, in the background once it answers to wg(8).
 
     Configure it with 'wg set' or 'wg setconf', addresses with 'ip'. It ends, and the interface with it, on SIGTERM, or
@@ -59,7 +66,7 @@ def wg(interface: str, foreground: bool, log_file: Path | None, log_level: str, 
     socket_dir = socket_dir.absolute()
 
     def start() -> Callable[[], None]:
-        loop = open_loop(interface, socket_dir)
+        loop = open_loop(interface, socket_dir, offload=offload == "auto")
         gc.freeze()  # what is loaded now stays; the collector need not walk it while packets wait
 
         def serve() -> None:

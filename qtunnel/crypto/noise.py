@@ -108,9 +108,12 @@ class SymmetricState:
         self.mix_hash(ciphertext)
         return plaintext
 
-    def split(self) -> tuple[Secret, Secret]:
-        """Two keys of 32 bytes: initiator to responder, responder to initiator (section 5.2, Split)."""
-        first, second = self.suite.hkdf(self._ck, b"", 2)
+    def split(self, label: bytes = b"") -> tuple[Secret, Secret]:
+        """Two keys of 32 bytes: initiator to responder, responder to initiator (section 5.2, Split).
+
+        Under a label, which Noise does not have, two further ones.
+        """
+        first, second = self.suite.hkdf(self._ck, label, 2)
         keys = Secret(first.reveal()[:KEY_SIZE]), Secret(second.reveal()[:KEY_SIZE])
         first.wipe()
         second.wipe()

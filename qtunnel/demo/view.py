@@ -9,8 +9,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from qtunnel.cli.status_view import PROTECTION_WORDS, amount, duration, next_rekey
 from qtunnel.control.messages import PeerStatus
+from qtunnel.control.words import PROTECTION_WORDS, amount, duration, next_rekey
 from qtunnel.demo.observe import FULL, Observer
 from qtunnel.demo.options import DemoOptions
 from qtunnel.demo.verdict import Summary

@@ -33,7 +33,8 @@ class Driver:
 
     options: the pydantic model of what stands under ``key_sources.<name>`` besides ``driver``.
     peer_options: the model of what stands under ``peers[].qkd.sources.<name>``.
-    open: makes the hub from the source's name and its options; does no I/O, raises ``ConfigError``.
+    open: makes the hub from the source's name and its options; may read files, but asks nobody. Raises ``ConfigError``
+    or ``FilePermissionError``.
 
     Fields of type ``pathlib.Path`` in either model are resolved against the configuration file's directory.
     """

@@ -18,6 +18,7 @@ _RTMGRP_LINK = 1
 _RTM_SETLINK = 19
 _NLM_F_REQUEST_ACK = 1 | 4
 _IFLA_TXQLEN = 13
+_IFLA_GSO_MAX_SIZE = 41
 _NLMSG_HEADER = struct.Struct("=IHHII")
 _IFINFOMSG = struct.Struct("=BxHiII")
 _ATTRIBUTE_U32 = struct.Struct("=HHI")
@@ -58,8 +59,17 @@ def set_queue_length(interface_index: int, packets: int) -> None:
 
     Raises ``OSError``.
     """
+    _set_link(interface_index, _IFLA_TXQLEN, packets)
+
+
+def set_gso_max_size(interface_index: int, size: int) -> None:
+    """Set how large super-packets of an interface may be, in bytes. Raises ``OSError``."""
+    _set_link(interface_index, _IFLA_GSO_MAX_SIZE, size)
+
+
+def _set_link(interface_index: int, attribute: int, value: int) -> None:
     body = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, interface_index, 0, 0)
-    body += _ATTRIBUTE_U32.pack(_ATTRIBUTE_U32.size, _IFLA_TXQLEN, packets)
+    body += _ATTRIBUTE_U32.pack(_ATTRIBUTE_U32.size, attribute, value)
     header = _NLMSG_HEADER.pack(_NLMSG_HEADER.size + len(body), _RTM_SETLINK, _NLM_F_REQUEST_ACK, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         sock.send(header + body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import select
@@ -15,17 +14,15 @@ from functools import partial
 from pathlib import Path
 
 from qtunnel.netio import kernel
+from qtunnel.netio.inbound import Inbound
 from qtunnel.netio.losses import LossReport, words
+from qtunnel.netio.outbound import Outbound
+from qtunnel.netio.routes import Routes
 from qtunnel.netio.tun import Tun
 from qtunnel.netio.uapi_socket import UapiServer, bind_socket
 from qtunnel.netio.udp import UdpPort, bind_pair
 from qtunnel.wireguard.device import Device
-from qtunnel.wireguard.limits import PADDING
 
-BATCH = 64
-"""Packets taken from one descriptor before the others have their turn: about 1 ms, so that no direction starves."""
-
-MAX_PACKET = 65536
 log = logging.getLogger(__name__)
 
 
@@ -37,10 +34,12 @@ def clock() -> float:
 class Loop:
     """Runs one WireGuard interface until it is told to stop or its TUN or UAPI socket goes away."""
 
-    def __init__(self, tun: Tun, listener: socket.socket) -> None:
+    def __init__(self, tun: Tun, listener: socket.socket, *, offload: bool) -> None:
         self._epoll = select.epoll()
         self._tun = tun
-        self._udp = UdpPort()
+        self._routes = Routes()
+        self._offload = offload
+        self._udp = UdpPort(self._routes, segments=offload)
         self._device = Device(self)
         self._uapi = UapiServer(listener, self._device, self._epoll, clock)
         self._links = kernel.watch_links()
@@ -49,12 +48,13 @@ class Loop:
         self._losses = LossReport(clock())
         self._running = True
         self._reason = ""
-        self._from_tun = memoryview(bytearray(MAX_PACKET + PADDING))
-        self._from_udp = memoryview(bytearray(MAX_PACKET))
+        self._outbound = Outbound(tun, self._device, self._udp)
+        self._inbound = Inbound(tun, self._device, self._udp)
         self._handlers: dict[int, Callable[[], None]] = {
             tun.fd: self._read_tun,
             listener.fileno(): self._uapi.accept,
             self._links.fileno(): self._links_changed,
+            self._routes.events.fileno(): self._routes.changed,
             self._directory: self._directory_changed,
             self._wakeup.fileno(): self._signalled,
         }
@@ -75,7 +75,8 @@ class Loop:
         if self._udp.sockets and port == self._udp.port():
             self._mark(fwmark)
             return port
-        sockets = bind_pair(port, fwmark)
+        sockets = bind_pair(port, fwmark, bursts=self._offload)
+        self._udp.paths.fwmark = fwmark
         for sock in self._udp.sockets:
             del self._handlers[sock.fileno()]
         self._udp.replace(sockets)
@@ -85,6 +86,7 @@ class Loop:
         return self._udp.port()
 
     def _mark(self, fwmark: int) -> None:
+        self._udp.paths.fwmark = fwmark
         for sock in self._udp.sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
 
@@ -117,7 +119,9 @@ class Loop:
 
     def _lost(self) -> dict[str, int]:
         """What was dropped, and what could not be sent or delivered, by reason."""
-        return {str(reason): count for reason, count in self._device.drops.items()} | dict(self._udp.errors)
+        return {str(reason): count for reason, count in self._device.drops.items()} | dict(
+            self._udp.errors + self._inbound.errors
+        )
 
     def stop(self, reason: str) -> None:
         """Make ``run`` return."""
@@ -143,44 +147,18 @@ class Loop:
         outbox.clear()
 
     def _read_tun(self) -> None:
-        buffer, descriptor = self._from_tun, self._tun.fd
-        seal, send = self._device.seal, self._udp.send
-        packet_room = [buffer[:MAX_PACKET]]
-        now = clock()
-        for _ in range(BATCH):
-            try:
-                length = os.readv(descriptor, packet_room)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self.stop(f"the TUN device went away ({error.strerror})")
-                return
-            if not self._device.state.up:
-                self._links_changed()
-            datagram = seal(buffer, length, now)
-            if datagram is not None:
-                send(datagram[1], datagram[0])
+        if not self._device.state.up:
+            self._links_changed()
+        try:
+            self._outbound.read(clock())
+        except OSError as error:
+            self.stop(f"the TUN device went away ({error.strerror})")
 
     def _read_udp(self, sock: socket.socket) -> None:
-        buffer, receive, descriptor = self._from_udp, self._device.receive, self._tun.fd
-        now = clock()
-        for _ in range(BATCH):
-            try:
-                length, endpoint = sock.recvfrom_into(buffer)
-            except BlockingIOError:
-                return
-            except OSError as error:  # an ICMP error of an earlier datagram; the next read goes on
-                log.debug("msg=%r", f"UDP receive: {error.strerror}")
-                continue
-            packet = receive(buffer[:length], endpoint, now)
-            if packet is not None:
-                try:
-                    os.write(descriptor, packet)
-                except OSError as error:
-                    if error.errno == errno.EBADFD:
-                        self.stop(f"the TUN device went away ({error.strerror})")
-                        return
-                    self._udp.errors[f"tun-{errno.errorcode.get(error.errno or 0, 'EIO')}"] += 1
+        try:
+            self._inbound.read(sock.fileno(), clock())
+        except OSError as error:
+            self.stop(f"the TUN device went away ({error.strerror})")
 
     def _links_changed(self) -> None:
         """An interface changed, perhaps ours; ask how it is now."""
@@ -189,6 +167,8 @@ class Loop:
                 self._links.recv(65536)
         state = self._device.state
         state.mtu = self._tun.mtu(otherwise=state.mtu)
+        if self._offload:
+            self._tun.fit_bursts(state.mtu)
         if not self._tun.is_up():
             self._device.link_down()
         elif not state.up:
@@ -212,6 +192,7 @@ class Loop:
         self._tun.close()
         self._udp.close()
         self._links.close()
+        self._routes.close()
         os.close(self._directory)
         self._wakeup.close()
         self._wakeup_writer.close()
@@ -219,15 +200,15 @@ class Loop:
         log.info("msg=%r drops=%r", "interface closed", words(self._lost()))
 
 
-def open_loop(name: str, socket_directory: Path) -> Loop:
+def open_loop(name: str, socket_directory: Path, *, offload: bool) -> Loop:
     """Everything an interface needs, its UAPI socket last: who finds that, finds it answering.
 
     Raises ``InterfaceError``, ``AlreadyRunningError`` or ``EngineError``, with nothing left behind.
     """
-    tun = Tun(name)
+    tun = Tun(name, offload=offload)
     try:
         listener = bind_socket(socket_directory, name)
     except BaseException:
         tun.close()
         raise
-    return Loop(tun, listener)
+    return Loop(tun, listener, offload=offload)

@@ -94,6 +94,8 @@ class SetOperation:
             self._state.wipe_sessions(peer)
         if "persistent_keepalive_interval" in values:
             self._set_keepalive(peer, values["persistent_keepalive_interval"], now)
+        if "record_mode" in values:
+            self._device.records.set_suite(peer, values["record_mode"], now)
         if self._state.up:
             if "handshake" in values:
                 self._device.handshakes.initiate_with_new_psk(peer, now)
@@ -145,6 +147,8 @@ class SetOperation:
             self._state.listen_port = self._state.host.bind(port, fwmark)
         except OSError as error:
             raise UapiError(error.errno or errno.EIO, f"UDP port {port}: {error.strerror}") from None
+        for peer in self._state.peers.values():
+            peer.forget_source()
 
     def _begin_peer(self, public_key: bytes) -> None:
         state = self._state
@@ -264,6 +268,11 @@ def _peer_lines(peer: Peer, now: float) -> str:
     if current is not None and current.epoch is not None and current.may_send(now):
         seconds, nanoseconds = divmod(current.created_unix_ns, 1_000_000_000)
         lines += [f"epoch={current.epoch}", f"epoch_time_sec={seconds}.{nanoseconds:09d}"]
+    link = peer.records
+    if link.suite:
+        lines += [f"record_mode={link.suite}", f"record_mode_state={link.state.value}"]
+        if link.reason:
+            lines.append(f"record_mode_reason={link.reason}")
     return "\n".join(lines) + "\n"
 
 

@@ -20,6 +20,7 @@ from qtunnel.wireguard.messages import (
     message_type,
 )
 from qtunnel.wireguard.peer import Peer, short_key
+from qtunnel.wireguard.records import Records
 from qtunnel.wireguard.state import DeviceState, Drop, Host
 from qtunnel.wireguard.timers import Timer
 from qtunnel.wireguard.transport import Transport
@@ -34,15 +35,17 @@ class Device:
         self.state = DeviceState(host)
         self.handshakes = Handshakes(self.state)
         self.transport = Transport(self.state, self.handshakes)
+        self.records = Records(self.state, self.transport)
         self.seal = self.transport.seal
         """(buffer, length, now) -> (endpoint, datagram) or None: a packet from the TUN. See ``Transport.seal``."""
         self._on_timer = {
             Timer.RETRANSMIT: self._retransmit,
             Timer.KEEPALIVE: self._keepalive,
-            Timer.NEW_HANDSHAKE: self.handshakes.initiate,
+            Timer.NEW_HANDSHAKE: self._new_handshake,
             Timer.ZERO_KEYS: self._zero_keys,
             Timer.PERSISTENT: self._persistent_keepalive,
             Timer.PREVIOUS_PSK: self._previous_psk_over,
+            Timer.RECORD: self.records.tick,
         }
 
     @property
@@ -60,15 +63,26 @@ class Device:
 
         The view is valid until the next call.
         """
-        if not self.state.up:
-            self.state.drops[Drop.LINK_DOWN] += 1
+        if not self.admits(endpoint, 1):
             return None
-        if not endpoint[1]:  # nobody can be answered there, and no tool would take it as an endpoint
-            self.state.drops[Drop.BAD_SOURCE] += 1
-            return None
-        kind = message_type(data)
-        if kind == TYPE_DATA:
+        if message_type(data) == TYPE_DATA:
             return self.transport.open(data, endpoint, now)
+        self.handle(data, endpoint, now)
+        return None
+
+    def admits(self, endpoint: Endpoint, count: int) -> bool:
+        """Whether ``count`` datagrams from there are looked at at all; counted where not."""
+        if not self.state.up:
+            self.state.drops[Drop.LINK_DOWN] += count
+        elif not endpoint[1]:  # nobody can be answered there, and no tool would take it as an endpoint
+            self.state.drops[Drop.BAD_SOURCE] += count
+        else:
+            return True
+        return False
+
+    def handle(self, data: memoryview, endpoint: Endpoint, now: float) -> None:
+        """A message that is neither data nor a record."""
+        kind = message_type(data)
         try:
             if kind == TYPE_INITIATION:
                 self.handshakes.on_initiation(data, endpoint, now)
@@ -81,7 +95,6 @@ class Device:
                 raise RejectedError(Drop.MALFORMED)
         except RejectedError as rejected:
             self.state.drops[rejected.reason] += 1
-        return None
 
     def next_deadline(self) -> float:
         """When ``tick`` must be called; infinite where nothing is pending."""
@@ -129,6 +142,7 @@ class Device:
     def _retransmit(self, peer: Peer, now: float) -> None:
         peer.handshake_attempts += 1
         if peer.handshake_attempts <= MAX_HANDSHAKE_ATTEMPTS:
+            peer.forget_source()  # perhaps the reason
             self.handshakes.initiate(peer, now, retry=True)
             return
         log.info("peer=%s msg=%r", short_key(peer.public_key), "handshake given up: no answer for 90 s")
@@ -137,6 +151,10 @@ class Device:
         self.state.drop_pending(peer)
         peer.timers.disarm(Timer.KEEPALIVE)
         peer.timers.given_up(now)
+
+    def _new_handshake(self, peer: Peer, now: float) -> None:
+        peer.forget_source()  # perhaps the reason why nothing comes back
+        self.handshakes.initiate(peer, now)
 
     def _keepalive(self, peer: Peer, now: float) -> None:
         self.transport.send_keepalive(peer, now)

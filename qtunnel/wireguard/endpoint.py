@@ -6,7 +6,17 @@ import ipaddress
 from collections.abc import Callable
 
 Endpoint = tuple[str, int] | tuple[str, int, int, int]
-"""IPv4: (address, port). IPv6: (address, port, flow label, scope id)."""
+"""IPv4: (address, port). IPv6: (address, port, flow label, scope id).
+
+One that came with a datagram may be of a subclass by which the host remembers the local address it came to, to answer
+from there. Nobody in this room looks at that; ``without_source`` forgets it."""
+
+
+def without_source(endpoint: Endpoint) -> Endpoint:
+    """The plain endpoint: the host's routing chooses the local address."""
+    if len(endpoint) == 2:
+        return endpoint[0], endpoint[1]
+    return endpoint[0], endpoint[1], endpoint[2], endpoint[3]
 
 
 def format_endpoint(endpoint: Endpoint) -> str:

@@ -12,7 +12,7 @@ from qtunnel.wireguard.limits import INITIATION_INTERVAL, MAX_HANDSHAKE_ATTEMPTS
 from qtunnel.wireguard.messages import CookieReply, Initiation, MessageError, Response
 from qtunnel.wireguard.noise import INITIATION_TOKENS, RESPONSE_TOKENS, KeyPair, NoiseHandshake
 from qtunnel.wireguard.peer import LabelledPsk, Peer, PendingInitiation, short_key
-from qtunnel.wireguard.session import Keypair
+from qtunnel.wireguard.session import RECORD_SUITES, Keypair, RecordKeys
 from qtunnel.wireguard.state import DeviceState, Drop
 from qtunnel.wireguard.timers import Timer
 
@@ -191,6 +191,9 @@ class Handshakes:
         peer.handshake_attempts = 0
         peer.sent_last_minute_handshake = False
         peer.last_handshake_unix_ns = self._state.host.unix_ns()
+        if peer.records.suite:
+            peer.records.probe_from(now)
+            peer.timers.arm(Timer.RECORD, now)
         log.debug("peer=%s msg=%r", short_key(peer.public_key), "handshake complete")
 
     def _begin(self, *, initiator: bool, remote: bytes | None) -> NoiseHandshake:
@@ -232,6 +235,7 @@ class Handshakes:
         initiator: bool,
     ) -> None:
         state = self._state
+        suite = peer.records.suite
         keypair = Keypair(
             peer,
             handshake.split(),
@@ -241,6 +245,7 @@ class Handshakes:
             epoch=epoch,
             created=now,
             created_unix_ns=state.host.unix_ns(),
+            records=RecordKeys(suite, handshake.split(RECORD_SUITES[suite][0].value)) if suite else None,
         )
         handshake.wipe()
         state.sessions[local_index] = keypair

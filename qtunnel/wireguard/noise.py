@@ -113,9 +113,9 @@ class NoiseHandshake:
         """The ``psk`` token."""
         self._symmetric.mix_key_and_hash(psk)
 
-    def split(self) -> tuple[Secret, Secret]:
-        """The two transport keys: for sending and for receiving, as seen from this side."""
-        first, second = self._symmetric.split()
+    def split(self, label: bytes = b"") -> tuple[Secret, Secret]:
+        """The two transport keys: for sending and for receiving, as seen from this side. Other ones under a label."""
+        first, second = self._symmetric.split(label)
         return (first, second) if self._initiator else (second, first)
 
     def wipe(self) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from qtunnel.secret import Secret
 from qtunnel.wireguard.allowed_ips import Prefix
 from qtunnel.wireguard.cookie import CookieJar
-from qtunnel.wireguard.endpoint import Endpoint
+from qtunnel.wireguard.endpoint import Endpoint, without_source
 from qtunnel.wireguard.limits import MAX_STAGED_PACKETS
 from qtunnel.wireguard.noise import NoiseHandshake
+from qtunnel.wireguard.record_link import RecordLink
 from qtunnel.wireguard.session import Keypairs
 from qtunnel.wireguard.tai64n import TimestampSource
 from qtunnel.wireguard.timers import PeerTimers
@@ -55,6 +56,7 @@ class Peer:
         "previous_psk",
         "psk",
         "public_key",
+        "records",
         "rx_bytes",
         "sent_last_minute_handshake",
         "staged",
@@ -86,6 +88,7 @@ class Peer:
         self.handshake_attempts = 0
         self.sent_last_minute_handshake = False
         self.last_handshake_unix_ns = 0
+        self.records = RecordLink()
         self.rx_bytes = 0
         self.tx_bytes = 0
 
@@ -105,6 +108,11 @@ class Peer:
 
     def wipe_psks(self) -> None:
         self.set_psk(LabelledPsk(Secret(NO_PSK)), None)
+
+    def forget_source(self) -> None:
+        """Let the host choose the local address: what was learned may be stale, and stand in the way."""
+        if self.endpoint is not None:
+            self.endpoint = without_source(self.endpoint)
 
     def __repr__(self) -> str:
         return f"<Peer {short_key(self.public_key)}>"

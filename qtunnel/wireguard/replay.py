@@ -34,6 +34,20 @@ class ReplayWindow:
         self._seen[slot] = 1
         return True
 
+    def seen(self, counter: int) -> bool:
+        """Whether ``accept`` would refuse it."""
+        behind = self._greatest - counter
+        return behind >= 0 and (behind >= REPLAY_WINDOW or bool(self._seen[counter & _MASK]))
+
+    def accept_run(self, first: int, count: int) -> bool:
+        """``accept`` for ``count`` counters from ``first`` on, where all are just ahead; else False and no change."""
+        slot = first & _MASK
+        if first != self._greatest + 1 or slot + count > REPLAY_WINDOW:
+            return False
+        self._seen[slot : slot + count] = b"\1" * count
+        self._greatest += count
+        return True
+
     def _forget(self, skipped: int) -> None:
         """Clear the slots of the ``skipped`` counters after the greatest, which had another counter before."""
         if skipped >= REPLAY_WINDOW:

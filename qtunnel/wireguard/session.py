@@ -4,14 +4,62 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
+from qtunnel.crypto.kdf import Label
 from qtunnel.secret import Secret
 from qtunnel.wireguard.limits import PREVIOUS_KEYPAIRS, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME
+from qtunnel.wireguard.record_format import MAX_BUFFER, MAX_COUNTER
+from qtunnel.wireguard.record_join import ReceiveBuffer, RecordJoiner
+from qtunnel.wireguard.record_plain import Report
 from qtunnel.wireguard.replay import ReplayWindow
 
 if TYPE_CHECKING:
     from qtunnel.wireguard.peer import Peer
+
+
+RECORD_SUITES: dict[str, tuple[Label, type[ChaCha20Poly1305] | type[AESGCM]]] = {
+    "chacha20-poly1305": (Label.RECORD_CHACHA20_POLY1305, ChaCha20Poly1305),
+    "aes-256-gcm": (Label.RECORD_AES_256_GCM, AESGCM),
+}
+"""The AEADs of record mode, each with the label that its keys are derived under."""
+
+
+class RecordKeys:
+    """Record mode's part of a session: keys and counters of its own. keys: for sending and receiving; wiped."""
+
+    __slots__ = ("delivered", "joiner", "next", "reported", "seal", "send_counter", "suite", "unseal", "window")
+
+    def __init__(self, suite: str, keys: tuple[Secret, Secret]) -> None:
+        _, aead = RECORD_SUITES[suite]
+        sending, receiving = keys
+        self.suite = suite
+        self.seal = aead(bytes(sending.reveal())).encrypt_into
+        self.unseal = aead(bytes(receiving.reveal())).decrypt_into
+        sending.wipe()
+        receiving.wipe()
+        self.send_counter = 0
+        self.window = ReplayWindow()
+        self.joiner = RecordJoiner(self.window.seen, lambda: ReceiveBuffer(MAX_BUFFER))
+        self.next = 0
+        self.delivered = 0
+        self.reported = True
+        """Nothing but reports arrived since the last report of ours."""
+
+    def may_send(self) -> bool:
+        return self.send_counter <= MAX_COUNTER
+
+    def accept(self, counter: int) -> bool:
+        """An authenticated record; False where it was there before."""
+        if not self.window.accept(counter):
+            return False
+        self.next = max(self.next, counter + 1)
+        self.delivered += 1
+        return True
+
+    def report(self) -> Report:
+        counters = self.joiner.counters
+        return Report(self.next, counters.expected, counters.received, self.delivered)
 
 
 class Keypair:
@@ -28,6 +76,7 @@ class Keypair:
         "initiator",
         "local_index",
         "peer",
+        "records",
         "remote_index",
         "seal",
         "send_counter",
@@ -46,6 +95,7 @@ class Keypair:
         epoch: int | None,
         created: float,
         created_unix_ns: int,
+        records: RecordKeys | None = None,
     ) -> None:
         sending, receiving = keys
         self.peer = peer
@@ -59,11 +109,15 @@ class Keypair:
         self.epoch = epoch
         self.created = created
         self.created_unix_ns = created_unix_ns
+        self.records = records
         self.send_counter = 0
         self.window = ReplayWindow()
 
     def may_send(self, now: float) -> bool:
         return now - self.created < REJECT_AFTER_TIME and self.send_counter < REJECT_AFTER_MESSAGES
+
+    def expired(self, now: float) -> bool:
+        return now - self.created >= REJECT_AFTER_TIME
 
     def may_receive(self, counter: int, now: float) -> bool:
         return now - self.created < REJECT_AFTER_TIME and counter < REJECT_AFTER_MESSAGES

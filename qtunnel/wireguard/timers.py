@@ -9,6 +9,8 @@
 |               | unless armed                               |                           |                     |
 | PERSISTENT    | authenticated packet sent or got: interval | interval set to 0         | send a keepalive    |
 | PREVIOUS_PSK  | preshared key set with the previous: 180 s |                           | wipe the previous   |
+| RECORD        | record received: 0.1 s, unless armed; a    | record mode unset         | report              |
+|               | peer is asked for record mode: 0.25 - 64 s |                           |                     |
 """
 
 from __future__ import annotations
@@ -40,9 +42,10 @@ class Timer(IntEnum):
     ZERO_KEYS = 3
     PERSISTENT = 4
     PREVIOUS_PSK = 5
+    RECORD = 6
 
 
-_OF_A_SESSION = (Timer.RETRANSMIT, Timer.KEEPALIVE, Timer.NEW_HANDSHAKE, Timer.ZERO_KEYS)
+_OF_A_SESSION = (Timer.RETRANSMIT, Timer.KEEPALIVE, Timer.NEW_HANDSHAKE, Timer.ZERO_KEYS, Timer.RECORD)
 
 
 class Schedule:

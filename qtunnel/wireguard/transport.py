@@ -26,6 +26,9 @@ MAX_DATAGRAM: Final = 65536
 """Bytes of every buffer here: more than the largest UDP payload."""
 
 _HEADER: Final = DATA_HEADER.size
+DATA_OVERHEAD: Final = MIN_DATA_SIZE
+"""Bytes that a data message has besides the padded packet."""
+
 _nonce = struct.Struct("<4xQ").pack
 _pack_header = DATA_HEADER.pack_into
 _unpack_header = DATA_HEADER.unpack_from
@@ -49,31 +52,48 @@ class Transport:
 
         The buffer must have PADDING bytes of room behind the packet; they are overwritten.
         """
-        version = buffer[0] >> 4 if length else 0
+        peer = self.peer_for(buffer, 0, length)
+        if peer is None:
+            return None
+        keypair = self.session(peer, now)
+        if keypair is None:
+            self.stage(peer, bytes(buffer[:length]), now)
+            return None
+        size = self.seal_into(peer, keypair, buffer, length, now, self._sealed)
+        assert peer.endpoint is not None
+        return peer.endpoint, self._sealed[:size]
+
+    def peer_for(self, buffer: memoryview, offset: int, length: int, count: int = 1) -> Peer | None:
+        """Whom the IP packet ``buffer[offset : offset + length]`` goes to; None, and counted, where it goes nowhere.
+
+        count: of the packets that it stands for.
+        """
+        version = buffer[offset] >> 4 if length else 0
         if version == 4 and length >= IPV4_HEADER:
-            peer = self._lookup(bytes(buffer[16:20]))
+            peer = self._lookup(bytes(buffer[offset + 16 : offset + 20]))
         elif version == 6 and length >= IPV6_HEADER:
-            peer = self._lookup(bytes(buffer[24:40]))
+            peer = self._lookup(bytes(buffer[offset + 24 : offset + 40]))
         else:
-            self._state.drops[Drop.BAD_PACKET] += 1
+            self._state.drops[Drop.BAD_PACKET] += count
             return None
         if peer is None:
-            self._state.drops[Drop.NO_ROUTE] += 1
+            self._state.drops[Drop.NO_ROUTE] += count
+        elif peer.endpoint is None:
+            self._state.drops[Drop.NO_ENDPOINT] += count
             return None
-        if peer.endpoint is None:
-            self._state.drops[Drop.NO_ENDPOINT] += 1
-            return None
-        keypair = peer.keypairs.current
-        if keypair is None or not keypair.may_send(now):
-            self._stage(peer, bytes(buffer[:length]))
-            self.send_staged(peer, now)
-            return None
-        return self._seal(peer, keypair, buffer, length, now)
+        return peer
 
-    def _stage(self, peer: Peer, packet: bytes) -> None:
+    def session(self, peer: Peer, now: float) -> Keypair | None:
+        """The session that packets to the peer may go out under now."""
+        keypair = peer.keypairs.current
+        return keypair if keypair is not None and keypair.may_send(now) else None
+
+    def stage(self, peer: Peer, packet: bytes, now: float) -> None:
+        """Keep a packet until there is a session, and ask for one."""
         if len(peer.staged) == peer.staged.maxlen:
             self._state.drops[Drop.STAGING_FULL] += 1  # the oldest falls out
         peer.staged.append(packet)
+        self.send_staged(peer, now)
 
     def send_staged(self, peer: Peer, now: float) -> None:
         """Send what waits for a session, or start a handshake for it."""
@@ -82,9 +102,7 @@ class Transport:
             if keypair is None or not keypair.may_send(now):
                 self._handshakes.initiate(peer, now)
                 return
-            packet = peer.staged.popleft()
-            room = memoryview(bytearray(packet) + bytearray(PADDING))
-            self._post(self._seal(peer, keypair, room, len(packet), now))
+            self._post(peer, keypair, peer.staged.popleft(), now)
 
     def send_keepalive(self, peer: Peer, now: float) -> None:
         """An empty data packet, or what is staged; a handshake where there is no session."""
@@ -95,14 +113,18 @@ class Transport:
         if keypair is None or not keypair.may_send(now):
             self._handshakes.initiate(peer, now)
         elif peer.endpoint is not None:
-            self._post(self._seal(peer, keypair, memoryview(bytearray(PADDING)), 0, now))
+            self._post(peer, keypair, b"", now)
 
-    def _post(self, datagram: tuple[Endpoint, memoryview]) -> None:
-        self._state.outbox.append((datagram[0], bytes(datagram[1])))
+    def _post(self, peer: Peer, keypair: Keypair, packet: bytes, now: float) -> None:
+        room = memoryview(bytearray(packet) + bytearray(PADDING))
+        size = self.seal_into(peer, keypair, room, len(packet), now, self._sealed)
+        assert peer.endpoint is not None
+        self._state.outbox.append((peer.endpoint, bytes(self._sealed[:size])))
 
-    def _seal(
-        self, peer: Peer, keypair: Keypair, buffer: memoryview, length: int, now: float
-    ) -> tuple[Endpoint, memoryview]:
+    def seal_into(
+        self, peer: Peer, keypair: Keypair, buffer: memoryview, length: int, now: float, target: memoryview
+    ) -> int:
+        """The message for the packet ``buffer[:length]``, which PADDING bytes of room follow; its bytes in target."""
         padded = length
         if length % PADDING:
             padded = length + -length % PADDING
@@ -112,17 +134,21 @@ class Transport:
         counter = keypair.send_counter
         keypair.send_counter = counter + 1
         end = _HEADER + padded + TAG_SIZE
-        _pack_header(self._sealed, 0, TYPE_DATA, keypair.remote_index, counter)
-        keypair.seal(_nonce(counter), buffer[:padded], None, self._sealed[_HEADER:end])
-        peer.tx_bytes += end
+        _pack_header(target, 0, TYPE_DATA, keypair.remote_index, counter)
+        keypair.seal(_nonce(counter), buffer[:padded], None, target[_HEADER:end])
+        self.sent(peer, keypair, end, now, data=length > 0)
+        return end
+
+    def sent(self, peer: Peer, keypair: Keypair, size: int, now: float, *, data: bool) -> None:
+        """Account for datagrams of ``size`` bytes in all, with packets or without, that go out under the session."""
+        peer.tx_bytes += size
         timers = peer.timers
-        if length:
+        if data:
             timers.data_sent(now)
         timers.authenticated_sent(now)
-        if counter >= REKEY_AFTER_MESSAGES or (keypair.initiator and now - keypair.created >= REKEY_AFTER_TIME):
+        old = keypair.initiator and now - keypair.created >= REKEY_AFTER_TIME
+        if old or keypair.send_counter > REKEY_AFTER_MESSAGES:
             self._handshakes.initiate(peer, now)
-        assert peer.endpoint is not None
-        return peer.endpoint, self._sealed[:end]
 
     def open(self, data: memoryview, endpoint: Endpoint, now: float) -> memoryview | None:
         """The IP packet in a data message; None for a keepalive and for what was dropped."""
@@ -149,16 +175,17 @@ class Transport:
             drops[Drop.REPLAYED] += 1
             return None
         peer = keypair.peer
-        self._authenticated(peer, keypair, endpoint, now)
+        self.authenticated(peer, keypair, endpoint, now)
         peer.rx_bytes += size
         if size == MIN_DATA_SIZE:
             return None
         peer.timers.data_received(now)
-        return self._check_inner(peer, plain)
+        length = self.inner_length(peer, plain, 0, size - MIN_DATA_SIZE)
+        return plain[:length] if length else None
 
-    def _authenticated(self, peer: Peer, keypair: Keypair, endpoint: Endpoint, now: float) -> None:
-        if endpoint != peer.endpoint:
-            peer.endpoint = endpoint
+    def authenticated(self, peer: Peer, keypair: Keypair, endpoint: Endpoint, now: float) -> None:
+        """A datagram of the session came from ``endpoint`` and was authentic."""
+        peer.endpoint = endpoint
         peer.timers.authenticated_received(now)
         keypairs = peer.keypairs
         if keypair is keypairs.next:
@@ -174,23 +201,23 @@ class Transport:
             peer.sent_last_minute_handshake = True
             self._handshakes.initiate(peer, now)
 
-    def _check_inner(self, peer: Peer, plain: memoryview) -> memoryview | None:
-        """The packet without its padding, if its source address is the peer's to use."""
-        size = len(plain)
-        version = plain[0] >> 4
+    def inner_length(self, peer: Peer, plain: memoryview, offset: int, size: int) -> int:
+        """Bytes of the packet at ``plain[offset : offset + size]`` without padding, if its source is the peer's to use;
+        else 0, and counted."""
+        version = plain[offset] >> 4 if size else 0
         if version == 4 and size >= IPV4_HEADER:
-            length = plain[2] << 8 | plain[3]
-            shortest, source = IPV4_HEADER, bytes(plain[12:16])
+            length = plain[offset + 2] << 8 | plain[offset + 3]
+            shortest, source = IPV4_HEADER, bytes(plain[offset + 12 : offset + 16])
         elif version == 6 and size >= IPV6_HEADER:
-            length = (plain[4] << 8 | plain[5]) + IPV6_HEADER
-            shortest, source = IPV6_HEADER, bytes(plain[8:24])
+            length = (plain[offset + 4] << 8 | plain[offset + 5]) + IPV6_HEADER
+            shortest, source = IPV6_HEADER, bytes(plain[offset + 8 : offset + 24])
         else:
             self._state.drops[Drop.BAD_PACKET] += 1
-            return None
+            return 0
         if not shortest <= length <= size:
             self._state.drops[Drop.BAD_PACKET] += 1
-            return None
+            return 0
         if self._lookup(source) is not peer:
             self._state.drops[Drop.WRONG_SOURCE] += 1
-            return None
-        return plain[:length]
+            return 0
+        return length

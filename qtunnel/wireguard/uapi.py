@@ -9,11 +9,15 @@ Besides the standard keys these of our own exist, per peer. wg(8) never sends th
 | ``previous_epoch=N``          | labels ``previous_preshared_key`` |
 | ``drop_sessions=true``        | forget all sessions, handshakes and staged packets of the peer at once |
 | ``handshake=now``             | start a handshake at once if none was started with the present preshared key |
+| ``record_mode=SUITE``         | record mode with ``aes-256-gcm`` or ``chacha20-poly1305``, in new sessions; ``off`` |
 
 | in ``get``                    | meaning |
 | ----------------------------- | ------- |
 | ``epoch=N``                   | label of the key pair that sends now; absent where there is none or it has no label |
 | ``epoch_time_sec=S.NS``       | Unix time at which that key pair was made, nine digits behind the point |
+| ``record_mode=SUITE``         | as set; absent where it is off |
+| ``record_mode_state=STATE``   | ``active`` where records are sent, else ``probing`` |
+| ``record_mode_reason=TEXT``   | why records are not sent; absent where they are |
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from typing import Any
 from qtunnel.secret import Secret
 from qtunnel.wireguard.allowed_ips import Prefix
 from qtunnel.wireguard.endpoint import Endpoint, parse_endpoint
+from qtunnel.wireguard.session import RECORD_SUITES
 
 MAX_LINE = 1024
 """Bytes; the longest line of the standard, a key, has under 100."""
@@ -103,6 +108,15 @@ def _now(value: bytes, _: ScopeIndex) -> bool:
     return True
 
 
+def _record_suite(value: bytes, _: ScopeIndex) -> str:
+    name = value.decode("ascii", "replace")
+    if name == "off":
+        return ""
+    if name not in RECORD_SUITES:
+        raise _invalid(f"only 'off' and {', '.join(RECORD_SUITES)} are allowed here")
+    return name
+
+
 def _version(value: bytes, _: ScopeIndex) -> int:
     if value != b"1":
         raise _invalid("the only protocol version is 1")
@@ -150,6 +164,7 @@ KEYS: dict[str, tuple[Scope, Callable[[bytes, ScopeIndex], Any]]] = {
     "previous_epoch": (Scope.PEER, _U64),
     "drop_sessions": (Scope.PEER, _true),
     "handshake": (Scope.PEER, _now),
+    "record_mode": (Scope.PEER, _record_suite),
 }
 """Every key of ``set``: where it stands and what its value is."""
 

@@ -18,8 +18,8 @@ from click.testing import CliRunner
 
 from qtunnel import constants
 from qtunnel.cli.main import cli
-from qtunnel.cli.status_view import PROTECTION_WORDS, amount, due, duration, next_rekey
 from qtunnel.control.messages import RekeyOutcome
+from qtunnel.control.words import PROTECTION_WORDS, amount, due, duration, next_rekey
 from qtunnel.errors import QtunnelError
 from tests.config.conftest import MINIMAL
 from tests.control.support import BLOCKED, SOURCES, Canned, Serving, peer, serving
@@ -68,7 +68,7 @@ def test_protected_exits_0_and_says_what_protects(server: Serving) -> None:
         "peer bob: protected",
         "QKD and post-quantum (qkd policy: required)",
         "epoch 7 installed and in force",
-        "x25519, ml-kem-1024, etsi014:metro, chained to earlier QKD keys",
+        "x25519, ml-kem-1024, etsi014:metro, chained to the epoch before",
         "key_ID metro 8e3f-11",
         "age 1 min 5 s of at most 10 min, expires in 8 min 55 s",
         "next rekey in 55 s",

@@ -256,6 +256,22 @@ def test_a_required_chain_refuses_a_peer_that_lost_it() -> None:
     assert simulation.hosts["a"].engine.blocked
 
 
+def test_a_required_chain_begins_anew_where_both_ends_forget_and_not_before() -> None:
+    """As the refusal tells people: stop both ends, remove peers.json, start them."""
+    strict = Policy(QkdPolicy.REQUIRED, chain=ChainPolicy.REQUIRED)
+    simulation = Simulation(1, CLEAN, policy_a=strict, policy_b=strict)
+    done(simulation, 2)
+    simulation.hosts["a"].memory = Memory()
+    simulation.start("a")
+    simulation.run_for(60.0)
+    assert simulation.hosts["a"].engine.blocked
+    for name in "ab":
+        simulation.hosts[name].memory = Memory()
+        simulation.start(name)
+    done(simulation, 2)
+    assert simulation.agreed
+
+
 def test_suites_that_differ_are_named_by_the_responder() -> None:
     simulation = Simulation(1, CLEAN)
     simulation.settings["a"] = simulation._settings("b", 1, REQUIRED, {})

@@ -1,0 +1,243 @@
+"""Putting records together again from datagrams that may be late, doubled, missing or forged."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qtunnel.wireguard.record_format import (
+    HEADER,
+    HEADER_SIZE,
+    MAX_BUFFER,
+    MAX_COUNT,
+    MIN_SIZE,
+    PARITY,
+    SIZE_STEP,
+    TAG_SIZE,
+    TYPE_RECORD,
+)
+
+MAX_PARTIAL = 8
+"""Records of one session that wait for datagrams. Datagrams of two records overtake each other only where paths
+differ by more than a record takes, 0.1 ms; eight of them are half a megabyte."""
+
+_COUNTER_MASK = (1 << 48) - 1
+_MAX_PLACES = 256
+"""Pairs of offset and datagram size whose views are kept: a few sizes for each of 32 receive slots."""
+
+Pieces = npt.NDArray[np.void]
+"""Pieces of 16 bytes at equal distances."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A whole record: its ciphertext with tag is ``buffer[start:end]``."""
+
+    counter: int
+    buffer: memoryview
+    start: int
+    end: int
+
+
+class ReceiveBuffer:
+    """Memory that datagrams are received into, and where headers and displaced bytes of a record in it are."""
+
+    def __init__(self, size: int) -> None:
+        self.bytes = bytearray(size)
+        self.view = memoryview(self.bytes)
+        self._places: dict[tuple[int, int], tuple[Pieces, Pieces]] = {}
+
+    def restore(self, offset: int, count: int, size: int) -> None:
+        """Put the displaced 16 bytes of ciphertext back where the headers stood. offset: of the first datagram."""
+        if count > 1:
+            headers, kept = self._places.get((offset, size)) or self._place(offset, size)
+            headers[: count - 1] = kept[: count - 1]
+
+    def _place(self, offset: int, size: int) -> tuple[Pieces, Pieces]:
+        if len(self._places) >= _MAX_PLACES:
+            self._places.clear()
+        rows = (len(self.bytes) - offset - HEADER_SIZE) // size  # whose headers lie inside
+        made = (
+            np.ndarray((rows,), "V16", self.bytes, offset + size, (size,)),
+            np.ndarray((min(rows, MAX_COUNT),), "V16", self.bytes, offset + HEADER_SIZE, (HEADER_SIZE,)),
+        )
+        self._places[offset, size] = made
+        return made
+
+
+def whole_record(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> Record | None:
+    """The record, where ``buffer[offset : offset + length]`` seems to hold just its fragments in order, each but the
+    last of ``size`` bytes; None where it is anything else, with nothing changed.
+
+    This is the usual case on a link that keeps UDP_SEGMENT bursts together. The ciphertext is put right in place. Of
+    the headers the first and the last are looked at: were another one wrong, the tag would be, too.
+    """
+    kind, fragment, count, reserved, index, tail = HEADER.unpack_from(buffer.bytes, offset)
+    last = tail >> 48
+    if kind != TYPE_RECORD or fragment or reserved or not 0 < count <= MAX_COUNT:
+        return None
+    if (count - 1) * size + last != length:
+        return None
+    if count == 1:
+        plausible = last >= HEADER_SIZE + TAG_SIZE
+    else:
+        final = HEADER.unpack_from(buffer.bytes, offset + length - last)
+        plausible = (
+            size >= MIN_SIZE and HEADER_SIZE < last <= size and final == (TYPE_RECORD, count - 1, count, 0, index, tail)
+        )
+    if not plausible:
+        return None
+    buffer.restore(offset, count, size)
+    return Record(tail & _COUNTER_MASK, buffer.view, offset + HEADER_SIZE * count, offset + length)
+
+
+class _Partial:
+    """A record of which something is missing."""
+
+    __slots__ = ("buffer", "count", "fragments", "last", "parity", "size", "tail")
+
+    def __init__(self, buffer: ReceiveBuffer, count: int, last: int) -> None:
+        self.buffer = buffer
+        self.count = count
+        self.last = last
+        self.fragments = 0  # a bit for each that is there
+        self.size = last if count == 1 else 0  # of a datagram; 0: only the last fragment is there, which does not tell
+        self.tail = b""  # the last fragment as long as its place is not known
+        self.parity = b""
+
+    @property
+    def received(self) -> int:
+        return self.fragments.bit_count() + bool(self.parity)
+
+    def add(self, fragment: int, data: memoryview) -> None:
+        """One datagram; what does not fit to the others is ignored."""
+        length = len(data)
+        final = fragment == self.count - 1
+        if final:
+            if length != self.last:
+                return
+        elif not self._is_size(length):
+            return
+        if fragment == PARITY:
+            self.parity = self.parity or bytes(data)
+        elif final and not self.size:
+            self.tail = self.tail or bytes(data)
+            self.fragments |= 1 << fragment
+        elif not self.fragments >> fragment & 1:
+            self._put(fragment, data)
+
+    def _is_size(self, length: int) -> bool:
+        """Whether a datagram that is not the last may be so long; the first one decides."""
+        if not self.size:
+            fits = MIN_SIZE <= length <= MAX_BUFFER // self.count and length >= self.last and length % SIZE_STEP == 0
+            if not fits:
+                return False
+            self.size = length
+            if self.tail:
+                self._put(self.count - 1, memoryview(self.tail))
+        return length == self.size
+
+    def _put(self, fragment: int, data: memoryview) -> None:
+        at = fragment * self.size
+        self.buffer.view[at : at + len(data)] = data
+        self.fragments |= 1 << fragment
+
+    def missing(self) -> int:
+        """The fragments that are not there, as bits."""
+        return ~self.fragments & (1 << self.count) - 1
+
+    def complete(self) -> bool:
+        """Whether all fragments are there, or all but one and the parity."""
+        missing = self.missing()
+        if not missing:
+            return self.size > 0
+        return not missing & (missing - 1) and bool(self.parity)
+
+    def heal(self) -> None:
+        """Make the one missing fragment of the others and the parity."""
+        missing = self.missing().bit_length() - 1
+        size, count = self.size, self.count
+        view = self.buffer.view
+        end = (count - 1) * size + self.last
+        view[end : count * size] = bytes(count * size - end)
+        view[missing * size : (missing + 1) * size] = self.parity
+        rows = np.ndarray((count, size // 8), "<u8", self.buffer.bytes)
+        np.bitwise_xor.reduce(rows, axis=0, out=rows[missing])
+        self.fragments |= 1 << missing
+
+
+@dataclass(slots=True)
+class JoinCounters:
+    """Datagrams of records of which at least one arrived, up to the records that are still waited for."""
+
+    expected: int = 0
+    received: int = 0
+    lost_records: int = 0
+    """Records that were given up, or never completed."""
+
+
+class RecordJoiner:
+    """The records of one session that wait for datagrams; at most ``MAX_PARTIAL``, the oldest gives way.
+
+    seen: whether a record of that counter was delivered already. make_buffer: a buffer of MAX_BUFFER bytes.
+    """
+
+    def __init__(self, seen: Callable[[int], bool], make_buffer: Callable[[], ReceiveBuffer]) -> None:
+        self.counters = JoinCounters()
+        self._seen = seen
+        self._make_buffer = make_buffer
+        self._partial: OrderedDict[int, _Partial] = OrderedDict()
+        self._free: list[ReceiveBuffer] = []
+
+    def add(self, datagram: memoryview) -> Record | None:
+        """A datagram of this session; the record that it completes. Valid until the next call."""
+        if len(datagram) <= HEADER_SIZE:
+            return None
+        kind, fragment, count, reserved, _, tail = HEADER.unpack_from(datagram)
+        counter, last = tail & _COUNTER_MASK, tail >> 48
+        plausible = (
+            kind == TYPE_RECORD
+            and not reserved
+            and 0 < count <= MAX_COUNT
+            and HEADER_SIZE < last <= MAX_BUFFER // count
+        )
+        if not plausible or (fragment >= count and (fragment != PARITY or count == 1)):
+            return None
+        partial = self._partial.get(counter)
+        if partial is None:
+            if self._seen(counter):
+                return None
+            partial = self._begin(counter, count, last)
+        elif partial.count != count or partial.last != last:
+            return None
+        partial.add(fragment, datagram)
+        if not partial.complete():
+            return None
+        del self._partial[counter]
+        self._free.append(partial.buffer)
+        received = partial.received
+        self.count(partial.count + bool(partial.parity), received)
+        if partial.missing():
+            partial.heal()
+        partial.buffer.restore(0, partial.count, partial.size)
+        end = (partial.count - 1) * partial.size + partial.last
+        return Record(counter, partial.buffer.view, HEADER_SIZE * partial.count, end)
+
+    def count(self, expected: int, received: int) -> None:
+        """Datagrams of a record that is over."""
+        self.counters.expected += expected
+        self.counters.received += received
+
+    def _begin(self, counter: int, count: int, last: int) -> _Partial:
+        if len(self._partial) >= MAX_PARTIAL:
+            _, oldest = self._partial.popitem(last=False)
+            self.count(oldest.count, oldest.received)
+            self.counters.lost_records += 1
+            self._free.append(oldest.buffer)
+        buffer = self._free.pop() if self._free else self._make_buffer()
+        made = self._partial[counter] = _Partial(buffer, count, last)
+        return made

@@ -1,0 +1,153 @@
+"""Whether records go to a peer: agreed by reports, given up in silence, and asked for again."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+from qtunnel.statemachine import Machine
+from qtunnel.wireguard.record_plain import Report
+from qtunnel.wireguard.record_size import RecordSizer
+
+REPORT_INTERVAL: Final = 0.1
+"""Seconds between two reports while records arrive: at 10 Gbit/s one in 2,000 records, and loss is met in a tenth of
+a second."""
+
+SILENCE: Final = 3.0
+"""Seconds that records may go out without a report: two round trips over satellites, and 30 reports missed."""
+
+FIRST_PROBE: Final = 0.25
+LAST_PROBE: Final = 64.0
+"""Seconds between two questions to a peer that does not answer; doubling from the first to the last, which costs such
+a peer one datagram a minute."""
+
+FIRST_PAUSE: Final = 1.0
+"""Seconds without records after the first silence, and twice as long after each that follows, up to LAST_PROBE: a way
+that lets single records pass but not a flow of them must not stop the traffic again and again."""
+
+TRUSTED: Final = 60.0
+"""Seconds of records and reports after which a silence is again the first."""
+
+
+class RecordState(Enum):
+    OFF = "off"
+    PROBING = "probing"
+    ACTIVE = "active"
+
+
+class RecordEvent(Enum):
+    SET = "record mode is set"
+    UNSET = "record mode is unset"
+    CONFIRMED = "the peer reports that records reach it"
+    SILENCE = "records sent, no report for SILENCE"
+
+
+RECORD_TABLE: Final = {
+    (RecordState.OFF, RecordEvent.SET): RecordState.PROBING,
+    (RecordState.PROBING, RecordEvent.CONFIRMED): RecordState.ACTIVE,
+    (RecordState.PROBING, RecordEvent.UNSET): RecordState.OFF,
+    (RecordState.ACTIVE, RecordEvent.SILENCE): RecordState.PROBING,
+    (RecordState.ACTIVE, RecordEvent.UNSET): RecordState.OFF,
+}
+
+
+class RecordLink:
+    """Record mode with one peer. Times are monotonic seconds.
+
+    suite: the AEAD's name, empty where record mode is off. ``reason`` tells why records are not sent.
+    """
+
+    def __init__(self) -> None:
+        self.suite = ""
+        self.reason = "not set"
+        self.sizer = RecordSizer()
+        self._machine = Machine(RECORD_TABLE, RecordState.OFF)
+        self._must_reach = 0
+        self._baseline = Report(0, 0, 0, 0)
+        self._unanswered_since: float | None = None
+        self._probe_interval = FIRST_PROBE
+        self._pause = FIRST_PAUSE
+        self._active_since = 0.0
+        self.next_probe = 0.0
+        self.session = -1
+        """Receiver index of the session that counters are of."""
+
+    @property
+    def state(self) -> RecordState:
+        return self._machine.state
+
+    @property
+    def active(self) -> bool:
+        return self._machine.state is RecordState.ACTIVE
+
+    def set_suite(self, suite: str, now: float) -> None:
+        """Record mode with this AEAD; empty: none."""
+        if suite == self.suite:
+            return
+        if self.suite:
+            self._machine.fire(RecordEvent.UNSET)
+        self.suite, self.reason, self.sizer = suite, "not set", RecordSizer()
+        if suite:
+            self._machine.fire(RecordEvent.SET)
+            self._pause = FIRST_PAUSE
+            self._probe_from(now, "the peer has not answered in record mode yet")
+
+    def use_session(self, index: int) -> None:
+        """Records go out under that session; in a new one counters begin again, and what was agreed stays agreed."""
+        if index != self.session:
+            self.session = index
+            self._must_reach = 0
+            self._baseline = Report(0, 0, 0, 0)
+
+    def data_sent(self, counter: int, now: float) -> RecordEvent | None:
+        """A record with packets goes out under ``counter``; the event, where it is the last for a while."""
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+        elif now - self._unanswered_since > SILENCE:
+            return self._give_up(RecordEvent.SILENCE, counter, now, f"no report of the peer for {SILENCE:.0f} s")
+        return None
+
+    def reported(self, report: Report, sent: int, now: float) -> RecordEvent | None:
+        """The peer's report, under a session in which ``sent`` records went out; the event that it brought about."""
+        if report.next > sent or report.received > report.expected:
+            return None  # no honest peer says so
+        self._unanswered_since = None
+        before, self._baseline = self._baseline, report
+        if self.state is RecordState.PROBING:
+            if report.next <= self._must_reach or not report.delivered:
+                return None
+            self.reason = ""
+            self._active_since = now
+            self._machine.fire(RecordEvent.CONFIRMED)
+            return RecordEvent.CONFIRMED
+        if not self.sizer.measured(report.expected - before.expected, report.received - before.received):
+            self._baseline = Report(report.next, before.expected, before.received, report.delivered)
+        return None
+
+    def probe_from(self, now: float) -> None:
+        """There is a new session, in which a peer may answer that did not before."""
+        if self.state is RecordState.PROBING and self.session < 0:
+            self.next_probe = now
+
+    def probe_due(self, now: float) -> bool:
+        """Whether to ask the peer now; the next time is set."""
+        if self.state is not RecordState.PROBING or now < self.next_probe:
+            return False
+        self.next_probe = now + self._probe_interval
+        self._probe_interval = min(2 * self._probe_interval, LAST_PROBE)
+        return True
+
+    def _give_up(self, event: RecordEvent, counter: int, now: float, reason: str) -> RecordEvent:
+        self._machine.fire(event)
+        if now - self._active_since > TRUSTED:
+            self._pause = FIRST_PAUSE
+        self._must_reach = counter
+        self._probe_from(now + self._pause, reason)
+        self._pause = min(2 * self._pause, LAST_PROBE)
+        return event
+
+    def _probe_from(self, now: float, reason: str) -> None:
+        self.reason = reason
+        self._unanswered_since = None
+        self._probe_interval = FIRST_PROBE
+        self.next_probe = now

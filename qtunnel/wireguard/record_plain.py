@@ -1,0 +1,92 @@
+"""What is inside a record: packets as a TUN with a vnet header gives them, one after the other, and reports.
+
+An item is a packet of IPv4 or IPv6 behind its ``struct virtio_net_hdr`` of 10 bytes (virtio 1.2 section 5.1.6.2,
+little-endian, without num_buffers); its length is the one in its own IP header. An item that begins with ``CONTROL``,
+a value which no flags of a vnet header have, is for the engine:
+
+| offset | size | field                        |
+| ------ | ---- | ---------------------------- |
+| 0      | 1    | 255                          |
+| 1      | 1    | kind, 1 for a report         |
+| 2      | 2    | bytes that follow            |
+
+A report counts, under the session that it is sent in, what its sender received in records: ``next`` (one more than the
+highest counter, 0 for none), ``expected`` and ``received`` datagrams of the records of which one arrived at all, and
+``delivered`` records; each a u64, little-endian. Other kinds are skipped.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+VNET_HEADER: Final = 10
+CONTROL: Final = 255
+KIND_REPORT: Final = 1
+_CONTROL_HEADER: Final = struct.Struct("<BBH")
+_REPORT: Final = struct.Struct("<QQQQ")
+_IPV6_HEADER: Final = 40
+_IPV4_HEADER: Final = 20
+
+
+class PlainError(ValueError):
+    """What is inside a record is not a list of items."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an end received in records of one session; all cumulative."""
+
+    next: int
+    expected: int
+    received: int
+    delivered: int
+
+    def pack(self) -> bytes:
+        """As an item of a record."""
+        body = _REPORT.pack(self.next, self.expected, self.received, self.delivered)
+        return _CONTROL_HEADER.pack(CONTROL, KIND_REPORT, len(body)) + body
+
+
+def packet_length(plain: memoryview, offset: int) -> int:
+    """Bytes of the item with a packet that begins at ``offset``, vnet header included. Raises ``PlainError``."""
+    at = offset + VNET_HEADER
+    left = len(plain) - at
+    if left < _IPV4_HEADER:
+        raise PlainError(f"{left} bytes where a packet should be")
+    version = plain[at] >> 4
+    if version == 4:
+        length = plain[at + 2] << 8 | plain[at + 3]
+        shortest = _IPV4_HEADER
+    elif version == 6:
+        length = (plain[at + 4] << 8 | plain[at + 5]) + _IPV6_HEADER
+        shortest = _IPV6_HEADER
+    else:
+        raise PlainError(f"a packet of IP version {version}")
+    if not shortest <= length <= left:
+        raise PlainError(f"a packet of {length} bytes where there are {left}")
+    return length + VNET_HEADER
+
+
+def items(plain: memoryview) -> Iterator[memoryview | Report]:
+    """The packets, each with its vnet header, and the reports of a record, in order. Raises ``PlainError``."""
+    offset, end = 0, len(plain)
+    while offset < end:
+        if plain[offset] == CONTROL:
+            if end - offset < _CONTROL_HEADER.size:
+                raise PlainError("a control item is cut off")
+            _, kind, size = _CONTROL_HEADER.unpack_from(plain, offset)
+            offset += _CONTROL_HEADER.size
+            if size > end - offset:
+                raise PlainError("a control item is cut off")
+            if kind == KIND_REPORT:
+                if size != _REPORT.size:
+                    raise PlainError(f"a report has {_REPORT.size} bytes, not {size}")
+                yield Report(*_REPORT.unpack_from(plain, offset))
+            offset += size
+            continue
+        length = packet_length(plain, offset)
+        yield plain[offset : offset + length]
+        offset += length

@@ -1,0 +1,208 @@
+"""Record mode of a device's peers: sealing and opening records under their sessions, reports and their timer."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+
+from qtunnel.wireguard.endpoint import Endpoint
+from qtunnel.wireguard.peer import Peer, short_key
+from qtunnel.wireguard.record_cut import RecordCutter
+from qtunnel.wireguard.record_format import HEADER, HEADER_SIZE, MAX_BUFFER, TAG_SIZE, capacity, datagram_size
+from qtunnel.wireguard.record_join import ReceiveBuffer, Record, whole_record
+from qtunnel.wireguard.record_link import REPORT_INTERVAL, RecordEvent
+from qtunnel.wireguard.record_plain import PlainError, Report, items
+from qtunnel.wireguard.session import Keypair, RecordKeys
+from qtunnel.wireguard.state import DeviceState, Drop
+from qtunnel.wireguard.timers import Timer
+from qtunnel.wireguard.transport import DATA_OVERHEAD, Transport
+
+_nonce: Final = struct.Struct("<4xQ").pack
+
+log = logging.getLogger(__name__)
+
+
+class Records:
+    """Returned views are of buffers that the next call overwrites."""
+
+    def __init__(self, state: DeviceState, transport: Transport) -> None:
+        self._state = state
+        self._transport = transport
+        self._cutter: RecordCutter | None = None
+        self._mtu = 0
+        self._opened = memoryview(bytearray(MAX_BUFFER))
+
+    def set_suite(self, peer: Peer, suite: str, now: float) -> None:
+        """Switch record mode on with this AEAD, or off with an empty name. It begins with the next session."""
+        peer.records.set_suite(suite, now)
+        if suite:
+            peer.timers.arm(Timer.RECORD, now)
+        else:
+            peer.timers.disarm(Timer.RECORD)
+
+    def cutter(self) -> RecordCutter | None:
+        """What cuts records at the present MTU; None where that is too small for records."""
+        if self._state.mtu != self._mtu:
+            self._mtu = self._state.mtu
+            size = datagram_size(self._mtu + DATA_OVERHEAD)
+            self._cutter = RecordCutter(size) if size else None
+        return self._cutter
+
+    def max_plain(self, peer: Peer, now: float) -> int:
+        """Bytes that a record to the peer should have at most; 0 where records don't go there now."""
+        if not peer.records.active:
+            return 0
+        keypair, cutter = peer.keypairs.current, self.cutter()
+        if keypair is None or keypair.records is None or cutter is None or not keypair.may_send(now):
+            return 0
+        if not keypair.records.may_send():
+            return 0
+        return capacity(peer.records.sizer.count, cutter.size)
+
+    def max_plain_of_any(self, peer: Peer) -> int:
+        """Bytes that a record may have whatever the loss."""
+        cutter = self.cutter()
+        return cutter.max_plain if cutter is not None else 0
+
+    def seal(self, peer: Peer, plain: memoryview, now: float) -> tuple[memoryview, int]:
+        """The datagrams of a record with packets, one after the other, and the size of all but the last.
+
+        Only where ``max_plain`` was not 0; ``plain`` may be as long as the cutter's ``max_plain``.
+        """
+        keypair = peer.keypairs.current
+        assert keypair is not None
+        assert keypair.records is not None
+        link = peer.records
+        link.use_session(keypair.local_index)
+        if link.data_sent(keypair.records.send_counter, now) is not None:
+            self._say(peer)
+            peer.timers.arm(Timer.RECORD, link.next_probe)
+        return self._seal(peer, keypair, keypair.records, plain, now, data=True)
+
+    def _seal(
+        self, peer: Peer, keypair: Keypair, keys: RecordKeys, plain: memoryview, now: float, *, data: bool
+    ) -> tuple[memoryview, int]:
+        cutter = self.cutter()
+        assert cutter is not None
+        counter = keys.send_counter
+        keys.send_counter = counter + 1
+        datagrams = cutter.cut(keys.seal, plain, keypair.remote_index, counter, parity=peer.records.sizer.parity)
+        self._transport.sent(peer, keypair, len(datagrams), now, data=data)
+        return datagrams, cutter.size
+
+    def open_burst(
+        self, buffer: ReceiveBuffer, offset: int, length: int, size: int, endpoint: Endpoint, now: float
+    ) -> Iterator[tuple[Peer, memoryview]]:
+        """Datagrams of ``size`` bytes one after the other, the last perhaps shorter; the packets, each behind its
+        vnet header, with the peer that they are of.
+
+        Sources and headers of the packets are not checked yet.
+        """
+        if length >= HEADER_SIZE:
+            keypair = self._session(HEADER.unpack_from(buffer.bytes, offset)[4], now)
+            record = whole_record(buffer, offset, length, size) if keypair is not None else None
+            if keypair is not None and keypair.records is not None and record is not None:
+                count = -(-length // size)
+                keypair.records.joiner.count(count, count)
+                yield from self._open(keypair, keypair.records, record, length, endpoint, now)
+                return
+        for start in range(offset, offset + length, size):
+            yield from self._open_one(buffer.view[start : min(start + size, offset + length)], endpoint, now)
+
+    def _open_one(self, datagram: memoryview, endpoint: Endpoint, now: float) -> Iterator[tuple[Peer, memoryview]]:
+        if len(datagram) <= HEADER_SIZE:
+            self._state.drops[Drop.MALFORMED] += 1
+            return
+        keypair = self._session(HEADER.unpack_from(datagram)[4], now)
+        if keypair is None or keypair.records is None:
+            return
+        record = keypair.records.joiner.add(datagram)
+        if record is not None:
+            yield from self._open(keypair, keypair.records, record, len(datagram), endpoint, now)
+        else:
+            keypair.peer.rx_bytes += len(datagram)
+
+    def _session(self, index: int, now: float) -> Keypair | None:
+        keypair = self._state.sessions.get(index)
+        if keypair is None or keypair.records is None:
+            self._state.drops[Drop.UNKNOWN_INDEX] += 1
+            return None
+        if keypair.expired(now):
+            self._state.drops[Drop.EXPIRED] += 1
+            return None
+        return keypair
+
+    def _open(
+        self, keypair: Keypair, keys: RecordKeys, record: Record, size: int, endpoint: Endpoint, now: float
+    ) -> Iterator[tuple[Peer, memoryview]]:
+        drops, peer = self._state.drops, keypair.peer
+        plain = self._opened[: record.end - record.start - TAG_SIZE]
+        try:
+            keys.unseal(_nonce(record.counter), record.buffer[record.start : record.end], None, plain)
+        except InvalidTag:
+            drops[Drop.BAD_TAG] += 1
+            return
+        if not keys.accept(record.counter):
+            drops[Drop.REPLAYED] += 1
+            return
+        self._transport.authenticated(peer, keypair, endpoint, now)
+        peer.rx_bytes += size
+        packets = 0
+        try:
+            for item in items(plain):
+                if isinstance(item, Report):
+                    self._reported(peer, keypair, keys, item, now)
+                else:
+                    packets += 1
+                    yield peer, item
+        except PlainError:
+            drops[Drop.BAD_PACKET] += 1
+        if packets:
+            peer.timers.data_received(now)
+            keys.reported = False
+            if peer.timers.at[Timer.RECORD] > now + REPORT_INTERVAL:
+                peer.timers.arm(Timer.RECORD, now + REPORT_INTERVAL)
+
+    def _reported(self, peer: Peer, keypair: Keypair, keys: RecordKeys, report: Report, now: float) -> None:
+        if keypair is not peer.keypairs.current:
+            return
+        link = peer.records
+        link.use_session(keypair.local_index)
+        before = link.state
+        if link.reported(report, keys.send_counter, now) is RecordEvent.CONFIRMED:
+            log.info("peer=%s suite=%s msg=%r", short_key(peer.public_key), keys.suite, "record mode is on")
+        if not report.delivered or link.state is not before:  # it does not know yet that its records arrive
+            keys.reported = False
+            peer.timers.arm(Timer.RECORD, now)
+
+    def tick(self, peer: Peer, now: float) -> None:
+        """The RECORD timer: report, and ask a peer that has not answered."""
+        link, keypair = peer.records, peer.keypairs.current
+        if not link.suite:
+            return
+        asks = link.probe_due(now)
+        if keypair is not None and peer.endpoint is not None and (asks or self._unreported(keypair)):
+            self._send_report(peer, keypair, peer.endpoint, now)
+        if not link.active:
+            peer.timers.arm(Timer.RECORD, max(link.next_probe, now + REPORT_INTERVAL))
+
+    @staticmethod
+    def _unreported(keypair: Keypair) -> bool:
+        return keypair.records is not None and not keypair.records.reported
+
+    def _send_report(self, peer: Peer, keypair: Keypair, endpoint: Endpoint, now: float) -> None:
+        keys = keypair.records
+        if keys is None or not keys.may_send() or not keypair.may_send(now) or self.cutter() is None:
+            return
+        keys.reported = True
+        datagrams, _ = self._seal(peer, keypair, keys, memoryview(keys.report().pack()), now, data=False)
+        self._state.outbox.append((endpoint, bytes(datagrams)))
+
+    def _say(self, peer: Peer) -> None:
+        log.warning(
+            "peer=%s msg=%r", short_key(peer.public_key), f"record mode falls back to standard: {peer.records.reason}"
+        )

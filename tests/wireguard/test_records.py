@@ -1,0 +1,234 @@
+"""Records: cut and put together again, in order or not, with losses, doubles and forgeries."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import struct
+
+import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qtunnel.wireguard.record_cut import RecordCutter
+from qtunnel.wireguard.record_format import (
+    HEADER,
+    HEADER_SIZE,
+    MAX_BUFFER,
+    MAX_COUNT,
+    MAX_COUNTER,
+    MIN_SIZE,
+    PARITY,
+    TAG_SIZE,
+    capacity,
+    datagram_size,
+    fragments,
+)
+from qtunnel.wireguard.record_join import MAX_PARTIAL, ReceiveBuffer, Record, RecordJoiner, whole_record
+
+AEAD = AESGCM(bytes(range(32)))
+INDEX = 0xA1B2C3D4
+SIZES = st.sampled_from([MIN_SIZE, 1312, 1448, 8968])
+
+
+def plain(length: int) -> memoryview:
+    return memoryview(bytearray(random.Random(length).randbytes(length)))
+
+
+def pieces(datagrams: memoryview, size: int) -> list[bytes]:
+    return [bytes(datagrams[at : at + size]) for at in range(0, len(datagrams), size)]
+
+
+def cut(length: int, size: int, counter: int = 0, *, parity: bool = False) -> list[bytes]:
+    return pieces(RecordCutter(size).cut(AEAD.encrypt_into, plain(length), INDEX, counter, parity=parity), size)
+
+
+def opened(record: Record) -> bytes:
+    return AEAD.decrypt(struct.pack("<4xQ", record.counter), bytes(record.buffer[record.start : record.end]), None)
+
+
+def joiner() -> RecordJoiner:
+    return RecordJoiner(lambda counter: False, lambda: ReceiveBuffer(MAX_BUFFER))
+
+
+def join(datagrams: list[bytes], to: RecordJoiner | None = None) -> list[bytes]:
+    """The plaintexts of all records that these datagrams complete."""
+    to = to or joiner()
+    done = [to.add(memoryview(data)) for data in datagrams]
+    return [opened(record) for record in done if record is not None]
+
+
+def received(datagrams: list[bytes], offset: int = 24) -> tuple[ReceiveBuffer, int]:
+    data = b"".join(datagrams)
+    buffer = ReceiveBuffer(offset + len(data))
+    buffer.view[offset:] = data
+    return buffer, len(data)
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> tuple[int, int]:
+    """(bytes of plaintext, datagram size), around the edges of a datagram too."""
+    size = draw(SIZES)
+    limit = capacity(MAX_COUNT, size)
+    edges = st.integers(1, min(MAX_COUNT, MAX_BUFFER // size)).map(lambda count: capacity(count, size))
+    near = edges.flatmap(lambda edge: st.integers(edge - 20, edge + 20))
+    return draw((near | st.integers(1, limit)).map(lambda length: max(1, min(limit, length)))), size
+
+
+@given(shapes(), st.integers(0, MAX_COUNTER), st.booleans())
+def test_every_datagram_has_its_header_and_size(shape: tuple[int, int], counter: int, parity: bool) -> None:
+    length, size = shape
+    datagrams = cut(length, size, counter, parity=parity)
+    count = fragments(length, size)
+    has_parity = parity and count > 1
+    assert len(datagrams) == count + has_parity
+    assert [len(data) for data in datagrams[:-1]] == [size] * (len(datagrams) - 1)
+    assert HEADER_SIZE < len(datagrams[-1]) <= size
+    numbers = [PARITY] * has_parity + list(range(count))
+    for number, data in zip(numbers, datagrams, strict=True):
+        assert HEADER.unpack_from(data) == (5, number, count, 0, INDEX, counter | len(datagrams[-1]) << 48)
+    assert sum(map(len, datagrams[has_parity:])) == length + TAG_SIZE + HEADER_SIZE * count
+
+
+@given(shapes())
+def test_a_burst_in_one_piece_is_one_record(shape: tuple[int, int]) -> None:
+    length, size = shape
+    buffer, total = received(cut(length, size, 7))
+    record = whole_record(buffer, 24, total, size)
+    assert record is not None
+    assert (record.counter, opened(record)) == (7, bytes(plain(length)))
+
+
+@given(shapes(), st.booleans(), st.randoms(use_true_random=False))
+def test_any_order_and_doubles(shape: tuple[int, int], parity: bool, chance: random.Random) -> None:
+    length, size = shape
+    datagrams = cut(length, size, parity=parity)
+    shuffled = datagrams + chance.sample(datagrams, k=len(datagrams) // 2)
+    chance.shuffle(shuffled)
+    delivered: set[int] = set()
+    to = RecordJoiner(lambda counter: counter in delivered, lambda: ReceiveBuffer(MAX_BUFFER))
+    texts = []
+    for data in shuffled:
+        record = to.add(memoryview(data))
+        if record is not None:
+            delivered.add(record.counter)
+            texts.append(opened(record))
+    assert texts == [bytes(plain(length))]
+
+
+@given(shapes(), st.data())
+def test_parity_heals_one_loss_and_no_more(shape: tuple[int, int], data: st.DataObject) -> None:
+    length, size = shape
+    datagrams = cut(length, size, parity=True)
+    lost = data.draw(st.integers(0, len(datagrams) - 1))
+    rest = datagrams[:lost] + datagrams[lost + 1 :]
+    whole = [bytes(plain(length))] if len(datagrams) > 1 else []
+    assert join(rest) == whole
+    if len(rest) > 2:
+        assert join(rest[:-1]) == []
+
+
+def test_without_parity_a_loss_is_a_loss() -> None:
+    datagrams = cut(20_000, 1448)
+    to = joiner()
+    assert join(datagrams[:3] + datagrams[4:], to) == []
+    for counter in range(1, MAX_PARTIAL + 1):  # these push it out
+        assert join(cut(5000, 1448, counter)[:-1], to) == []
+    assert to.counters.lost_records == 1
+    assert (to.counters.expected, to.counters.received) == (len(datagrams), len(datagrams) - 1)
+
+
+def test_counts_what_arrived_and_what_should_have() -> None:
+    to = joiner()
+    datagrams = cut(20_000, 1448, parity=True)
+    join(datagrams[:3] + datagrams[4:], to)
+    assert (to.counters.expected, to.counters.received) == (len(datagrams), len(datagrams) - 1)
+
+
+def test_memory_is_bounded() -> None:
+    made = []
+
+    def make() -> ReceiveBuffer:
+        made.append(ReceiveBuffer(MAX_BUFFER))
+        return made[-1]
+
+    to = RecordJoiner(lambda counter: False, make)
+    for counter in range(1000):
+        to.add(memoryview(cut(5000, 1448, counter)[0]))
+    assert len(made) == MAX_PARTIAL
+
+
+@given(st.binary(max_size=3000) | st.binary(min_size=17, max_size=3000).map(lambda data: b"\5" + data))
+def test_bytes_that_are_no_datagram(data: bytes) -> None:
+    to = joiner()
+    record = to.add(memoryview(data))
+    if record is not None:
+        with pytest.raises(InvalidTag):
+            opened(record)
+
+
+@given(shapes(), st.data())
+def test_a_forged_datagram_is_at_most_a_loss(shape: tuple[int, int], data: st.DataObject) -> None:
+    """Whatever is changed in one datagram, no other plaintext comes out, and the next record is whole."""
+    length, size = shape
+    datagrams = cut(length, size)
+    which = data.draw(st.integers(0, len(datagrams) - 1))
+    forged = bytearray(datagrams[which])
+    positions = st.integers(0, len(forged) - 1).filter(lambda at: not 4 <= at < 8)  # the index: another session
+    at = data.draw(positions)
+    forged[at] ^= data.draw(st.integers(1, 255))
+    stream = [*datagrams[:which], bytes(forged), *datagrams[which + 1 :]]
+    to = joiner()
+    records = []
+    for piece in stream:
+        record = to.add(memoryview(piece))
+        if record is not None:
+            try:
+                records.append(opened(record))
+            except InvalidTag:
+                records.append(b"")
+    assert set(records) <= {b"", bytes(plain(length))}
+    assert join(cut(length, size, 99), to) == [bytes(plain(length))]
+    buffer, total = received(stream)
+    whole = whole_record(buffer, 24, total, size)
+    if whole is not None:
+        with contextlib.suppress(InvalidTag):
+            assert opened(whole) == bytes(plain(length))  # a header in the middle is not needed
+
+
+def test_other_bursts_are_left_as_they_are() -> None:
+    datagrams = cut(30_000, 1448)
+    for burst in (datagrams[1:], datagrams[:-1], datagrams[:3] + datagrams[4:], [datagrams[1], datagrams[0]]):
+        buffer, total = received(burst)
+        before = bytes(buffer.bytes)
+        assert whole_record(buffer, 24, total, 1448) is None
+        assert buffer.bytes == before
+
+
+@pytest.mark.parametrize("length", [0, capacity(MAX_COUNT, 1448) + 1])
+def test_what_does_not_fit(length: int) -> None:
+    with pytest.raises(ValueError, match="cannot be made"):
+        RecordCutter(1448).cut(AEAD.encrypt_into, plain(length), INDEX, 0, parity=False)
+
+
+def test_a_counter_that_is_used_up() -> None:
+    with pytest.raises(ValueError, match="cannot be made"):
+        RecordCutter(1448).cut(AEAD.encrypt_into, plain(9), INDEX, MAX_COUNTER + 1, parity=False)
+
+
+def test_a_full_packet_fits_into_datagrams_of_usual_sizes() -> None:
+    for limit in (1280 + 32, 1420 + 32, 8920 + 32):
+        assert capacity(MAX_COUNT, datagram_size(limit)) >= 65_535 + 10
+    assert datagram_size(600) == 0
+
+
+def test_any_aead_will_do() -> None:
+    aead = ChaCha20Poly1305(bytes(32))
+    datagrams = pieces(RecordCutter(1448).cut(aead.encrypt_into, plain(9000), INDEX, 3, parity=False), 1448)
+    to = joiner()
+    record = [to.add(memoryview(data)) for data in datagrams][-1]
+    assert record is not None
+    ciphertext = bytes(record.buffer[record.start : record.end])
+    assert aead.decrypt(struct.pack("<4xQ", 3), ciphertext, None) == bytes(plain(9000))
