@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -77,13 +77,12 @@ def rival(program: str) -> Contender:
 
 @dataclass(slots=True)
 class Engine:
-    """One end. pids: of its processes, once it runs, as the machine outside sees them."""
+    """One end of a pair."""
 
     contender: Contender
     end: str
     network: Network
     directory: Path
-    pids: list[int] = field(default_factory=list)
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -115,9 +114,7 @@ class Engine:
             if time.monotonic() > limit:
                 raise BenchError(f"{self} did not serve {self._socket} within {START_BOUND:g} s{self._last_words()}")
             time.sleep(POLL)
-        self.pids = processes.with_argument(self.interface)
-        if not self.pids:
-            raise BenchError(f"{self} serves its socket, but no process has {self.interface} in its command line")
+        self.check()
 
     def __str__(self) -> str:
         return f"{self.contender.program.name} at {self.end}"
@@ -134,11 +131,25 @@ class Engine:
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         return "; its last words: " + " | ".join(lines[-TAIL:]) if lines else ""
 
-    def check(self) -> None:
-        """Raises ``BenchError`` where it ended."""
-        for pid in self.pids:
-            if (self._process is not None and self._process.poll()) or not Path(f"/proc/{pid}").exists():
-                raise BenchError(f"{self} ended in the middle of a measurement{self._last_words()}")
+    def check(self) -> list[int]:
+        """Its processes, as the machine outside sees them; raises ``BenchError`` where there is none any more.
+
+        Found by the interface in their command line, as a program may go into the background or start helpers.
+        """
+        assert self._process is not None
+        failed = self._process.poll()  # one that goes into the background ends with 0
+        pids = processes.with_argument(self.interface)
+        if failed or not pids:
+            raise BenchError(f"{self} ended in the middle of a measurement{self._last_words()}")
+        return pids
+
+    def cpu_seconds(self) -> float:
+        """Processor time so far."""
+        return sum(map(processes.cpu_seconds, self.check()))
+
+    def peak_memory(self) -> int:
+        """The most bytes that were resident."""
+        return sum(map(processes.peak_memory, self.check()))
 
     def set(self, lines: list[Line]) -> None:
         """One UAPI ``set`` operation; raises ``EngineError`` where it is refused."""
@@ -162,7 +173,7 @@ class Engine:
 
     def stop(self) -> None:
         """Ask it to end, then make it. Idempotent."""
-        process, self._process, self.pids = self._process, None, []
+        process, self._process = self._process, None
         if process is None:
             return
         if process.poll() is None:
@@ -247,11 +258,11 @@ class Pair:
 
     def cpu_seconds(self) -> float:
         """Processor time of both ends so far."""
-        return sum(processes.cpu_seconds(pid) for engine in self.engines.values() for pid in engine.pids)
+        return sum(engine.cpu_seconds() for engine in self.engines.values())
 
     def peak_memory(self) -> int:
         """Bytes that the end which needed more ever had resident."""
-        return max(sum(processes.peak_memory(pid) for pid in engine.pids) for engine in self.engines.values())
+        return max(engine.peak_memory() for engine in self.engines.values())
 
 
 def _existing(public: bytes) -> list[Line]:

@@ -25,6 +25,9 @@ DELAY = "delay"
 _DELAY_QUEUE = 10_000
 """Packets that wait for the delaying program; a TUN's own 500 are 6 ms of 1 Gbit/s."""
 
+_TCP_BUFFERS = "4096 131072 67108864"
+"""Least, initial and most bytes: the kernel's 6 MB of window would hold TCP to 2.4 Gbit/s at 20 ms, whoever tunnels."""
+
 _DELAY_TABLE = "100"
 _PROBABILITY_STEPS = 1_000_000
 """nft compares whole numbers: a step is 0.0001 percent of loss."""
@@ -60,6 +63,9 @@ class Link:
                 call("ip", "route", "add", f"{ADDRESS[far]}/32", *via, "dev", "wan")
                 if options.cuts:
                     _cut("wan")
+                if options.delay_ms:
+                    for direction in ("rmem", "wmem"):
+                        Path(f"/proc/sys/net/ipv4/tcp_{direction}").write_text(_TCP_BUFFERS)
         if self.router is not None:
             with self.router.entered():
                 if options.cuts:

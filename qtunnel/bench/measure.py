@@ -15,9 +15,6 @@ UDP_SIZES = (64, 512, 1372)
 WARM_UP = 1.0
 """Seconds of four flows that count for nothing: they bring offloads and buffers to where they stay."""
 
-LOAD_BEFORE = 0.5
-"""Seconds for which a transfer runs before echoes are sent beside it."""
-
 Value = float
 
 
@@ -77,11 +74,10 @@ def _udp(pair: Pair, seconds: float) -> Iterator[tuple[str, Value]]:
 
 
 def _rtt(pair: Pair, seconds: float) -> Iterator[tuple[str, Value]]:
-    del seconds  # so many samples take their time
-    idle = tools.echoes(pair)
+    idle = tools.echoes(pair, seconds)
     yield "rtt_idle_p50_ms", idle.p50
     yield "rtt_idle_p99_ms", idle.p99
-    loaded = tools.echoes_under_load(pair, LOAD_BEFORE)
+    loaded = tools.echoes_under_load(pair, seconds)
     yield "rtt_load_p50_ms", loaded.p50
     yield "rtt_load_p99_ms", loaded.p99
 

@@ -38,7 +38,7 @@ TICK = 0.001
 MAX_BURST = 128
 """Packets sent at once to make up for a moment without the processor. A TUN's queue holds 500."""
 
-QUIET = 0.5
+QUIET = 0.3
 """Seconds without a packet after which the receiver takes the stream for over."""
 
 PATIENCE = 3.0
@@ -137,7 +137,10 @@ def main(arguments: list[str]) -> None:
     rate = float(arguments[6]) if len(arguments) > 6 else 0.0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as wire:
         if role == "receive":
-            wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+            try:
+                wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+            except PermissionError:  # in a user namespace: as much as the machine allows
+                wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             with contextlib.suppress(OSError):  # a kernel without
                 wire.setsockopt(socket.SOL_UDP, UDP_GRO, 1)
             wire.bind((address, port))

@@ -20,7 +20,7 @@ from qtunnel.sandbox.namespaces import Network
 from qtunnel.sandbox.programs import iperf_received
 
 STREAM_PORT = 5300
-LEAD = 0.3
+LEAD = 0.2
 """Seconds from starting a sender to its first packet: a Python without site-packages starts in 0.02 s."""
 
 SLACK = 30.0
@@ -28,6 +28,8 @@ SLACK = 30.0
 
 PING_INTERVAL = 0.002
 PING_SAMPLES = 1000
+LOAD_BEFORE = 0.5
+"""Seconds for which a transfer runs before echoes are sent beside it."""
 
 
 @contextmanager
@@ -196,8 +198,9 @@ def await_up(pair: Pair) -> None:
                 raise BenchError(f"{pair.contender.program.name}: no echo through the tunnel within {UP_BOUND:g} s")
 
 
-def echoes(pair: Pair, samples: int = PING_SAMPLES) -> Echoes:
-    """Echoes from alice to bob and back."""
+def echoes(pair: Pair, seconds: float) -> Echoes:
+    """Echoes from alice to bob and back, up to ``PING_SAMPLES`` of them."""
+    samples = min(PING_SAMPLES, seconds / PING_INTERVAL)
     with _pinging(pair, PING_INTERVAL) as process:
         while _next(process)["sent"] < samples:
             pass
@@ -208,12 +211,11 @@ def echoes(pair: Pair, samples: int = PING_SAMPLES) -> Echoes:
     return Echoes(report["sent"], report["answered"], report["p50_ms"], report["p99_ms"])
 
 
-def echoes_under_load(pair: Pair, before: float) -> Echoes:
-    """Echoes while one TCP flow from alice to bob takes all that it gets; it runs for ``before`` seconds by itself."""
-    lasts = PING_SAMPLES * PING_INTERVAL * 2 + before
-    with tcp_client(pair, 1, lasts, back=False):
-        time.sleep(before)
-        return echoes(pair)
+def echoes_under_load(pair: Pair, seconds: float) -> Echoes:
+    """Echoes while one TCP flow from alice to bob takes all that it gets."""
+    with tcp_client(pair, 1, LOAD_BEFORE + seconds + SLACK, back=False):  # ended when the echoes are back
+        time.sleep(LOAD_BEFORE)
+        return echoes(pair, seconds)
 
 
 def directory() -> Path:

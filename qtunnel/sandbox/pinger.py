@@ -4,8 +4,8 @@ Run as a file of its own by ``python -I -S pinger.py ADDRESS INTERVAL`` (seconds
 standard output: ``sent``, ``answered``, ``overdue`` (older than 2 s without an answer), ``rtt_ms``. When standard input
 ends it stops sending, gives the last echoes 2 s, and prints the same with ``gaps``: runs of echoes that were never
 answered, as [sent at, last sent at, count], and ``silences``: times without any answer, as [from, to], both in
-monotonic seconds, ``p50_ms`` and ``p99_ms``: that share of the answers took as long or less. An echo that the kernel
-refuses to send counts as sent and lost. RFC 792.
+monotonic seconds, ``shortest_ms``, ``p50_ms`` and ``p99_ms`` of the round-trip times. An echo that the kernel refuses
+to send counts as sent and lost. RFC 792.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ PATIENCE = 2.0
 REPORT_EVERY = 0.25
 SILENCE = 0.3
 """Seconds without an answer that are reported: more than a loaded machine makes us wait for the processor."""
+
+QUANTILES = {"shortest_ms": 0, "p50_ms": 50, "p99_ms": 99}
+"""Percent of the round-trip times that are shorter."""
 
 MAX_BURST = 5
 """Echoes sent at once to make up for a moment without the processor; more would be load, not a measurement."""
@@ -121,8 +124,8 @@ class Tally:
         """Of the round-trip times, in milliseconds; ``None`` where nothing was answered."""
         ranked = sorted(self.rtts)
         if not ranked:
-            return {"p50_ms": None, "p99_ms": None}
-        return {f"p{share}_ms": round(ranked[len(ranked) * share // 100] * 1000, 4) for share in (50, 99)}
+            return dict.fromkeys(QUANTILES)
+        return {name: round(ranked[len(ranked) * share // 100] * 1000, 4) for name, share in QUANTILES.items()}
 
     def gaps(self) -> list[tuple[float, float, int]]:
         """Runs of consecutive echoes without an answer: first sent at, last sent at, how many."""
