@@ -28,6 +28,12 @@ MAX_CALLS: Final = 4
 MAX_BYTES: Final = 256 << 10
 """Bytes, likewise; see outbound."""
 
+_LARGEST: Final = 1 << 17
+"""Bytes, more than any item has."""
+
+_MAX_HEADERS: Final = 256
+"""Vnet headers that are remembered; flows of one path have few."""
+
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +47,7 @@ class Inbound:
         self._opener = RunOpener(device.state, device.transport, self._receiver.buffer.bytes)
         self._coalescer = Coalescer(self._opener.buffer, tun.udp_segments) if tun.segments else None
         self._opened = memoryview(self._opener.buffer)
+        self._headers: dict[bytes, int] = {}
         self.errors: Counter[str] = Counter()
 
     def read(self, descriptor: int, now: float) -> None:
@@ -71,10 +78,11 @@ class Inbound:
                 return
         kind = self._receiver.buffer.bytes[offset] if length else 0
         if kind == TYPE_RECORD:
-            for peer, item in self._device.records.open_burst(
+            for peer, items in self._device.records.open_burst(
                 self._receiver.buffer, offset, length, size, endpoint, now
             ):
-                self._write_item(peer, item)
+                for item in items:
+                    self._write_item(peer, item)
         elif kind == TYPE_DATA:
             for run in self._opener.open(offset, length, size, endpoint, now):
                 self._write_run(run)
@@ -86,14 +94,25 @@ class Inbound:
     def _write_item(self, peer: Peer, item: memoryview) -> None:
         """A packet or super-packet of a record, behind the vnet header that it had at its sender."""
         length = len(item)
-        try:
-            vnet.parse(item, 0, length)
-        except OffloadError:
+        if length < self._least_length(bytes(item[: vnet.SIZE])):
             self._device.drops[Drop.BAD_PACKET] += 1
-            return
-        if self._device.transport.inner_length(peer, item, vnet.SIZE, length - vnet.SIZE):
+        elif self._device.transport.inner_length(peer, item, vnet.SIZE, length - vnet.SIZE):
             item[0] &= vnet.NEEDS_CSUM  # that a checksum was verified is nothing to take another's word for
             self._write((item,))
+
+    def _least_length(self, header: bytes) -> int:
+        """Bytes that an item with this vnet header must have; more than any has where the header is unsound."""
+        known = self._headers.get(header)
+        if known is None:
+            if len(self._headers) >= _MAX_HEADERS:
+                self._headers.clear()
+            try:
+                parsed = vnet.parse(header + bytes(_LARGEST), 0, _LARGEST)
+                known = vnet.SIZE + parsed.csum_start + parsed.csum_offset + 2 if parsed.flags & vnet.NEEDS_CSUM else 0
+            except OffloadError:
+                known = _LARGEST
+            self._headers[header] = known
+        return known
 
     def _write_run(self, run: OpenedRun) -> None:
         stride, lengths = run.stride, run.lengths

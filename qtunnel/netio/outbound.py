@@ -92,6 +92,9 @@ class Outbound:
         self._peer = peer
         if length <= limit:
             self._end += length
+            if self._end - self._start > limit // 2:  # another super-packet would not fit; go back to warm memory
+                self._flush(now)
+                self._start = self._end = 0
             return
         segments = max(1, (limit - 256) // self._segment(self._start))  # 256: vnet, IP and TCP headers of any size
         try:

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from qtunnel.offload import checksum, headers
-from qtunnel.offload.headers import CHECKSUM_OFFSET, CWR, FIN, IPV4_ID, PSH, TCP, TCP_FLAGS, Form, HeaderTable
+from qtunnel.offload.headers import CHECKSUM_OFFSET, CWR, FIN, IPV4_ID, PSH, TCP, TCP_FLAGS, Form, Progression
 
 MAX_RUN: Final = 64
 """Packets of a run: the kernel's UDP_GRO_CNT_MAX, and more than 65,535 bytes hold at an MTU of 1,420. It bounds, too,
@@ -36,15 +36,14 @@ class Shape:
         self.payload = payload = length - form.size
         self._buffer, self._offset, self._stride = buffer, offset, stride
         self._length, self._size = length, form.size
+        self._progression = Progression(form, payload, MAX_RUN)
+        self._bits = self._progression.bits
+        self._flags_shift = self._progression.shift(form.transport + TCP_FLAGS, 1)
+        kept = bytearray(b"\xff" * form.size)
+        headers.write16(kept, form.transport + CHECKSUM_OFFSET[form.protocol], 0)
+        self._kept = int.from_bytes(kept * MAX_RUN, "big")
         capacity = (len(buffer) - offset - form.size) // stride + 1
-        room = min(capacity, MAX_RUN)
-        kind = np.dtype(f"V{form.size}")
-        field = form.transport + CHECKSUM_OFFSET[form.protocol]
-        self._predicted = bytearray(room * form.size)
-        self._table = HeaderTable(self._predicted, 0, form.size, room, form, payload)
-        self._headers = np.ndarray((capacity,), kind, buffer, offset, (stride,))
-        self._checksums = np.ndarray((capacity,), np.dtype("V2"), buffer, offset + field, (stride,))
-        self._predicted_checksums = np.ndarray((room,), np.dtype("V2"), self._predicted, field, (form.size,))
+        self._headers = np.ndarray((capacity,), np.dtype(f"V{form.size}"), buffer, offset, (stride,))
         self._view = memoryview(buffer)
         self._payloads: list[memoryview] = []
 
@@ -64,35 +63,37 @@ class Shape:
 
         ``tail``: the length of the last one where it is shorter, else 0. Checksums of TCP and UDP are not looked at.
         """
-        form, size, buffer = self.form, self._size, self._buffer
+        form, size, bits = self.form, self._size, self._bits
         at = self._offset + first * self._stride
-        header = buffer[at : at + size]
-        flags = 0
+        header = self._buffer[at : at + size]
+        headers.write16(header, form.transport + CHECKSUM_OFFSET[form.protocol], 0)
+        same_id = self._same_id(header, at)
+        came = int.from_bytes(self._headers[first : first + count].tobytes(), "big")
+        came &= self._kept >> bits * (MAX_RUN - count)
         if form.protocol == TCP:
-            flags = header[form.transport + TCP_FLAGS]
-            header[form.transport + TCP_FLAGS] = flags & ~CWR
-        self._table.fill(header, count, self._same_id(header, at))
-        if tail:
-            self._table.shorten(count - 1, tail)
-        if form.protocol == TCP:
+            # the first alone may have CWR, the last alone FIN and PSH
+            flags = form.transport + TCP_FLAGS
+            first_only = header[flags] & CWR
+            header[flags] ^= first_only
+            predicted = self._progression.headers(header, count, same_id)
+            predicted += first_only << self._flags_shift + bits * (count - 1)
             last = at + (count - 1) * self._stride
-            self._table.set_flags(count - 1, flags & ~CWR | buffer[last + form.transport + TCP_FLAGS] & _ENDS)
-            self._table.set_flags(0, flags)
-        self._predicted_checksums[:count] = self._checksums[first : first + count]
-        came = self._headers[first : first + count].tobytes()
-        predicted = bytes(memoryview(self._predicted)[: count * size])
-        if came == predicted:
+            predicted += (self._buffer[last + flags] & _ENDS) << self._flags_shift
+        else:
+            predicted = self._progression.headers(header, count, same_id)
+        if tail:
+            full = predicted & (1 << bits) - 1
+            shorter = bytearray(full.to_bytes(size, "big"))
+            headers.set_length(shorter, form, tail)
+            predicted += int.from_bytes(shorter, "big") - full
+        wrong = came ^ predicted
+        if not wrong:
             return count
-        matched = 0
-        while came[matched * size : (matched + 1) * size] == predicted[matched * size : (matched + 1) * size]:
-            matched += 1
+        matched = count - 1 - (wrong.bit_length() - 1) // bits
         if 0 < matched < count - 1 and form.protocol == TCP:
-            # perhaps the one that does not match only ends the run
-            last = matched * size
-            ends = came[last + form.transport + TCP_FLAGS] & _ENDS
-            self._table.set_flags(matched, flags & ~CWR | ends)
-            if came[last : last + size] == self._predicted[last : last + size]:
-                matched += 1
+            # perhaps the first that does not match only ends the run
+            wrong >>= bits * (count - 1 - matched)
+            matched += not wrong & ~(_ENDS << self._flags_shift)
         return matched
 
     def _same_id(self, header: bytearray, at: int) -> bool:

@@ -19,7 +19,6 @@ skipped.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,24 +72,29 @@ def packet_length(plain: memoryview, offset: int) -> int:
     return length + VNET_HEADER
 
 
-def items(plain: memoryview) -> Iterator[memoryview | Report]:
-    """The packets, each with its vnet header, and the reports of a record, in order. Raises ``PlainError``."""
+def take_items(plain: memoryview, packets: list[memoryview]) -> list[Report]:
+    """Append the packets of a record to ``packets``, each with its vnet header; returns its reports.
+
+    Raises ``PlainError`` where the rest is not a list of items.
+    """
+    reports: list[Report] = []
     offset, end = 0, len(plain)
     while offset < end:
-        if plain[offset] == CONTROL:
-            if end - offset < _CONTROL_HEADER.size:
-                raise PlainError("a control item is cut off")
-            _, kind, size = _CONTROL_HEADER.unpack_from(plain, offset)
-            offset += _CONTROL_HEADER.size
-            if size > end - offset:
-                raise PlainError("a control item is cut off")
-            if kind in (KIND_REPORT, KIND_QUESTION):
-                if size != _REPORT.size:
-                    raise PlainError(f"a report has {_REPORT.size} bytes, not {size}")
-                following, expected, received, delivered = _REPORT.unpack_from(plain, offset)
-                yield Report(following, expected, received, delivered, kind == KIND_QUESTION)
-            offset += size
+        if plain[offset] != CONTROL:
+            length = packet_length(plain, offset)
+            packets.append(plain[offset : offset + length])
+            offset += length
             continue
-        length = packet_length(plain, offset)
-        yield plain[offset : offset + length]
-        offset += length
+        if end - offset < _CONTROL_HEADER.size:
+            raise PlainError("a control item is cut off")
+        _, kind, size = _CONTROL_HEADER.unpack_from(plain, offset)
+        offset += _CONTROL_HEADER.size
+        if size > end - offset:
+            raise PlainError("a control item is cut off")
+        if kind in (KIND_REPORT, KIND_QUESTION):
+            if size != _REPORT.size:
+                raise PlainError(f"a report has {_REPORT.size} bytes, not {size}")
+            following, expected, received, delivered = _REPORT.unpack_from(plain, offset)
+            reports.append(Report(following, expected, received, delivered, kind == KIND_QUESTION))
+        offset += size
+    return reports

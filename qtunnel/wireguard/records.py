@@ -15,7 +15,7 @@ from qtunnel.wireguard.record_cut import RecordCutter
 from qtunnel.wireguard.record_format import HEADER, HEADER_SIZE, MAX_BUFFER, TAG_SIZE, capacity, datagram_size
 from qtunnel.wireguard.record_join import ReceiveBuffer, Record, whole_record
 from qtunnel.wireguard.record_link import REPORT_INTERVAL, RecordEvent
-from qtunnel.wireguard.record_plain import PlainError, Report, items
+from qtunnel.wireguard.record_plain import PlainError, Report, take_items
 from qtunnel.wireguard.session import Keypair, RecordKeys
 from qtunnel.wireguard.state import DeviceState, Drop
 from qtunnel.wireguard.timers import Timer
@@ -96,35 +96,37 @@ class Records:
 
     def open_burst(
         self, buffer: ReceiveBuffer, offset: int, length: int, size: int, endpoint: Endpoint, now: float
-    ) -> Iterator[tuple[Peer, memoryview]]:
-        """Datagrams of ``size`` bytes one after the other, the last perhaps shorter; the packets, each behind its
-        vnet header, with the peer that they are of.
+    ) -> Iterator[tuple[Peer, list[memoryview]]]:
+        """Datagrams of ``size`` bytes one after the other, the last perhaps shorter; for each record that is whole the
+        peer, and the packets, each behind its vnet header.
 
-        Sources and headers of the packets are not checked yet.
+        Sources and headers of the packets are not checked yet. Packets are valid until the next record.
         """
-        if length >= HEADER_SIZE:
+        if length > HEADER_SIZE:
             keypair = self._session(HEADER.unpack_from(buffer.bytes, offset)[4], now)
             record = whole_record(buffer, offset, length, size) if keypair is not None else None
             if keypair is not None and keypair.records is not None and record is not None:
                 count = -(-length // size)
                 keypair.records.joiner.count(count, count)
-                yield from self._open(keypair, keypair.records, record, length, endpoint, now)
+                yield keypair.peer, self._open(keypair, keypair.records, record, length, endpoint, now)
                 return
         for start in range(offset, offset + length, size):
-            yield from self._open_one(buffer.view[start : min(start + size, offset + length)], endpoint, now)
+            opened = self._open_one(buffer.view[start : min(start + size, offset + length)], endpoint, now)
+            if opened is not None:
+                yield opened
 
-    def _open_one(self, datagram: memoryview, endpoint: Endpoint, now: float) -> Iterator[tuple[Peer, memoryview]]:
+    def _open_one(self, datagram: memoryview, endpoint: Endpoint, now: float) -> tuple[Peer, list[memoryview]] | None:
         if len(datagram) <= HEADER_SIZE:
             self._state.drops[Drop.MALFORMED] += 1
-            return
+            return None
         keypair = self._session(HEADER.unpack_from(datagram)[4], now)
         if keypair is None or keypair.records is None:
-            return
+            return None
         record = keypair.records.joiner.add(datagram)
-        if record is not None:
-            yield from self._open(keypair, keypair.records, record, len(datagram), endpoint, now)
-        else:
+        if record is None:
             keypair.peer.rx_bytes += len(datagram)
+            return None
+        return keypair.peer, self._open(keypair, keypair.records, record, len(datagram), endpoint, now)
 
     def _session(self, index: int, now: float) -> Keypair | None:
         keypair = self._state.sessions.get(index)
@@ -138,32 +140,30 @@ class Records:
 
     def _open(
         self, keypair: Keypair, keys: RecordKeys, record: Record, size: int, endpoint: Endpoint, now: float
-    ) -> Iterator[tuple[Peer, memoryview]]:
+    ) -> list[memoryview]:
         drops, peer = self._state.drops, keypair.peer
         plain = self._opened[: record.end - record.start - TAG_SIZE]
         try:
             keys.unseal(_nonce(record.counter), record.buffer[record.start : record.end], None, plain)
         except InvalidTag:
             drops[Drop.BAD_TAG] += 1
-            return
+            return []
         if not keys.accept(record.counter):
             drops[Drop.REPLAYED] += 1
-            return
+            return []
         self._transport.authenticated(peer, keypair, endpoint, now)
         peer.rx_bytes += size
-        packets = 0
+        packets: list[memoryview] = []
         try:
-            for item in items(plain):
-                if isinstance(item, Report):
-                    self._reported(peer, keypair, keys, item, now)
-                else:
-                    packets += 1
-                    yield peer, item
+            for report in take_items(plain, packets):
+                self._reported(peer, keypair, keys, report, now)
         except PlainError:
             drops[Drop.BAD_PACKET] += 1
         if packets:
             peer.timers.data_received(now)
-            self._report_soon(peer, keys, now)
+            if keys.reported:
+                self._report_soon(peer, keys, now)
+        return packets
 
     def _reported(self, peer: Peer, keypair: Keypair, keys: RecordKeys, report: Report, now: float) -> None:
         if keypair is not peer.keypairs.current:

@@ -169,7 +169,7 @@ class End:
             buffer = ReceiveBuffer(len(data))
             buffer.view[:] = data
             burst = self.device.records.open_burst(buffer, 0, len(data), len(data), source, self.world.now)
-            self.delivered += [bytes(item[VNET_HEADER:]) for _, item in burst]
+            self.delivered += [bytes(item[VNET_HEADER:]) for _, packets in burst for item in packets]
             return
         packet = self.device.receive(memoryview(data), source, self.world.now)
         if packet is not None:
