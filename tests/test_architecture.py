@@ -50,7 +50,9 @@ READERS = {
     "engines/uapi.py": "/dev/net/tun",
     "netio/tun.py": "/dev/net/tun",
     "netio/background.py": "/dev/null and a pipe",
-    "demo": "logs and pid files of its children, example configurations, /proc, /dev/net/tun",
+    "sandbox": "/proc, /dev/net/tun",
+    "demo": "logs and pid files of its children, example configurations, /proc",
+    "bench": "logs of the engines, /proc, /dev/net/tun",
 }
 """Which files, and rooms as a whole, open files, and why none of it is a secret that goes around ``qtunnel.files``."""
 

@@ -251,6 +251,12 @@ class Pair:
         far = ENDS[1 - ENDS.index(end)]
         return self.engines[end].get().peers[self.public[far]].values.get(key)
 
+    def record_state(self) -> str:
+        """The state of record mode at alice, who sends forth, and why records are not sent where they are not."""
+        state = self.peer_value("alice", "record_mode_state") or "unknown"
+        reason = self.peer_value("alice", "record_mode_reason")
+        return f"{state} ({reason})" if reason else state
+
     def check(self) -> None:
         """Raises ``BenchError`` where an engine ended."""
         for engine in self.engines.values():

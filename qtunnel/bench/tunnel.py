@@ -59,12 +59,13 @@ def _rounded(value: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """A finished run."""
+    """A finished run. records: for each round of record mode, its state at the end, and why if it was not active."""
 
     options: TunnelOptions
     began: datetime
     rival: str
     lines: list[Line]
+    records: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: what was run, where, and ``measured`` by the metrics' keys."""
@@ -84,6 +85,7 @@ class Race:
             "processors": os.cpu_count(),
             "kernel": platform.release(),
             "python": platform.python_version(),
+            "record_states": self.records,
             "measured": {line.metric.key: line.as_dict() for line in self.lines},
         }
 
@@ -93,11 +95,12 @@ def race(options: TunnelOptions, say: Say) -> Race:
     began = datetime.now(UTC)
     contenders = [ours(options.mode, options.suite), rival(options.against)]
     values: dict[str, dict[str, list[float]]] = {contender.name: {} for contender in contenders}
+    records: list[str] = []
     link = Link(options.link)
     for number in range(1, options.rounds + 1):
         for contender in contenders:
             try:
-                _turn(contender, link, options, values[contender.name], partial(_say_in_round, say, number))
+                _turn(contender, link, options, values[contender.name], records, partial(_say_in_round, say, number))
             except QtunnelError as error:
                 raise BenchError(f"round {number}, {contender.name}: {error}") from None
         contenders.reverse()  # the first of a round is not always the same, nor is what it leaves in the caches
@@ -106,17 +109,28 @@ def race(options: TunnelOptions, say: Say) -> Race:
         for metric in METRICS
         if metric.key in values["ours"]
     ]
-    return Race(options, began, contenders[0].program.executable, lines)
+    return Race(options, began, contenders[0].program.executable, lines, records)
 
 
 def _say_in_round(say: Say, number: int, text: str) -> None:
     say(f"round {number}, {text}")
 
 
-def _turn(contender: Contender, link: Link, options: TunnelOptions, values: dict[str, list[float]], say: Say) -> None:
+def _turn(
+    contender: Contender,
+    link: Link,
+    options: TunnelOptions,
+    values: dict[str, list[float]],
+    records: list[str],
+    say: Say,
+) -> None:
     """One engine's turn in a round: a fresh pair of it, all measurements."""
     metrics = {metric.key: metric for metric in METRICS}
     with Pair(contender, link, directory()) as pair:
         for key, value in measure(pair, options.kinds, options.seconds):
             values.setdefault(key, []).append(value)
             say(f"{contender.name}: {metrics[key].title}, {metrics[key].unit}: {value:,.4g}")
+        if contender.records:
+            state = pair.record_state()
+            records.append(state)
+            say(f"{contender.name}: record mode is {state}")

@@ -27,7 +27,13 @@ def shown(table: Table) -> str:
 
 def race() -> Race:
     lines = [Line(metric, [3.0, 100.0, 1.0], [2.0, 4.0, 0.0]) for metric in METRICS]
-    return Race(TunnelOptions(mode="record", link=LinkOptions(loss=1)), BEGAN, "/usr/bin/wireguard-go", lines)
+    return Race(
+        TunnelOptions(mode="record", link=LinkOptions(loss=1)),
+        BEGAN,
+        "/usr/bin/wireguard-go",
+        lines,
+        ["active", "probing"],
+    )
 
 
 def test_a_line_has_medians_and_ours_over_the_rivals() -> None:
@@ -47,6 +53,7 @@ def test_the_table_fits_80_columns_and_says_what_ran() -> None:
     text = shown(race_table(race()))
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     assert "record mode, chacha20-poly1305, link cuts to datagrams, 1 % loss" in text
+    assert text.count("record mode ended as probing") == 1
     assert text.count("1.50") == sum(metric.higher is not None for metric in METRICS)
 
 
