@@ -96,16 +96,16 @@ class Gateway:
         self._core = RekeyNode(self._identity, os.urandom)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
-        self._sockets = HandshakeSockets(node.listen, self._receive)
+        self._sockets = HandshakeSockets(node.listen, self._receive, self._tunnel.mark)
+        settings = [settings_of(peer, self._public[peer.name]) for peer in config.peers]
         try:
             await control.start()
             await self._sockets.open()
             await self._endpoints.first()
             await self._tunnel.start()
             self._state = "up"
-            for peer in config.peers:
-                memory = self._memory.of(self._public[peer.name].id)
-                self._core.add_peer(settings_of(peer, self._public[peer.name]), memory, now())
+            for peer in settings:
+                self._core.add_peer(peer, self._memory.of(peer.public.id), now())
             self._spawn(self._carry_out())
             self._spawn(self._timer())
             self._spawn(self._poll())
@@ -125,7 +125,10 @@ class Gateway:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await control.stop()
             self._sockets.close()
-            await self._tunnel.stop()
+            if self._stop.is_set() and self._failure is None:
+                await self._tunnel.stop()
+            else:  # nobody asked for this end, so nothing may leave in the clear after it
+                await self._tunnel.abandon()
             await self._sources.close()
             for name in list(self._core.peers):
                 self._core.remove_peer(name)
@@ -241,8 +244,7 @@ class Gateway:
             if notice.fields.get("reason") == "no-answer":
                 self._endpoints.doubt(notice.peer)
         if notice.kind in ("rekey.failed", "source.failed", "peer.blocked", "policy.relaxed", "peer.defect"):
-            tally.last_error = str(notice.fields.get("detail") or notice.kind)
-            tally.last_error_at = monotonic()
+            tally.tell(str(notice.fields.get("detail") or notice.kind), monotonic())
         self._publish(notice.kind, notice.peer or None, **notice.fields)
 
     # -- what is in force
@@ -251,12 +253,24 @@ class Gateway:
         while True:
             await asyncio.sleep(POLL_INTERVAL)
             self._wake.set()  # timers of the event loop stand still while the machine sleeps, keys must not
-            try:
-                if self._work.empty():
-                    await self._tunnel.reconcile()
-                await self._look()
-            except EngineError as error:
-                self._publish("engine.trouble", None, detail=str(error))
+            for step in (self._reconcile, self._mend, self._look):
+                try:
+                    await step()
+                except EngineError as error:
+                    self._publish("engine.trouble", None, detail=str(error))
+
+    async def _reconcile(self) -> None:
+        if self._work.empty():
+            await self._tunnel.reconcile()
+
+    async def _mend(self) -> None:
+        before = self._tunnel.trouble
+        try:
+            await self._tunnel.mend()
+        finally:
+            if self._tunnel.trouble not in (None, before):
+                for name in self._peers:
+                    self._tally[name].tell(self._tunnel.trouble, monotonic())
 
     async def _look(self) -> None:
         stats = await self._tunnel.stats()
@@ -304,7 +318,7 @@ class Gateway:
                 engine=engine.name,
                 engine_pid=engine.pid,
                 interface=self._config.tunnel.interface,
-                state="engine-down" if self._state == "up" and not (answers and self._tunnel.up) else self._state,
+                state=self._node_state(answers),
             ),
             peers=[
                 peer_status(
@@ -332,6 +346,11 @@ class Gateway:
                 for name, health in self._sources.health.items()
             ],
         )
+
+    def _node_state(self, answers: bool) -> NodeState:
+        if self._state == "up" and not (answers and self._tunnel.up):
+            return "engine-down"
+        return "interface-altered" if self._state == "up" and self._tunnel.trouble is not None else self._state
 
     async def _rekey(self, peer: str) -> RekeyOutcome:
         """Rekey now, and wait until the outcome is known and, where it is good, in force."""
