@@ -24,7 +24,7 @@ from qtunnel.daemon.settings import load_public, settings_of
 from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.transport import Address, HandshakeSockets
 from qtunnel.daemon.tunnel import Tunnel
-from qtunnel.daemon.view import Tally, in_force, peer_status, protection_in_force, sources_of
+from qtunnel.daemon.view import Tally, in_force, is_stale, peer_status, protection_in_force, sources_of
 from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import Event, EventStream
 from qtunnel.identity import Identity
@@ -289,8 +289,7 @@ class Gateway:
                 )  # fmt: skip
             if protection is not before[1]:
                 self._publish("protection.in-force", name, before=before[1], after=protection)
-            old = epoch is not None and (info is None or present - info.made > config.qkd.max_age)
-            if old and view.protection is not Protection.BLOCKED:
+            if is_stale(config, view, its, present):
                 # A newer epoch is installed, but WireGuard goes on with a session of one that is too old.
                 self._publish("session.stale", name, detail=f"the session of epoch {epoch} is past max_age: dropped")
                 await self._tunnel.drop_session(name)

@@ -46,6 +46,18 @@ def protection_in_force(peer: PeerConfig, view: PeerView, stats: PeerStats | Non
     return level(peer.policy, len(info.sources))
 
 
+def is_stale(peer: PeerConfig, view: PeerView, stats: PeerStats | None, now: float) -> bool:
+    """Whether the session is of an epoch past its time while the engine has a newer one, so that it has to go.
+
+    Not while that old epoch is the one in place: in the grace of ``on_expiry: pqc-only`` another session would be of the
+    same epoch, and a blocked peer has none.
+    """
+    if stats is None or stats.epoch_in_force is None or view.protection in (Protection.BLOCKED, Protection.EXPIRED):
+        return False
+    info = in_force(view, stats)
+    return info is None or now - info.made > peer.qkd.max_age
+
+
 def in_force(view: PeerView, stats: PeerStats | None) -> EpochInfo | None:
     """The epoch of the session that sends now, where there is one."""
     if stats is None or stats.epoch_in_force is None:
