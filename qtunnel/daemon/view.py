@@ -49,8 +49,8 @@ def protection_in_force(peer: PeerConfig, view: PeerView, stats: PeerStats | Non
 def is_stale(peer: PeerConfig, view: PeerView, stats: PeerStats | None, now: float) -> bool:
     """Whether the session is of an epoch past its time while the engine has a newer one, so that it has to go.
 
-    Not while that old epoch is the one in place: in the grace of ``on_expiry: pqc-only`` another session would be of the
-    same epoch, and a blocked peer has none.
+    Not while that old epoch is the one in place: in the grace of ``on_expiry: pqc-only`` another session would be of
+    the same epoch, and a blocked peer has none.
     """
     if stats is None or stats.epoch_in_force is None or view.protection in (Protection.BLOCKED, Protection.EXPIRED):
         return False
