@@ -16,10 +16,10 @@ from qtunnel.control.messages import KeySourceStatus, NodeState, NodeStatus, Rek
 from qtunnel.control.server import ControlServer, Handlers
 from qtunnel.daemon.clock import monotonic, now
 from qtunnel.daemon.endpoints import Endpoints
+from qtunnel.daemon.epochs import Epochs
 from qtunnel.daemon.journal import Journal
 from qtunnel.daemon.memory import StateDirectory
-from qtunnel.daemon.rejections import KIND as REJECTED
-from qtunnel.daemon.rejections import Rejections
+from qtunnel.daemon.rejections import Rejections, is_limited
 from qtunnel.daemon.settings import load_public, settings_of
 from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.transport import Address, HandshakeSockets
@@ -31,6 +31,7 @@ from qtunnel.identity import Identity
 from qtunnel.keys.policy import Protection, satisfies
 from qtunnel.rekey.model import Block, Defect, Effect, FetchById, FetchNew, Install, Notice, Remember, Send
 from qtunnel.rekey.node import RekeyNode
+from qtunnel.rekey.peer import PeerView
 from qtunnel.sd_notify import Notifier
 from qtunnel.secret import Secret
 from qtunnel.telemetry import log
@@ -55,6 +56,7 @@ class Gateway:
         self._peers: dict[str, PeerConfig] = {peer.name: peer for peer in config.peers}
         self._started = monotonic()
         self._rejections = Rejections()
+        self._epochs = Epochs()
         self._state: NodeState = "starting"
         self._events = EventStream()
         self._identity = Identity.load(config.node.identity)
@@ -184,12 +186,13 @@ class Gateway:
 
     def _flush(self) -> None:
         for effect in self._core.take_effects():
-            if isinstance(effect, Notice) and effect.kind == REJECTED:
+            if isinstance(effect, Notice) and is_limited(effect):
                 told = self._rejections.admit(effect, monotonic())
-                if told is not None:
-                    self._work.put_nowait(told)
-            else:
-                self._work.put_nowait(effect)
+                if told is None:
+                    self._tally[effect.peer].failed += effect.kind == "rekey.failed"
+                    continue
+                effect = told
+            self._work.put_nowait(effect)
         self._wake.set()
 
     async def _carry_out(self) -> None:
@@ -249,6 +252,9 @@ class Gateway:
 
     # -- what is in force
 
+    def _view(self, peer: str) -> PeerView:
+        return self._epochs.complete(self._core.peers[peer].view(), monotonic())
+
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(POLL_INTERVAL)
@@ -276,7 +282,7 @@ class Gateway:
         stats = await self._tunnel.stats()
         present = monotonic()
         for name, config in self._peers.items():
-            view, its = self._core.peers[name].view(), stats.get(name)
+            view, its = self._view(name), stats.get(name)
             protection = protection_in_force(config, view, its, present)
             epoch = None if its is None else its.epoch_in_force
             before = self._shown.get(name, (None, Protection.STARTING))
@@ -322,7 +328,7 @@ class Gateway:
             peers=[
                 peer_status(
                     config,
-                    self._core.peers[name].view(),
+                    self._view(name),
                     stats.get(name),
                     self._tally[name],
                     self._sources.describe,
@@ -369,7 +375,7 @@ class Gateway:
             except TimeoutError:
                 raise QtunnelError(f"no outcome of the rekey with {peer} within {OUTCOME_LIMIT:.0f} s") from None
         ok = ending.kind == "rekey.done"
-        view = self._core.peers[peer].view()
+        view = self._view(peer)
         if ok:
             await self._until_in_force(peer, view.installed.epoch if view.installed else 0)
         stats = await self._tunnel.stats()
