@@ -93,7 +93,7 @@ class Gateway:
             "daemon.starting", None, version=__version__, node=node.name, fingerprint=self._identity.public.fingerprint
         )
         control = ControlServer(node.control_socket, Handlers(self._status, self._rekey, self._events))
-        self._memory = StateDirectory(node.state_dir, lambda kind, detail: self._publish(kind, detail=detail))
+        self._memory: StateDirectory | None = None
         self._sources = KeySources(config, self._events)
         self._core = RekeyNode(self._identity, os.urandom)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
@@ -102,12 +102,13 @@ class Gateway:
         settings = [settings_of(peer, self._public[peer.name]) for peer in config.peers]
         try:
             await control.start()
+            memory = self._memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told))
             await self._sockets.open()
             await self._endpoints.first()
             await self._tunnel.start()
             self._state = "up"
             for peer in settings:
-                self._core.add_peer(peer, self._memory.of(peer.public.id), now())
+                self._core.add_peer(peer, memory.of(peer.public.id), now())
             self._spawn(self._carry_out())
             self._spawn(self._timer())
             self._spawn(self._poll())
@@ -134,6 +135,8 @@ class Gateway:
             await self._sources.close()
             for name in list(self._core.peers):
                 self._core.remove_peer(name)
+            if self._memory is not None:
+                self._memory.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -217,7 +220,8 @@ class Gateway:
             case Block():
                 await self._tunnel.block(effect.peer)
             case Remember():
-                self._memory.remember(self._public[effect.peer].id, effect.memory)
+                assert self._memory is not None
+                await self._memory.remember(self._public[effect.peer].id, effect.memory)
             case Defect():
                 logger.defect("peer.defect", effect.error, peer=effect.peer)
             case Notice():

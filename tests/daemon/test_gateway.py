@@ -58,6 +58,7 @@ def test_a_second_daemon_is_refused_and_takes_nothing_from_the_first(sites: tupl
     # Another configuration file with the same interface, ports and state, as of a name that was changed.
     text = alice.config.read_text()
     for words, remedy in (
+        ("another qtunnel", "state_dir: state-alice"),
         ("port 51821 is taken", "state_dir: state-other"),
         ("interface name", "state_dir: state-other\n  listen: ['0.0.0.0:40000']"),
     ):
