@@ -18,6 +18,7 @@ from qtunnel.daemon.clock import monotonic, now
 from qtunnel.daemon.endpoints import Endpoints
 from qtunnel.daemon.epochs import Epochs
 from qtunnel.daemon.journal import Journal
+from qtunnel.daemon.liveness import Liveness
 from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.rejections import Rejections, is_limited
 from qtunnel.daemon.settings import load_public, settings_of
@@ -57,6 +58,7 @@ class Gateway:
         self._started = monotonic()
         self._rejections = Rejections()
         self._epochs = Epochs()
+        self._life = Liveness()
         self._state: NodeState = "starting"
         self._events = EventStream()
         self._identity = Identity.load(config.node.identity)
@@ -116,7 +118,7 @@ class Gateway:
             self._spawn(self._sources.watch())
             self._spawn(self._endpoints.watch())
             if notifier.watchdog_interval is not None:
-                self._spawn(_watchdog(notifier, notifier.watchdog_interval))
+                self._spawn(self._life.watchdog(notifier, notifier.watchdog_interval, self._wake.set))
             self._events.publish("daemon.ready", None, interface=config.tunnel.interface, peers=len(self._peers))
             notifier.ready(f"{len(self._peers)} peers on {config.tunnel.interface}")
             await self._stop.wait()
@@ -179,6 +181,7 @@ class Gateway:
                 pass
             self._core.tick(now())
             self._flush()
+            self._life.ticked()
 
     async def _fetch(self, request: FetchNew | FetchById) -> None:
         result = await self._sources.fetch(request)
@@ -202,12 +205,14 @@ class Gateway:
         """In the order given: an epoch is installed before its confirmation is sent."""
         while True:
             effect = await self._work.get()
+            self._life.begins()
             try:
                 await self._effect(effect)
             except EngineError as error:
                 # The next look reconciles what the engine has with what it should have; until then status and log
                 # say so, and the peer is not told that an epoch is in place.
                 self._publish("engine.trouble", effect.peer, detail=str(error))
+            self._life.ends()
 
     async def _effect(self, effect: Effect) -> None:
         match effect:
@@ -413,9 +418,3 @@ async def _first(events: Any, peer: str, kinds: tuple[str, ...]) -> Event:
             assert isinstance(event, Event)
             return event
     raise QtunnelError("the daemon is stopping")
-
-
-async def _watchdog(notifier: Notifier, interval: float) -> None:
-    while True:
-        notifier.watchdog()
-        await asyncio.sleep(interval)
