@@ -26,7 +26,7 @@ MAX_REKEY_TIMEOUT = 300.0
 
 RequestName = Literal["ping", "status", "rekey", "events"]
 Protection = Literal["qkd+pqc", "pqc-only", "blocked", "starting", "expired"]
-NodeState = Literal["starting", "up", "engine-down", "stopping"]
+NodeState = Literal["starting", "up", "engine-down", "interface-altered", "stopping"]
 ErrorCode = Literal[
     "bad-request", "version", "forbidden", "busy", "unknown-peer", "timeout", "failed", "stopping", "internal"
 ]
@@ -124,8 +124,11 @@ class Status(Message):
 
     @property
     def protected(self) -> bool:
-        """Whether every peer shown is protected as its policy asks; no peer at all protects nothing."""
-        return bool(self.peers) and all(peer.protected for peer in self.peers)
+        """Whether every peer shown is protected as its policy asks; no peer at all protects nothing, and what holds
+        while somebody else changes the interface is not known."""
+        return (
+            self.node.state != "interface-altered" and bool(self.peers) and all(peer.protected for peer in self.peers)
+        )
 
 
 class RekeyOutcome(Message):

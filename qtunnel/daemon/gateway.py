@@ -16,21 +16,23 @@ from qtunnel.control.messages import KeySourceStatus, NodeState, NodeStatus, Rek
 from qtunnel.control.server import ControlServer, Handlers
 from qtunnel.daemon.clock import monotonic, now
 from qtunnel.daemon.endpoints import Endpoints
+from qtunnel.daemon.epochs import Epochs
 from qtunnel.daemon.journal import Journal
+from qtunnel.daemon.liveness import Liveness
 from qtunnel.daemon.memory import StateDirectory
-from qtunnel.daemon.rejections import KIND as REJECTED
-from qtunnel.daemon.rejections import Rejections
+from qtunnel.daemon.rejections import Rejections, is_limited
 from qtunnel.daemon.settings import load_public, settings_of
 from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.transport import Address, HandshakeSockets
 from qtunnel.daemon.tunnel import Tunnel
-from qtunnel.daemon.view import Tally, in_force, peer_status, protection_in_force, sources_of
+from qtunnel.daemon.view import Tally, in_force, is_stale, peer_status, protection_in_force, sources_of
 from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import Event, EventStream
 from qtunnel.identity import Identity
 from qtunnel.keys.policy import Protection, satisfies
 from qtunnel.rekey.model import Block, Defect, Effect, FetchById, FetchNew, Install, Notice, Remember, Send
 from qtunnel.rekey.node import RekeyNode
+from qtunnel.rekey.peer import PeerView
 from qtunnel.sd_notify import Notifier
 from qtunnel.secret import Secret
 from qtunnel.telemetry import log
@@ -55,6 +57,8 @@ class Gateway:
         self._peers: dict[str, PeerConfig] = {peer.name: peer for peer in config.peers}
         self._started = monotonic()
         self._rejections = Rejections()
+        self._epochs = Epochs()
+        self._life = Liveness()
         self._state: NodeState = "starting"
         self._events = EventStream()
         self._identity = Identity.load(config.node.identity)
@@ -91,21 +95,22 @@ class Gateway:
             "daemon.starting", None, version=__version__, node=node.name, fingerprint=self._identity.public.fingerprint
         )
         control = ControlServer(node.control_socket, Handlers(self._status, self._rekey, self._events))
-        self._memory = StateDirectory(node.state_dir, lambda kind, detail: self._publish(kind, detail=detail))
+        self._memory: StateDirectory | None = None
         self._sources = KeySources(config, self._events)
         self._core = RekeyNode(self._identity, os.urandom)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
-        self._sockets = HandshakeSockets(node.listen, self._receive)
+        self._sockets = HandshakeSockets(node.listen, self._receive, self._tunnel.mark)
+        settings = [settings_of(peer, self._public[peer.name]) for peer in config.peers]
         try:
             await control.start()
+            memory = self._memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told))
             await self._sockets.open()
             await self._endpoints.first()
             await self._tunnel.start()
             self._state = "up"
-            for peer in config.peers:
-                memory = self._memory.of(self._public[peer.name].id)
-                self._core.add_peer(settings_of(peer, self._public[peer.name]), memory, now())
+            for peer in settings:
+                self._core.add_peer(peer, memory.of(peer.public.id), now())
             self._spawn(self._carry_out())
             self._spawn(self._timer())
             self._spawn(self._poll())
@@ -113,7 +118,7 @@ class Gateway:
             self._spawn(self._sources.watch())
             self._spawn(self._endpoints.watch())
             if notifier.watchdog_interval is not None:
-                self._spawn(_watchdog(notifier, notifier.watchdog_interval))
+                self._spawn(self._life.watchdog(notifier, notifier.watchdog_interval, self._wake.set))
             self._events.publish("daemon.ready", None, interface=config.tunnel.interface, peers=len(self._peers))
             notifier.ready(f"{len(self._peers)} peers on {config.tunnel.interface}")
             await self._stop.wait()
@@ -125,10 +130,15 @@ class Gateway:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await control.stop()
             self._sockets.close()
-            await self._tunnel.stop()
+            if self._stop.is_set() and self._failure is None:
+                await self._tunnel.stop()
+            else:  # nobody asked for this end, so nothing may leave in the clear after it
+                await self._tunnel.abandon()
             await self._sources.close()
             for name in list(self._core.peers):
                 self._core.remove_peer(name)
+            if self._memory is not None:
+                self._memory.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -171,6 +181,7 @@ class Gateway:
                 pass
             self._core.tick(now())
             self._flush()
+            self._life.ticked()
 
     async def _fetch(self, request: FetchNew | FetchById) -> None:
         result = await self._sources.fetch(request)
@@ -181,24 +192,27 @@ class Gateway:
 
     def _flush(self) -> None:
         for effect in self._core.take_effects():
-            if isinstance(effect, Notice) and effect.kind == REJECTED:
+            if isinstance(effect, Notice) and is_limited(effect):
                 told = self._rejections.admit(effect, monotonic())
-                if told is not None:
-                    self._work.put_nowait(told)
-            else:
-                self._work.put_nowait(effect)
+                if told is None:
+                    self._tally[effect.peer].failed += effect.kind == "rekey.failed"
+                    continue
+                effect = told
+            self._work.put_nowait(effect)
         self._wake.set()
 
     async def _carry_out(self) -> None:
         """In the order given: an epoch is installed before its confirmation is sent."""
         while True:
             effect = await self._work.get()
+            self._life.begins()
             try:
                 await self._effect(effect)
             except EngineError as error:
                 # The next look reconciles what the engine has with what it should have; until then status and log
                 # say so, and the peer is not told that an epoch is in place.
                 self._publish("engine.trouble", effect.peer, detail=str(error))
+            self._life.ends()
 
     async def _effect(self, effect: Effect) -> None:
         match effect:
@@ -211,7 +225,8 @@ class Gateway:
             case Block():
                 await self._tunnel.block(effect.peer)
             case Remember():
-                self._memory.remember(self._public[effect.peer].id, effect.memory)
+                assert self._memory is not None
+                await self._memory.remember(self._public[effect.peer].id, effect.memory)
             case Defect():
                 logger.defect("peer.defect", effect.error, peer=effect.peer)
             case Notice():
@@ -241,28 +256,42 @@ class Gateway:
             if notice.fields.get("reason") == "no-answer":
                 self._endpoints.doubt(notice.peer)
         if notice.kind in ("rekey.failed", "source.failed", "peer.blocked", "policy.relaxed", "peer.defect"):
-            tally.last_error = str(notice.fields.get("detail") or notice.kind)
-            tally.last_error_at = monotonic()
+            tally.tell(str(notice.fields.get("detail") or notice.kind), monotonic())
         self._publish(notice.kind, notice.peer or None, **notice.fields)
 
     # -- what is in force
+
+    def _view(self, peer: str) -> PeerView:
+        return self._epochs.complete(self._core.peers[peer].view(), monotonic())
 
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(POLL_INTERVAL)
             self._wake.set()  # timers of the event loop stand still while the machine sleeps, keys must not
-            try:
-                if self._work.empty():
-                    await self._tunnel.reconcile()
-                await self._look()
-            except EngineError as error:
-                self._publish("engine.trouble", None, detail=str(error))
+            for step in (self._reconcile, self._mend, self._look):
+                try:
+                    await step()
+                except EngineError as error:
+                    self._publish("engine.trouble", None, detail=str(error))
+
+    async def _reconcile(self) -> None:
+        if self._work.empty():
+            await self._tunnel.reconcile()
+
+    async def _mend(self) -> None:
+        before = self._tunnel.trouble
+        try:
+            await self._tunnel.mend()
+        finally:
+            if self._tunnel.trouble not in (None, before):
+                for name in self._peers:
+                    self._tally[name].tell(self._tunnel.trouble, monotonic())
 
     async def _look(self) -> None:
         stats = await self._tunnel.stats()
         present = monotonic()
         for name, config in self._peers.items():
-            view, its = self._core.peers[name].view(), stats.get(name)
+            view, its = self._view(name), stats.get(name)
             protection = protection_in_force(config, view, its, present)
             epoch = None if its is None else its.epoch_in_force
             before = self._shown.get(name, (None, Protection.STARTING))
@@ -275,8 +304,7 @@ class Gateway:
                 )  # fmt: skip
             if protection is not before[1]:
                 self._publish("protection.in-force", name, before=before[1], after=protection)
-            old = epoch is not None and (info is None or present - info.made > config.qkd.max_age)
-            if old and view.protection is not Protection.BLOCKED:
+            if is_stale(config, view, its, present):
                 # A newer epoch is installed, but WireGuard goes on with a session of one that is too old.
                 self._publish("session.stale", name, detail=f"the session of epoch {epoch} is past max_age: dropped")
                 await self._tunnel.drop_session(name)
@@ -304,12 +332,12 @@ class Gateway:
                 engine=engine.name,
                 engine_pid=engine.pid,
                 interface=self._config.tunnel.interface,
-                state="engine-down" if self._state == "up" and not (answers and self._tunnel.up) else self._state,
+                state=self._node_state(answers),
             ),
             peers=[
                 peer_status(
                     config,
-                    self._core.peers[name].view(),
+                    self._view(name),
                     stats.get(name),
                     self._tally[name],
                     self._sources.describe,
@@ -333,6 +361,11 @@ class Gateway:
             ],
         )
 
+    def _node_state(self, answers: bool) -> NodeState:
+        if self._state == "up" and not (answers and self._tunnel.up):
+            return "engine-down"
+        return "interface-altered" if self._state == "up" and self._tunnel.trouble is not None else self._state
+
     async def _rekey(self, peer: str) -> RekeyOutcome:
         """Rekey now, and wait until the outcome is known and, where it is good, in force."""
         config = self._peers.get(peer)
@@ -351,7 +384,7 @@ class Gateway:
             except TimeoutError:
                 raise QtunnelError(f"no outcome of the rekey with {peer} within {OUTCOME_LIMIT:.0f} s") from None
         ok = ending.kind == "rekey.done"
-        view = self._core.peers[peer].view()
+        view = self._view(peer)
         if ok:
             await self._until_in_force(peer, view.installed.epoch if view.installed else 0)
         stats = await self._tunnel.stats()
@@ -385,9 +418,3 @@ async def _first(events: Any, peer: str, kinds: tuple[str, ...]) -> Event:
             assert isinstance(event, Event)
             return event
     raise QtunnelError("the daemon is stopping")
-
-
-async def _watchdog(notifier: Notifier, interval: float) -> None:
-    while True:
-        notifier.watchdog()
-        await asyncio.sleep(interval)

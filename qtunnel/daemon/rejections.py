@@ -1,4 +1,5 @@
-"""What becomes of rejected datagrams: anybody can send us some, nobody may fill the event stream with them."""
+"""What becomes of rejected datagrams and refused offers: others decide how many there are, and nobody may fill the
+event stream with them."""
 
 from __future__ import annotations
 
@@ -7,10 +8,17 @@ from dataclasses import dataclass
 from qtunnel.rekey.model import Notice
 
 KIND = "message.rejected"
+REFUSED = "rekey.failed"
+"""By a responder: the peer may make as many offers as it likes that this end has to refuse."""
 PAUSE = 10.0
 """Seconds between two events of the same reason from the same peer; what came meanwhile is counted."""
 KINDS_KEPT = 1024
 """Reasons times peers; a hub of 1,000 peers has a handful of reasons at a time."""
+
+
+def is_limited(notice: Notice) -> bool:
+    """Whether others can make any number of such notices."""
+    return notice.kind == KIND or (notice.kind == REFUSED and notice.fields.get("role") == "responder")
 
 
 @dataclass(slots=True)
@@ -23,13 +31,13 @@ class Rejections:
     """Lets the first of each kind through, and then one in ``PAUSE`` with the number of those held back."""
 
     def __init__(self) -> None:
-        self._said: dict[tuple[str, str], _Said] = {}
+        self._said: dict[tuple[str, str, str], _Said] = {}
         self.total = 0
 
     def admit(self, notice: Notice, now: float) -> Notice | None:
         """The notice as it is to be told, or None. now: monotonic seconds."""
         self.total += 1
-        key = notice.peer, str(notice.fields.get("reason"))
+        key = notice.kind, notice.peer, str(notice.fields.get("reason"))
         said = self._said.get(key)
         if said is None:
             while len(self._said) >= KINDS_KEPT:

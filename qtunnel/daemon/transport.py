@@ -52,8 +52,9 @@ class _Protocol(asyncio.DatagramProtocol):
 class HandshakeSockets:
     """All sockets of one gateway."""
 
-    def __init__(self, listen: Iterable[SocketAddress], receive: Receive) -> None:
-        self._listen, self._receive = tuple(listen), receive
+    def __init__(self, listen: Iterable[SocketAddress], receive: Receive, mark: int = 0) -> None:
+        """mark: SO_MARK of what they send, for the routing rules; 0 is none."""
+        self._listen, self._receive, self._mark = tuple(listen), receive, mark
         self._transports: dict[int, tuple[int, asyncio.DatagramTransport]] = {}
 
     async def open(self) -> None:
@@ -62,7 +63,7 @@ class HandshakeSockets:
         for index, where in enumerate(self._listen):
             family = socket.AF_INET6 if where.address.version == 6 else socket.AF_INET
             try:
-                sock = _bind(family, where)
+                sock = _bind(family, where, self._mark)
             except OSError as error:
                 if error.errno == errno.EAFNOSUPPORT and where.address.is_unspecified and len(self._listen) > 1:
                     continue  # a host without IPv6: the default listens on both
@@ -104,11 +105,13 @@ def _host(address: tuple[Any, ...]) -> str:
     return f"{host}%{address[3]}" if len(address) == 4 and address[3] and "%" not in host else host
 
 
-def _bind(family: int, where: SocketAddress) -> socket.socket:
+def _bind(family: int, where: SocketAddress, mark: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         sock.bind((str(where.address), where.port))
     except BaseException:
         sock.close()
@@ -123,6 +126,8 @@ def _words(error: OSError, port: int) -> str:
         return "this host does not have that address; set one that it has, or 0.0.0.0"
     if error.errno == errno.EACCES:
         return f"no permission for UDP port {port}; choose one from 1024 on"
+    if error.errno == errno.EPERM:
+        return "no permission to mark datagrams; needs CAP_NET_ADMIN: run as root, or as a service with that capability"
     return os.strerror(error.errno) if error.errno else str(error)
 
 

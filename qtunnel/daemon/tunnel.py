@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from qtunnel.config import Config
 from qtunnel.engines.base import Endpoint, PeerSpec, PeerStats
-from qtunnel.engines.interface import Interface, InterfaceConfig
+from qtunnel.engines.bypass import mark_of
+from qtunnel.engines.interface import GUARD_METRIC, Interface, InterfaceConfig
 from qtunnel.engines.uapi import open_engine
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
@@ -21,12 +22,17 @@ from qtunnel.telemetry import log
 
 logger = log.get("daemon.tunnel")
 
+ROUTES_EVERY = 10
+"""Calls of ``mend``, about seconds, between two looks at the host's routes: it takes a dump of them all, and they
+change as seldom as a DHCP server gives another gateway."""
 FIRST_RESTART = 0.2
 """Seconds until a dead engine is started again, doubling up to ..."""
 LONGEST_RESTART = 10.0
 """... these, so that an engine that cannot start does not fill the log."""
 REFUSALS = 3
 """Times in a row that an engine may refuse what a peer should have, or leave a question unanswered for 5 s."""
+NAMED = 6
+"""Routes that a line of the log names; a hub may have thousands."""
 PSK_SIZE = 32
 _UNKNOWN = object()
 """In place of an epoch: the engine was told, and did not say that it is done."""
@@ -46,8 +52,11 @@ class Tunnel:
         self._config, self._identity, self._events, self._current_psk = config, identity, events, current_psk
         self.engine = open_engine(tunnel.engine, tunnel.interface)
         allowed = tuple(network for peer in config.peers for network in peer.allowed_ips)
+        routes = tunnel.routes == "auto"
+        self.mark = mark_of(config.node.wireguard_port) if routes else 0
+        """Of all datagrams that carry the tunnel: those of the engine, and those of the key handshake."""
         self._interface = Interface(
-            InterfaceConfig(tunnel.interface, tunnel.addresses, tunnel.mtu, allowed, tunnel.routes == "auto")
+            InterfaceConfig(tunnel.interface, tunnel.addresses, tunnel.mtu, allowed, routes, mark=self.mark)
         )
         self._keys = {peer.name: public[peer.name].wireguard for peer in config.peers}
         self._specs = {
@@ -62,6 +71,10 @@ class Tunnel:
         self.up = False
         self._in_place: dict[str, int | object | None] = {}
         self._misplaced: set[str] = set()
+        self._warned: set[str] = set()
+        self._routes_due = 0
+        self.trouble: str | None = None
+        """What of the interface somebody undid, until it is seen to be back."""
         self._strikes = {"set": 0, "get": 0}
         self._lock = asyncio.Lock()
 
@@ -72,24 +85,28 @@ class Tunnel:
         except BaseException:
             await self.engine.stop()
             with contextlib.suppress(EngineError):
-                await self._interface.unguard()  # but not what an earlier run that crashed has left, which still guards
+                await self._interface.undo()
             raise
 
     async def _bring_up(self) -> None:
         engine = self.engine
         await engine.start()
         with self._identity.wireguard.copy() as key:
-            await engine.configure_device(key, self._config.node.wireguard_port)
+            await engine.configure_device(key, self._config.node.wireguard_port, self.mark)
         for name, spec in self._specs.items():
             await engine.set_peer(spec)
             self._in_place[name] = None
             await self._put_right(name)
         self._misplaced.clear()
         await self._interface.up()
-        for spec in self._specs.values():
-            if spec.endpoint is not None:
-                await self._interface.pin_endpoint(spec.endpoint[0])
+        self._warn()
         self.up = True
+
+    def _warn(self) -> None:
+        for warning in self._interface.warnings:
+            if warning not in self._warned:
+                self._events.publish("interface.warning", None, detail=warning)
+        self._warned = set(self._interface.warnings)
 
     async def supervise(self) -> None:
         """Start the engine again whenever it dies; runs until cancelled."""
@@ -110,13 +127,48 @@ class Tunnel:
                     self._events.publish("engine.failed", None, detail=str(error))
             self._events.publish("engine.restarted", None, pid=self.engine.pid)
 
+    async def mend(self) -> None:
+        """Put back what somebody undid of the interface, its routes and what stands behind them, and follow the host's
+        own routes; to be called about every second. Raises ``EngineError``."""
+        async with self._lock:
+            if not self.up:
+                return
+            missing = await self._interface.missing()
+            if not missing:
+                self.trouble = None
+            else:
+                name = self._config.tunnel.interface
+                text = f"interface {name} was changed by somebody else: missing: {_short(missing)}; put back"
+                if self.trouble is None:
+                    self._events.publish("interface.altered", None, detail=text)
+                self.trouble = text
+                await self._interface.put_back()
+            self._routes_due += 1
+            if self._routes_due >= ROUTES_EVERY:
+                self._routes_due = 0
+                await self._interface.follow_routes()
+            self._warn()
+
     async def stop(self) -> None:
-        """Take interface, routes and engine away."""
+        """Take interface, routes and engine away, and what stands behind the routes; nothing of anybody else's."""
         self.up = False
         try:
             await self._interface.down()
         except EngineError as error:
             logger.warning("interface.down", detail=str(error))
+        await self.engine.stop()
+
+    async def abandon(self) -> None:
+        """End the engine, and with it the interface; the unreachable routes stay, and nothing leaves in the clear."""
+        self.up = False
+        if self._interface.is_up and self._interface.guards:
+            prefixes = _short([str(network) for network in self._interface.guards])
+            self._events.publish(
+                "tunnel.guarded",
+                None,
+                detail=f"no traffic for {prefixes} until the next start; to let it pass unprotected: "
+                f"ip route del unreachable PREFIX metric {GUARD_METRIC} (ip -6 for IPv6)",
+            )
         await self.engine.stop()
 
     def key_of(self, peer: str) -> bytes:
@@ -130,15 +182,12 @@ class Tunnel:
             if not self.up or before == endpoint:
                 return
             self._misplaced.add(peer)
-            await self._place(peer, None if before is None else before[0])
+            await self._place(peer)
 
-    async def _place(self, peer: str, before: str | None = None) -> None:
+    async def _place(self, peer: str) -> None:
         endpoint = self._specs[peer].endpoint
         assert endpoint is not None
         await self.engine.set_endpoint(self._keys[peer], endpoint)
-        if before not in (None, endpoint[0]):
-            await self._interface.unpin_endpoint(str(before))
-        await self._interface.pin_endpoint(endpoint[0])
         self._misplaced.discard(peer)
 
     async def install(self, effect: Install) -> None:
@@ -244,3 +293,9 @@ class Tunnel:
                 raise
             self._strikes["get"] = 0
         return {name: found[key] for name, key in self._keys.items() if key in found}
+
+
+def _short(names: list[str]) -> str:
+    """The first ones, and how many more."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -22,6 +22,10 @@ class Tally:
     last_error: str | None = None
     last_error_at: float = 0.0
 
+    def tell(self, error: str, now: float) -> None:
+        """Something went wrong; now: monotonic seconds."""
+        self.last_error, self.last_error_at = error, now
+
 
 def sources_of(info: EpochInfo, describe: Callable[[str], str]) -> list[str]:
     """Everything that went into an epoch, by name."""
@@ -40,6 +44,18 @@ def protection_in_force(peer: PeerConfig, view: PeerView, stats: PeerStats | Non
     if now - info.made > peer.qkd.max_age:
         return Protection.EXPIRED
     return level(peer.policy, len(info.sources))
+
+
+def is_stale(peer: PeerConfig, view: PeerView, stats: PeerStats | None, now: float) -> bool:
+    """Whether the session is of an epoch past its time while the engine has a newer one, so that it has to go.
+
+    Not while that old epoch is the one in place: in the grace of ``on_expiry: pqc-only`` another session would be of
+    the same epoch, and a blocked peer has none.
+    """
+    if stats is None or stats.epoch_in_force is None or view.protection in (Protection.BLOCKED, Protection.EXPIRED):
+        return False
+    info = in_force(view, stats)
+    return info is None or now - info.made > peer.qkd.max_age
 
 
 def in_force(view: PeerView, stats: PeerStats | None) -> EpochInfo | None:

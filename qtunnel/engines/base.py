@@ -88,8 +88,9 @@ class Engine(Protocol):
         """Make the interface, which stays down and without keys. Never touches an interface that exists."""
         ...
 
-    async def configure_device(self, private_key: Secret, listen_port: int) -> None:
-        """Give the interface its static key (32 bytes) and UDP port; 0 lets the system choose one."""
+    async def configure_device(self, private_key: Secret, listen_port: int, mark: int = 0) -> None:
+        """Give the interface its static key (32 bytes), its UDP port, where 0 lets the system choose one, and the mark
+        (SO_MARK, 32 bits) of all that it sends there, where 0 is none."""
         ...
 
     async def set_peer(self, peer: PeerSpec) -> None:

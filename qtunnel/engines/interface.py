@@ -7,10 +7,10 @@ has a preshared key.
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import Any
 
 from pyroute2 import AsyncIPRoute
@@ -18,6 +18,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from qtunnel.constants import DEFAULT_MTU
 from qtunnel.engines.base import IPNetwork
+from qtunnel.engines.bypass import Bypass
+from qtunnel.engines.netlink import UNREACHABLE, netlink_for, routes, words
 from qtunnel.errors import InterfaceError
 
 IPInterface = IPv4Interface | IPv6Interface
@@ -28,15 +30,15 @@ TXQUEUELEN = 1000
 GUARD_METRIC = 0x7FFF_FFFF
 """Worse than any route that people or routing daemons make (the kernel's own IPv6 ones have 256 and 1,024)."""
 
-MAIN_TABLE = 254
-LINK_SCOPE = 253
+IFF_UP = 1
 
 
 @dataclass(frozen=True, slots=True)
 class InterfaceConfig:
     """What ``up`` makes of the interface.
 
-    allowed_ips: of all peers together; routed to the interface where ``routes`` is true.
+    allowed_ips: of all peers together; routed to the interface where ``routes`` is true. mark: of the datagrams that
+    carry the tunnel, which never go into it; 0 where nobody marks them.
     """
 
     name: str
@@ -45,6 +47,7 @@ class InterfaceConfig:
     allowed_ips: tuple[IPNetwork, ...] = ()
     routes: bool = True
     txqueuelen: int = TXQUEUELEN
+    mark: int = 0
 
 
 def plan_routes(addresses: Sequence[IPInterface], allowed_ips: Sequence[IPNetwork]) -> list[IPNetwork]:
@@ -85,43 +88,68 @@ class Interface:
     def __init__(self, config: InterfaceConfig) -> None:
         self.config = config
         self._routes = plan_routes(config.addresses, config.allowed_ips) if config.routes else []
-        self._guards = plan_guards(config.addresses, config.allowed_ips) if config.routes else []
+        self.guards = plan_guards(config.addresses, config.allowed_ips) if config.routes else []
+        """The prefixes that stay unreachable while the interface is gone."""
         self._guarded: set[IPNetwork] = set()
-        self._pinned: dict[IPNetwork, dict[str, Any]] = {}
+        self._bypass = Bypass(config.name, config.mark, self.guards)
+        self._index: int | None = None
+        self.warnings: list[str] = []
+        """What the host does that the tunnel cannot change, a line each."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether ``up`` was called, and neither ``undo`` nor ``down`` since."""
+        return self._index is not None
 
     async def up(self) -> None:
         """Set the guards, queue, MTU and addresses, then the link up, then the routes.
 
-        The guards stay when the engine or this process dies; only ``down`` and ``unguard`` take them away.
+        To be called only for an interface that this process's engine has made: from here on it is ours, and ``down``
+        takes it away. The guards stay when the engine or this process dies; only ``down`` and ``undo`` take them away.
         """
-        config = self.config
         async with self._netlink() as netlink:
-            index = await self._index(netlink)
-            for network in self._guards:
-                await self._guard(netlink, network)
-            with _words(config.name, f"mtu {config.mtu}"):
-                await netlink.link("set", index=index, mtu=config.mtu, txqlen=config.txqueuelen)
-            for address in config.addresses:
-                with _words(config.name, f"address {address}"):
-                    await netlink.addr("replace", index=index, **_address(address))
-            with _words(config.name, "link up"):
-                await netlink.link("set", index=index, state="up")
-            for network in self._routes:
-                with _words(config.name, f"route to {network}"):
-                    await self._add_route(netlink, index, network)
+            found = await netlink.link_lookup(ifname=self.config.name)
+            if not found:
+                raise InterfaceError(f"interface {self.config.name} does not exist; its engine is not running")
+            self._index = int(found[0])
+            await self._set_up(netlink, self._index)
+
+    async def _set_up(self, netlink: AsyncIPRoute, index: int) -> None:
+        config = self.config
+        for network in self.guards:
+            await self._guard(netlink, network)
+        self.warnings = await self._bypass.put(netlink, index)
+        with words(config.name, f"mtu {config.mtu}"):
+            await netlink.link(
+                "set", index=index, mtu=config.mtu, txqlen=config.txqueuelen, group=self._bypass.group
+            )  # fmt: skip
+        for address in config.addresses:
+            with words(config.name, f"address {address}"):
+                await netlink.addr("replace", index=index, **_address(address))
+        with words(config.name, "link up"):
+            await netlink.link("set", index=index, state="up")
+        for network in self._routes:
+            with words(config.name, f"route to {network}"):
+                await self._add_route(netlink, index, network)
 
     async def _guard(self, netlink: AsyncIPRoute, network: IPNetwork) -> None:
         # One that is there is of a run that ended without ``down``: it has done its duty and is ours again.
-        with _words(self.config.name, f"unreachable route behind {network}", (errno.EEXIST,)):
+        with words(self.config.name, f"unreachable route behind {network}", (errno.EEXIST,)):
             await netlink.route("add", dst=str(network), type="unreachable", priority=GUARD_METRIC)
             self._guarded.add(network)
 
-    async def unguard(self, *, all_of_them: bool = False) -> None:
-        """Take the unreachable routes away: those that this object made, or all that it found there, too."""
+    async def undo(self) -> None:
+        """After a start that failed: take away what this object made, but not the guards that it found."""
+        if self._index is not None:
+            self._index = None
+            await self._unguard(all_of_them=False)
+
+    async def _unguard(self, *, all_of_them: bool) -> None:
         async with self._netlink() as netlink:
-            for network in self._guards:
+            await self._bypass.take(netlink)
+            for network in self.guards:
                 if all_of_them or network in self._guarded:
-                    with _words(self.config.name, f"removing the unreachable route to {network}", (errno.ESRCH,)):
+                    with words(self.config.name, f"removing the unreachable route to {network}", (errno.ESRCH,)):
                         await netlink.route("del", dst=str(network), type="unreachable", priority=GUARD_METRIC)
             self._guarded.clear()
 
@@ -131,156 +159,74 @@ class Interface:
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
-            for route in await _routes(netlink, network.version):
-                if route.network == network and route.interface == index:
-                    return
-            raise
+            if all(route.network != network for route in await routes(netlink, network.version, oif=index)):
+                raise
+
+    async def missing(self) -> list[str]:
+        """In words, what of ``up`` somebody has undone since; nothing where the interface itself is gone."""
+        async with self._netlink() as netlink:
+            index = await self._ours(netlink)
+            if index is None:
+                return []
+            found = [] if (await netlink.link("get", index=index))[0]["flags"] & IFF_UP else ["the link is down"]
+            present = {ip_interface((a.get("local") or a.get("address"), a["prefixlen"]))
+                       async for a in await netlink.addr("dump", index=index)}  # fmt: skip
+            found += [f"address {address}" for address in self.config.addresses if address not in present]
+            for version in sorted({network.version for network in self.guards}):
+                ways = {route.network for route in await routes(netlink, version, oif=index)}
+                behind = {route.network for route in await routes(netlink, version, kind=UNREACHABLE)
+                          if route.metric == GUARD_METRIC}  # fmt: skip
+                found += [f"route to {net}" for net in self._routes if net.version == version and net not in ways]
+                found += [
+                    f"unreachable route behind {net}"
+                    for net in self.guards
+                    if net.version == version and net not in behind
+                ]
+        return found
+
+    async def put_back(self) -> None:
+        """Do again what ``up`` does; nothing where the interface is gone or its name has become another's."""
+        async with self._netlink() as netlink:
+            index = await self._ours(netlink)
+            if index is not None:
+                await self._set_up(netlink, index)
+
+    async def follow_routes(self) -> None:
+        """Lead the tunnel's own datagrams by the routes that the host has now."""
+        async with self._netlink() as netlink:
+            index = await self._ours(netlink)
+            if index is not None:
+                self.warnings = await self._bypass.put(netlink, index)
 
     async def down(self) -> None:
-        """Take routes, pinned routes and addresses away, set the link down, and last take the guards away; an
-        interface that is gone is fine."""
+        """Take routes and addresses away, set the link down, and last take the guards away; an interface that is gone
+        is fine. Nothing where ``up`` was not called, or for another interface that has the name now."""
+        if self._index is None:
+            return
         try:
             await self._down()
         finally:
-            await self.unguard(all_of_them=True)
+            self._index = None
+            await self._unguard(all_of_them=True)
 
     async def _down(self) -> None:
         async with self._netlink() as netlink:
-            for network in list(self._pinned):
-                await self._unpin(netlink, network)
-            found = await netlink.link_lookup(ifname=self.config.name)
-            if not found:
+            index = await self._ours(netlink)
+            if index is None:
                 return
             for network in self._routes:
-                with _words(self.config.name, f"removing the route to {network}", (errno.ESRCH,)):
-                    await netlink.route("del", dst=str(network), oif=found[0])
+                with words(self.config.name, f"removing the route to {network}", (errno.ESRCH,)):
+                    await netlink.route("del", dst=str(network), oif=index)
             for address in self.config.addresses:
-                with _words(self.config.name, f"removing address {address}", (errno.EADDRNOTAVAIL,)):
-                    await netlink.addr("del", index=found[0], **_address(address))
-            with _words(self.config.name, "link down", (errno.ENODEV,)):
-                await netlink.link("set", index=found[0], state="down")
+                with words(self.config.name, f"removing address {address}", (errno.EADDRNOTAVAIL,)):
+                    await netlink.addr("del", index=index, **_address(address))
+            with words(self.config.name, "link down", (errno.ENODEV,)):
+                await netlink.link("set", index=index, state="down")
 
-    async def pin_endpoint(self, address: str) -> bool:
-        """Keep the packets to a peer's endpoint out of the tunnel that they carry.
+    def _netlink(self) -> AbstractAsyncContextManager[AsyncIPRoute]:
+        return netlink_for(self.config.name)
 
-        Where one of the tunnel's routes covers the endpoint, a host route goes the way the host would take without
-        the tunnel. Returns whether such a route is in place; raises ``InterfaceError`` where there is no other way.
-        """
-        host = _host_network(address)
-        if host.is_link_local or not any(_within(host, network) for network in self._routes):
-            return False
-        async with self._netlink() as netlink:
-            index = await self._index(netlink)
-            ways = [
-                route
-                for route in await _routes(netlink, host.version)
-                if route.interface not in (None, index) and _within(host, route.network)
-            ]
-            if not ways:
-                raise InterfaceError(
-                    f"interface {self.config.name}: its routes cover the endpoint {address} and the host has no other "
-                    "route to it; add one, or take the endpoint out of allowed_ips"
-                )
-            best = max(ways, key=lambda route: (route.network.prefixlen, -route.metric))
-            if best.network == host:
-                return True  # pinned before, or the administrator's own
-            way: dict[str, Any] = {"dst": str(host), "oif": best.interface}
-            way |= {"gateway": best.gateway} if best.gateway is not None else {"scope": LINK_SCOPE}
-            with _words(self.config.name, f"host route to the endpoint {address}"):
-                await netlink.route("add", **way)
-            self._pinned[host] = way
-        return True
-
-    async def unpin_endpoint(self, address: str) -> None:
-        """Undo ``pin_endpoint``; nothing where nothing was pinned."""
-        host = _host_network(address)
-        if host in self._pinned:
-            async with self._netlink() as netlink:
-                await self._unpin(netlink, host)
-
-    async def _unpin(self, netlink: AsyncIPRoute, host: IPNetwork) -> None:
-        way = self._pinned.pop(host)
-        gone = (errno.ESRCH, errno.ENODEV)
-        with _words(self.config.name, f"removing the host route to the endpoint {host.network_address}", gone):
-            await netlink.route("del", **way)
-
-    @asynccontextmanager
-    async def _netlink(self) -> AsyncIterator[AsyncIPRoute]:
-        try:
-            netlink = AsyncIPRoute()
-        except OSError as error:
-            raise InterfaceError(f"interface {self.config.name}: netlink: {(error.strerror or '').lower()}") from None
-        async with netlink:
-            yield netlink
-
-    async def _index(self, netlink: AsyncIPRoute) -> int:
+    async def _ours(self, netlink: AsyncIPRoute) -> int | None:
+        """The index of our interface while it is there."""
         found = await netlink.link_lookup(ifname=self.config.name)
-        if not found:
-            raise InterfaceError(f"interface {self.config.name} does not exist; its engine is not running")
-        return int(found[0])
-
-
-def _host_network(address: str) -> IPNetwork:
-    return ip_network(address.partition("%")[0])  # a network has no zone
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    network: IPNetwork
-    interface: int | None
-    gateway: str | None
-    metric: int
-
-
-async def _routes(netlink: AsyncIPRoute, version: int) -> list[_Route]:
-    """The unicast routes of the main table."""
-    family = 2 if version == 4 else 10
-    found = []
-    async for message in await netlink.route("dump", family=family, table=MAIN_TABLE):
-        attributes = dict(message["attrs"])
-        destination = attributes.get("RTA_DST", "0.0.0.0" if version == 4 else "::")  # noqa: S104  # "any", not bind
-        if message["type"] == 1 and attributes.get("RTA_TABLE", message["table"]) == MAIN_TABLE:
-            found.append(
-                _Route(
-                    ip_network((ip_address(destination), message["dst_len"])),
-                    attributes.get("RTA_OIF"),
-                    attributes.get("RTA_GATEWAY"),
-                    attributes.get("RTA_PRIORITY", 0),
-                )
-            )
-    return found
-
-
-class _words:  # noqa: N801  # a context manager that reads like a function
-    """Turns a netlink error into one line; the error numbers in ``fine`` are none."""
-
-    def __init__(self, interface: str, doing: str, fine: tuple[int, ...] = ()) -> None:
-        self._what = f"interface {interface}: {doing}"
-        self._fine = fine
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, NetlinkError):
-            return False
-        if error.code in self._fine:
-            return True
-        raise InterfaceError(f"{self._what}: {_explain(error)}") from None
-
-
-def _explain(error: NetlinkError) -> str:
-    match error.code:
-        case errno.EPERM:
-            return "no permission; needs CAP_NET_ADMIN: run as root, or as a service with that capability"
-        case errno.EACCES:
-            return "refused; for an IPv6 address: IPv6 is disabled here (sysctl net.ipv6.conf.all.disable_ipv6)"
-        case errno.EEXIST:
-            return "another interface has it already; remove that route or set tunnel.routes: off"
-        case errno.ENODEV:
-            return "the interface is gone"
-        case errno.EINVAL:
-            return "the kernel calls it invalid"
-        case errno.EOPNOTSUPP:
-            return "the kernel does not support it"
-    return str(error.args[-1] if error.args else error).lower()
+        return self._index if found and int(found[0]) == self._index else None

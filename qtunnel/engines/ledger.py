@@ -1,29 +1,28 @@
 """Which epoch is in force, for engines that tell only when their newest handshake was.
 
-WireGuard mixes the preshared key while a handshake response is made or read, so a handshake used the newest key that
-was installed before it. One thing blurs this: the responder makes the response first and counts the handshake only when
-the initiator's first packet arrives, a round trip later. A handshake within ``ROUND_TRIP`` after an installation is
-therefore put down to the key before, unless there was none that the peer could have.
+WireGuard mixes the preshared key while a handshake response is made or read. The responder makes the response first and
+counts the handshake only when the initiator's first packet arrives: usually a round trip later, but where that packet
+is lost or held up, as late as the session lives. The engine does not tell which end it was. So a handshake may be of
+any key that was in place within ``SESSION_TIME`` before it, and is put down to the oldest of them: what is claimed is
+never newer than the truth, and certain once a key has been in place for that long.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-ROUND_TRIP = 1.0
-"""Seconds. More than any round trip on earth, satellites included; an underclaim lasts until the next handshake."""
-
 SESSION_TIME = 180.0
-"""Seconds after which WireGuard uses a session no longer (REJECT_AFTER_TIME, white paper section 6.1)."""
+"""Seconds after which WireGuard uses a session no longer (REJECT_AFTER_TIME, white paper section 6.1), and so the
+longest from a response to the packet that confirms it."""
 
-MAX_INSTALLED = 256
-"""Installations without a handshake that are remembered: of a dead peer, at one every 2 s, the last 8 minutes."""
+MAX_INSTALLED = 1024
+"""Installations that are remembered: of a dead peer, at one every second, the last 17 minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Installed:
     epoch: int
-    counts_from: float
+    at: float
 
 
 class EpochLedger:
@@ -31,20 +30,17 @@ class EpochLedger:
 
     def __init__(self) -> None:
         self._installed: list[_Installed] = []
-        self._blocked = True
         self._judged: float | None = None
         self._epoch: int | None = None
 
     def installed(self, epoch: int, at: float) -> None:
         """The key of ``epoch`` was handed to the engine, done at ``at``."""
-        self._installed.append(_Installed(epoch, at if self._blocked else at + ROUND_TRIP))
-        self._blocked = False
+        self._installed.append(_Installed(epoch, at))
         del self._installed[:-MAX_INSTALLED]
 
     def blocked(self) -> None:
         """A random key took the place of all epochs, and the sessions are gone."""
         self._installed.clear()
-        self._blocked = True
         self._judged = None
         self._epoch = None
 
@@ -53,10 +49,12 @@ class EpochLedger:
         none."""
         if last_handshake is not None and last_handshake != self._judged:
             self._judged = last_handshake
+            # The key that was in place when the earliest response was made that this may be the confirmation of.
             for position in reversed(range(len(self._installed))):
-                if last_handshake > self._installed[position].counts_from:
-                    self._epoch = self._installed[position].epoch
-                    del self._installed[:position]  # no later handshake can have used an older key
+                if self._installed[position].at < last_handshake - SESSION_TIME:
+                    del self._installed[:position]  # no later handshake can be of an older key
                     break
+            if self._installed and last_handshake > self._installed[0].at:
+                self._epoch = self._installed[0].epoch
         over = last_handshake is None or now - last_handshake >= SESSION_TIME
         return None if over else self._epoch

@@ -222,13 +222,14 @@ class UapiEngine:
 
     # Device and peers
 
-    async def configure_device(self, private_key: Secret, listen_port: int) -> None:
+    async def configure_device(self, private_key: Secret, listen_port: int, mark: int = 0) -> None:
         if not 0 <= listen_port <= MAX_PORT:
             raise self._error(f"a UDP port is 0 to {MAX_PORT}, not {listen_port}")
         self._check_key(private_key, "private key")
         if listen_port not in (0, self._listen_port):
             self._check_port(listen_port)
-        await self._client.set([("private_key", private_key), ("listen_port", listen_port)])
+        # The mark goes first: no socket is open without it.
+        await self._client.set([("private_key", private_key), ("fwmark", mark), ("listen_port", listen_port)])
         self._listen_port = listen_port
 
     def _check_port(self, port: int) -> None:

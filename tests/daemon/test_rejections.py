@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qtunnel.daemon.rejections import KIND, KINDS_KEPT, PAUSE, Rejections
+from qtunnel.daemon.rejections import KIND, KINDS_KEPT, PAUSE, Rejections, is_limited
 from qtunnel.rekey.model import Notice
 
 
@@ -31,3 +31,19 @@ def test_reasons_and_peers_are_apart_and_bounded() -> None:
     for number in range(3 * KINDS_KEPT):
         rejections.admit(notice("replay", str(number)), 0.0)
     assert len(rejections._said) <= KINDS_KEPT
+
+
+def refusal(role: str, reason: str = "stale-epoch") -> Notice:
+    return Notice("bob", "rekey.failed", {"role": role, "reason": reason, "detail": "x"})
+
+
+def test_refused_offers_are_limited_and_our_own_failures_are_not() -> None:
+    assert is_limited(notice("mac1"))
+    assert is_limited(refusal("responder"))
+    assert not is_limited(refusal("initiator"))
+    assert not is_limited(Notice("bob", "rekey.done", {"role": "responder"}))
+    rejections = Rejections()
+    assert rejections.admit(notice("stale-epoch", "bob"), 0.0)
+    told = [rejections.admit(refusal("responder"), number / 100) for number in range(800)]
+    assert told == [refusal("responder")] + [None] * 799
+    assert rejections.admit(refusal("responder", "suite"), 8.0)

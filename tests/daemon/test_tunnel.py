@@ -49,7 +49,7 @@ class RefusingEngine:
         self.starts, self.pid = self.starts + 1, 1
         self.dead.clear()
 
-    async def configure_device(self, private_key: Secret, listen_port: int) -> None:
+    async def configure_device(self, private_key: Secret, listen_port: int, mark: int = 0) -> None:
         self._check()
 
     async def set_peer(self, peer: PeerSpec) -> None:
@@ -88,11 +88,11 @@ class RefusingEngine:
 class NoInterface:
     """Stands in for the network interface, which the real tests make."""
 
+    warnings: tuple[str, ...] = ()
+
     async def up(self) -> None: ...
     async def down(self) -> None: ...
-    async def unguard(self) -> None: ...
-    async def pin_endpoint(self, address: str) -> None: ...
-    async def unpin_endpoint(self, address: str) -> None: ...
+    async def undo(self) -> None: ...
 
 
 class Wanted:

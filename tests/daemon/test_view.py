@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qtunnel.config import PeerConfig, load_config
-from qtunnel.daemon.view import Tally, peer_status, protection_in_force
+from qtunnel.daemon.view import Tally, is_stale, peer_status, protection_in_force
 from qtunnel.engines.base import PeerStats
 from qtunnel.handshake.suites import SUITES
 from qtunnel.keys.policy import Protection
@@ -75,3 +75,21 @@ def test_installed_is_what_the_engine_has_taken(peer: PeerConfig) -> None:
     assert status.sources == ["x25519", "ml-kem-1024", "etsi014:metro"]
     assert [key.key_id for key in status.key_ids] == ["k2"]
     assert status.protected
+
+
+@pytest.mark.parametrize(
+    ("installed", "epoch", "expected"),
+    [
+        (Protection.QKD_PQC, 1, True),  # past max_age, and a newer one is there
+        (Protection.QKD_PQC, 77, True),
+        (Protection.QKD_PQC, 2, False),
+        (Protection.QKD_PQC, None, False),
+        (Protection.EXPIRED, 1, False),  # the grace of pqc-only: the next session would be of the same epoch
+        (Protection.BLOCKED, 1, False),
+    ],
+)
+def test_a_session_is_dropped_only_where_the_next_one_is_better(
+    peer: PeerConfig, installed: Protection, epoch: int | None, expected: bool
+) -> None:
+    assert is_stale(peer, view(installed), stats(epoch), NOW) is expected
+    assert is_stale(peer, view(installed), None, NOW) is False

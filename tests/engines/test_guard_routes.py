@@ -18,9 +18,9 @@ CONFIG = InterfaceConfig(
 TARGETS = ("10.77.0.2", "10.8.1.1", "198.51.100.1", "203.0.113.9", "fd77::2", "fd08::1")
 
 
-def way(target: str) -> str:
+def way(target: str, *more: str) -> str:
     """The device that a packet to ``target`` leaves by; ``unreachable`` where the kernel refuses it."""
-    done = subprocess.run(["ip", "route", "get", target], capture_output=True, text=True, check=False)
+    done = subprocess.run(["ip", "route", "get", target, *more], capture_output=True, text=True, check=False)
     if done.returncode:
         assert "unreachable" in done.stderr.lower() or "no route" in done.stderr.lower(), done.stderr
         return "unreachable"
@@ -78,8 +78,9 @@ def test_guards_of_a_run_that_crashed_stay_until_a_clean_end() -> None:
     run("ip", "tuntap", "add", "dev", "qg0", "mode", "tun")
     again = Interface(CONFIG)
     asyncio.run(again.up())
-    asyncio.run(again.unguard())  # a start that failed: they are not its own
+    asyncio.run(again.undo())  # a start that failed: they are not its own
     assert len(guards()) == 6
+    asyncio.run(again.up())
     asyncio.run(again.down())
     assert guards() == set()
 
@@ -89,5 +90,5 @@ def test_guards_of_a_run_that_crashed_stay_until_a_clean_end() -> None:
 def test_a_start_that_fails_takes_back_what_it_made() -> None:
     interface = Interface(CONFIG)
     asyncio.run(interface.up())
-    asyncio.run(interface.unguard())
+    asyncio.run(interface.undo())
     assert guards() == set()

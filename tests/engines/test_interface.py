@@ -103,52 +103,40 @@ def test_routes_off_leaves_the_routes_alone(namespace: Namespace, interface: str
 
 
 @pytest.mark.root
-def test_an_endpoint_inside_the_routes_keeps_its_way(namespace: Namespace, interface: str) -> None:
-    run("ip", "link", "add", "va", "type", "veth", "peer", "name", "vb")
-    for device in ("va", "vb"):
-        run("ip", "link", "set", device, "up")
-    run("ip", "addr", "add", "192.0.2.1/24", "dev", "va")
-    run("ip", "route", "add", "default", "via", "192.0.2.254")
-    run("ip", "addr", "add", "2001:db8::1/64", "dev", "va", "nodad")
-    run("ip", "-6", "route", "add", "default", "via", "2001:db8::fe")
+def test_what_somebody_undid_is_named_and_put_back(namespace: Namespace, interface: str) -> None:
     tun(interface)
-    made = Interface(config(interface, "0.0.0.0/0", "::/0"))
+    made = Interface(config(interface, "10.77.0.2/32", "10.8.0.0/16", "fd08::/32"))
     up(made)
-
-    async def pin() -> None:
-        for far in ("198.51.100.7", "192.0.2.9", "2001:db8:9::7"):
-            assert await made.pin_endpoint(far)
-            assert await made.pin_endpoint(far)
-
-    asyncio.run(pin())
-    assert ip("route", "get", "198.51.100.7")[0]["gateway"] == "192.0.2.254"
-    assert ip("route", "get", "192.0.2.9")[0]["dev"] == "va"
-    assert ip("route", "get", "2001:db8:9::7")[0]["gateway"] == "2001:db8::fe"
-    assert ip("route", "get", "198.51.100.8")[0]["dev"] == interface
-    run("ip", "route", "del", "198.51.100.7")  # as the kernel does when the link goes down for a moment
-    assert asyncio.run(made.pin_endpoint("198.51.100.7"))
-    assert ip("route", "get", "198.51.100.7")[0]["gateway"] == "192.0.2.254"
-    asyncio.run(made.unpin_endpoint("198.51.100.7"))
-    assert ip("route", "get", "198.51.100.7")[0]["dev"] == interface
-    asyncio.run(made.down())
-    assert routes("va") == set()
+    assert asyncio.run(made.missing()) == []
+    run("ip", "addr", "del", "10.77.0.1/24", "dev", interface)  # and the kernel drops the IPv4 routes with it
+    run("ip", "-6", "route", "del", "unreachable", "fd08::/32", "metric", "2147483647")
+    assert asyncio.run(made.missing()) == [
+        "address 10.77.0.1/24", "route to 10.8.0.0/16", "unreachable route behind fd08::/32",
+    ]  # fmt: skip
+    run("ip", "link", "set", interface, "down")
+    assert "the link is down" in asyncio.run(made.missing())
+    asyncio.run(made.put_back())
+    assert asyncio.run(made.missing()) == []
+    assert routes(interface) == {"10.8.0.0/16", "fd08::/32"}
 
 
 @pytest.mark.root
-def test_an_endpoint_outside_the_routes_is_left_alone(namespace: Namespace, interface: str) -> None:
+def test_an_interface_that_took_the_name_over_is_nobody_of_ours(namespace: Namespace, interface: str) -> None:
     tun(interface)
     made = Interface(config(interface, "10.8.0.0/16"))
     up(made)
-    assert asyncio.run(made.pin_endpoint("198.51.100.7")) is False
-
-
-@pytest.mark.root
-def test_an_endpoint_without_another_way_is_told(namespace: Namespace, interface: str) -> None:
-    tun(interface)
-    made = Interface(config(interface, "0.0.0.0/0"))
-    up(made)
-    with pytest.raises(InterfaceError, match=r"cover the endpoint 198\.51\.100\.7 and the host has no other route"):
-        asyncio.run(made.pin_endpoint("198.51.100.7"))
+    run("ip", "link", "del", interface)
+    run("ip", "link", "add", interface, "type", "veth", "peer", "name", "vb")
+    run("ip", "addr", "add", "10.77.0.1/24", "dev", interface)
+    run("ip", "link", "set", interface, "up")
+    before = ip("addr", "show", interface), ip("route")
+    assert asyncio.run(made.missing()) == []
+    asyncio.run(made.put_back())
+    assert (ip("addr", "show", interface), ip("route")) == before
+    asyncio.run(made.down())
+    assert ip("addr", "show", interface) == before[0]
+    asyncio.run(Interface(config(interface, "10.8.0.0/16")).down())  # of a process that has made nothing
+    assert ip("addr", "show", interface) == before[0]
 
 
 @pytest.mark.root

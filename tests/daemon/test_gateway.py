@@ -1,0 +1,143 @@
+"""What a gateway does to the host that it runs on, and what not: real daemons, real interfaces and routes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qtunnel.engines.bypass import mark_of
+from tests.daemon.sites import Site, protected, two_sites
+from tests.support.netns import wait_until
+
+pytestmark = pytest.mark.root
+
+MARK = mark_of(51820)
+INSIDE = "10.8.1.1"
+"""An address that alice's configuration sends into the tunnel."""
+BREAKS = """
+import sys
+from qtunnel.daemon.tunnel import Tunnel
+from qtunnel.cli.main import main
+async def fails(self):
+    raise RuntimeError("for the test")
+Tunnel.reconcile = fails
+main()
+"""
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Iterator[tuple[Site, Site]]:
+    with two_sites(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def alice(sites: tuple[Site, Site]) -> Site:
+    """A host with a default route elsewhere; the peer does not run."""
+    sites[0].host.ip("route", "add", "default", "via", "10.99.0.2")
+    return sites[0]
+
+
+def ends(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
+    process.send_signal(number)
+    return process.wait(30)
+
+
+def test_a_second_daemon_is_refused_and_takes_nothing_from_the_first(sites: tuple[Site, Site]) -> None:
+    alice, bob = sites
+    alice.host.ip("route", "add", "default", "via", "10.99.0.2")
+    first = alice.start()
+    bob.start()
+    wait_until(lambda: protected(alice), "a first epoch")
+    before = alice.host.ip("route"), alice.host.ip("-6", "route"), alice.host.ip("rule")
+    assert "control" in alice.refused()
+    # Another configuration file with the same interface, ports and state, as of a name that was changed.
+    text = alice.config.read_text()
+    for words, remedy in (
+        ("another qtunnel", "state_dir: state-alice"),
+        ("port 51821 is taken", "state_dir: state-other"),
+        ("interface name", "state_dir: state-other\n  listen: ['0.0.0.0:40000']"),
+    ):
+        other = text.replace("alice.sock", "other.sock").replace("state_dir: state-alice", remedy)
+        alice.config.write_text(other)
+        assert words in alice.refused()
+    alice.config.write_text(text)
+    assert (alice.host.ip("route"), alice.host.ip("-6", "route"), alice.host.ip("rule")) == before
+    assert alice.ping("10.77.0.2")
+    assert first.poll() is None
+
+
+def test_a_network_interface_of_that_name_is_left_as_it_is(alice: Site) -> None:
+    alice.write(interface="eth0")
+    before = alice.host.ip("-br", "addr", "show", "eth0"), alice.host.ip("route"), alice.host.ip("-6", "route")
+    assert "interface name eth0 is taken" in alice.refused()
+    after = alice.host.ip("-br", "addr", "show", "eth0"), alice.host.ip("route"), alice.host.ip("-6", "route")
+    assert after == before
+
+
+def test_a_clean_end_takes_everything_away(alice: Site) -> None:
+    before = alice.host.ip("route"), alice.host.ip("-6", "route"), alice.host.ip("rule"), alice.host.ip("-6", "rule")
+    process = alice.start()
+    assert alice.way(INSIDE) == alice.interface
+    assert ends(process) == 0
+    after = alice.host.ip("route"), alice.host.ip("-6", "route"), alice.host.ip("rule"), alice.host.ip("-6", "rule")
+    assert after == before
+    assert alice.interface not in alice.host.links()
+
+
+def test_an_internal_error_leaves_nothing_to_go_in_the_clear(alice: Site) -> None:
+    broken = alice.start(program=("-c", BREAKS))
+    assert broken.wait(30) == 1
+    assert alice.interface not in alice.host.links()
+    assert (alice.way(INSIDE), alice.way("10.77.0.2"), alice.way("192.0.2.1")) == ("unreachable", "unreachable", "eth0")
+    assert "event=tunnel.guarded" in alice.log
+    assert "ip route del unreachable PREFIX metric 2147483647" in alice.log
+    (alice.directory / "alice.log").write_text("")
+    process = alice.start()
+    assert alice.way(INSIDE) == alice.interface
+    assert ends(process) == 0
+    assert alice.way(INSIDE) == "eth0"
+
+
+def test_what_somebody_undoes_is_told_and_put_back(sites: tuple[Site, Site]) -> None:
+    alice, bob = sites
+    alice.start()
+    bob.start()
+    wait_until(lambda: protected(alice), "a first epoch")
+    alice.host.ip("link", "set", alice.interface, "down")
+    wait_until(lambda: "event=interface.altered" in alice.log, "the link's end is noticed")
+    wait_until(lambda: alice.ping("10.77.0.2"), "traffic again")
+    assert (alice.way(INSIDE), alice.way("fd77::2")) == (alice.interface, alice.interface)
+    assert "the link is down" in str(alice.status()["peers"][0]["last_error"])
+    wait_until(lambda: alice.status()["node"]["state"] == "up", "the status is good again")
+    alice.host.ip("route", "del", "10.8.0.0/16", "dev", alice.interface)
+    wait_until(lambda: "missing: route to 10.8.0.0/16; put back" in alice.log, "the route's end is noticed")
+    wait_until(lambda: alice.way(INSIDE) == alice.interface, "the route")
+
+
+@pytest.mark.parametrize("engine", ["qtunnel", "wireguard-go"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_endpoint_inside_the_tunnel_is_passed_by_the_tunnels_own_datagrams_alone(
+    sites: tuple[Site, Site], engine: str, version: int
+) -> None:
+    """With names as endpoints, an answer that nobody has authenticated chooses the address."""
+    alice, bob = sites
+    there, here = ("10.99.0.2", "10.99.0.1") if version == 4 else ("fd99::2", "fd99::1")
+    inside = f"{there}/32" if version == 4 else f"{there}/128"  # more specific than the link's own prefix
+    alice.write(engine=engine, endpoint=there, allowed=f'10.77.0.2/32, "fd77::2/128", "{inside}", 0.0.0.0/0, ::/0')
+    bob.write(engine=engine, endpoint=here)
+    alice.start()
+    bob.start()
+    wait_until(lambda: alice.ping("10.77.0.2"), "traffic")
+    assert alice.ping("fd77::2")
+    assert alice.way(there) == alice.interface, "the peer's own address is no exception"
+    assert alice.way(there, MARK) == "eth0"
+    assert alice.way("198.51.100.1") == alice.interface
+    counters = "cat", f"/sys/class/net/{alice.interface}/statistics/tx_packets"
+    before = int(alice.host.run(*counters).stdout)
+    alice.ping(there)  # nobody answers in there, but this is where it has to go
+    assert int(alice.host.run(*counters).stdout) > before
