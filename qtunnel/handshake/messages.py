@@ -218,6 +218,8 @@ def decode_answer(data: bytes, keys_offered: int) -> Answer:
     keys = tuple(reader.take(reader.byte()))
     if any(index >= keys_offered for index in keys) or list(keys) != sorted(set(keys)):
         raise HandshakeError("malformed", "answer accepts keys that were not offered, or not in order")
+    if known is not Verdict.ACCEPTED and (keys or has_chain):
+        raise HandshakeError("malformed", "answer refuses, and yet accepts keys or a chain")
     detail = reader.text(0, MAX_DETAIL)
     reader.end()
     policy = _policy(qkd, min_sources, chain_policy, "answer")
