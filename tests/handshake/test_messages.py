@@ -144,7 +144,7 @@ def test_a_refusal_accepts_nothing(verdict: Verdict) -> None:
     good = Answer(verdict, 1, POLICY, 0)
     assert decode_answer(encode_answer(good), 1) == good
     for accepting in (replace(good, keys=(0,)), replace(good, chain=bytes(range(16)))):
-        with pytest.raises(HandshakeError, match="malformed.*refuses"):
+        with pytest.raises(HandshakeError, match="refuses, and yet accepts"):
             decode_answer(encode_answer(accepting), 1)
 
 
