@@ -40,6 +40,10 @@ def qkd(text: str) -> str:
             ["19:56: peers[0].qkd.max_age: is 131s, but a rekey may come only after 132s"],
         ),
         (qkd("rekey: {jitter: 51%}\n    qkd: off"), ["peers[0].rekey.jitter: is more than 50%"]),
+        (
+            MINIMAL.replace("    sae_id: sae-alice\n", "    sae_id: sae-alice\n    check_hostname: false\n"),
+            ["9:5: key_sources.metro: check_hostname: false needs kme_id"],
+        ),
         (MINIMAL.replace("name: bob", "name: alice"), ["peers[0].name: is this node's own name"]),
         (MINIMAL.replace("bob.public", "alice.public"), ["17:13: peers[0].public: is this node's own public file"]),
         (MINIMAL.replace("bob.public", "bob.identity"), ["this is a secret identity file, not a public one"]),
