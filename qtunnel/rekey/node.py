@@ -79,14 +79,20 @@ class RekeyNode:
             if deadline is not None and deadline <= now.mono:
                 self._contained(peer, now, lambda peer=peer: peer.tick(now))  # type: ignore[misc]  # lambda's default
 
-    def _contained(self, peer: PeerRekey, now: Now, action: Callable[[], bool | None]) -> bool:
-        """Do it; where the code fails, that peer alone is blocked and begins anew. False then, or what it says."""
+    def _contained(
+        self, peer: PeerRekey, now: Now, action: Callable[[], bool | None], *, received: bool = False
+    ) -> bool:
+        """Do it; where the code fails, that peer alone is blocked and begins anew. False then, or what it says.
+
+        received: a datagram is being read, so a ``HandshakeError`` is its sender's doing, and raised.
+        """
+        name = peer.settings.name
         try:
             return bool(action())
-        except HandshakeError:
-            raise
         except Exception as error:
-            name, memory = peer.settings.name, peer.context.memory
+            if received and isinstance(error, HandshakeError):
+                raise
+            memory = peer.context.memory
             self.remove_peer(name)
             self._effects += [
                 Remember(name, memory),
@@ -99,7 +105,8 @@ class RekeyNode:
 
     def rekey_now(self, name: str, now: Now) -> bool:
         """Begin a rekey with that peer at once; False where that cannot be."""
-        return self.peers[name].rekey_now(now)
+        peer = self.peers[name]
+        return self._contained(peer, now, lambda: peer.rekey_now(now))
 
     def fetched(self, name: str, ticket: int, result: Fetched, now: Now) -> None:
         """What came of a ``FetchNew`` or ``FetchById``; of a peer that is gone the keys are wiped."""
@@ -129,7 +136,7 @@ class RekeyNode:
         peer = self._by_exchange.get(message.exchange) or self._by_outbound(message.exchange)
         if peer is None:
             raise HandshakeError("exchange", "belongs to no exchange that is under way")
-        self._contained(peer, now, lambda: peer.message(message, address, now))
+        self._contained(peer, now, lambda: peer.message(message, address, now), received=True)
         return None
 
     def _by_outbound(self, exchange: bytes) -> PeerRekey | None:
@@ -151,7 +158,7 @@ class RekeyNode:
             raise HandshakeError("flood", "more first messages a second than are looked at")
         responder = Responder(self.local, suite, message.exchange, message.body, self._find)
         peer = self._by_id[responder.peer.id]
-        fresh = self._contained(peer, now, lambda: peer.offered(responder, message, address, now))
+        fresh = self._contained(peer, now, lambda: peer.offered(responder, message, address, now), received=True)
         if self.peers.get(peer.settings.name) is peer and peer.inbound.knows(message.exchange):
             mine = [exchange for exchange, its in self._by_exchange.items() if its is peer]
             for old in mine[: -EXCHANGES_REMEMBERED + 1]:

@@ -134,24 +134,32 @@ class Outbound:
         if policy.qkd is QkdPolicy.OFF:
             refs = ()
         if len(refs) < sources_required(policy):
-            if self.state is OutState.FETCHING:
-                self._machine.fire(OutEvent.FAILED)
             words = "; ".join(f"{detail}" for _, detail in self._failures) or "no key source answered"
-            return self._report("qkd-unavailable", f"policy requires QKD and there is no key: {words}")
+            return self._give_up("qkd-unavailable", f"policy requires QKD and there is no key: {words}")
+        timestamp = grow(tai64n(now.unix_ns), context.memory.sent)
+        chains = tuple(ChainRef(held_link.epoch, held_link.id) for held_link in context.chain.links)
+        offer = Offer(timestamp, context.epoch + 1, policy, 0, chains, refs)
+        exchange = context.random_bytes(EXCHANGE_ID_SIZE)
+        try:
+            initiator = Initiator(
+                context.local, settings.public, settings.suite, exchange, offer, context.random_bytes,
+                pairing=settings.pairing, encapsulate=context.encapsulate,
+            )  # fmt: skip
+        except HandshakeError as error:
+            return self._give_up(error.reason, error.detail)
         self._machine.fire(OutEvent.OFFER)
         self._ticket = None
-        context.epoch += 1
-        timestamp = grow(tai64n(now.unix_ns), context.memory.sent)
-        context.remember(sent=timestamp, proposed=context.epoch)
-        chains = tuple(ChainRef(held_link.epoch, held_link.id) for held_link in context.chain.links)
-        offer = Offer(timestamp, context.epoch, policy, 0, chains, refs)
-        self._exchange = context.random_bytes(EXCHANGE_ID_SIZE)
-        self._initiator = Initiator(
-            context.local, settings.public, settings.suite, self._exchange, offer, context.random_bytes,
-            pairing=settings.pairing, encapsulate=context.encapsulate,
-        )  # fmt: skip
+        context.epoch = offer.epoch
+        context.remember(sent=timestamp, proposed=offer.epoch)
+        self._exchange, self._initiator = exchange, initiator
         self._send(MessageType.INIT, self._initiator.message, now, ATTEMPT_LIMIT)
         return None
+
+    def _give_up(self, reason: str, detail: str) -> Outcome:
+        """No offer can be made."""
+        if self.state is OutState.FETCHING:
+            self._machine.fire(OutEvent.FAILED)
+        return self._report(reason, detail)
 
     def _send(self, kind: MessageType, body: bytes, now: Now, lifetime: float) -> None:
         context = self._context

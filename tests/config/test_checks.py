@@ -73,6 +73,15 @@ def test_a_contradiction_is_named(errors_of: Errors, text: str, expected: list[s
         assert part in line
 
 
+def test_a_public_file_with_an_unusable_key_is_named(site: Path, errors_of: Errors) -> None:
+    lines = (site / "bob.public").read_text().splitlines()
+    (number,) = [index for index, line in enumerate(lines) if line.startswith("ml-kem-1024: ")]
+    lines[number] = f"ml-kem-1024: {base64.b64encode(bytes([255]) * 1568).decode()}"
+    (site / "bob.public").write_text("\n".join(lines))
+    (line,) = errors_of(MINIMAL)
+    assert f"bob.public:{number + 1}: ml-kem-1024 is not a usable public key" in line
+
+
 def test_qkd_is_given_up_only_where_the_file_says_so(errors_of: Errors, write: Callable[[str], Path]) -> None:
     (line,) = errors_of(OFF)
     assert "peers[0].qkd.sources: policy is required" in line
