@@ -163,3 +163,8 @@ class Fetched:
 
     keys: tuple[tuple[KeyRef, Secret], ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
+
+    def wipe(self) -> None:
+        """Wipe the keys: nobody wants them any more."""
+        for _, key in self.keys:
+            key.wipe()

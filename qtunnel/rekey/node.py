@@ -112,8 +112,7 @@ class RekeyNode:
         """What came of a ``FetchNew`` or ``FetchById``; of a peer that is gone the keys are wiped."""
         peer = self.peers.get(name)
         if peer is None:
-            for _, key in result.keys:
-                key.wipe()
+            result.wipe()
             return
         self._contained(peer, now, lambda: peer.fetched(ticket, result, now))
 

@@ -71,6 +71,7 @@ class Outbound:
         self._context = context
         self._machine = Machine(OUT_TABLE, OutState.IDLE)
         self._ticket: int | None = None
+        self._asked: set[int] = set()
         self._fetch_limit = 0.0
         self._exchange = b""
         self._initiator: Initiator | None = None
@@ -95,6 +96,10 @@ class Outbound:
             return self._fetch_limit
         return self._retransmitter.deadline if self._retransmitter is not None else None
 
+    def asked(self, ticket: int) -> bool:
+        """Whether this fetch is ours."""
+        return ticket in self._asked
+
     def start(self, now: Now) -> Outcome | None:
         """Begin: fetch the keys that are missing, then offer. Only when idle."""
         context = self._context
@@ -114,12 +119,14 @@ class Outbound:
             return self._offer(now)
         self._machine.fire(OutEvent.FETCH)
         self._ticket = next(context.tickets)
+        self._asked.add(self._ticket)
         self._fetch_limit = now.mono + FETCH_LIMIT
         context.effects.append(FetchNew(context.name, self._ticket, missing, QKD_KEY_SIZE))
         return None
 
     def fetched(self, ticket: int, result: Fetched, now: Now) -> Outcome | None:
         """The sources answered. Keys that come too late are kept for the next attempt."""
+        self._asked.discard(ticket)
         failures = self._context.admit(self._context.ours, result, now)
         if self.state is not OutState.FETCHING or ticket != self._ticket:
             return None

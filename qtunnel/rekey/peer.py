@@ -121,11 +121,13 @@ class PeerRekey:
             self._next = schedule.after_failure(now.mono, fraction)
 
     def fetched(self, ticket: int, result: Fetched, now: Now) -> None:
-        """What the key sources answered, to whichever machine asked."""
+        """What the key sources answered, to whichever machine asked; where none did, the keys are wiped."""
         if self.inbound.asked(ticket):
             self.inbound.fetched(ticket, result, now)
-        else:
+        elif self.outbound.asked(ticket):
             self._ended(self.outbound.fetched(ticket, result, now), now)
+        else:
+            result.wipe()  # asked for before a defect: nobody knows any more which end's keys they are
 
     def offered(self, responder: Responder, message: Message, address: Hashable, now: Now) -> bool:
         """An authenticated message 1 from this peer. Whether it is news, so that ``address`` is where the peer is."""

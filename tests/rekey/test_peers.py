@@ -6,9 +6,10 @@ import pytest
 
 from qtunnel.errors import HandshakeError
 from qtunnel.identity import PublicIdentity
-from qtunnel.rekey.model import Block, Defect, Fetched, FetchNew
+from qtunnel.rekey.model import Block, Defect, FetchById, Fetched, FetchNew, Notice
 from qtunnel.rekey.outbound import OutState
-from qtunnel.terms import Policy, QkdPolicy
+from qtunnel.secret import Secret
+from qtunnel.terms import KeyRef, Policy, QkdPolicy
 from tests.rekey.gateways import (
     IDENTITIES,
     SUITE,
@@ -18,6 +19,9 @@ from tests.rekey.gateways import (
     sent,
     settings,
 )
+from tests.rekey.simulation import Conditions, Simulation
+from tests.rekey.test_hostile import effects, fetches, send, unknown_key
+from tests.rekey.test_rekey import done
 
 
 def unusable(which: str) -> PublicIdentity:
@@ -70,3 +74,35 @@ def test_a_handshake_error_out_of_place_is_that_peers_defect(way: str) -> None:
     assert [effect.peer for effect in found if isinstance(effect, Defect)] == ["b"]
     hub.tick(now(6.0))
     assert way == "tick" or sent(hub.take_effects(), "c")
+
+
+def test_a_key_that_was_asked_for_before_a_defect_is_wiped() -> None:
+    """It is the peer's, and must never be offered as ours."""
+    simulation = Simulation(1, Conditions())
+    done(simulation)
+    b = simulation.hosts["b"]
+    send(simulation, "a", unknown_key(simulation))
+    (fetch,) = fetches(effects(b))
+    b.node.peers["a"].tick = lambda now: 1 // 0  # type: ignore[method-assign,assignment]  # a defect
+    simulation.now += 60.0
+    b.node.tick(simulation.clock())
+    assert [type(effect) for effect in effects(b)].count(Defect) == 1
+    key = Secret(bytes(range(32)))
+    b.node.fetched("a", fetch.ticket, Fetched(((fetch.refs[0], key),)), simulation.clock())
+    assert key.wiped
+    context = b.node.peers["a"].context
+    assert (len(context.ours), len(context.theirs)) == (0, 0)
+
+
+def test_a_key_that_comes_after_the_time_limit_is_kept_for_the_next_offer() -> None:
+    policy = Policy(QkdPolicy.PREFERRED)
+    hub = node("hub", settings("b", policy=policy, sources=("metro",)))
+    assert hub.rekey_now("b", now(0.0))
+    (fetch,) = [effect for effect in hub.take_effects() if isinstance(effect, FetchNew)]
+    hub.tick(now(30.0))
+    assert sent(hub.take_effects(), "b")
+    ref, key = KeyRef("metro", "1", 32), Secret(bytes(range(32)))
+    for _ in range(2):
+        hub.fetched("b", fetch.ticket, Fetched(((ref, key.copy()),)), now(31.0))
+    assert hub.peers["b"].context.ours.get(ref) == key
+    assert not [effect for effect in hub.take_effects() if isinstance(effect, Notice | FetchById)]
