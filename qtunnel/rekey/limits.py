@@ -27,6 +27,8 @@ UNPROVEN_RATE = 200.0
 
 OFFERS_REMEMBERED = 64
 """Replay times of offers that came and were not committed: a repeated one makes no second call to a KME."""
+EXCHANGES_REMEMBERED = 4
+"""Ids of exchanges that a peer began, so that its retransmissions find it: of one under way, and of those before."""
 
 
 @dataclass(slots=True)

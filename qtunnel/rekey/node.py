@@ -12,14 +12,12 @@ from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
 from qtunnel.keys.used import UsedKeys
+from qtunnel.rekey.exchanges import Exchanges
 from qtunnel.rekey.limits import UNPROVEN_BURST, UNPROVEN_RATE, TokenBucket
 from qtunnel.rekey.model import Block, Defect, Effect, Fetched, Memory, Notice, Now, PeerSettings, Remember
 from qtunnel.rekey.peer import PeerRekey
 from qtunnel.rekey.timing import RESTART_AFTER_DEFECT
 from qtunnel.secret import RandomBytes
-
-EXCHANGES_REMEMBERED = 4
-"""Exchange ids kept per peer, so that retransmissions find their peer: one each way, and the ones before."""
 
 
 class RekeyNode:
@@ -38,7 +36,7 @@ class RekeyNode:
         self._used = UsedKeys(random_bytes)
         self.peers: dict[str, PeerRekey] = {}
         self._by_id: dict[bytes, PeerRekey] = {}
-        self._by_exchange: dict[bytes, PeerRekey] = {}
+        self._exchanges = Exchanges()
         self._tickets = count(1)
         self._effects: list[Effect] = []
 
@@ -57,7 +55,7 @@ class RekeyNode:
         """Forget a peer and wipe what was held for it."""
         peer = self.peers.pop(name)
         del self._by_id[peer.settings.public.id]
-        self._by_exchange = {key: its for key, its in self._by_exchange.items() if its is not peer}
+        self._exchanges.forget(name)
         peer.close()
 
     def take_effects(self) -> list[Effect]:
@@ -88,7 +86,9 @@ class RekeyNode:
         """
         name = peer.settings.name
         try:
-            return bool(action())
+            result = bool(action())
+            self._exchanges.set_ours(name, peer.outbound.exchange)
+            return result
         except Exception as error:
             if received and isinstance(error, HandshakeError):
                 raise
@@ -132,14 +132,13 @@ class RekeyNode:
     def _message(self, message: Message, address: Hashable, now: Now) -> str | None:
         if message.type is MessageType.INIT:
             return self._init(message, address, now)
-        peer = self._by_exchange.get(message.exchange) or self._by_outbound(message.exchange)
-        if peer is None:
+        route = self._exchanges.of_theirs if message.type is MessageType.COMMIT else self._exchanges.of_ours
+        name = route(message.exchange)
+        if name is None:
             raise HandshakeError("exchange", "belongs to no exchange that is under way")
+        peer = self.peers[name]
         self._contained(peer, now, lambda: peer.message(message, address, now), received=True)
         return None
-
-    def _by_outbound(self, exchange: bytes) -> PeerRekey | None:
-        return next((peer for peer in self.peers.values() if peer.outbound.exchange == exchange), None)
 
     def _reject(self, error: HandshakeError, address: Hashable) -> None:
         self._effects.append(
@@ -147,8 +146,8 @@ class RekeyNode:
         )
 
     def _init(self, message: Message, address: Hashable, now: Now) -> str | None:
-        known = self._by_exchange.get(message.exchange)
-        if known is not None and known.inbound.repeated(message.exchange, message.body, address):
+        owner = self._exchanges.of_theirs(message.exchange)
+        if owner is not None and self.peers[owner].inbound.repeated(message.exchange, message.body, address):
             return None
         suite = SUITES.get(message.suite)
         if suite is None:
@@ -157,13 +156,14 @@ class RekeyNode:
             raise HandshakeError("flood", "more first messages a second than are looked at")
         responder = Responder(self.local, suite, message.exchange, message.body, self._find)
         peer = self._by_id[responder.peer.id]
+        name = peer.settings.name
+        if owner is not None and owner != name:
+            responder.wipe()
+            raise HandshakeError("exchange", f"{name} sends the exchange id of another peer")
         fresh = self._contained(peer, now, lambda: peer.offered(responder, message, address, now), received=True)
-        if self.peers.get(peer.settings.name) is peer and peer.inbound.knows(message.exchange):
-            mine = [exchange for exchange, its in self._by_exchange.items() if its is peer]
-            for old in mine[: -EXCHANGES_REMEMBERED + 1]:
-                del self._by_exchange[old]
-            self._by_exchange[message.exchange] = peer
-        return peer.settings.name if fresh else None
+        if self.peers.get(name) is peer and peer.inbound.knows(message.exchange):
+            self._exchanges.add_theirs(name, message.exchange)
+        return name if fresh else None
 
     def _find(self, identity: bytes) -> KnownPeer | None:
         peer = self._by_id.get(identity)
