@@ -22,7 +22,7 @@ from qtunnel.daemon.rejections import KIND as REJECTED
 from qtunnel.daemon.rejections import Rejections
 from qtunnel.daemon.settings import load_public, settings_of
 from qtunnel.daemon.sources import KeySources
-from qtunnel.daemon.transport import Address, HandshakeSockets
+from qtunnel.daemon.transport import Address, HandshakeSockets, source_of
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally, in_force, peer_status, protection_in_force, sources_of
 from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
@@ -93,7 +93,7 @@ class Gateway:
         control = ControlServer(node.control_socket, Handlers(self._status, self._rekey, self._events))
         self._memory = StateDirectory(node.state_dir, lambda kind, detail: self._publish(kind, detail=detail))
         self._sources = KeySources(config, self._events)
-        self._core = RekeyNode(self._identity, os.urandom)
+        self._core = RekeyNode(self._identity, os.urandom, source_of=source_of)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._sockets = HandshakeSockets(node.listen, self._receive)

@@ -23,6 +23,8 @@ from qtunnel.rekey.limits import (
     FETCH_RATE,
     FETCHES_IN_FLIGHT,
     KEYS_HELD,
+    OFFER_BURST,
+    OFFER_RATE,
     OFFERS_REMEMBERED,
     TokenBucket,
 )
@@ -96,6 +98,7 @@ class Inbound:
         self._started = 0.0
         self._timestamp = b""
         self._handled: deque[bytes] = deque(maxlen=OFFERS_REMEMBERED)
+        self._offers = TokenBucket(OFFER_BURST, OFFER_RATE)
         self._fetches = TokenBucket(FETCH_BURST, FETCH_RATE)
 
     @property
@@ -130,6 +133,10 @@ class Inbound:
         if timestamp <= self._context.memory.seen or timestamp in self._handled:
             return False
         return self.state is InState.IDLE or timestamp > self._timestamp
+
+    def may_offer(self, now: Now) -> bool:
+        """Whether one more fresh offer of the peer's is looked at."""
+        return self._offers.take(now.mono)
 
     def handled(self, timestamp: bytes) -> None:
         """An offer was looked at: its like is a replay from now on, taken or not."""

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from itertools import count
+from typing import Any
 
 from qtunnel.crypto.kem import Encapsulate
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake.fragments import Message, MessageType, Reassembler, mac1_key, parse
+from qtunnel.handshake.messages import check_init_size
 from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
 from qtunnel.keys.used import UsedKeys
 from qtunnel.rekey.exchanges import Exchanges
-from qtunnel.rekey.limits import UNPROVEN_BURST, UNPROVEN_RATE, TokenBucket
+from qtunnel.rekey.limits import (
+    SOURCE_BURST,
+    SOURCE_RATE,
+    SOURCES,
+    UNPROVEN_BURST,
+    UNPROVEN_RATE,
+    TokenBucket,
+    TokenBuckets,
+)
 from qtunnel.rekey.model import Block, Defect, Effect, Fetched, Memory, Notice, Now, PeerSettings, Remember
 from qtunnel.rekey.peer import PeerRekey
 from qtunnel.rekey.timing import RESTART_AFTER_DEFECT
 from qtunnel.secret import RandomBytes
+
+SourceOf = Callable[[Any], Hashable]
+"""From the address of a datagram to what of it a sender cannot change at will: not the port."""
 
 
 class RekeyNode:
@@ -26,12 +39,21 @@ class RekeyNode:
     Feed it datagrams, key sources' answers and the time; carry out ``take_effects`` in order after each call.
     """
 
-    def __init__(self, local: Identity, random_bytes: RandomBytes, *, encapsulate: Encapsulate | None = None) -> None:
+    def __init__(
+        self,
+        local: Identity,
+        random_bytes: RandomBytes,
+        *,
+        encapsulate: Encapsulate | None = None,
+        source_of: SourceOf = lambda address: address,
+    ) -> None:
         self.local = local
         self._random_bytes = random_bytes
         self._encapsulate = encapsulate
         self._mac_key = mac1_key(local.public.id)
         self._reassembler = Reassembler()
+        self._source_of = source_of
+        self._sources = TokenBuckets(SOURCE_BURST, SOURCE_RATE, SOURCES)
         self._unproven = TokenBucket(UNPROVEN_BURST, UNPROVEN_RATE)
         self._used = UsedKeys(random_bytes)
         self.peers: dict[str, PeerRekey] = {}
@@ -152,6 +174,9 @@ class RekeyNode:
         suite = SUITES.get(message.suite)
         if suite is None:
             raise HandshakeError("suite", f"the sender uses suite {message.suite}, which this version does not know")
+        check_init_size(suite, message.body)
+        if not self._sources.take(self._source_of(address), now.mono):
+            raise HandshakeError("flood", "more first messages a second than are looked at from one source")
         if not self._unproven.take(now.mono):
             raise HandshakeError("flood", "more first messages a second than are looked at")
         responder = Responder(self.local, suite, message.exchange, message.body, self._find)

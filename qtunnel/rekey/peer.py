@@ -135,6 +135,9 @@ class PeerRekey:
         if not self.inbound.fresh(responder.offer.timestamp):
             context.notice("message.rejected", message="init", reason="replay", detail="an old first message")
             return False
+        if not self.inbound.may_offer(now):  # not before: replays, which are anybody's, must not use it up
+            context.notice("message.rejected", message="init", reason="flood", detail="more offers than are answered")
+            return False
         self.inbound.handled(responder.offer.timestamp)
         self._reachable = True
         if responder.suite.id != self.settings.suite.id:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 
 from qtunnel.handshake.fragments import Message, MessageType, cut, mac1_key
@@ -31,8 +31,8 @@ def settings(name: str, public: PublicIdentity | None = None, **changes: object)
     return replace(plain, **changes)  # type: ignore[arg-type]  # fields by name, tests only
 
 
-def node(name: str, *peers: PeerSettings) -> RekeyNode:
-    made = RekeyNode(IDENTITIES[name], random.Random(name).randbytes)
+def node(name: str, *peers: PeerSettings, source_of: Callable[[Hashable], Hashable] = lambda it: it) -> RekeyNode:
+    made = RekeyNode(IDENTITIES[name], random.Random(name).randbytes, source_of=source_of)
     for peer in peers:
         made.add_peer(peer, Memory(), now(0.0))
     return made
