@@ -155,9 +155,9 @@ class Gateway:
     def _receive(self, datagram: bytes, address: Address) -> None:
         if not self._core.peers:
             return
-        peer = self._core.receive(datagram, address, now())
-        if peer is not None:
-            self._endpoints.learned(peer, address)
+        heard = self._core.receive(datagram, address, now())
+        if heard is not None:
+            self._endpoints.heard(heard, address)
         self._flush()
 
     async def _timer(self) -> None:

@@ -24,7 +24,7 @@ from qtunnel.rekey.limits import (
     TokenBucket,
     TokenBuckets,
 )
-from qtunnel.rekey.model import Block, Defect, Effect, Fetched, Memory, Notice, Now, PeerSettings, Remember
+from qtunnel.rekey.model import Block, Defect, Effect, Fetched, Heard, Memory, Notice, Now, PeerSettings, Remember
 from qtunnel.rekey.peer import PeerRekey
 from qtunnel.rekey.timing import RESTART_AFTER_DEFECT
 from qtunnel.secret import RandomBytes
@@ -138,9 +138,8 @@ class RekeyNode:
             return
         self._contained(peer, now, lambda: peer.fetched(ticket, result, now))
 
-    def receive(self, datagram: bytes, address: Hashable, now: Now) -> str | None:
-        """One datagram from ``address``. The name of the peer, where it proves that the peer is there now: a first
-        message, authenticated and no replay."""
+    def receive(self, datagram: bytes, address: Hashable, now: Now) -> Heard | None:
+        """One datagram from ``address``. Who spoke, where that says something of where the peer is."""
         try:
             fragment = parse(datagram, self._mac_key)
             message = self._reassembler.add(address, fragment, now.mono)
@@ -151,7 +150,7 @@ class RekeyNode:
             self._reject(HandshakeError("defect", f"reading it failed ({type(error).__name__})"), address)
         return None
 
-    def _message(self, message: Message, address: Hashable, now: Now) -> str | None:
+    def _message(self, message: Message, address: Hashable, now: Now) -> Heard | None:
         if message.type is MessageType.INIT:
             return self._init(message, address, now)
         route = self._exchanges.of_theirs if message.type is MessageType.COMMIT else self._exchanges.of_ours
@@ -159,15 +158,15 @@ class RekeyNode:
         if name is None:
             raise HandshakeError("exchange", "belongs to no exchange that is under way")
         peer = self.peers[name]
-        self._contained(peer, now, lambda: peer.message(message, address, now), received=True)
-        return None
+        proven = self._contained(peer, now, lambda: peer.message(message, address, now), received=True)
+        return Heard(name, proven=True) if proven else None
 
     def _reject(self, error: HandshakeError, address: Hashable) -> None:
         self._effects.append(
             Notice("", "message.rejected", {"reason": error.reason, "detail": error.detail, "address": str(address)})
         )
 
-    def _init(self, message: Message, address: Hashable, now: Now) -> str | None:
+    def _init(self, message: Message, address: Hashable, now: Now) -> Heard | None:
         owner = self._exchanges.of_theirs(message.exchange)
         if owner is not None and self.peers[owner].inbound.repeated(message.exchange, message.body, address):
             return None
@@ -188,7 +187,7 @@ class RekeyNode:
         fresh = self._contained(peer, now, lambda: peer.offered(responder, message, address, now), received=True)
         if self.peers.get(name) is peer and peer.inbound.knows(message.exchange):
             self._exchanges.add_theirs(name, message.exchange)
-        return name if fresh else None
+        return Heard(name, proven=False) if fresh else None
 
     def _find(self, identity: bytes) -> KnownPeer | None:
         peer = self._by_id.get(identity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Hashable
 from enum import Enum
 
 from qtunnel.constants import QKD_KEY_SIZE
@@ -80,6 +81,8 @@ class Outbound:
         self._started = 0.0
         self._failures: tuple[tuple[str, str], ...] = ()
         self._mismatch: str | None = None
+        self.elsewhere: Hashable | None = None
+        """Where a first message of the peer's came from while ours was under way: ours goes there as well."""
 
     @property
     def state(self) -> OutState:
@@ -247,10 +250,11 @@ class Outbound:
         )  # fmt: skip
         return Outcome.DONE
 
-    def repeat(self) -> None:
-        """Send the message under way once more, to the address that has become known just now."""
+    def repeat(self, address: Hashable) -> None:
+        """Send the first message under way to ``address``, too, from which the peer's own has come just now."""
+        self.elsewhere = address
         if self._retransmitter is not None:
-            self._context.effects.append(Send(self._context.name, self._retransmitter.datagrams))
+            self._context.effects.append(Send(self._context.name, self._retransmitter.datagrams, address))
 
     def yield_to_peer(self) -> None:
         """The other end's exchange goes first: drop ours, keep its keys."""
@@ -284,6 +288,8 @@ class Outbound:
             )
         if retransmitter.due(now.mono):
             self._context.effects.append(Send(self._context.name, retransmitter.datagrams))
+            if self.elsewhere is not None and self.state is OutState.OFFERED:
+                self._context.effects.append(Send(self._context.name, retransmitter.datagrams, self.elsewhere))
         return None
 
     def _fail(self, reason: str, detail: str) -> Outcome:
@@ -299,7 +305,7 @@ class Outbound:
         if self._initiator is not None:
             self._initiator.wipe()
         self._initiator = self._sealed = self._retransmitter = self._mismatch = None
-        self._ticket = None
+        self._ticket = self.elsewhere = None
 
 
 def _reason(verdict: Verdict) -> str:

@@ -11,7 +11,7 @@ from qtunnel.handshake.initiator import Initiator
 from qtunnel.handshake.messages import Offer
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity, PublicIdentity
-from qtunnel.rekey.model import Effect, Memory, Notice, Now, PeerSettings, Send
+from qtunnel.rekey.model import Effect, Heard, Memory, Notice, Now, PeerSettings, Send
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.timing import tai64n
 from qtunnel.terms import Policy, QkdPolicy
@@ -52,7 +52,7 @@ def junk(size: int, to: str = "hub") -> list[bytes]:
     return cut(Message(MessageType.INIT, SUITE.id, _rng.randbytes(16), body), mac1_key(IDENTITIES[to].public.id))
 
 
-def hand(to: RekeyNode, datagrams: Iterable[bytes], address: Hashable, at: float) -> str | None:
+def hand(to: RekeyNode, datagrams: Iterable[bytes], address: Hashable, at: float) -> Heard | None:
     """Deliver; what the last datagram said of its sender."""
     heard = None
     for datagram in datagrams:

@@ -83,7 +83,7 @@ def send(simulation: Simulation, name: str, datagrams: list[bytes], address: str
     """Hand them to the peer of ``name``. Who was heard by each."""
     peer = simulation.hosts[simulation.hosts[name].peer]
     heard = [peer.node.receive(datagram, address, simulation.clock()) for datagram in datagrams]
-    return heard
+    return [None if its is None else its.peer for its in heard]
 
 
 def effects(host: Host) -> list[Effect]:
