@@ -23,7 +23,7 @@ from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.rejections import Rejections, is_limited
 from qtunnel.daemon.settings import load_public, settings_of
 from qtunnel.daemon.sources import KeySources
-from qtunnel.daemon.transport import Address, HandshakeSockets
+from qtunnel.daemon.transport import Address, HandshakeSockets, source_of
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally, in_force, is_stale, peer_status, protection_in_force, sources_of
 from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
@@ -97,7 +97,7 @@ class Gateway:
         control = ControlServer(node.control_socket, Handlers(self._status, self._rekey, self._events))
         self._memory: StateDirectory | None = None
         self._sources = KeySources(config, self._events)
-        self._core = RekeyNode(self._identity, os.urandom)
+        self._core = RekeyNode(self._identity, os.urandom, source_of=source_of)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._sockets = HandshakeSockets(node.listen, self._receive, self._tunnel.mark)
@@ -165,9 +165,9 @@ class Gateway:
     def _receive(self, datagram: bytes, address: Address) -> None:
         if not self._core.peers:
             return
-        peer = self._core.receive(datagram, address, now())
-        if peer is not None:
-            self._endpoints.learned(peer, address)
+        heard = self._core.receive(datagram, address, now())
+        if heard is not None:
+            self._endpoints.heard(heard, address)
         self._flush()
 
     async def _timer(self) -> None:
