@@ -9,7 +9,7 @@ BENCH_TOOLS := iproute2 iperf3 ethtool nftables wireguard-go
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools demo test lint diagrams bench clean
+.PHONY: venv dev demo-tools test-tools bench-tools demo test sim lint diagrams bench clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -35,6 +35,14 @@ demo: venv demo-tools
 
 test: dev test-tools lint
 	$(BIN)/pytest $(ARGS)
+
+# the whole convergence simulation, within two hours: 1,000 rekeys for each of 100 seeds (the tests run 60 for each);
+# SIM_SEEDS=10 is a tenth of it, and ARGS="-n auto" uses all processors
+SIM_REKEYS ?= 1000
+SIM_SEEDS  ?= 100
+sim: dev
+	QTUNNEL_SIM_REKEYS=$(SIM_REKEYS) QTUNNEL_SIM_SEEDS=$(SIM_SEEDS) timeout 2h \
+		$(BIN)/pytest tests/rekey/test_convergence.py --timeout=600 $(ARGS)
 
 lint: dev
 	$(BIN)/ruff check .

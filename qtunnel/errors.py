@@ -6,6 +6,8 @@ be logged and shown as it is. The command line prints it as one line and exits w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 EXIT_PROTECTED = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -71,6 +73,11 @@ class UnknownPeerError(ControlError):
     """The daemon has no peer of that name."""
 
     exit_code = EXIT_USAGE
+
+    @classmethod
+    def of(cls, name: str, known: Iterable[str]) -> UnknownPeerError:
+        """In words, with the names that there are."""
+        return cls(f"no peer {name!r}; there are: {', '.join(known) or 'none'}")
 
 
 class AlreadyRunningError(QtunnelError):

@@ -313,7 +313,7 @@ class Gateway:
 
     async def _status(self, peer: str | None) -> Status:
         if peer is not None and peer not in self._peers:
-            raise UnknownPeerError(peer)
+            raise UnknownPeerError.of(peer, self._peers)
         node = self._config.node
         answers = True
         try:
@@ -369,8 +369,10 @@ class Gateway:
     async def _rekey(self, peer: str) -> RekeyOutcome:
         """Rekey now, and wait until the outcome is known and, where it is good, in force."""
         config = self._peers.get(peer)
-        if config is None or peer not in self._core.peers:
-            raise UnknownPeerError(peer)
+        if config is None:
+            raise UnknownPeerError.of(peer, self._peers)
+        if peer not in self._core.peers:
+            raise QtunnelError(f"no rekey with {peer} now: the daemon is {self._state}")
         start = monotonic()
         with self._events.subscribe() as events:
             if not self._core.rekey_now(peer, now()) and self._endpoints.of(peer) is None:
