@@ -49,13 +49,12 @@ def conntrack_lifetime(host: Namespace, seconds: int) -> None:
         host.run("sh", "-c", f"echo {seconds} > /proc/sys/net/netfilter/{name}")
 
 
-@pytest.mark.parametrize("program", ["qtunnel", "wireguard-go"])
-def test_nat_with_keepalive(routed: tuple[Namespace, Namespace, Namespace], make: Make, program: str) -> None:
+def test_nat_with_keepalive(routed: tuple[Namespace, Namespace, Namespace], make: Make) -> None:
     client, router, server = routed
     nat = "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }; "
     router.run("nft", nat + "add rule ip nat post ip saddr 192.168.1.0/24 oifname outside snat to 10.0.0.1")
     conntrack_lifetime(router, 2)
-    left, right = make(client, 1), make(server, 2, program)
+    left, right = make(client, 1), make(server, 2, "wireguard-go")
     left.address("192.168.241.1/24")
     right.address("192.168.241.2/24")
     right.peer(left, "", "192.168.241.1/32")
