@@ -51,6 +51,7 @@ BASE = {
     "statemachine": Room("machines as tables, and their diagrams"),
     "secret": Room("the one type that holds key material", ("errors",)),
     "files": Room("secret files: who may read them, the one loader", ("errors", "secret")),
+    "addresses": Room("IP addresses parsed by the C library"),
     "crypto": Room("the libraries' primitives, typed; one tree of labels", ("secret",)),
     "identity": Room("a gateway's seed and public keys", ("crypto", "errors", "files", "secret")),
 }
@@ -62,7 +63,7 @@ ROOMS = {
     "rekey": Room("all exchanges of a gateway: when, with what, what if not", ("handshake", "keys"), sans_io=True),
     "wireguard": Room("the WireGuard device: messages, sessions, timers, UAPI grammar", sans_io=True),
     "offload": Room("super-packets of a TUN: headers, checksums, split", sans_io=True),
-    "netio": Room("Linux edge of the engine: TUN, UDP, UAPI socket, the loop", ("wireguard",)),
+    "netio": Room("Linux edge of the engine: TUN, UDP, UAPI socket, the loop", ("offload", "wireguard")),
     "events": Room("the one event stream of the daemon"),
     "telemetry": Room("structured logging"),
     "tls": Room("mutual TLS, and its failures in words"),
@@ -99,8 +100,8 @@ CIRCLE = {("config", "drivers"), ("drivers", "config")}
 """The one circle: the configuration asks the registry for a driver's models, which are made of its types."""
 
 PURE_MODULES = {
-    "__future__", "abc", "binascii", "collections", "dataclasses", "enum", "errno", "functools", "hashlib", "heapq",
-    "hmac", "ipaddress", "itertools", "logging", "math", "struct", "typing",
+    "__future__", "abc", "binascii", "bisect", "collections", "dataclasses", "enum", "errno", "functools", "hashlib",
+    "heapq", "hmac", "ipaddress", "itertools", "logging", "math", "struct", "typing",
     "cryptography", "nacl", "numpy",
 }  # fmt: skip
 """All that a sans-IO room may import from outside: neither clock nor file nor socket is among them."""

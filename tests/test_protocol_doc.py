@@ -407,9 +407,11 @@ def test_uapi_keys() -> None:
     }  # fmt: skip
     rows = DOCUMENT.table("7", "operation").rows
     assert {row["key"] for row in rows if row["operation"] == "set"} == set(uapi.KEYS) - standard
-    _, alice, _ = start()
+    _, alice, bob = start()
+    alice.set_peer(bob.public, "record_mode=aes-256-gcm")
     shown = {line.partition("=")[0] for line in alice.get().splitlines()}
-    assert {row["key"] for row in rows if row["operation"] == "get"} == {name for name in shown if "epoch" in name}
+    ours = {name for name in shown if "epoch" in name or "record" in name}
+    assert {row["key"] for row in rows if row["operation"] == "get"} == ours
 
 
 def _values(words: str) -> tuple[list[str], list[str]]:
@@ -419,6 +421,9 @@ def _values(words: str) -> tuple[list[str], list[str]]:
         return ["0", str(2 ** int(decimal[1]) - 1)], [str(2 ** int(decimal[1])), "-1", "0x1", ""]
     if digits:
         return ["aF" * (int(digits[1]) // 2)], ["0" * (int(digits[1]) - 2), "0" * (int(digits[1]) + 2)]
+    if " or " in words:
+        allowed = re.findall(r"[\w-]+", words.partition("(")[0].replace(" or ", ", "))
+        return allowed, [words, allowed[0].upper(), "true", ""]
     return [words], [f"{words} ", words.upper(), "false", ""]
 
 

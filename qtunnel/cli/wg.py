@@ -20,6 +20,9 @@ from qtunnel.netio.syslog import SOCKET as SYSLOG
 from qtunnel.netio.syslog import SyslogHandler
 from qtunnel.netio.tun import check_name
 
+GARBAGE = 50_000
+"""Objects more than before until cycles are looked for: packets leave none, and a look takes as long as a burst."""
+
 LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -76,6 +79,7 @@ def wg(interface: str, foreground: bool, log_file: Path | None, log_level: str, 
     def start() -> Callable[[], None]:
         loop = open_loop(interface, socket_dir, offload=offload == "auto")
         gc.freeze()  # what is loaded now stays; the collector need not walk it while packets wait
+        gc.set_threshold(GARBAGE)
 
         def serve() -> None:
             try:

@@ -83,6 +83,10 @@ class Inbound:
             ):
                 for item in items:
                     self._write_item(peer, item)
+        elif kind == TYPE_DATA and length <= size:  # by itself: without the preparations for many
+            packet = self._device.transport.open(self._receiver.buffer.view[offset : offset + length], endpoint, now)
+            if packet is not None:
+                self._write((vnet.ZERO, packet))
         elif kind == TYPE_DATA:
             for run in self._opener.open(offset, length, size, endpoint, now):
                 self._write_run(run)

@@ -58,6 +58,7 @@ class Outbound:
         descriptor, view = self._tun.fd, self._view
         peer_for, max_plain = self._transport.peer_for, self._records.max_plain
         taken = 0
+        first = True
         self._start = self._end = 0
         limits: dict[Peer, int] = {}
         for _ in range(MAX_PACKETS):
@@ -78,6 +79,10 @@ class Outbound:
                 else:
                     self._flush(now)
                     self._send_standard(peer, length, now)
+            if first:  # at once: most of the time nothing follows, and to find that out takes as long as to send
+                first = False
+                self._flush(now)
+                self._singles.flush()
             if taken >= MAX_BYTES:
                 break
         self._flush(now)

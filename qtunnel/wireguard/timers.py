@@ -45,6 +45,9 @@ class Timer(IntEnum):
     RECORD = 6
 
 
+_POOL = 64
+"""Random bytes fetched at a time: a timer with jitter is armed with almost every packet of a slow exchange."""
+
 _OF_A_SESSION = (Timer.RETRANSMIT, Timer.KEEPALIVE, Timer.NEW_HANDSHAKE, Timer.ZERO_KEYS, Timer.RECORD)
 
 
@@ -167,4 +170,13 @@ class PeerTimers:
 
 def jitter_from(random_bytes: Callable[[int], bytes]) -> Callable[[], float]:
     """A source of jitter, 0 to REKEY_JITTER seconds."""
-    return lambda: int.from_bytes(random_bytes(2), "big") / 65535 * REKEY_JITTER
+    pool = b""
+
+    def jitter() -> float:
+        nonlocal pool
+        if not pool:
+            pool = random_bytes(_POOL)
+        value, pool = int.from_bytes(pool[:2], "big"), pool[2:]
+        return value / 65535 * REKEY_JITTER
+
+    return jitter
