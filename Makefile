@@ -4,10 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 DEMO_TOOLS := iproute2 iperf3 wireguard-tools
-TEST_TOOLS := $(DEMO_TOOLS) iputils-ping wireguard-go tcpdump
+TEST_TOOLS := $(DEMO_TOOLS) iputils-ping wireguard-go tcpdump ethtool nftables
+BENCH_TOOLS := iproute2 iperf3 ethtool nftables wireguard-go
+TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools demo test lint diagrams clean
+.PHONY: venv dev demo-tools test-tools bench-tools demo test sim lint diagrams bench clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -23,13 +25,24 @@ demo-tools:
 	@scripts/need-tools "$(DEMO_TOOLS)" ip iperf3 wg $(OUT)
 
 test-tools:
-	@scripts/need-tools "$(TEST_TOOLS)" ip iperf3 ping wg wireguard-go tcpdump $(OUT)
+	@scripts/need-tools "$(TEST_TOOLS)" ip iperf3 ping wg wireguard-go tcpdump ethtool nft $(OUT)
+
+bench-tools:
+	@scripts/need-tools "$(BENCH_TOOLS)" ip iperf3 ethtool nft wireguard-go $(OUT)
 
 demo: venv demo-tools
 	@$(BIN)/qtunnel demo $(ARGS)
 
 test: dev test-tools lint
 	$(BIN)/pytest $(ARGS)
+
+# the whole convergence simulation, within two hours: 1,000 rekeys for each of 100 seeds (the tests run 60 for each);
+# SIM_SEEDS=10 is a tenth of it, and ARGS="-n auto" uses all processors
+SIM_REKEYS ?= 1000
+SIM_SEEDS  ?= 100
+sim: dev
+	QTUNNEL_SIM_REKEYS=$(SIM_REKEYS) QTUNNEL_SIM_SEEDS=$(SIM_SEEDS) timeout 2h \
+		$(BIN)/pytest tests/rekey/test_convergence.py --timeout=600 $(ARGS)
 
 lint: dev
 	$(BIN)/ruff check .
@@ -40,5 +53,14 @@ lint: dev
 diagrams: dev
 	@$(BIN)/python -m tests.architecture $(OUT)
 
+# against the newest wireguard-go in both modes, and what a rekey costs; ARGS go to the races: make bench ARGS="--seconds 10"
+bench: venv bench-tools
+	@set -e; rival=$$(scripts/build-wireguard-go $(TOOLS)); \
+	$(BIN)/qtunnel bench tunnel --against "$$rival" $(ARGS); \
+	for suite in chacha20-poly1305 aes-256-gcm; do \
+		$(BIN)/qtunnel bench tunnel --against "$$rival" --mode record --suite $$suite $(ARGS); \
+	done; \
+	$(BIN)/qtunnel bench rekey
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TOOLS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

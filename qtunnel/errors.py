@@ -6,6 +6,8 @@ be logged and shown as it is. The command line prints it as one line and exits w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 EXIT_PROTECTED = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -72,6 +74,11 @@ class UnknownPeerError(ControlError):
 
     exit_code = EXIT_USAGE
 
+    @classmethod
+    def of(cls, name: str, known: Iterable[str]) -> UnknownPeerError:
+        """In words, with the names that there are."""
+        return cls(f"no peer {name!r}; there are: {', '.join(known) or 'none'}")
+
 
 class AlreadyRunningError(QtunnelError):
     """Another daemon holds the control socket or the interface."""
@@ -79,6 +86,14 @@ class AlreadyRunningError(QtunnelError):
 
 class KmeError(QtunnelError):
     """The embedded KME cannot be started."""
+
+
+class SandboxError(QtunnelError):
+    """A place with networks of its own cannot be made on this machine, or a tool in it failed."""
+
+
+class BenchError(QtunnelError):
+    """A measurement cannot be made on this machine, or an engine did not carry it."""
 
 
 class DemoError(QtunnelError):

@@ -48,14 +48,19 @@ def read_secret_file(path: Path) -> Secret:
 def write_new_file(path: Path, data: bytes, *, mode: int) -> None:
     """Write ``data`` to a file that must not exist yet, with exactly the permission bits ``mode``.
 
-    Raises ``FileExistsError``, or ``OSError`` for what else the file system refuses.
+    All of it, or no file. Raises ``FileExistsError``, or ``OSError`` for what else the file system refuses.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)  # a umask must not open or close it further
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # a umask must not open or close it further
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        # What is cut short is of no use, and would be in the way of the next attempt.
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _open(path: Path) -> int:

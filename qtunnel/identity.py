@@ -15,7 +15,7 @@ from pathlib import Path
 
 from qtunnel.crypto import dh
 from qtunnel.crypto.kdf import Label, derive, frame, sha512
-from qtunnel.crypto.kem import KEMS, SEED_SIZE, Kem, KemKeyPair
+from qtunnel.crypto.kem import KEMS, SEED_SIZE, Kem, KemKeyError, KemKeyPair
 from qtunnel.errors import ConfigError, IdentityFileError
 from qtunnel.files import read_secret_file, write_new_file
 from qtunnel.secret import RandomBytes, Secret
@@ -94,6 +94,13 @@ class PublicIdentity:
                 raise IdentityFileError(
                     f"{where}:{number}: {name} has {len(values[name])} bytes, not {_FIELDS[name]}; was the file cut?"
                 )
+            try:
+                _check_key(name, values[name])
+            except (dh.LowOrderPointError, KemKeyError):
+                raise IdentityFileError(
+                    f"{where}:{number}: {name} is not a usable public key; was the file edited? Get it from the peer "
+                    "anew (there: qtunnel identity show FILE)"
+                ) from None
         missing = [name for name in _FIELDS if name not in values]
         if missing:
             raise IdentityFileError(f"{where}: {', '.join(missing)} missing; was the file cut?")
@@ -113,6 +120,14 @@ class PublicIdentity:
             return cls.parse(data.decode("ascii"), str(path))
         except UnicodeDecodeError:
             raise IdentityFileError(f"{path}: not a text file") from None
+
+
+def _check_key(name: str, value: bytes) -> None:
+    """See that a key can be used; raises ``LowOrderPointError`` or ``KemKeyError``."""
+    if name in KEMS:
+        KEMS[name].check_public_key(value)
+    else:
+        dh.check_public_key(value)
 
 
 class Identity:

@@ -15,6 +15,7 @@ from tests.architecture import (
     BASE,
     CHANCE,
     CIRCLE,
+    CONSTANTS,
     DOCUMENT,
     PACKAGE,
     PURE_MODULES,
@@ -50,7 +51,9 @@ READERS = {
     "engines/uapi.py": "/dev/net/tun",
     "netio/tun.py": "/dev/net/tun",
     "netio/background.py": "/dev/null and a pipe",
-    "demo": "logs and pid files of its children, example configurations, /proc, /dev/net/tun",
+    "sandbox": "/proc, /dev/net/tun",
+    "demo": "logs and pid files of its children, example configurations, /proc",
+    "bench": "logs of the engines, /proc, /dev/net/tun",
 }
 """Which files, and rooms as a whole, open files, and why none of it is a secret that goes around ``qtunnel.files``."""
 
@@ -123,7 +126,21 @@ def test_sans_io_rooms_import_nothing_impure() -> None:
         f"{file}: {one.module}"
         for file in pure_sources()
         for one in imports(file)
-        if one.module.partition(".")[0] not in PURE_MODULES | {"qtunnel"}
+        if one.module.partition(".")[0] not in PURE_MODULES | CONSTANTS.keys() | {"qtunnel"}
+    ]
+    wrong += [
+        f"{file}: {module}.{node.attr}"
+        for file in pure_sources()
+        for node in ast.walk(tree(file))
+        for module, harmless in CONSTANTS.items()
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == module
+        if node.attr not in harmless
+    ]
+    wrong += [
+        f"{file}: from {one.module}"
+        for file in pure_sources()
+        for one in imports(file)
+        if not set(one.names) <= CONSTANTS.get(one.module, set(one.names))
     ]
     assert wrong == []
     impure = {"asyncio", "socket", "select", "selectors", "time", "random", "os", "secrets", "threading", "subprocess",
@@ -164,7 +181,7 @@ def test_a_client_loads_neither_daemon_nor_engine(command: str) -> None:
 
 
 def test_what_the_engine_process_loads_holds_no_key_source() -> None:
-    """The process that holds the TUN knows nothing of KMEs, and the one that knows them does not open a TUN."""
+    """The process that holds the TUN knows nothing of KMEs, and the one that knows them holds no TUN."""
     assert not loaded_by("qtunnel.cli.wg") & {
         "daemon",
         "engines",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -65,6 +66,24 @@ def test_an_identity_is_never_overwritten(made: Path) -> None:
     assert result.returncode == 2
     assert "alice.identity: exists and is not overwritten" in result.stderr
     assert (made / "alice.identity").read_bytes() == before
+
+
+def test_a_file_that_cannot_be_written_whole_is_not_left_behind(tmp_path: Path) -> None:
+    """The file system refuses here as a full disk does: in the middle of the file."""
+    for name in ("x.identity", "x.identity"):  # and so the next attempt is not told that the file exists
+        result = subprocess.run(
+            [sys.executable, "-B", "-m", "qtunnel", "identity", "new", name],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20)),  # bytes
+        )
+        assert result.returncode == 2
+        assert "x.identity: cannot be written: File too large" in result.stderr
+        assert list(tmp_path.iterdir()) == []
+    assert qtunnel("identity", "new", "x.identity", cwd=tmp_path).returncode == 0
 
 
 @pytest.mark.parametrize(

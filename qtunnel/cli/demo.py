@@ -39,13 +39,13 @@ def demo(
     """
     options = DemoOptions(seconds=seconds, interval=interval, kme_outage=kme_outage, keep=keep, policy=policy)
     options.check()
-    from qtunnel.demo import sandbox
-    from qtunnel.demo.children import search_path
-    from qtunnel.demo.lab import check_tools
+    from qtunnel.demo.lab import TOOLS
+    from qtunnel.sandbox import namespaces
+    from qtunnel.sandbox.programs import check_tools, search_path
 
     os.environ["PATH"] = search_path()
-    check_tools()
-    sandbox.enter()
+    check_tools(TOOLS)
+    namespaces.enter("the demo")
 
     def inside() -> int:
         from qtunnel.demo.run import main
@@ -57,4 +57,4 @@ def demo(
             click.echo(f"qtunnel: {error}", err=True)
             return error.exit_code
 
-    sys.exit(sandbox.run_as_init(inside))
+    sys.exit(namespaces.run_as_init(inside, "the demo"))

@@ -19,6 +19,7 @@ COMMANDS = {
     "kme": "qtunnel.cli.kme:kme",
     "wg": "qtunnel.cli.wg:wg",
     "demo": "qtunnel.cli.demo:demo",
+    "bench": "qtunnel.cli.bench:bench",
 }
 """Name of each subcommand and where its click command is."""
 
@@ -46,9 +47,24 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: runs the command; every expected error is one line on stderr and an exit code."""
+    """Entry point ``qtunnel``."""
+    _run(cli, "qtunnel")
+
+
+def wg_main() -> None:
+    """Entry point ``qtunnel-wg``: ``qtunnel wg`` as a program of its own.
+
+    wg-quick(8) starts what WG_QUICK_USERSPACE_IMPLEMENTATION names with the interface as the only argument.
+    """
+    command = cli.get_command(click.Context(cli), "wg")
+    assert command is not None
+    _run(command, "qtunnel-wg")
+
+
+def _run(command: click.Command, name: str) -> None:
+    """Run the command; every expected error is one line on stderr and an exit code."""
     try:
-        cli(prog_name="qtunnel")
+        command(prog_name=name)
     except QtunnelError as error:
         click.echo(f"qtunnel: {error}", err=True)
         sys.exit(error.exit_code)

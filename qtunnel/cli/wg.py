@@ -20,7 +20,15 @@ from qtunnel.netio.syslog import SOCKET as SYSLOG
 from qtunnel.netio.syslog import SyslogHandler
 from qtunnel.netio.tun import check_name
 
-LEVELS = ("debug", "info", "warning", "error")
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "verbose": logging.DEBUG,
+    "silent": logging.CRITICAL,
+}
+"""Level by name; the last two are wireguard-go's, which scripts set in LOG_LEVEL for any implementation."""
 
 log = logging.getLogger("qtunnel.wg")
 
@@ -31,7 +39,7 @@ log = logging.getLogger("qtunnel.wg")
 @click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Append log lines to this file.")
 @click.option(
     "--log-level",
-    type=click.Choice(LEVELS, case_sensitive=False),
+    type=click.Choice(list(LEVELS), case_sensitive=False),
     envvar="LOG_LEVEL",
     default="info",
     show_default=True,
@@ -44,7 +52,14 @@ log = logging.getLogger("qtunnel.wg")
     show_default=True,
     help="Where the UAPI socket goes; wg(8) looks only in the default.",
 )
-def wg(interface: str, foreground: bool, log_file: Path | None, log_level: str, socket_dir: Path) -> None:
+@click.option(
+    "--offload",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    show_default=True,
+    help="Segmentation offload on the interface and on the network, as far as the kernel has it.",
+)
+def wg(interface: str, foreground: bool, log_file: Path | None, log_level: str, socket_dir: Path, offload: str) -> None:
     """Create the WireGuard INTERFACE and serve it, in the background once it answers to wg(8).
 
     Configure it with 'wg set' or 'wg setconf', addresses with 'ip'. It ends, and the interface with it, on SIGTERM, or
@@ -59,7 +74,7 @@ def wg(interface: str, foreground: bool, log_file: Path | None, log_level: str, 
     socket_dir = socket_dir.absolute()
 
     def start() -> Callable[[], None]:
-        loop = open_loop(interface, socket_dir)
+        loop = open_loop(interface, socket_dir, offload=offload == "auto")
         gc.freeze()  # what is loaded now stays; the collector need not walk it while packets wait
 
         def serve() -> None:
@@ -103,5 +118,5 @@ def _set_up_logging(interface: str, log_file: Path | None, level: str, *, to_std
     handler.setFormatter(logging.Formatter(line, "%Y-%m-%dT%H:%M:%S"))
     root = logging.getLogger("qtunnel")
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    root.setLevel(LEVELS[level.lower()])
     root.propagate = False

@@ -13,6 +13,15 @@ class LowOrderPointError(Exception):
     """The public key is of low order, so the shared secret would be known to everybody."""
 
 
+_ANY_PRIVATE = Secret(bytes(range(KEY_SIZE)))
+"""Clamping makes every private key a multiple of 8, so any one shows whether a point has low order."""
+
+
+def check_public_key(public: bytes) -> None:
+    """Raises ``LowOrderPointError`` where every shared secret with this key would be all zero."""
+    exchange(_ANY_PRIVATE, public).wipe()
+
+
 def public_key(private: Secret) -> bytes:
     """The 32-byte public key of a 32-byte private key."""
     return X25519PrivateKey.from_private_bytes(private.reveal()).public_key().public_bytes_raw()

@@ -55,14 +55,20 @@ class Kem:
 
     def encapsulate(self, public: bytes) -> tuple[bytes, Secret]:
         """(ciphertext, 32-byte shared secret); raises ``KemKeyError`` for a key that fails FIPS 203's input check."""
+        shared, ciphertext = self._load(public).encapsulate()
+        return ciphertext, Secret(shared)
+
+    def check_public_key(self, public: bytes) -> None:
+        """Raises ``KemKeyError`` for a key that fails FIPS 203's input check (section 7.2)."""
+        self._load(public)
+
+    def _load(self, public: bytes) -> _Public:
         if len(public) != self.public_key_size:
             raise KemKeyError(f"{self.name}: a public key has {self.public_key_size} bytes, not {len(public)}")
         try:
-            key = self._public(public)
+            return self._public(public)
         except ValueError:
             raise KemKeyError(f"{self.name}: not a public key") from None
-        shared, ciphertext = key.encapsulate()
-        return ciphertext, Secret(shared)
 
 
 class KemKeyPair:

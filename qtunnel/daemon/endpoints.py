@@ -9,6 +9,7 @@ from qtunnel.daemon.transport import Address, resolve
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
+from qtunnel.rekey.model import Heard
 
 RESOLVE_LIMIT = 5.0
 """Seconds for one look-up; a resolver's own default of 5 s a try is the usual."""
@@ -34,9 +35,12 @@ class Endpoints:
         address = self._addresses.get(peer)
         return None if address is None else str(address)
 
-    def learned(self, peer: str, address: Address) -> None:
-        """An authenticated message came from there: that is where the peer is now."""
+    def heard(self, heard: Heard, address: Address) -> None:
+        """A peer spoke from ``address``: it is there where it proved it, or where nothing better is known."""
+        peer = heard.peer
         before = self._addresses.get(peer)
+        if before is not None and not heard.proven:
+            return
         self._addresses[peer] = address
         if before is not None and (before.host, before.port) != (address.host, address.port):
             self._events.publish("endpoint.moved", peer, before=str(before), after=str(address))

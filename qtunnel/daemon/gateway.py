@@ -23,7 +23,7 @@ from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.rejections import Rejections, is_limited
 from qtunnel.daemon.settings import load_public, settings_of
 from qtunnel.daemon.sources import KeySources
-from qtunnel.daemon.transport import Address, HandshakeSockets
+from qtunnel.daemon.transport import Address, HandshakeSockets, source_of
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally, in_force, is_stale, peer_status, protection_in_force, sources_of
 from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
@@ -97,7 +97,7 @@ class Gateway:
         control = ControlServer(node.control_socket, Handlers(self._status, self._rekey, self._events))
         self._memory: StateDirectory | None = None
         self._sources = KeySources(config, self._events)
-        self._core = RekeyNode(self._identity, os.urandom)
+        self._core = RekeyNode(self._identity, os.urandom, source_of=source_of)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._sockets = HandshakeSockets(node.listen, self._receive, self._tunnel.mark)
@@ -165,9 +165,9 @@ class Gateway:
     def _receive(self, datagram: bytes, address: Address) -> None:
         if not self._core.peers:
             return
-        peer = self._core.receive(datagram, address, now())
-        if peer is not None:
-            self._endpoints.learned(peer, address)
+        heard = self._core.receive(datagram, address, now())
+        if heard is not None:
+            self._endpoints.heard(heard, address)
         self._flush()
 
     async def _timer(self) -> None:
@@ -224,8 +224,7 @@ class Gateway:
                 await self._tunnel.install(effect)
             case Block():
                 await self._tunnel.block(effect.peer)
-            case Remember():
-                assert self._memory is not None
+            case Remember() if self._memory is not None:
                 await self._memory.remember(self._public[effect.peer].id, effect.memory)
             case Defect():
                 logger.defect("peer.defect", effect.error, peer=effect.peer)
@@ -313,8 +312,7 @@ class Gateway:
 
     async def _status(self, peer: str | None) -> Status:
         if peer is not None and peer not in self._peers:
-            raise UnknownPeerError(peer)
-        node = self._config.node
+            raise UnknownPeerError.of(peer, self._peers)
         answers = True
         try:
             async with asyncio.timeout(STATUS_LIMIT):
@@ -325,7 +323,7 @@ class Gateway:
         engine = self._tunnel.engine
         return Status(
             node=NodeStatus(
-                name=node.name,
+                name=self._config.node.name,
                 fingerprint=self._identity.public.fingerprint,
                 version=__version__,
                 uptime=present - self._started,
@@ -369,8 +367,10 @@ class Gateway:
     async def _rekey(self, peer: str) -> RekeyOutcome:
         """Rekey now, and wait until the outcome is known and, where it is good, in force."""
         config = self._peers.get(peer)
-        if config is None or peer not in self._core.peers:
-            raise UnknownPeerError(peer)
+        if config is None:
+            raise UnknownPeerError.of(peer, self._peers)
+        if peer not in self._core.peers:
+            raise QtunnelError(f"no rekey with {peer} now: the daemon is {self._state}")
         start = monotonic()
         with self._events.subscribe() as events:
             if not self._core.rekey_now(peer, now()) and self._endpoints.of(peer) is None:

@@ -35,6 +35,12 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def source_of(address: Address) -> bytes:
+    """The IPv4 address, or the IPv6 /64: who sends from one address of it can send from all."""
+    host = ip_address(address.host)
+    return host.packed if host.version == 4 else host.packed[:8]
+
+
 Receive = Callable[[bytes, Address], None]
 
 

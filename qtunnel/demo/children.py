@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from pathlib import Path
 
-from qtunnel.demo.sandbox import Network
 from qtunnel.errors import DemoError
+from qtunnel.sandbox.namespaces import Network
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 
@@ -107,14 +106,3 @@ def ending(code: int) -> str:
     with contextlib.suppress(ValueError):
         return f"was ended by {signal.Signals(-code).name}"
     return f"was ended by signal {-code}"
-
-
-def qtunnel_command(*arguments: str) -> list[str]:
-    """This very qtunnel, whatever stands first on PATH."""
-    return [sys.executable, "-m", "qtunnel", *arguments]
-
-
-def search_path() -> str:
-    """PATH with the directories of system programs, which ordinary users often lack."""
-    parts = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    return os.pathsep.join([*parts, *(place for place in ("/usr/sbin", "/sbin") if place not in parts)])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +10,12 @@ from pathlib import Path
 
 from qtunnel.control.client import ControlClient
 from qtunnel.control.messages import PeerStatus, Status
-from qtunnel.demo.children import Child, qtunnel_command
+from qtunnel.demo.children import Child
 from qtunnel.demo.files import GATEWAYS, KMES, write_files
 from qtunnel.demo.options import DemoOptions
-from qtunnel.demo.sandbox import Network
 from qtunnel.errors import ControlError, DemoError
+from qtunnel.sandbox.namespaces import Network
+from qtunnel.sandbox.programs import call, qtunnel_command
 
 DIRECTORY = Path("/run/qtunnel-demo")
 """On the sandbox's own /run, in memory: no secret reaches a disk, and nothing is there after the run."""
@@ -38,15 +37,6 @@ STATUS_BOUND = 5.0
 
 TOOLS = {"ip": "iproute2", "iperf3": "iperf3"}
 """Programs that the demo runs, and the Debian packages they are in."""
-
-
-def check_tools() -> None:
-    """Raises ``DemoError`` that names the programs that are missing and their packages."""
-    missing = {tool: package for tool, package in TOOLS.items() if shutil.which(tool) is None}
-    if missing:
-        raise DemoError(
-            f"{', '.join(missing)} not found on PATH; install (Debian): apt-get install {' '.join(missing.values())}"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +73,14 @@ class Lab:
     def _join(self) -> None:
         here, there = (self.networks[name] for name in GATEWAYS)
         with here.entered():
-            _ip("link", "add", "wan", "type", "veth", "peer", "name", "wan-far")
-            _ip("link", "set", "wan-far", "netns", f"/proc/self/fd/{there.descriptor}", fd=there.descriptor)
+            call("ip", "link", "add", "wan", "type", "veth", "peer", "name", "wan-far")
+            call("ip", "link", "set", "wan-far", "netns", f"/proc/self/fd/{there.descriptor}", fd=there.descriptor)
         with there.entered():
-            _ip("link", "set", "wan-far", "name", "wan")
+            call("ip", "link", "set", "wan-far", "name", "wan")
         for name, network in self.networks.items():
             with network.entered():
-                _ip("addr", "add", UNDERLAY[name], "dev", "wan")
-                _ip("link", "set", "wan", "up")
+                call("ip", "addr", "add", UNDERLAY[name], "dev", "wan")
+                call("ip", "link", "set", "wan", "up")
 
     def socket(self, name: str) -> Path:
         """Where that gateway's daemon is asked for its status."""
@@ -158,11 +148,3 @@ class Lab:
             results = await asyncio.gather(*(child.stop() for child in group), return_exceptions=True)
             problems += [str(result) for result in results if isinstance(result, BaseException)]
         return problems
-
-
-def _ip(*arguments: str, fd: int | None = None) -> None:
-    done = subprocess.run(
-        ["ip", *arguments], capture_output=True, text=True, timeout=10, pass_fds=() if fd is None else (fd,)
-    )
-    if done.returncode != 0:
-        raise DemoError(f"ip {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")

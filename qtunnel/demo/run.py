@@ -18,16 +18,18 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.live import Live
 
-from qtunnel.demo.children import Child, qtunnel_command, search_path
+from qtunnel.demo.children import Child
 from qtunnel.demo.files import GATEWAYS
-from qtunnel.demo.lab import DIRECTORY, TUNNEL, TUNNEL_BOUND, Lab, View, check_tools
+from qtunnel.demo.lab import DIRECTORY, TOOLS, TUNNEL, TUNNEL_BOUND, Lab, View
 from qtunnel.demo.observe import FULL, Observer
 from qtunnel.demo.options import DemoOptions
 from qtunnel.demo.verdict import Gap, Measured, Summary, judge
 from qtunnel.demo.view import Progress, in_words, live_view
 from qtunnel.errors import DemoError, QtunnelError
+from qtunnel.sandbox import pinger as pinger_file
+from qtunnel.sandbox.programs import check_tools, iperf_received, qtunnel_command, search_path
 
-PINGER = Path(__file__).with_name("pinger.py")
+PINGER = Path(pinger_file.__file__)
 PING_INTERVAL = 0.01
 
 LOOK_EVERY = 0.2
@@ -187,7 +189,7 @@ class Run:
                 output, _ = await client.process.communicate()
         except TimeoutError:
             raise DemoError(f"iperf3 did not end within {whole + IPERF_SLACK:g} s") from None
-        self.gbps = iperf_gbps(output)
+        _, self.gbps = iperf_received(output)
         self.progress.load = f"{self.gbps:.2f} Gbit/s over {whole} s"
 
     async def _outage(self, begin: float, end: float) -> None:
@@ -221,17 +223,6 @@ class Run:
         return judge(self.options, self.observer, measured)
 
 
-def iperf_gbps(output: bytes) -> float:
-    """Gbit/s that arrived, from iperf3's JSON; raises ``DemoError`` with its own words where it failed."""
-    try:
-        report = json.loads(output)
-        if "error" in report:
-            raise DemoError(f"iperf3: {report['error']}")
-        return float(report["end"]["sum_received"]["bits_per_second"]) / 1e9
-    except (ValueError, KeyError, TypeError):
-        raise DemoError("iperf3 gave no report") from None
-
-
 def _in_force(view: View) -> bool:
     peer = view.peer
     return peer is not None and peer.protection == FULL and peer.epoch_in_force == peer.epoch_installed
@@ -247,7 +238,7 @@ def _why_not(view: View) -> str:
 def main(options: DemoOptions, *, as_json: bool) -> int:
     """Run in the sandbox; the exit code."""
     os.environ["PATH"] = search_path()
-    check_tools()
+    check_tools(TOOLS)
     lab = Lab(options)
     return asyncio.run(_main(lab, options, as_json))
 

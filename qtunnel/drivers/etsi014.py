@@ -58,8 +58,9 @@ class Options(Section):
 
     check_hostname: the KME's certificate must be for the host of ``url``, or for ``server_hostname`` where given.
     kme_id: the KME that must answer. kme_id_check: where its ID is looked for: in the ``certificate`` (common name or
-    DNS name, before anything is sent), in the ``status`` it reports (before the first key is asked for), or in
-    ``both``.
+    DNS name, before anything is sent), in the ``status`` it reports (before every key that is asked for), or in
+    ``both``. Without the check of the host name it must be looked for in the certificate: what a server reports of
+    itself proves nothing.
     """
 
     url: HttpsUrl = Field(examples=["https://127.0.0.1:8443"])
@@ -79,6 +80,11 @@ class Options(Section):
             raise ValueError("kme_id_check needs kme_id: the ID that the KME must have")
         if self.server_hostname is not None and not self.check_hostname:
             raise ValueError("server_hostname says what to check, and check_hostname: false says not to; remove one")
+        if not self.check_hostname and not self.checks_certificate_id:
+            raise ValueError(
+                "check_hostname: false needs kme_id, the common name of the KME's certificate, and no kme_id_check: "
+                "status; otherwise every server with a certificate of the CA would be taken for the KME"
+            )
         return self
 
     @property
@@ -232,7 +238,6 @@ class Source:
     def __init__(self, hub: Hub, peer_sae_id: str) -> None:
         self._hub = hub
         self._peer_sae_id = peer_sae_id
-        self._kme_known = not hub.options.checks_status_id
         self._place = f"{hub.name} ({hub.options.url})"
 
     @property
@@ -248,12 +253,12 @@ class Source:
         body = await self._hub.call("GET", self._peer_sae_id, "status", None, MAX_BODY)
         status = answers.status(self._place, body)
         if self._hub.options.checks_status_id:
-            self._check_kme(status)
+            self._demand_kme(status)
         return answers.source_status(status)
 
     async def get_key(self, size: int) -> tuple[KeyRef, Secret]:
         """POST enc_keys (clause 5.3) for one key of ``size`` bytes."""
-        await self._ensure_kme()
+        await self._check_kme()
         fields = {"number": 1, "size": size * 8}
         body = await self._hub.call("POST", self._peer_sae_id, "enc_keys", fields, MAX_BODY + 2 * size)
         key_id, key = answers.one_key(self._place, "enc_keys", body, size)
@@ -261,7 +266,7 @@ class Source:
 
     async def get_key_by_id(self, ref: KeyRef) -> Secret:
         """POST dec_keys (clause 5.4) for one key."""
-        await self._ensure_kme()
+        await self._check_kme()
         fields = {"key_IDs": [{"key_ID": ref.key_id}]}
         body = await self._hub.call("POST", self._peer_sae_id, "dec_keys", fields, MAX_BODY + 2 * ref.size)
         key_id, key = answers.one_key(self._place, "dec_keys", body, ref.size)
@@ -274,17 +279,16 @@ class Source:
             )
         return key
 
-    async def _ensure_kme(self) -> None:
-        if not self._kme_known:
+    async def _check_kme(self) -> None:
+        # Before every key and not once: another KME may have taken its place since the last one.
+        if self._hub.options.checks_status_id:
             await self.status()
 
-    def _check_kme(self, status: Mapping[str, Any]) -> None:
+    def _demand_kme(self, status: Mapping[str, Any]) -> None:
         said, wanted = status.get("source_kme_id"), self._hub.options.kme_id
         if said != wanted:
-            self._kme_known = False
             found = answers.clean(str(said)) if said is not None else "no source_KME_ID"
             raise KeySourceCertificateError(self._place, "status", f"the KME says it is {found}, not {wanted} (kme_id)")
-        self._kme_known = True
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:

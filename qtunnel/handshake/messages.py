@@ -218,6 +218,8 @@ def decode_answer(data: bytes, keys_offered: int) -> Answer:
     keys = tuple(reader.take(reader.byte()))
     if any(index >= keys_offered for index in keys) or list(keys) != sorted(set(keys)):
         raise HandshakeError("malformed", "answer accepts keys that were not offered, or not in order")
+    if known is not Verdict.ACCEPTED and (keys or has_chain):
+        raise HandshakeError("malformed", "answer refuses, and yet accepts keys or a chain")
     detail = reader.text(0, MAX_DETAIL)
     reader.end()
     policy = _policy(qkd, min_sources, chain_policy, "answer")
@@ -258,6 +260,7 @@ def response_sizes(suite: Suite) -> tuple[int, ...]:
 
 COMMIT_SIZE = EPOCH.size + TAG_SIZE
 MIN_OFFER = _OFFER.size + 2 + TAG_SIZE
+MAX_OFFER = MIN_OFFER + MAX_CHAINS * _CHAIN.size + MAX_KEYS * (2 * (1 + 255) + 2)
 MIN_ANSWER = _ANSWER.size + 2 + TAG_SIZE
 
 
@@ -271,8 +274,16 @@ def _cut(body: bytes, sizes: Sequence[int], least: int, what: str) -> list[bytes
     return [*pieces, body[at:]]
 
 
+def check_init_size(suite: Suite, body: bytes) -> None:
+    """See that message 1 can be one by its length; raises ``HandshakeError("malformed")``."""
+    fixed = sum(init_sizes(suite))
+    if not fixed + MIN_OFFER <= len(body) <= fixed + MAX_OFFER:
+        raise HandshakeError("malformed", f"message 1 is too {'long' if len(body) > fixed + MAX_OFFER else 'short'}")
+
+
 def parse_init(suite: Suite, body: bytes) -> Init:
     """Cut message 1; raises ``HandshakeError("malformed")``."""
+    check_init_size(suite, body)
     return Init(*_cut(body, init_sizes(suite), MIN_OFFER, "message 1"))
 
 

@@ -14,10 +14,12 @@ _IN_ATTRIB = 0x004
 _IN_MOVED_FROM = 0x040
 _IN_DELETE = 0x200
 _IN_DELETE_SELF = 0x400
+_CLONE_NEWNET = 0x40000000
 _RTMGRP_LINK = 1
 _RTM_SETLINK = 19
 _NLM_F_REQUEST_ACK = 1 | 4
 _IFLA_TXQLEN = 13
+_IFLA_GSO_MAX_SIZE = 41
 _NLMSG_HEADER = struct.Struct("=IHHII")
 _IFINFOMSG = struct.Struct("=BxHiII")
 _ATTRIBUTE_U32 = struct.Struct("=HHI")
@@ -30,6 +32,11 @@ def forbid_core_dumps() -> None:
     """No core file, and no other process of this user may read this one's memory: it holds keys."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+
+
+def enter_network_namespace(descriptor: int) -> None:
+    """Move the calling thread, and what it opens from now on, to that network namespace. Raises ``OSError``."""
+    _check(_libc.setns(descriptor, _CLONE_NEWNET), "setns")
 
 
 def watch_directory(path: Path) -> int:
@@ -58,8 +65,17 @@ def set_queue_length(interface_index: int, packets: int) -> None:
 
     Raises ``OSError``.
     """
+    _set_link(interface_index, _IFLA_TXQLEN, packets)
+
+
+def set_gso_max_size(interface_index: int, size: int) -> None:
+    """Set how large super-packets of an interface may be, in bytes. Raises ``OSError``."""
+    _set_link(interface_index, _IFLA_GSO_MAX_SIZE, size)
+
+
+def _set_link(interface_index: int, attribute: int, value: int) -> None:
     body = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, interface_index, 0, 0)
-    body += _ATTRIBUTE_U32.pack(_ATTRIBUTE_U32.size, _IFLA_TXQLEN, packets)
+    body += _ATTRIBUTE_U32.pack(_ATTRIBUTE_U32.size, attribute, value)
     header = _NLMSG_HEADER.pack(_NLMSG_HEADER.size + len(body), _RTM_SETLINK, _NLM_F_REQUEST_ACK, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
         sock.send(header + body)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
+import math
 import os
 import select
 import signal
@@ -15,18 +15,16 @@ from functools import partial
 from pathlib import Path
 
 from qtunnel.netio import kernel
+from qtunnel.netio.inbound import Inbound
+from qtunnel.netio.link import LOOK_INTERVAL, Link, LinkState
 from qtunnel.netio.losses import LossReport, words
+from qtunnel.netio.outbound import Outbound
 from qtunnel.netio.routes import Routes
 from qtunnel.netio.tun import Tun
 from qtunnel.netio.uapi_socket import UapiServer, bind_socket
 from qtunnel.netio.udp import UdpPort, bind_pair
 from qtunnel.wireguard.device import Device
-from qtunnel.wireguard.limits import PADDING
 
-BATCH = 64
-"""Packets taken from one descriptor before the others have their turn: about 1 ms, so that no direction starves."""
-
-MAX_PACKET = 65536
 log = logging.getLogger(__name__)
 
 
@@ -38,25 +36,27 @@ def clock() -> float:
 class Loop:
     """Runs one WireGuard interface until it is told to stop or its TUN or UAPI socket goes away."""
 
-    def __init__(self, tun: Tun, listener: socket.socket) -> None:
+    def __init__(self, tun: Tun, listener: socket.socket, *, offload: bool) -> None:
         self._epoll = select.epoll()
         self._tun = tun
         self._routes = Routes()
-        self._udp = UdpPort(self._routes)
+        self._offload = offload
+        self._udp = UdpPort(self._routes, segments=offload)
         self._device = Device(self)
         self._uapi = UapiServer(listener, self._device, self._epoll, clock)
-        self._links = kernel.watch_links()
+        self._link = Link(tun.fd)
+        self._next_look = math.inf
         self._directory = kernel.watch_directory(self._uapi.path.parent)
         self._wakeup, self._wakeup_writer = socket.socketpair()
         self._losses = LossReport(clock())
         self._running = True
         self._reason = ""
-        self._from_tun = memoryview(bytearray(MAX_PACKET + PADDING))
-        self._from_udp = memoryview(bytearray(MAX_PACKET))
+        self._outbound = Outbound(tun, self._device, self._udp)
+        self._inbound = Inbound(tun, self._device, self._udp)
         self._handlers: dict[int, Callable[[], None]] = {
             tun.fd: self._read_tun,
-            listener.fileno(): self._uapi.accept,
-            self._links.fileno(): self._links_changed,
+            listener.fileno(): self._accept,
+            self._link.fileno(): self._link_changed,
             self._routes.events.fileno(): self._routes.changed,
             self._directory: self._directory_changed,
             self._wakeup.fileno(): self._signalled,
@@ -78,7 +78,7 @@ class Loop:
         if self._udp.sockets and port == self._udp.port():
             self._mark(fwmark)
             return port
-        sockets = bind_pair(port, fwmark)
+        sockets = bind_pair(port, fwmark, bursts=self._offload)
         self._udp.paths.fwmark = fwmark
         for sock in self._udp.sockets:
             del self._handlers[sock.fileno()]
@@ -100,10 +100,10 @@ class Loop:
 
     def run(self) -> str:
         """Serve until the end; why it ended, in words."""
-        self._links_changed()
+        self._link_changed()
         device = self._device
         while self._running:
-            deadline = min(device.next_deadline(), self._losses.next)
+            deadline = min(device.next_deadline(), self._losses.next, self._next_look)
             for descriptor, _ in self._epoll.poll(max(0.0, deadline - clock())):
                 handler = self._handlers.get(descriptor)
                 if handler is not None:
@@ -113,6 +113,8 @@ class Loop:
                 if device.outbox:
                     self._flush()
             now = clock()
+            if now >= self._next_look:
+                self._link_changed()
             device.tick(now)
             if device.outbox:
                 self._flush()
@@ -122,7 +124,9 @@ class Loop:
 
     def _lost(self) -> dict[str, int]:
         """What was dropped, and what could not be sent or delivered, by reason."""
-        return {str(reason): count for reason, count in self._device.drops.items()} | dict(self._udp.errors)
+        return {str(reason): count for reason, count in self._device.drops.items()} | dict(
+            self._udp.errors + self._inbound.errors
+        )
 
     def stop(self, reason: str) -> None:
         """Make ``run`` return."""
@@ -148,60 +152,39 @@ class Loop:
         outbox.clear()
 
     def _read_tun(self) -> None:
-        buffer, descriptor = self._from_tun, self._tun.fd
-        seal, send = self._device.seal, self._udp.send
-        packet_room = [buffer[:MAX_PACKET]]
-        now = clock()
-        for _ in range(BATCH):
-            try:
-                length = os.readv(descriptor, packet_room)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self.stop(f"the TUN device went away ({error.strerror})")
-                return
-            if not self._device.state.up:
-                self._links_changed()
-            datagram = seal(buffer, length, now)
-            if datagram is not None:
-                send(datagram[1], datagram[0])
+        if not self._device.state.up:
+            self._link_changed()
+        try:
+            self._outbound.read(clock())
+        except OSError as error:
+            self.stop(f"the TUN device went away ({error.strerror})")
 
     def _read_udp(self, sock: socket.socket) -> None:
-        buffer, receive, descriptor = self._from_udp, self._device.receive, self._tun.fd
-        buffers = [buffer]
-        now = clock()
-        for _ in range(BATCH):
-            try:
-                length, endpoint = self._udp.receive_into(sock, buffers)
-            except BlockingIOError:
-                return
-            except OSError as error:  # an ICMP error of an earlier datagram; the next read goes on
-                log.debug("msg=%r", f"UDP receive: {error.strerror}")
-                continue
-            packet = receive(buffer[:length], endpoint, now)
-            if packet is not None:
-                try:
-                    os.write(descriptor, packet)
-                except OSError as error:
-                    if error.errno == errno.EBADFD:
-                        self.stop(f"the TUN device went away ({error.strerror})")
-                        return
-                    self._udp.errors[f"tun-{errno.errorcode.get(error.errno or 0, 'EIO')}"] += 1
+        try:
+            self._inbound.read(sock.fileno(), clock())
+        except OSError as error:
+            self.stop(f"the TUN device went away ({error.strerror})")
 
-    def _links_changed(self) -> None:
+    def _link_changed(self) -> None:
         """An interface changed, perhaps ours; ask how it is now."""
-        with contextlib.suppress(OSError):  # nothing left, or too much to tell: only that it came matters
-            while True:
-                self._links.recv(65536)
+        link = self._link.look() or LinkState(True, self._device.state.mtu)  # out of reach: it may well be up
         state = self._device.state
-        state.mtu = self._tun.mtu(otherwise=state.mtu)
-        if not self._tun.is_up():
+        state.mtu = link.mtu
+        if self._offload:
+            self._tun.fit_bursts(state.mtu)
+        self._next_look = clock() + LOOK_INTERVAL if self._link.away else math.inf
+        if not link.up:
             self._device.link_down()
         elif not state.up:
             try:
                 self._device.link_up(clock())
             except OSError as error:
                 log.error("msg=%r", f"no UDP port can be opened: {error.strerror}; set another listen-port")
+
+    def _accept(self) -> None:
+        if self._link.away:  # what is configured now must not meet the state of a second ago
+            self._link_changed()
+        self._uapi.accept()
 
     def _directory_changed(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -217,7 +200,7 @@ class Loop:
         self._uapi.close()
         self._tun.close()
         self._udp.close()
-        self._links.close()
+        self._link.close()
         self._routes.close()
         os.close(self._directory)
         self._wakeup.close()
@@ -226,15 +209,15 @@ class Loop:
         log.info("msg=%r drops=%r", "interface closed", words(self._lost()))
 
 
-def open_loop(name: str, socket_directory: Path) -> Loop:
+def open_loop(name: str, socket_directory: Path, *, offload: bool) -> Loop:
     """Everything an interface needs, its UAPI socket last: who finds that, finds it answering.
 
     Raises ``InterfaceError``, ``AlreadyRunningError`` or ``EngineError``, with nothing left behind.
     """
-    tun = Tun(name)
+    tun = Tun(name, offload=offload)
     try:
         listener = bind_socket(socket_directory, name)
     except BaseException:
         tun.close()
         raise
-    return Loop(tun, listener)
+    return Loop(tun, listener, offload=offload)

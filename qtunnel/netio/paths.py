@@ -16,6 +16,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from qtunnel.addresses import unpack_address
 from qtunnel.netio.routes import Routes
 from qtunnel.wireguard.endpoint import Endpoint
 
@@ -107,7 +108,7 @@ class Paths:
             return
         data = path.source[0][2]
         local = _IN_PKTINFO.unpack(data)[1] if len(path) == 2 else _IN6_PKTINFO.unpack(data)[0]
-        source = str(ipaddress.ip_address(local))
+        source = unpack_address(local)
         if self._routes.interface_to(path[0], source, self.fwmark) != path.interface:
             self.give_up(path)
 

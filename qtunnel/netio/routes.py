@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import socket
 import struct
+
+from qtunnel.addresses import pack_address
 
 _RTMGRP_IPV4_ROUTE = 0x40
 _RTMGRP_IPV4_RULE = 0x80
@@ -48,7 +49,7 @@ class Routes:
 
     def interface_to(self, destination: str, source: str, fwmark: int) -> int:
         """Index of the interface that packets between these numeric addresses leave by; 0 where there is no route."""
-        addresses = [ipaddress.ip_address(text).packed for text in (destination, source)]
+        addresses = [pack_address(text) for text in (destination, source)]
         size = len(addresses[0])
         family = socket.AF_INET if size == 4 else socket.AF_INET6
         body = _RTMSG.pack(family, size * 8, size * 8, 0, 0, 0, 0, 0, 0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import logging
 import os
 import socket
 import struct
@@ -20,12 +22,31 @@ TX_QUEUE_LENGTH = 1000
 _TUNSETIFF = 0x400454CA
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000
 _IFF_TUN_EXCL = 0x8000
-_SIOCGIFFLAGS = 0x8913
-_SIOCGIFMTU = 0x8921
-_IFF_UP = 0x1
+_TUNSETOFFLOAD = 0x400454D0
+_TUN_F_CSUM = 0x01
+_TUN_F_TSO = 0x02 | 0x04 | 0x08  # IPv4, IPv6, ECN
+_TUN_F_USO = 0x20 | 0x40  # IPv4, IPv6
+_OFFLOADS = (
+    (_TUN_F_CSUM | _TUN_F_TSO | _TUN_F_USO, "TCP and UDP segmentation"),
+    (_TUN_F_CSUM | _TUN_F_TSO, "TCP segmentation; this kernel has none for UDP"),
+    (0, "none; this kernel refuses it"),
+)
+"""From the best to none, with words for the log."""
+
+MAX_READ = 10 + 65535 + 15
+"""Bytes that a read brings at most: vnet header and packet; and room to pad that."""
+
+_BURST = 65487
+_DATA_OVERHEAD = 32
+_TCP_HEADERS = 52
+_RESERVED = 321
+"""Bytes that the kernel's TCP stays below the limit (MAX_TCP_HEADER + 1)."""
+
 _IFREQ_FLAGS = struct.Struct("16sH22x")
-_IFREQ_INT = struct.Struct("16si20x")
+
+log = logging.getLogger(__name__)
 
 _CLONE_DEVICE = "/dev/net/tun"
 _NEEDS_ADMIN = "needs CAP_NET_ADMIN: run it as root, or in a user namespace with a network namespace of its own"
@@ -43,17 +64,23 @@ def check_name(name: str) -> None:
 class Tun:
     """A TUN device made for this process; it goes away with the last descriptor. Not blocking."""
 
-    def __init__(self, name: str) -> None:
-        """Create it; raises ``InterfaceError`` in words where that cannot be."""
+    def __init__(self, name: str, *, offload: bool = True) -> None:
+        """Create it; raises ``InterfaceError`` in words where that cannot be.
+
+        Reads and writes have a vnet header in front of the packet. offload: let packets be up to 64 kB large both ways
+        where the kernel can segment them; ``segments`` and, for UDP, ``udp_segments`` tell whether it can.
+        """
         check_name(name)
         self.name = name
+        self.segments = self.udp_segments = False
+        self._gso_max_size = 0
         try:
             self.fd = os.open(_CLONE_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             remedy = _NEEDS_ADMIN if error.errno in (errno.EACCES, errno.EPERM) else "load the module: modprobe tun"
             raise InterfaceError(f"interface {name}: {_CLONE_DEVICE}: {error.strerror}; {remedy}") from None
         try:
-            request = _IFREQ_FLAGS.pack(name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_TUN_EXCL)
+            request = _IFREQ_FLAGS.pack(name.encode(), _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_TUN_EXCL)
             fcntl.ioctl(self.fd, _TUNSETIFF, request)
         except OSError as error:
             os.close(self.fd)
@@ -64,26 +91,27 @@ class Tun:
             os.close(self.fd)
             raise InterfaceError(f"interface {name}: its queue length cannot be set: {error.strerror}") from None
 
-    def is_up(self) -> bool:
-        """Whether the interface is set up; True where it was moved to another namespace, out of sight."""
-        try:
-            return bool(self._query(_SIOCGIFFLAGS, _IFREQ_FLAGS) & _IFF_UP)
-        except OSError:
-            return True
+        if offload:
+            self._switch_offload_on()
 
-    def mtu(self, otherwise: int) -> int:
-        """The interface's MTU in bytes; ``otherwise`` where it is out of sight."""
-        try:
-            return self._query(_SIOCGIFMTU, _IFREQ_INT)
-        except OSError:
-            return otherwise
+    def _switch_offload_on(self) -> None:
+        for flags, words in _OFFLOADS:
+            try:
+                fcntl.ioctl(self.fd, _TUNSETOFFLOAD, flags)
+            except OSError:
+                continue
+            self.segments, self.udp_segments = bool(flags & _TUN_F_TSO), bool(flags & _TUN_F_USO)
+            log.info("msg=%r", f"segmentation offload: {words}")
+            return
 
-    def _query(self, request: int, layout: struct.Struct) -> int:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            answer = fcntl.ioctl(control, request, layout.pack(self.name.encode(), 0))
-        value = layout.unpack(answer)[1]
-        assert isinstance(value, int)
-        return value
+    def fit_bursts(self, mtu: int) -> None:
+        """Let super-packets be as large as what is sent of them in one call."""
+        count = max(1, _BURST // (mtu + _DATA_OVERHEAD))
+        size = min(65536, count * max(mtu - _TCP_HEADERS, 1) + _TCP_HEADERS + _RESERVED)
+        if size != self._gso_max_size:
+            self._gso_max_size = size
+            with contextlib.suppress(OSError):  # out of sight, or an old kernel: larger ones go out in two calls
+                kernel.set_gso_max_size(socket.if_nametoindex(self.name), size)
 
     def close(self) -> None:
         """Close the descriptor, which removes the interface."""

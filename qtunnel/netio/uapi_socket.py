@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,14 +16,21 @@ from qtunnel.errors import AlreadyRunningError, EngineError
 from qtunnel.wireguard.configuration import UapiConversation
 from qtunnel.wireguard.device import Device
 
-SLICE = 16 * 1024
-"""Bytes of a request taken at a time: about 600 lines, a few milliseconds between which traffic goes on."""
+REQUEST_SLICE = 4 * 1024
+"""Bytes of a request taken at a time: about 150 lines, half a millisecond between which traffic goes on."""
+
+ANSWER_SLICE = 16 * 1024
+"""Bytes of an answer made at a time: about 500 lines, as long."""
 
 MAX_CONNECTIONS = 64
 """Clients at a time; more wait in the listen queue."""
 
 _BACKLOG = 32
 _PROBE_TIMEOUT = 2.0
+
+_PAUSE = 0.05
+_PATIENCE = 20
+"""Looks at a socket that answers before it counts as taken: a second in all, far more than an engine takes to end."""
 
 
 def bind_socket(directory: Path, name: str) -> socket.socket:
@@ -56,20 +64,29 @@ def bind_socket(directory: Path, name: str) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    if not path.is_socket():
-        return
+    """Remove a socket that nobody listens at; who answers may be about to end, when its interface was just deleted."""
+    for _ in range(_PATIENCE):
+        if not path.is_socket():
+            return
+        if not _answers(path):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            return
+        time.sleep(_PAUSE)
+    raise AlreadyRunningError(f"UAPI socket {path}: a running WireGuard answers there; choose another interface name")
+
+
+def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_TIMEOUT)
         try:
             probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-            return
+            return False
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.ETIMEDOUT):
                 raise
-    raise AlreadyRunningError(f"UAPI socket {path}: a running WireGuard answers there; choose another interface name")
+    return True
 
 
 class _Connection:
@@ -83,7 +100,7 @@ class _Connection:
         self.ended = False
 
     def read(self, now: float) -> None:
-        data = self.sock.recv(SLICE)
+        data = self.sock.recv(REQUEST_SLICE)
         if data:
             self.answers.extend(self.conversation.feed(data, now))
             self.ended = self.conversation.closed
@@ -95,7 +112,7 @@ class _Connection:
 
     def write(self) -> None:
         """Send one slice; it may hold keys, so it is overwritten once sent."""
-        while self.answers and len(self.output) < SLICE:
+        while self.answers and len(self.output) < ANSWER_SLICE:
             piece = next(self.answers[0], None)
             if piece is None:
                 self.answers.popleft()

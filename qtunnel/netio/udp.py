@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+import select
 import socket
+import struct
 from collections import Counter
 
 from qtunnel.netio.paths import IP_PKTINFO, Paths
@@ -18,21 +21,37 @@ _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 _RANDOM_PORT_ATTEMPTS = 10
 
-_ANCILLARY_SPACE = socket.CMSG_SPACE(20)
-"""Room for the control data of a datagram: an in6_pktinfo, or the smaller in_pktinfo."""
+MAX_BURST = 65487
+"""Bytes of datagrams sent in one call: what an IPv6 packet holds besides its own header and that of UDP."""
+
+MAX_SEGMENTS = 64
+"""Datagrams sent in one call: UDP_MAX_SEGMENTS of kernels before 6.9."""
+
+_UDP_SEGMENT = 103
+_UDP_GRO = 104
+_SEND_WAIT = 10
+"""Milliseconds to wait for room in the socket, 8 MB behind which the packets of 6 ms wait already."""
 
 _STALE_SOURCE = frozenset({errno.ENETUNREACH, errno.EINVAL, errno.EADDRNOTAVAIL})
 """What sending from an address that is no longer ours gives, by address family and kernel."""
 
+_NO_SEGMENTS = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE})
+"""No checksum offload on the way out (udp(7)), or datagrams larger than the path takes in one piece."""
+
+_MAX_SIZES = 2048
+
 log = logging.getLogger(__name__)
 
 
-def bind_pair(port: int, fwmark: int) -> list[socket.socket]:
-    """Sockets on ``port`` (0: any that both families have free), IPv4 first. Raises ``OSError``."""
+def bind_pair(port: int, fwmark: int, *, bursts: bool) -> list[socket.socket]:
+    """Sockets on ``port`` (0: any that both families have free), IPv4 first; bursts: with UDP_GRO.
+
+    Raises ``OSError``.
+    """
     for attempt in range(_RANDOM_PORT_ATTEMPTS):
-        ipv4 = _bind(socket.AF_INET, port, fwmark)
+        ipv4 = _bind(socket.AF_INET, port, fwmark, bursts)
         try:
-            ipv6 = _bind(socket.AF_INET6, ipv4.getsockname()[1], fwmark)
+            ipv6 = _bind(socket.AF_INET6, ipv4.getsockname()[1], fwmark, bursts)
         except OSError as error:
             if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                 log.info("msg=%r", f"no IPv6 sockets: {error.strerror}")
@@ -45,7 +64,7 @@ def bind_pair(port: int, fwmark: int) -> list[socket.socket]:
     raise AssertionError("unreachable")
 
 
-def _bind(family: socket.AddressFamily, port: int, fwmark: int) -> socket.socket:
+def _bind(family: socket.AddressFamily, port: int, fwmark: int, bursts: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if family == socket.AF_INET6:
@@ -53,6 +72,9 @@ def _bind(family: socket.AddressFamily, port: int, fwmark: int) -> socket.socket
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         else:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        if bursts:
+            with contextlib.suppress(OSError):  # kernels before 5.0
+                sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
         if fwmark:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
         for forced, ordinary in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
@@ -73,10 +95,13 @@ class UdpPort:
     What cannot be sent is dropped and counted by the error's name.
     """
 
-    def __init__(self, routes: Routes) -> None:
+    def __init__(self, routes: Routes, *, segments: bool) -> None:
         self.sockets: list[socket.socket] = []
         self.errors: Counter[str] = Counter()
         self.paths = Paths(routes)
+        self.segments = segments
+        """Whether bursts go out in one call (UDP_SEGMENT)."""
+        self._segment_data: dict[int, tuple[int, int, bytes]] = {}
 
     def replace(self, sockets: list[socket.socket]) -> None:
         """Use these sockets from now on; the old ones are closed."""
@@ -85,11 +110,6 @@ class UdpPort:
 
     def port(self) -> int:
         return int(self.sockets[0].getsockname()[1])
-
-    def receive_into(self, sock: socket.socket, buffers: list[memoryview]) -> tuple[int, Endpoint]:
-        """One datagram: its length and its path. Raises ``OSError``, ``BlockingIOError`` where there is none."""
-        length, ancillary, _, address = sock.recvmsg_into(buffers, _ANCILLARY_SPACE)
-        return length, self.paths.learn(address, ancillary)
 
     def send(self, data: bytes | memoryview, endpoint: Endpoint) -> None:
         index = len(endpoint) == 4
@@ -103,7 +123,59 @@ class UdpPort:
                 self.paths.give_up(endpoint)
                 self.send(data, endpoint)
                 return
+            if error.errno == errno.EAGAIN and self._wait(endpoint):
+                with contextlib.suppress(OSError):
+                    self.sockets[index].sendmsg((data,), source, 0, endpoint)
+                    return
             self._failed(errno.errorcode.get(error.errno or 0, "EIO"), endpoint)
+
+    def send_burst(self, data: memoryview, size: int, endpoint: Endpoint) -> None:
+        """Datagrams of ``size`` bytes that lie one after the other, the last perhaps shorter."""
+        length = len(data)
+        if length <= size:
+            self.send(data, endpoint)
+            return
+        most = min(MAX_SEGMENTS, MAX_BURST // size) * size if self.segments else 0
+        if most <= size:
+            for start in range(0, length, size):
+                self.send(data[start : start + size], endpoint)
+            return
+        for start in range(0, length, most):
+            self._send_segments(data[start : start + most], size, endpoint)
+
+    def _send_segments(self, data: memoryview, size: int, endpoint: Endpoint) -> None:
+        source = self.paths.source_of(endpoint)
+        segment = self._segment_data.get(size) or self._segment(size)
+        try:
+            self.sockets[len(endpoint) == 4].sendmsg((data,), (*source, segment), 0, endpoint)
+        except IndexError:
+            self._failed("EAFNOSUPPORT", endpoint)
+        except OSError as error:
+            if error.errno == errno.EAGAIN and self._wait(endpoint):
+                self._send_singly(data, size, endpoint)
+            elif error.errno in _NO_SEGMENTS or (source and error.errno in _STALE_SOURCE):
+                if error.errno == errno.EIO:
+                    self.segments = False
+                    log.warning("msg=%r", "the network device takes no UDP bursts (EIO); datagrams go out one by one")
+                self._send_singly(data, size, endpoint)
+            else:
+                self._failed(errno.errorcode.get(error.errno or 0, "EIO"), endpoint)
+
+    def _send_singly(self, data: memoryview, size: int, endpoint: Endpoint) -> None:
+        for start in range(0, len(data), size):
+            self.send(data[start : start + size], endpoint)
+
+    def _segment(self, size: int) -> tuple[int, int, bytes]:
+        if len(self._segment_data) >= _MAX_SIZES:
+            self._segment_data.clear()
+        made = self._segment_data[size] = (socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", size))
+        return made
+
+    def _wait(self, endpoint: Endpoint) -> bool:
+        """Wait for room in the socket; whether there is some. Meanwhile packets queue at the TUN, as they should."""
+        poll = select.poll()
+        poll.register(self.sockets[len(endpoint) == 4], select.POLLOUT)
+        return bool(poll.poll(_SEND_WAIT))
 
     def _failed(self, name: str, endpoint: Endpoint) -> None:
         self.errors[name] += 1

@@ -1,12 +1,9 @@
-"""The headers of a TCP or UDP packet: where they are, and the same for each of a row of packets."""
+"""The headers of a TCP or UDP packet: where they are, and those of successive packets."""
 
 from __future__ import annotations
 
 import struct
-from typing import Any, Final, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import Final, NamedTuple
 
 from qtunnel.offload import checksum
 from qtunnel.offload.errors import OffloadError
@@ -108,98 +105,81 @@ def _skip_extensions(packet: Bytes, start: int, end: int) -> tuple[int, int]:
     return transport, protocol
 
 
+def set_ipv4_checksum(header: bytearray | memoryview, form: Form) -> None:
+    """Write the checksum of an IPv4 header."""
+    write16(header, IPV4_CHECKSUM, 0)
+    write16(header, IPV4_CHECKSUM, checksum.complement(checksum.total(header[: form.transport])))
+
+
 def set_length(header: bytearray | memoryview, form: Form, length: int) -> None:
     """Write the packet's length into its IP and UDP headers, and the IPv4 header's checksum."""
     if form.version == 4:
         write16(header, 2, length)
-        write16(header, IPV4_CHECKSUM, 0)
-        write16(header, IPV4_CHECKSUM, checksum.complement(checksum.total(header[: form.transport])))
+        set_ipv4_checksum(header, form)
     else:
         write16(header, 4, length - 40)
     if form.protocol == UDP:
         write16(header, form.transport + UDP_LENGTH, length - form.transport)
 
 
-_IDS: Final = np.arange(1 << 17, dtype=np.uint32).astype(">u2")
-"""Successive IPv4 IDs from any, ready to be copied."""
+class Progression:
+    """The headers of successive packets of one form that carry ``payload`` bytes each, as one big-endian number.
 
-
-class HeaderTable:
-    """Room for the headers of successive packets of one form and length, ``stride`` bytes apart in a buffer.
-
-    A row's headers are one element of a void type: copying those is one memcpy each, 1.4 times as fast as rows of bytes.
+    From packet to packet IPv4's ID counts up, its checksum down, and TCP's sequence number goes on: as long as no field
+    wraps, a number added to the first headers repeated: a few steps for all packets, as fast as numpy's columns and
+    without their tables.
     """
 
-    __slots__ = (
-        "_all",
-        "_buffer",
-        "_checksums",
-        "_count",
-        "_form",
-        "_head",
-        "_head_view",
-        "_ids",
-        "_offset",
-        "_sequences",
-        "_steps",
-        "_stride",
-        "rows",
-    )
+    __slots__ = ("_form", "_most", "_payload", "_ramps", "bits")
 
-    def __init__(self, buffer: bytearray, offset: int, stride: int, count: int, form: Form, payload: int) -> None:
-        """``payload``: bytes that each packet carries."""
-        self._buffer, self._offset, self._stride, self._form = buffer, offset, stride, form
+    def __init__(self, form: Form, payload: int, most: int) -> None:
+        """``most``: the greatest number of packets."""
+        self._form, self._payload, self._most = form, payload, most
+        self.bits = 8 * form.size
+        self._ramps: dict[bool, int] = {}
 
-        def column(at: int, kind: str) -> npt.NDArray[Any]:
-            return np.ndarray((count,), np.dtype(kind), buffer, offset + at, (stride,))
+    def _ramp(self, same_id: bool) -> int:
+        """What each packet's headers have more than the first one's."""
+        form = self._form
+        step = 0
+        if form.protocol == TCP:
+            step += self._payload << self.shift(form.transport + TCP_SEQUENCE, 4)
+        if form.version == 4 and not same_id:
+            step += (1 << self.shift(IPV4_ID, 2)) - (1 << self.shift(IPV4_CHECKSUM, 2))
+        return int.from_bytes(b"".join((i * step).to_bytes(form.size, "big") for i in range(self._most)), "big")
 
-        self._head = bytearray(form.size)
-        self._head_view = np.ndarray((), np.dtype(f"V{form.size}"), self._head)
-        self._all = (
-            column(0, f"V{form.size}"),
-            column(IPV4_ID, ">u2"),
-            column(IPV4_CHECKSUM, ">u2"),
-            column(form.transport + TCP_SEQUENCE, ">u4"),
-            (np.arange(count, dtype=np.uint64) * payload).astype(np.uint32),
-        )
-        self._use(count)
+    def shift(self, offset: int, size: int) -> int:
+        """By how many bits the field of ``size`` bytes at ``offset`` is shifted in one packet's headers."""
+        return self.bits - 8 * (offset + size)
 
-    def _use(self, count: int) -> None:
-        """Views of the first ``count`` rows; kept, since most super-packets have as many packets as the one before."""
-        self._count = count
-        self.rows, self._ids, self._checksums, self._sequences, self._steps = [view[:count] for view in self._all]
+    def headers(self, first: bytes | bytearray, count: int, same_id: bool = False) -> int:
+        """Headers of ``count`` packets, ``form.size`` bytes each; ``same_id``: of one IPv4 ID.
 
-    def fill(self, header: bytes | bytearray, count: int, same_id: bool = False) -> None:
-        """Headers of ``count`` packets from the first one's; IDs (unless ``same_id``) and TCP sequence numbers go on.
-
-        The transport's checksum stays as it is in ``header``; ``rows`` are then the rows written.
+        All else, the transport's checksum too, stays as in ``first``.
         """
-        if count != self._count:
-            self._use(count)
-        self._head[:] = header
-        self.rows[:] = self._head_view
-        if self._form.version == 4 and not same_id:
-            first = read16(header, IPV4_ID)[0]
-            self._ids[:] = _IDS[first : first + count]
-            # the sum without ID and checksum, of which each ID makes another
-            rest = -(read16(header, IPV4_CHECKSUM)[0] + first) % checksum.MODULUS
-            if first + count <= 0x10000:
-                self._checksums[:] = checksum.COMPLEMENTS[rest + first : rest + first + count]
-            else:  # IDs begin again at 0
-                whole = 0x10000 - first
-                self._checksums[:whole] = checksum.COMPLEMENTS[rest + first : rest + 0x10000]
-                self._checksums[whole:] = checksum.COMPLEMENTS[rest : rest + count - whole]
-        if self._form.protocol == TCP:
-            first = read32(header, self._form.transport + TCP_SEQUENCE)[0]
-            # not into the column at once: casting while adding is 4 us, these two are 1.2
-            self._sequences[:] = self._steps + np.array(first, np.uint32)
+        form = self._form
+        wraps = False
+        if form.version == 4 and not same_id:
+            wraps = read16(first, IPV4_ID)[0] + count > 1 << 16 or read16(first, IPV4_CHECKSUM)[0] < count
+        if form.protocol == TCP:
+            wraps |= read32(first, form.transport + TCP_SEQUENCE)[0] + count * self._payload > 1 << 32
+        if wraps:
+            return self._one_by_one(first, count, same_id)
+        ramp = self._ramps.get(same_id)
+        if ramp is None:
+            ramp = self._ramps[same_id] = self._ramp(same_id)
+        return int.from_bytes(first * count, "big") + (ramp >> self.bits * (self._most - count))
 
-    def shorten(self, index: int, length: int) -> None:
-        """Give one packet another length."""
-        start = self._offset + index * self._stride
-        view = memoryview(self._buffer)[start : start + self._form.size]
-        set_length(view, self._form, length)
-
-    def set_flags(self, index: int, flags: int) -> None:
-        """Give one packet other TCP flags."""
-        self._buffer[self._offset + index * self._stride + self._form.transport + TCP_FLAGS] = flags
+    def _one_by_one(self, first: bytes | bytearray, count: int, same_id: bool) -> int:
+        form = self._form
+        made = bytearray()
+        for index in range(count):
+            header = bytearray(first)
+            if form.version == 4 and index and not same_id:
+                write16(header, IPV4_ID, (read16(first, IPV4_ID)[0] + index) & 0xFFFF)
+                set_ipv4_checksum(header, form)
+            if form.protocol == TCP:
+                sequence = read32(first, form.transport + TCP_SEQUENCE)[0] + index * self._payload
+                write32(header, form.transport + TCP_SEQUENCE, sequence & 0xFFFFFFFF)
+            made += header
+        return int.from_bytes(made, "big")

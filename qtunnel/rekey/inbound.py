@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
@@ -23,11 +22,14 @@ from qtunnel.rekey.limits import (
     FETCH_RATE,
     FETCHES_IN_FLIGHT,
     KEYS_HELD,
+    OFFER_BURST,
+    OFFER_RATE,
     OFFERS_REMEMBERED,
     TokenBucket,
 )
 from qtunnel.rekey.model import FetchById, Fetched, Now, Send
-from qtunnel.rekey.timing import FETCH_LIMIT, PENDING_LIMIT
+from qtunnel.rekey.replay import ReplayTimes
+from qtunnel.rekey.timing import FETCH_LIMIT, PENDING_LIMIT, tai64n
 from qtunnel.secret import Secret
 from qtunnel.statemachine import Machine
 from qtunnel.terms import ChainPolicy, KeyRef, QkdPolicy
@@ -95,7 +97,8 @@ class Inbound:
         self._limit = 0.0
         self._started = 0.0
         self._timestamp = b""
-        self._handled: deque[bytes] = deque(maxlen=OFFERS_REMEMBERED)
+        self._handled = ReplayTimes(OFFERS_REMEMBERED)
+        self._offers = TokenBucket(OFFER_BURST, OFFER_RATE)
         self._fetches = TokenBucket(FETCH_BURST, FETCH_RATE)
 
     @property
@@ -131,9 +134,13 @@ class Inbound:
             return False
         return self.state is InState.IDLE or timestamp > self._timestamp
 
-    def handled(self, timestamp: bytes) -> None:
+    def may_offer(self, now: Now) -> bool:
+        """Whether one more fresh offer of the peer's is looked at."""
+        return self._offers.take(now.mono)
+
+    def handled(self, timestamp: bytes, now: Now) -> None:
         """An offer was looked at: its like is a replay from now on, taken or not."""
-        self._handled.append(timestamp)
+        self._handled.add(timestamp, tai64n(now.unix_ns))
 
     def repeated(self, exchange: bytes, body: bytes, address: Hashable) -> bool:
         """Message 1 once more: answer as before, without any computation. False where it is news."""

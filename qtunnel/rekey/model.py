@@ -21,6 +21,18 @@ class Now:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """A peer spoke from an address.
+
+    proven: it is there now. A first message alone does not show that: who saw one that did not arrive can send it from
+    anywhere.
+    """
+
+    peer: str
+    proven: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PeerSettings:
     """One peer as the configuration has it. interval, max_age: seconds; jitter: a fraction of the interval.
 
@@ -163,3 +175,8 @@ class Fetched:
 
     keys: tuple[tuple[KeyRef, Secret], ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
+
+    def wipe(self) -> None:
+        """Wipe the keys: nobody wants them any more."""
+        for _, key in self.keys:
+            key.wipe()

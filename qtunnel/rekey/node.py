@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from itertools import count
+from typing import Any
 
 from qtunnel.crypto.kem import Encapsulate
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake.fragments import Message, MessageType, Reassembler, mac1_key, parse
+from qtunnel.handshake.messages import check_init_size
 from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
 from qtunnel.keys.used import UsedKeys
-from qtunnel.rekey.limits import UNPROVEN_BURST, UNPROVEN_RATE, TokenBucket
-from qtunnel.rekey.model import Block, Defect, Effect, Fetched, Memory, Notice, Now, PeerSettings, Remember
+from qtunnel.rekey.exchanges import Exchanges
+from qtunnel.rekey.limits import (
+    SOURCE_BURST,
+    SOURCE_RATE,
+    SOURCES,
+    UNPROVEN_BURST,
+    UNPROVEN_RATE,
+    TokenBucket,
+    TokenBuckets,
+)
+from qtunnel.rekey.model import Block, Defect, Effect, Fetched, Heard, Memory, Notice, Now, PeerSettings, Remember
 from qtunnel.rekey.peer import PeerRekey
 from qtunnel.rekey.timing import RESTART_AFTER_DEFECT
 from qtunnel.secret import RandomBytes
 
-EXCHANGES_REMEMBERED = 4
-"""Exchange ids kept per peer, so that retransmissions find their peer: one each way, and the ones before."""
+SourceOf = Callable[[Any], Hashable]
+"""From the address of a datagram to what of it a sender cannot change at will: not the port."""
 
 
 class RekeyNode:
@@ -28,17 +39,26 @@ class RekeyNode:
     Feed it datagrams, key sources' answers and the time; carry out ``take_effects`` in order after each call.
     """
 
-    def __init__(self, local: Identity, random_bytes: RandomBytes, *, encapsulate: Encapsulate | None = None) -> None:
+    def __init__(
+        self,
+        local: Identity,
+        random_bytes: RandomBytes,
+        *,
+        encapsulate: Encapsulate | None = None,
+        source_of: SourceOf = lambda address: address,
+    ) -> None:
         self.local = local
         self._random_bytes = random_bytes
         self._encapsulate = encapsulate
         self._mac_key = mac1_key(local.public.id)
         self._reassembler = Reassembler()
+        self._source_of = source_of
+        self._sources = TokenBuckets(SOURCE_BURST, SOURCE_RATE, SOURCES)
         self._unproven = TokenBucket(UNPROVEN_BURST, UNPROVEN_RATE)
         self._used = UsedKeys(random_bytes)
         self.peers: dict[str, PeerRekey] = {}
         self._by_id: dict[bytes, PeerRekey] = {}
-        self._by_exchange: dict[bytes, PeerRekey] = {}
+        self._exchanges = Exchanges()
         self._tickets = count(1)
         self._effects: list[Effect] = []
 
@@ -57,7 +77,7 @@ class RekeyNode:
         """Forget a peer and wipe what was held for it."""
         peer = self.peers.pop(name)
         del self._by_id[peer.settings.public.id]
-        self._by_exchange = {key: its for key, its in self._by_exchange.items() if its is not peer}
+        self._exchanges.forget(name)
         peer.close()
 
     def take_effects(self) -> list[Effect]:
@@ -79,14 +99,22 @@ class RekeyNode:
             if deadline is not None and deadline <= now.mono:
                 self._contained(peer, now, lambda peer=peer: peer.tick(now))  # type: ignore[misc]  # lambda's default
 
-    def _contained(self, peer: PeerRekey, now: Now, action: Callable[[], bool | None]) -> bool:
-        """Do it; where the code fails, that peer alone is blocked and begins anew. False then, or what it says."""
+    def _contained(
+        self, peer: PeerRekey, now: Now, action: Callable[[], bool | None], *, received: bool = False
+    ) -> bool:
+        """Do it; where the code fails, that peer alone is blocked and begins anew. False then, or what it says.
+
+        received: a datagram is being read, so a ``HandshakeError`` is its sender's doing, and raised.
+        """
+        name = peer.settings.name
         try:
-            return bool(action())
-        except HandshakeError:
-            raise
+            result = bool(action())
+            self._exchanges.set_ours(name, peer.outbound.exchange)
+            return result
         except Exception as error:
-            name, memory = peer.settings.name, peer.context.memory
+            if received and isinstance(error, HandshakeError):
+                raise
+            memory = peer.context.memory
             self.remove_peer(name)
             self._effects += [
                 Remember(name, memory),
@@ -99,20 +127,19 @@ class RekeyNode:
 
     def rekey_now(self, name: str, now: Now) -> bool:
         """Begin a rekey with that peer at once; False where that cannot be."""
-        return self.peers[name].rekey_now(now)
+        peer = self.peers[name]
+        return self._contained(peer, now, lambda: peer.rekey_now(now))
 
     def fetched(self, name: str, ticket: int, result: Fetched, now: Now) -> None:
         """What came of a ``FetchNew`` or ``FetchById``; of a peer that is gone the keys are wiped."""
         peer = self.peers.get(name)
         if peer is None:
-            for _, key in result.keys:
-                key.wipe()
+            result.wipe()
             return
         self._contained(peer, now, lambda: peer.fetched(ticket, result, now))
 
-    def receive(self, datagram: bytes, address: Hashable, now: Now) -> str | None:
-        """One datagram from ``address``. The name of the peer, where it proves that the peer is there now: a first
-        message, authenticated and no replay."""
+    def receive(self, datagram: bytes, address: Hashable, now: Now) -> Heard | None:
+        """One datagram from ``address``. Who spoke, where that says something of where the peer is."""
         try:
             fragment = parse(datagram, self._mac_key)
             message = self._reassembler.add(address, fragment, now.mono)
@@ -123,41 +150,44 @@ class RekeyNode:
             self._reject(HandshakeError("defect", f"reading it failed ({type(error).__name__})"), address)
         return None
 
-    def _message(self, message: Message, address: Hashable, now: Now) -> str | None:
+    def _message(self, message: Message, address: Hashable, now: Now) -> Heard | None:
         if message.type is MessageType.INIT:
             return self._init(message, address, now)
-        peer = self._by_exchange.get(message.exchange) or self._by_outbound(message.exchange)
-        if peer is None:
+        route = self._exchanges.of_theirs if message.type is MessageType.COMMIT else self._exchanges.of_ours
+        name = route(message.exchange)
+        if name is None:
             raise HandshakeError("exchange", "belongs to no exchange that is under way")
-        self._contained(peer, now, lambda: peer.message(message, address, now))
-        return None
-
-    def _by_outbound(self, exchange: bytes) -> PeerRekey | None:
-        return next((peer for peer in self.peers.values() if peer.outbound.exchange == exchange), None)
+        peer = self.peers[name]
+        proven = self._contained(peer, now, lambda: peer.message(message, address, now), received=True)
+        return Heard(name, proven=True) if proven else None
 
     def _reject(self, error: HandshakeError, address: Hashable) -> None:
         self._effects.append(
             Notice("", "message.rejected", {"reason": error.reason, "detail": error.detail, "address": str(address)})
         )
 
-    def _init(self, message: Message, address: Hashable, now: Now) -> str | None:
-        known = self._by_exchange.get(message.exchange)
-        if known is not None and known.inbound.repeated(message.exchange, message.body, address):
+    def _init(self, message: Message, address: Hashable, now: Now) -> Heard | None:
+        owner = self._exchanges.of_theirs(message.exchange)
+        if owner is not None and self.peers[owner].inbound.repeated(message.exchange, message.body, address):
             return None
         suite = SUITES.get(message.suite)
         if suite is None:
             raise HandshakeError("suite", f"the sender uses suite {message.suite}, which this version does not know")
+        check_init_size(suite, message.body)
+        if not self._sources.take(self._source_of(address), now.mono):
+            raise HandshakeError("flood", "more first messages a second than are looked at from one source")
         if not self._unproven.take(now.mono):
             raise HandshakeError("flood", "more first messages a second than are looked at")
         responder = Responder(self.local, suite, message.exchange, message.body, self._find)
         peer = self._by_id[responder.peer.id]
-        fresh = self._contained(peer, now, lambda: peer.offered(responder, message, address, now))
-        if self.peers.get(peer.settings.name) is peer and peer.inbound.knows(message.exchange):
-            mine = [exchange for exchange, its in self._by_exchange.items() if its is peer]
-            for old in mine[: -EXCHANGES_REMEMBERED + 1]:
-                del self._by_exchange[old]
-            self._by_exchange[message.exchange] = peer
-        return peer.settings.name if fresh else None
+        name = peer.settings.name
+        if owner is not None and owner != name:
+            responder.wipe()
+            raise HandshakeError("exchange", f"{name} sends the exchange id of another peer")
+        fresh = self._contained(peer, now, lambda: peer.offered(responder, message, address, now), received=True)
+        if self.peers.get(name) is peer and peer.inbound.knows(message.exchange):
+            self._exchanges.add_theirs(name, message.exchange)
+        return Heard(name, proven=False) if fresh else None
 
     def _find(self, identity: bytes) -> KnownPeer | None:
         peer = self._by_id.get(identity)

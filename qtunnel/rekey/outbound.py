@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Hashable
 from enum import Enum
 
 from qtunnel.constants import QKD_KEY_SIZE
@@ -71,6 +72,7 @@ class Outbound:
         self._context = context
         self._machine = Machine(OUT_TABLE, OutState.IDLE)
         self._ticket: int | None = None
+        self._asked: set[int] = set()
         self._fetch_limit = 0.0
         self._exchange = b""
         self._initiator: Initiator | None = None
@@ -79,6 +81,8 @@ class Outbound:
         self._started = 0.0
         self._failures: tuple[tuple[str, str], ...] = ()
         self._mismatch: str | None = None
+        self.elsewhere: Hashable | None = None
+        """Where a first message of the peer's came from while ours was under way: ours goes there as well."""
 
     @property
     def state(self) -> OutState:
@@ -94,6 +98,10 @@ class Outbound:
         if self.state is OutState.FETCHING:
             return self._fetch_limit
         return self._retransmitter.deadline if self._retransmitter is not None else None
+
+    def asked(self, ticket: int) -> bool:
+        """Whether this fetch is ours."""
+        return ticket in self._asked
 
     def start(self, now: Now) -> Outcome | None:
         """Begin: fetch the keys that are missing, then offer. Only when idle."""
@@ -114,12 +122,14 @@ class Outbound:
             return self._offer(now)
         self._machine.fire(OutEvent.FETCH)
         self._ticket = next(context.tickets)
+        self._asked.add(self._ticket)
         self._fetch_limit = now.mono + FETCH_LIMIT
         context.effects.append(FetchNew(context.name, self._ticket, missing, QKD_KEY_SIZE))
         return None
 
     def fetched(self, ticket: int, result: Fetched, now: Now) -> Outcome | None:
         """The sources answered. Keys that come too late are kept for the next attempt."""
+        self._asked.discard(ticket)
         failures = self._context.admit(self._context.ours, result, now)
         if self.state is not OutState.FETCHING or ticket != self._ticket:
             return None
@@ -134,24 +144,32 @@ class Outbound:
         if policy.qkd is QkdPolicy.OFF:
             refs = ()
         if len(refs) < sources_required(policy):
-            if self.state is OutState.FETCHING:
-                self._machine.fire(OutEvent.FAILED)
             words = "; ".join(f"{detail}" for _, detail in self._failures) or "no key source answered"
-            return self._report("qkd-unavailable", f"policy requires QKD and there is no key: {words}")
+            return self._give_up("qkd-unavailable", f"policy requires QKD and there is no key: {words}")
+        timestamp = grow(tai64n(now.unix_ns), context.memory.sent)
+        chains = tuple(ChainRef(held_link.epoch, held_link.id) for held_link in context.chain.links)
+        offer = Offer(timestamp, context.epoch + 1, policy, 0, chains, refs)
+        exchange = context.random_bytes(EXCHANGE_ID_SIZE)
+        try:
+            initiator = Initiator(
+                context.local, settings.public, settings.suite, exchange, offer, context.random_bytes,
+                pairing=settings.pairing, encapsulate=context.encapsulate,
+            )  # fmt: skip
+        except HandshakeError as error:
+            return self._give_up(error.reason, error.detail)
         self._machine.fire(OutEvent.OFFER)
         self._ticket = None
-        context.epoch += 1
-        timestamp = grow(tai64n(now.unix_ns), context.memory.sent)
-        context.remember(sent=timestamp, proposed=context.epoch)
-        chains = tuple(ChainRef(held_link.epoch, held_link.id) for held_link in context.chain.links)
-        offer = Offer(timestamp, context.epoch, policy, 0, chains, refs)
-        self._exchange = context.random_bytes(EXCHANGE_ID_SIZE)
-        self._initiator = Initiator(
-            context.local, settings.public, settings.suite, self._exchange, offer, context.random_bytes,
-            pairing=settings.pairing, encapsulate=context.encapsulate,
-        )  # fmt: skip
+        context.epoch = offer.epoch
+        context.remember(sent=timestamp, proposed=offer.epoch)
+        self._exchange, self._initiator = exchange, initiator
         self._send(MessageType.INIT, self._initiator.message, now, ATTEMPT_LIMIT)
         return None
+
+    def _give_up(self, reason: str, detail: str) -> Outcome:
+        """No offer can be made."""
+        if self.state is OutState.FETCHING:
+            self._machine.fire(OutEvent.FAILED)
+        return self._report(reason, detail)
 
     def _send(self, kind: MessageType, body: bytes, now: Now, lifetime: float) -> None:
         context = self._context
@@ -232,10 +250,11 @@ class Outbound:
         )  # fmt: skip
         return Outcome.DONE
 
-    def repeat(self) -> None:
-        """Send the message under way once more, to the address that has become known just now."""
+    def repeat(self, address: Hashable) -> None:
+        """Send the first message under way to ``address``, too, from which the peer's own has come just now."""
+        self.elsewhere = address
         if self._retransmitter is not None:
-            self._context.effects.append(Send(self._context.name, self._retransmitter.datagrams))
+            self._context.effects.append(Send(self._context.name, self._retransmitter.datagrams, address))
 
     def yield_to_peer(self) -> None:
         """The other end's exchange goes first: drop ours, keep its keys."""
@@ -269,6 +288,8 @@ class Outbound:
             )
         if retransmitter.due(now.mono):
             self._context.effects.append(Send(self._context.name, retransmitter.datagrams))
+            if self.elsewhere is not None and self.state is OutState.OFFERED:
+                self._context.effects.append(Send(self._context.name, retransmitter.datagrams, self.elsewhere))
         return None
 
     def _fail(self, reason: str, detail: str) -> Outcome:
@@ -284,7 +305,7 @@ class Outbound:
         if self._initiator is not None:
             self._initiator.wipe()
         self._initiator = self._sealed = self._retransmitter = self._mismatch = None
-        self._ticket = None
+        self._ticket = self.elsewhere = None
 
 
 def _reason(verdict: Verdict) -> str:

@@ -121,19 +121,24 @@ class PeerRekey:
             self._next = schedule.after_failure(now.mono, fraction)
 
     def fetched(self, ticket: int, result: Fetched, now: Now) -> None:
-        """What the key sources answered, to whichever machine asked."""
+        """What the key sources answered, to whichever machine asked; where none did, the keys are wiped."""
         if self.inbound.asked(ticket):
             self.inbound.fetched(ticket, result, now)
-        else:
+        elif self.outbound.asked(ticket):
             self._ended(self.outbound.fetched(ticket, result, now), now)
+        else:
+            result.wipe()  # asked for before a defect: nobody knows any more which end's keys they are
 
     def offered(self, responder: Responder, message: Message, address: Hashable, now: Now) -> bool:
-        """An authenticated message 1 from this peer. Whether it is news, so that ``address`` is where the peer is."""
+        """An authenticated message 1 from this peer. Whether it is news."""
         context = self.context
         if not self.inbound.fresh(responder.offer.timestamp):
             context.notice("message.rejected", message="init", reason="replay", detail="an old first message")
             return False
-        self.inbound.handled(responder.offer.timestamp)
+        if not self.inbound.may_offer(now):  # not before: replays, which are anybody's, must not use it up
+            context.notice("message.rejected", message="init", reason="flood", detail="more offers than are answered")
+            return False
+        self.inbound.handled(responder.offer.timestamp, now)
         self._reachable = True
         if responder.suite.id != self.settings.suite.id:
             context.notice(
@@ -144,28 +149,33 @@ class PeerRekey:
             return True
         if self.outbound.state in (OutState.OFFERED, OutState.FETCHING):
             if context.higher and self.outbound.state is OutState.OFFERED:
-                self.outbound.repeat()
+                self.outbound.repeat(address)
                 return True  # both began at once: the higher identity goes first, the other end yields to our offer
             self.outbound.yield_to_peer()
             self._next = now.mono + OFFER_HOLD
         self.inbound.offer(responder, message.body, address, now)
         return True
 
-    def message(self, message: Message, address: Hashable, now: Now) -> None:
-        """Messages 2 to 4."""
+    def message(self, message: Message, address: Hashable, now: Now) -> bool:
+        """Messages 2 to 4. Whether it proves that ``address`` is where the peer is."""
         if message.suite != self.settings.suite.id:
-            return
+            return False
         if message.type is MessageType.COMMIT:
             if self.inbound.commit(message.exchange, message.body, address, now):
                 self.outbound.superseded(self.context.floor)
                 self._initiates = False
                 if self.outbound.state is OutState.IDLE:
                     self._next = self.context.schedule.overdue(now.mono)
+                return True
         elif message.exchange == self.outbound.exchange:
             if message.type is MessageType.RESPONSE:
+                # A first message of the peer's came from there, and now the answer to ours: it has moved.
+                moved, before = address == self.outbound.elsewhere, self.outbound.state
                 self._ended(self.outbound.response(message.body, now), now)
-            elif message.type is MessageType.COMMITTED:
+                return moved and self.outbound.state is not before
+            if message.type is MessageType.COMMITTED:
                 self._ended(self.outbound.committed(message.body, now), now)
+        return False
 
     def tick(self, now: Now) -> None:
         """Everything that the passing of time brings."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 
 from nacl.bindings import (
     crypto_aead_xchacha20poly1305_ietf_decrypt,
@@ -15,6 +14,7 @@ from nacl.bindings import (
 )
 from nacl.exceptions import CryptoError
 
+from qtunnel.addresses import pack_address
 from qtunnel.secret import RandomBytes, Secret
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.limits import COOKIE_LIFETIME
@@ -73,7 +73,7 @@ class CookieChecker:
         return CookieReply(sender, nonce, sealed)
 
     def _cookie(self, endpoint: Endpoint) -> bytes:
-        source = ipaddress.ip_address(endpoint[0]).packed + endpoint[1].to_bytes(2, "big")
+        source = pack_address(endpoint[0]) + endpoint[1].to_bytes(2, "big")
         return _mac(bytes(self._secret.reveal()), source)
 
 

@@ -63,15 +63,26 @@ class Device:
 
         The view is valid until the next call.
         """
-        if not self.state.up:
-            self.state.drops[Drop.LINK_DOWN] += 1
+        if not self.admits(endpoint, 1):
             return None
-        if not endpoint[1]:  # nobody can be answered there, and no tool would take it as an endpoint
-            self.state.drops[Drop.BAD_SOURCE] += 1
-            return None
-        kind = message_type(data)
-        if kind == TYPE_DATA:
+        if message_type(data) == TYPE_DATA:
             return self.transport.open(data, endpoint, now)
+        self.handle(data, endpoint, now)
+        return None
+
+    def admits(self, endpoint: Endpoint, count: int) -> bool:
+        """Whether ``count`` datagrams from there are looked at at all; counted where not."""
+        if not self.state.up:
+            self.state.drops[Drop.LINK_DOWN] += count
+        elif not endpoint[1]:  # nobody can be answered there, and no tool would take it as an endpoint
+            self.state.drops[Drop.BAD_SOURCE] += count
+        else:
+            return True
+        return False
+
+    def handle(self, data: memoryview, endpoint: Endpoint, now: float) -> None:
+        """A message that is neither data nor a record."""
+        kind = message_type(data)
         try:
             if kind == TYPE_INITIATION:
                 self.handshakes.on_initiation(data, endpoint, now)
@@ -84,14 +95,16 @@ class Device:
                 raise RejectedError(Drop.MALFORMED)
         except RejectedError as rejected:
             self.state.drops[rejected.reason] += 1
-        return None
 
     def next_deadline(self) -> float:
         """When ``tick`` must be called; infinite where nothing is pending."""
+        if self.state.allowed_ips.unswept:
+            return float("-inf")
         return self.state.schedule.next_deadline()
 
     def tick(self, now: float) -> None:
-        """Run the timers that are due."""
+        """Run the timers that are due, and a piece of what can wait."""
+        self.state.allowed_ips.sweep()
         for peer, timer in self.state.schedule.due(now):
             self._on_timer[timer](peer, now)
 

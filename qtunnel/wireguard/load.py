@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
-
+from qtunnel.addresses import pack_address
 from qtunnel.wireguard.endpoint import Endpoint
 
 UNDER_LOAD_MESSAGES = 64
@@ -54,7 +53,7 @@ class RateLimiter:
         self._forgotten = float("-inf")
 
     def allow(self, endpoint: Endpoint, now: float) -> bool:
-        packed = ipaddress.ip_address(endpoint[0]).packed
+        packed = pack_address(endpoint[0])
         source = packed if len(packed) == 4 else packed[:8]
         known = self._buckets.get(source)
         if known is None:

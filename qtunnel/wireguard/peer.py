@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from qtunnel.secret import Secret
-from qtunnel.wireguard.allowed_ips import Prefix
+from qtunnel.wireguard.allowed_ips import Prefixes
 from qtunnel.wireguard.cookie import CookieJar
 from qtunnel.wireguard.endpoint import Endpoint, without_source
 from qtunnel.wireguard.limits import MAX_STAGED_PACKETS
@@ -76,7 +76,7 @@ class Peer:
         self.mismatched_responses = 0
         """Responses since ``psk`` was set that were made with the previous one."""
         self.endpoint: Endpoint | None = None
-        self.allowed_ips: dict[Prefix, None] = {}
+        self.allowed_ips: Prefixes[Peer] = Prefixes(self)
         self.keypairs = Keypairs()
         self.pending: PendingInitiation | None = None
         self.cookies = CookieJar(public_key)

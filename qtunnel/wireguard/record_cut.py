@@ -23,8 +23,22 @@ Seal = Callable[[bytes, memoryview, None, memoryview], int]
 """encrypt_into of an AEAD: nonce, plaintext, no associated data, where the ciphertext goes."""
 
 _nonce = struct.Struct("<4xQ").pack
+_words = struct.Struct("<QQ").pack_into
 _FRAGMENT_STEP = np.arange(MAX_COUNT, dtype=np.uint64) << np.uint64(8)
 """The fragment number in the first word of a header."""
+
+
+class _Places:
+    """Where headers, displaced bytes and words of a record of ``count`` fragments are in the cutter's buffer."""
+
+    def __init__(self, buffer: bytearray, size: int, count: int) -> None:
+        strides = (size,)
+        self.first_words = np.ndarray((count,), "<u8", buffer, size, strides)
+        self.second_words = np.ndarray((count,), "<u8", buffer, size + 8, strides)
+        self.displaced = np.ndarray((count - 1,), "V16", buffer, 2 * size, strides)
+        self.kept = np.ndarray((count - 1,), "V16", buffer, size + HEADER_SIZE)
+        self.steps = _FRAGMENT_STEP[:count]
+        self.words = np.ndarray((count, size // 8), "<u8", buffer, size)
 
 
 class RecordCutter:
@@ -37,16 +51,10 @@ class RecordCutter:
         self.size = size
         self.max_plain = capacity(MAX_COUNT, size)
         """Bytes of plaintext that fit into one record."""
-        rows = MAX_BUFFER // size
-        buffer = bytearray((rows + 1) * size)  # the parity datagram, then the fragments
-        self._view = memoryview(buffer)
-        strides = (size,)
-        self._first_word = np.ndarray((rows,), "<u8", buffer, size, strides)
-        self._second_word = np.ndarray((rows,), "<u8", buffer, size + 8, strides)
-        self._displaced = np.ndarray((rows,), "V16", buffer, size, strides)
-        self._kept = np.ndarray((rows,), "V16", buffer, size, (HEADER_SIZE,))
-        self._words = np.ndarray((rows, size // 8), "<u8", buffer, size)
-        self._parity = np.ndarray((size // 8,), "<u8", buffer, 0)
+        self._buffer = bytearray((MAX_BUFFER // size + 1) * size)  # the parity datagram, then the fragments
+        self._view = memoryview(self._buffer)
+        self._parity = np.ndarray((size // 8,), "<u8", self._buffer, 0)
+        self._places: dict[int, _Places] = {}  # by the count of fragments; 2 kB each
 
     def cut(self, seal: Seal, plain: memoryview, index: int, counter: int, *, parity: bool) -> memoryview:
         """The datagrams of the record one after the other, all of ``size`` bytes but the last.
@@ -64,21 +72,18 @@ class RecordCutter:
         seal(_nonce(counter), plain, None, self._view[start:end])
         first = TYPE_RECORD | count << 16 | index << 32
         second = counter | last << 48
-        if count > 1:
-            self._kept[1:count] = self._displaced[1:count]
-            np.add(_FRAGMENT_STEP[:count], np.uint64(first), out=self._first_word[:count])
-            self._second_word[:count] = second
-            if parity:
-                return self._with_parity(first, second, count, end)
-        else:
-            self._first_word[0] = first
-            self._second_word[0] = second
-        return self._view[size:end]
-
-    def _with_parity(self, first: int, second: int, count: int, end: int) -> memoryview:
-        """The same with the parity datagram in front."""
-        self._view[end : (count + 1) * self.size] = bytes((count + 1) * self.size - end)
-        np.bitwise_xor.reduce(self._words[:count], axis=0, out=self._parity)
-        self._parity[0] = first | PARITY << 8
-        self._parity[1] = second
+        if count == 1:
+            _words(self._buffer, size, first, second)
+            return self._view[size:end]
+        places = self._places.get(count)
+        if places is None:
+            places = self._places[count] = _Places(self._buffer, size, count)
+        places.kept[:] = places.displaced
+        np.add(places.steps, np.uint64(first), out=places.first_words)
+        places.second_words[:] = second
+        if not parity:
+            return self._view[size:end]
+        self._view[end : (count + 1) * size] = bytes((count + 1) * size - end)
+        np.bitwise_xor.reduce(places.words, axis=0, out=self._parity)
+        _words(self._buffer, 0, first | PARITY << 8, second)
         return self._view[:end]

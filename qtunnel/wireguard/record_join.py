@@ -27,7 +27,7 @@ differ by more than a record takes, 0.1 ms; eight of them are half a megabyte.""
 
 _COUNTER_MASK = (1 << 48) - 1
 _MAX_PLACES = 256
-"""Pairs of offset and datagram size whose views are kept: a few sizes for each of 32 receive slots."""
+"""Combinations of offset, count and datagram size whose views are kept: a few of each, half a kilobyte."""
 
 Pieces = npt.NDArray[np.void]
 """Pieces of 16 bytes at equal distances."""
@@ -49,23 +49,21 @@ class ReceiveBuffer:
     def __init__(self, size: int) -> None:
         self.bytes = bytearray(size)
         self.view = memoryview(self.bytes)
-        self._places: dict[tuple[int, int], tuple[Pieces, Pieces]] = {}
+        self._places: dict[tuple[int, int, int], tuple[Pieces, Pieces]] = {}
 
     def restore(self, offset: int, count: int, size: int) -> None:
         """Put the displaced 16 bytes of ciphertext back where the headers stood. offset: of the first datagram."""
         if count > 1:
-            headers, kept = self._places.get((offset, size)) or self._place(offset, size)
-            headers[: count - 1] = kept[: count - 1]
+            headers, kept = self._places.get((offset, count, size)) or self._place(offset, count, size)
+            headers[:] = kept
 
-    def _place(self, offset: int, size: int) -> tuple[Pieces, Pieces]:
+    def _place(self, offset: int, count: int, size: int) -> tuple[Pieces, Pieces]:
         if len(self._places) >= _MAX_PLACES:
             self._places.clear()
-        rows = (len(self.bytes) - offset - HEADER_SIZE) // size  # whose headers lie inside
-        made = (
-            np.ndarray((rows,), "V16", self.bytes, offset + size, (size,)),
-            np.ndarray((min(rows, MAX_COUNT),), "V16", self.bytes, offset + HEADER_SIZE, (HEADER_SIZE,)),
+        made = self._places[offset, count, size] = (
+            np.ndarray((count - 1,), "V16", self.bytes, offset + size, (size,)),
+            np.ndarray((count - 1,), "V16", self.bytes, offset + HEADER_SIZE),
         )
-        self._places[offset, size] = made
         return made
 
 

@@ -7,24 +7,25 @@ a value which no flags of a vnet header have, is for the engine:
 | offset | size | field                        |
 | ------ | ---- | ---------------------------- |
 | 0      | 1    | 255                          |
-| 1      | 1    | kind, 1 for a report         |
+| 1      | 1    | kind: 1 report, 2 question   |
 | 2      | 2    | bytes that follow            |
 
 A report counts, under the session that it is sent in, what its sender received in records: ``next`` (one more than the
 highest counter, 0 for none), ``expected`` and ``received`` datagrams of the records of which one arrived at all, and
-``delivered`` records; each a u64, little-endian. Other kinds are skipped.
+``delivered`` records; each a u64, little-endian. A question is a report that wants one in return. Other kinds are
+skipped.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 VNET_HEADER: Final = 10
 CONTROL: Final = 255
 KIND_REPORT: Final = 1
+KIND_QUESTION: Final = 2
 _CONTROL_HEADER: Final = struct.Struct("<BBH")
 _REPORT: Final = struct.Struct("<QQQQ")
 _IPV6_HEADER: Final = 40
@@ -43,11 +44,12 @@ class Report:
     expected: int
     received: int
     delivered: int
+    question: bool = False
 
     def pack(self) -> bytes:
         """As an item of a record."""
         body = _REPORT.pack(self.next, self.expected, self.received, self.delivered)
-        return _CONTROL_HEADER.pack(CONTROL, KIND_REPORT, len(body)) + body
+        return _CONTROL_HEADER.pack(CONTROL, KIND_QUESTION if self.question else KIND_REPORT, len(body)) + body
 
 
 def packet_length(plain: memoryview, offset: int) -> int:
@@ -70,23 +72,29 @@ def packet_length(plain: memoryview, offset: int) -> int:
     return length + VNET_HEADER
 
 
-def items(plain: memoryview) -> Iterator[memoryview | Report]:
-    """The packets, each with its vnet header, and the reports of a record, in order. Raises ``PlainError``."""
+def take_items(plain: memoryview, packets: list[memoryview]) -> list[Report]:
+    """Append the packets of a record to ``packets``, each with its vnet header; returns its reports.
+
+    Raises ``PlainError`` where the rest is not a list of items.
+    """
+    reports: list[Report] = []
     offset, end = 0, len(plain)
     while offset < end:
-        if plain[offset] == CONTROL:
-            if end - offset < _CONTROL_HEADER.size:
-                raise PlainError("a control item is cut off")
-            _, kind, size = _CONTROL_HEADER.unpack_from(plain, offset)
-            offset += _CONTROL_HEADER.size
-            if size > end - offset:
-                raise PlainError("a control item is cut off")
-            if kind == KIND_REPORT:
-                if size != _REPORT.size:
-                    raise PlainError(f"a report has {_REPORT.size} bytes, not {size}")
-                yield Report(*_REPORT.unpack_from(plain, offset))
-            offset += size
+        if plain[offset] != CONTROL:
+            length = packet_length(plain, offset)
+            packets.append(plain[offset : offset + length])
+            offset += length
             continue
-        length = packet_length(plain, offset)
-        yield plain[offset : offset + length]
-        offset += length
+        if end - offset < _CONTROL_HEADER.size:
+            raise PlainError("a control item is cut off")
+        _, kind, size = _CONTROL_HEADER.unpack_from(plain, offset)
+        offset += _CONTROL_HEADER.size
+        if size > end - offset:
+            raise PlainError("a control item is cut off")
+        if kind in (KIND_REPORT, KIND_QUESTION):
+            if size != _REPORT.size:
+                raise PlainError(f"a report has {_REPORT.size} bytes, not {size}")
+            following, expected, received, delivered = _REPORT.unpack_from(plain, offset)
+            reports.append(Report(following, expected, received, delivered, kind == KIND_QUESTION))
+        offset += size
+    return reports

@@ -15,7 +15,7 @@ from qtunnel.wireguard.record_cut import RecordCutter
 from qtunnel.wireguard.record_format import HEADER, HEADER_SIZE, MAX_BUFFER, TAG_SIZE, capacity, datagram_size
 from qtunnel.wireguard.record_join import ReceiveBuffer, Record, whole_record
 from qtunnel.wireguard.record_link import REPORT_INTERVAL, RecordEvent
-from qtunnel.wireguard.record_plain import PlainError, Report, items
+from qtunnel.wireguard.record_plain import PlainError, Report, take_items
 from qtunnel.wireguard.session import Keypair, RecordKeys
 from qtunnel.wireguard.state import DeviceState, Drop
 from qtunnel.wireguard.timers import Timer
@@ -63,6 +63,11 @@ class Records:
             return 0
         return capacity(peer.records.sizer.count, cutter.size)
 
+    def max_plain_of_any(self, peer: Peer) -> int:
+        """Bytes that a record may have whatever the loss."""
+        cutter = self.cutter()
+        return cutter.max_plain if cutter is not None else 0
+
     def seal(self, peer: Peer, plain: memoryview, now: float) -> tuple[memoryview, int]:
         """The datagrams of a record with packets, one after the other, and the size of all but the last.
 
@@ -91,35 +96,37 @@ class Records:
 
     def open_burst(
         self, buffer: ReceiveBuffer, offset: int, length: int, size: int, endpoint: Endpoint, now: float
-    ) -> Iterator[tuple[Peer, memoryview]]:
-        """Datagrams of ``size`` bytes one after the other, the last perhaps shorter; the packets, each behind its
-        vnet header, with the peer that they are of.
+    ) -> Iterator[tuple[Peer, list[memoryview]]]:
+        """Datagrams of ``size`` bytes one after the other, the last perhaps shorter; for each record that is whole the
+        peer, and the packets, each behind its vnet header.
 
-        Sources and headers of the packets are not checked yet.
+        Sources and headers of the packets are not checked yet. Packets are valid until the next record.
         """
-        if length >= HEADER_SIZE:
+        if length > HEADER_SIZE:
             keypair = self._session(HEADER.unpack_from(buffer.bytes, offset)[4], now)
             record = whole_record(buffer, offset, length, size) if keypair is not None else None
             if keypair is not None and keypair.records is not None and record is not None:
                 count = -(-length // size)
                 keypair.records.joiner.count(count, count)
-                yield from self._open(keypair, keypair.records, record, length, endpoint, now)
+                yield keypair.peer, self._open(keypair, keypair.records, record, length, endpoint, now)
                 return
         for start in range(offset, offset + length, size):
-            yield from self._open_one(buffer.view[start : min(start + size, offset + length)], endpoint, now)
+            opened = self._open_one(buffer.view[start : min(start + size, offset + length)], endpoint, now)
+            if opened is not None:
+                yield opened
 
-    def _open_one(self, datagram: memoryview, endpoint: Endpoint, now: float) -> Iterator[tuple[Peer, memoryview]]:
+    def _open_one(self, datagram: memoryview, endpoint: Endpoint, now: float) -> tuple[Peer, list[memoryview]] | None:
         if len(datagram) <= HEADER_SIZE:
             self._state.drops[Drop.MALFORMED] += 1
-            return
+            return None
         keypair = self._session(HEADER.unpack_from(datagram)[4], now)
         if keypair is None or keypair.records is None:
-            return
+            return None
         record = keypair.records.joiner.add(datagram)
-        if record is not None:
-            yield from self._open(keypair, keypair.records, record, len(datagram), endpoint, now)
-        else:
+        if record is None:
             keypair.peer.rx_bytes += len(datagram)
+            return None
+        return keypair.peer, self._open(keypair, keypair.records, record, len(datagram), endpoint, now)
 
     def _session(self, index: int, now: float) -> Keypair | None:
         keypair = self._state.sessions.get(index)
@@ -133,46 +140,47 @@ class Records:
 
     def _open(
         self, keypair: Keypair, keys: RecordKeys, record: Record, size: int, endpoint: Endpoint, now: float
-    ) -> Iterator[tuple[Peer, memoryview]]:
+    ) -> list[memoryview]:
         drops, peer = self._state.drops, keypair.peer
         plain = self._opened[: record.end - record.start - TAG_SIZE]
         try:
             keys.unseal(_nonce(record.counter), record.buffer[record.start : record.end], None, plain)
         except InvalidTag:
             drops[Drop.BAD_TAG] += 1
-            return
+            return []
         if not keys.accept(record.counter):
             drops[Drop.REPLAYED] += 1
-            return
+            return []
         self._transport.authenticated(peer, keypair, endpoint, now)
         peer.rx_bytes += size
-        packets = 0
+        packets: list[memoryview] = []
         try:
-            for item in items(plain):
-                if isinstance(item, Report):
-                    self._reported(peer, keypair, keys, item, now)
-                else:
-                    packets += 1
-                    yield peer, item
+            for report in take_items(plain, packets):
+                self._reported(peer, keypair, keys, report, now)
         except PlainError:
             drops[Drop.BAD_PACKET] += 1
         if packets:
             peer.timers.data_received(now)
-            keys.reported = False
-            if peer.timers.at[Timer.RECORD] > now + REPORT_INTERVAL:
-                peer.timers.arm(Timer.RECORD, now + REPORT_INTERVAL)
+            if keys.reported:
+                self._report_soon(peer, keys, now)
+        return packets
 
     def _reported(self, peer: Peer, keypair: Keypair, keys: RecordKeys, report: Report, now: float) -> None:
         if keypair is not peer.keypairs.current:
             return
         link = peer.records
         link.use_session(keypair.local_index)
-        before = link.state
         if link.reported(report, keys.send_counter, now) is RecordEvent.CONFIRMED:
             log.info("peer=%s suite=%s msg=%r", short_key(peer.public_key), keys.suite, "record mode is on")
-        if not report.delivered or link.state is not before:  # it does not know yet that its records arrive
-            keys.reported = False
-            peer.timers.arm(Timer.RECORD, now)
+        if report.question:
+            self._report_soon(peer, keys, now)
+
+    @staticmethod
+    def _report_soon(peer: Peer, keys: RecordKeys, now: float) -> None:
+        keys.reported = False
+        due = max(now, keys.last_report + REPORT_INTERVAL)
+        if peer.timers.at[Timer.RECORD] > due:
+            peer.timers.arm(Timer.RECORD, due)
 
     def tick(self, peer: Peer, now: float) -> None:
         """The RECORD timer: report, and ask a peer that has not answered."""
@@ -181,7 +189,7 @@ class Records:
             return
         asks = link.probe_due(now)
         if keypair is not None and peer.endpoint is not None and (asks or self._unreported(keypair)):
-            self._send_report(peer, keypair, peer.endpoint, now)
+            self._send_report(peer, keypair, peer.endpoint, now, question=asks)
         if not link.active:
             peer.timers.arm(Timer.RECORD, max(link.next_probe, now + REPORT_INTERVAL))
 
@@ -189,12 +197,13 @@ class Records:
     def _unreported(keypair: Keypair) -> bool:
         return keypair.records is not None and not keypair.records.reported
 
-    def _send_report(self, peer: Peer, keypair: Keypair, endpoint: Endpoint, now: float) -> None:
+    def _send_report(self, peer: Peer, keypair: Keypair, endpoint: Endpoint, now: float, *, question: bool) -> None:
         keys = keypair.records
         if keys is None or not keys.may_send() or not keypair.may_send(now) or self.cutter() is None:
             return
-        keys.reported = True
-        datagrams, _ = self._seal(peer, keypair, keys, memoryview(keys.report().pack()), now, data=False)
+        keys.reported, keys.last_report = True, now
+        report = memoryview(keys.report(question=question).pack())
+        datagrams, _ = self._seal(peer, keypair, keys, report, now, data=False)
         self._state.outbox.append((endpoint, bytes(datagrams)))
 
     def _say(self, peer: Peer) -> None:

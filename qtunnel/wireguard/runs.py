@@ -12,7 +12,6 @@ from itertools import repeat
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
 
 from qtunnel.wireguard.endpoint import Endpoint
@@ -23,17 +22,23 @@ from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.state import DeviceState, Drop
 from qtunnel.wireguard.transport import IPV4_HEADER, IPV6_HEADER, Transport
 
-MAX_RUN: Final = 128
-"""Packets in a run: more than a super-packet of 64 kB with the least segment size that the kernel makes of TCP, 536."""
+MAX_RUN: Final = 64
+"""Packets in a run: as many as one UDP_SEGMENT call sends on any kernel."""
+
+_LARGEST: Final = 65536
+"""Bytes of a packet with its padding."""
 
 _MAX_LAYOUTS: Final = 32
 """Sizes whose views are kept: about 20 kB each. Flows of one path have few sizes."""
+
+_MAX_ROWS: Final = 1366
+"""Packets that one super-packet may be split into."""
 
 _HEADER: Final = DATA_HEADER.size
 _STEPS: Final = np.arange(MAX_RUN, dtype=np.uint64)
 
 Words = np.ndarray[Any, np.dtype[np.uint64]]
-Lengths = npt.NDArray[np.int64]
+Column = np.ndarray[Any, np.dtype[Any]]
 
 
 class _Nonces:
@@ -51,12 +56,11 @@ class _SealLayout:
 
     def __init__(self, source: memoryview, target: bytearray, stride: int) -> None:
         size = stride + MIN_DATA_SIZE
-        rows = min(MAX_RUN, len(source) // stride, len(target) // size)
+        rows = min(MAX_RUN, len(target) // size)
         view = memoryview(target)
-        self.rows = rows
         self.kinds: Words = np.ndarray((rows,), "<u8", target, 0, (size,))
         self.counters: Words = np.ndarray((rows,), "<u8", target, 8, (size,))
-        self.sources = [source[at * stride : (at + 1) * stride] for at in range(rows)]
+        self.sources = [source[at * stride : (at + 1) * stride] for at in range(min(_MAX_ROWS, len(source) // stride))]
         self.targets = [view[at * size + _HEADER : (at + 1) * size] for at in range(rows)]
 
 
@@ -66,16 +70,16 @@ class RunSealer:
     def __init__(self, transport: Transport, source: bytearray) -> None:
         self._transport = transport
         self._source = memoryview(source)
-        self._target = bytearray(len(source) + MAX_RUN * MIN_DATA_SIZE)
+        self._target = bytearray(MAX_RUN * (_LARGEST + MIN_DATA_SIZE))  # touched, and so in memory, as far as needed
         self._view = memoryview(self._target)
         self._nonces = _Nonces()
         self._layouts: dict[int, _SealLayout] = {}
 
     def seal(
-        self, peer: Peer, keypair: Keypair, stride: int, count: int, last: int, now: float
+        self, peer: Peer, keypair: Keypair, stride: int, first: int, count: int, last: int, now: float
     ) -> tuple[memoryview, int]:
-        """The messages for ``count`` padded packets of ``stride`` bytes, the last of ``last`` bytes, one after the
-        other, and the size of all but the last. Valid until the next call.
+        """The messages for ``count`` padded packets of ``stride`` bytes from number ``first`` on, the last of ``last``
+        bytes, one after the other, and the size of all but the last. Valid until the next call.
 
         ``count`` is at most MAX_RUN, and the session one that may send.
         """
@@ -90,10 +94,10 @@ class RunSealer:
         nonces.counters[:count] = counters
         full = count if last == stride else count - 1
         seal: Callable[..., int] = keypair.seal
-        deque(map(seal, nonces.views, layout.sources[:full], repeat(None), layout.targets), maxlen=0)
+        deque(map(seal, nonces.views, layout.sources[first : first + full], repeat(None), layout.targets), maxlen=0)
         end = full * size
         if full < count:
-            at = full * stride
+            at = (first + full) * stride
             end += last + MIN_DATA_SIZE
             seal(nonces.views[full], self._source[at : at + last], None, self._view[full * size + _HEADER : end])
         self._transport.sent(peer, keypair, end, now, data=True)
@@ -114,6 +118,32 @@ class OpenedRun(NamedTuple):
     lengths: list[int]
 
 
+class _HeaderColumns:
+    """What delivery depends on in the IP headers of a run, each a column over all packets."""
+
+    def __init__(self, target: bytearray, rows: int, stride: int) -> None:
+        def column(kind: str, at: int) -> Column:
+            return np.ndarray((rows,), kind, target, at, (stride,))
+
+        self.versions = column("V1", 0)
+        self.lengths = {4: column(">u2", 2), 6: column(">u2", 4)}
+        self.sources = {4: column("V4", 12), 6: column("V16", 8)}
+
+    def lengths_of_one_flow(self, count: int, first: int) -> list[int]:
+        """Bytes of each packet, where all have the version and source of the first, whose first byte that is.
+
+        Columns are compared as bytes, which takes a third of the time that numpy takes to compare their elements.
+        """
+        version = first >> 4
+        if version not in self.lengths or self.versions[:count].tobytes() != bytes((first,)) * count:
+            return []
+        sources = self.sources[version][:count].tobytes()
+        if sources != sources[: len(sources) // count] * count:
+            return []
+        lengths: list[int] = self.lengths[version][:count].tolist()
+        return lengths if version == 4 else [length + IPV6_HEADER for length in lengths]
+
+
 class _OpenLayout:
     """Where the parts of messages of ``size`` bytes from ``offset`` on are, and where their packets go."""
 
@@ -126,7 +156,7 @@ class _OpenLayout:
         starts = range(offset, offset + rows * size, size)
         self.sources = [view[at + _HEADER : at + size] for at in starts]
         self.targets = [out[at * stride : (at + 1) * stride] for at in range(rows)]
-        self.bytes = np.ndarray((rows, stride), np.uint8, target)
+        self.headers = _HeaderColumns(target, rows, stride) if stride >= IPV6_HEADER else None
 
 
 class RunOpener:
@@ -161,10 +191,11 @@ class RunOpener:
             return
         layout = self._layouts.get((offset, size)) or self._layout(offset, size)
         kinds = layout.kinds[:count]
-        if count > 1 and (kinds != kinds[0]).any():
+        first_kind = int(kinds[0])
+        if kinds.tobytes() != first_kind.to_bytes(8, "little") * count:
             yield from self._singly(offset, length, size, endpoint, now)
             return
-        index = int(kinds[0]) >> 32
+        index = first_kind >> 32
         keypair = self._state.sessions.get(index)
         if keypair is None:
             drops[Drop.UNKNOWN_INDEX] += count
@@ -181,9 +212,7 @@ class RunOpener:
             return
         counters: list[int] = layout.counters[:count].tolist()
         first = counters[0]
-        in_order = counters[-1] == first + count - 1 and (
-            count < 3 or bool((layout.counters[1:count] - layout.counters[: count - 1] == 1).all())
-        )
+        in_order = counters == list(range(first, first + count))
         fresh = [True] * count
         if counters[-1] >= REJECT_AFTER_MESSAGES or not in_order or not keypair.window.accept_run(first, count):
             fresh = [counter < REJECT_AFTER_MESSAGES and keypair.window.accept(counter) for counter in counters]
@@ -216,23 +245,14 @@ class RunOpener:
         """Bytes of each packet without its padding, 0 where it is not to be delivered."""
         count, stride = len(sizes), sizes[0]
         check = self._transport.inner_length
-        if count > 2 and sizes[-1] >= IPV6_HEADER and all(fresh):
+        if count > 2 and layout.headers is not None and sizes[-1] >= IPV6_HEADER and all(fresh):
             # Usually all are of one flow: then its source address is looked up once.
-            rows = layout.bytes[:count]
-            version = int(rows[0, 0]) >> 4
-            source = slice(12, 16) if version == 4 else slice(8, 24)
-            same = (rows[:, 0] == rows[0, 0]).all() and (rows[:, source] == rows[0, source]).all()
-            if version in (4, 6) and same:
-                first = check(peer, self._plain, 0, stride)
-                if not first:
-                    self._state.drops[Drop.WRONG_SOURCE] += count - 1
-                    return [0] * count
-                at = 2 if version == 4 else 4
-                totals = (rows[:, at].astype(np.int64) << 8 | rows[:, at + 1]) + (0 if version == 4 else IPV6_HEADER)
-                lengths: list[int] = totals.tolist()
-                shortest = IPV4_HEADER if version == 4 else IPV6_HEADER
-                if min(lengths) >= shortest and max(lengths) <= stride and lengths[-1] <= sizes[-1]:
+            lengths = layout.headers.lengths_of_one_flow(count, self._plain[0])
+            if lengths and min(lengths) >= IPV4_HEADER and max(lengths) <= stride and lengths[-1] <= sizes[-1]:
+                if check(peer, self._plain, 0, stride):
                     return lengths
+                self._state.drops[Drop.WRONG_SOURCE] += count - 1
+                return [0] * count
         return [
             check(peer, self._plain, at * stride, size) if size and is_fresh else 0
             for at, (size, is_fresh) in enumerate(zip(sizes, fresh, strict=True))

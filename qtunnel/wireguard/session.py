@@ -28,7 +28,18 @@ RECORD_SUITES: dict[str, tuple[Label, type[ChaCha20Poly1305] | type[AESGCM]]] = 
 class RecordKeys:
     """Record mode's part of a session: keys and counters of its own. keys: for sending and receiving; wiped."""
 
-    __slots__ = ("delivered", "joiner", "next", "reported", "seal", "send_counter", "suite", "unseal", "window")
+    __slots__ = (
+        "delivered",
+        "joiner",
+        "last_report",
+        "next",
+        "reported",
+        "seal",
+        "send_counter",
+        "suite",
+        "unseal",
+        "window",
+    )
 
     def __init__(self, suite: str, keys: tuple[Secret, Secret]) -> None:
         _, aead = RECORD_SUITES[suite]
@@ -43,6 +54,7 @@ class RecordKeys:
         self.joiner = RecordJoiner(self.window.seen, lambda: ReceiveBuffer(MAX_BUFFER))
         self.next = 0
         self.delivered = 0
+        self.last_report = float("-inf")
         self.reported = True
         """Nothing but reports arrived since the last report of ours."""
 
@@ -57,9 +69,9 @@ class RecordKeys:
         self.delivered += 1
         return True
 
-    def report(self) -> Report:
+    def report(self, *, question: bool) -> Report:
         counters = self.joiner.counters
-        return Report(self.next, counters.expected, counters.received, self.delivered)
+        return Report(self.next, counters.expected, counters.received, self.delivered, question)
 
 
 class Keypair:

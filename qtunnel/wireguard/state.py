@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from qtunnel.secret import Secret
-from qtunnel.wireguard.allowed_ips import AllowedIps, Prefix
+from qtunnel.wireguard.allowed_ips import AllowedIps
 from qtunnel.wireguard.cookie import CookieChecker
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.load import LoadGauge, RateLimiter
@@ -102,7 +102,7 @@ class DeviceState:
         self.wipe_sessions(peer)
         peer.timers.stop()
         peer.wipe_psks()
-        self.allowed_ips.remove(peer.allowed_ips)
+        self.allowed_ips.drop(peer.allowed_ips)
         del self.peers[peer.public_key]
 
     def wipe_sessions(self, peer: Peer) -> None:
@@ -137,16 +137,3 @@ class DeviceState:
             peer.staged.extend(staged)
             if self.static is not None and peer.public_key == self.static.public:
                 self.remove_peer(peer)
-
-    def give_prefix(self, prefix: Prefix, peer: Peer) -> None:
-        """Route the prefix to ``peer``, away from whoever had it."""
-        before = self.allowed_ips.insert(prefix, peer)
-        if before is not None and before is not peer:
-            before.allowed_ips.pop(prefix, None)
-        peer.allowed_ips[prefix] = None
-
-    def take_prefix(self, prefix: Prefix, peer: Peer) -> None:
-        """Stop routing the prefix to ``peer``, if it was."""
-        if prefix in peer.allowed_ips:
-            del peer.allowed_ips[prefix]
-            self.allowed_ips.remove([prefix])

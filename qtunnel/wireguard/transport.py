@@ -59,7 +59,9 @@ class Transport:
         if keypair is None:
             self.stage(peer, bytes(buffer[:length]), now)
             return None
-        return self._seal(peer, keypair, buffer, length, now)
+        size = self.seal_into(peer, keypair, buffer, length, now, self._sealed)
+        assert peer.endpoint is not None
+        return peer.endpoint, self._sealed[:size]
 
     def peer_for(self, buffer: memoryview, offset: int, length: int, count: int = 1) -> Peer | None:
         """Whom the IP packet ``buffer[offset : offset + length]`` goes to; None, and counted, where it goes nowhere.
@@ -100,9 +102,7 @@ class Transport:
             if keypair is None or not keypair.may_send(now):
                 self._handshakes.initiate(peer, now)
                 return
-            packet = peer.staged.popleft()
-            room = memoryview(bytearray(packet) + bytearray(PADDING))
-            self._post(self._seal(peer, keypair, room, len(packet), now))
+            self._post(peer, keypair, peer.staged.popleft(), now)
 
     def send_keepalive(self, peer: Peer, now: float) -> None:
         """An empty data packet, or what is staged; a handshake where there is no session."""
@@ -113,14 +113,18 @@ class Transport:
         if keypair is None or not keypair.may_send(now):
             self._handshakes.initiate(peer, now)
         elif peer.endpoint is not None:
-            self._post(self._seal(peer, keypair, memoryview(bytearray(PADDING)), 0, now))
+            self._post(peer, keypair, b"", now)
 
-    def _post(self, datagram: tuple[Endpoint, memoryview]) -> None:
-        self._state.outbox.append((datagram[0], bytes(datagram[1])))
+    def _post(self, peer: Peer, keypair: Keypair, packet: bytes, now: float) -> None:
+        room = memoryview(bytearray(packet) + bytearray(PADDING))
+        size = self.seal_into(peer, keypair, room, len(packet), now, self._sealed)
+        assert peer.endpoint is not None
+        self._state.outbox.append((peer.endpoint, bytes(self._sealed[:size])))
 
-    def _seal(
-        self, peer: Peer, keypair: Keypair, buffer: memoryview, length: int, now: float
-    ) -> tuple[Endpoint, memoryview]:
+    def seal_into(
+        self, peer: Peer, keypair: Keypair, buffer: memoryview, length: int, now: float, target: memoryview
+    ) -> int:
+        """The message for the packet ``buffer[:length]``, which PADDING bytes of room follow; its bytes in target."""
         padded = length
         if length % PADDING:
             padded = length + -length % PADDING
@@ -130,11 +134,10 @@ class Transport:
         counter = keypair.send_counter
         keypair.send_counter = counter + 1
         end = _HEADER + padded + TAG_SIZE
-        _pack_header(self._sealed, 0, TYPE_DATA, keypair.remote_index, counter)
-        keypair.seal(_nonce(counter), buffer[:padded], None, self._sealed[_HEADER:end])
+        _pack_header(target, 0, TYPE_DATA, keypair.remote_index, counter)
+        keypair.seal(_nonce(counter), buffer[:padded], None, target[_HEADER:end])
         self.sent(peer, keypair, end, now, data=length > 0)
-        assert peer.endpoint is not None
-        return peer.endpoint, self._sealed[:end]
+        return end
 
     def sent(self, peer: Peer, keypair: Keypair, size: int, now: float, *, data: bool) -> None:
         """Account for datagrams of ``size`` bytes in all, with packets or without, that go out under the session."""

@@ -24,14 +24,13 @@ from __future__ import annotations
 
 import binascii
 import errno
-import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
+from qtunnel.addresses import pack_address, unpack_address
 from qtunnel.secret import Secret
-from qtunnel.wireguard.allowed_ips import Prefix
+from qtunnel.wireguard.allowed_ips import Prefix, network_of, prefix_of
 from qtunnel.wireguard.endpoint import Endpoint, parse_endpoint
 from qtunnel.wireguard.session import RECORD_SUITES
 
@@ -54,8 +53,7 @@ class Scope(Enum):
     PEER = "peer"
 
 
-@dataclass(frozen=True, slots=True)
-class AllowedIpChange:
+class AllowedIpChange(NamedTuple):
     """A prefix to add, or to remove (``allowed_ip=-...``)."""
 
     prefix: Prefix
@@ -131,14 +129,13 @@ def _endpoint(value: bytes, scope_index: ScopeIndex) -> Endpoint:
 
 
 def _allowed_ip(value: bytes, _: ScopeIndex) -> AllowedIpChange:
-    text = value.decode("ascii", "replace")
-    add = not text.startswith("-")
-    address, slash, length = text.removeprefix("-").partition("/")
+    add = not value.startswith(b"-")
+    address, slash, length = value.removeprefix(b"-").partition(b"/")
     try:
-        packed = ipaddress.ip_address(address).packed
-        if "%" in address or (slash and not (length.isascii() and length.isdigit() and len(length) <= 3)):
-            raise ValueError(text)
-        return AllowedIpChange(Prefix.masked(packed, int(length) if slash else len(packed) * 8), add)
+        if slash and not (length.isdigit() and len(length) <= 3):
+            raise ValueError(value)
+        packed = pack_address(address.decode("ascii"))
+        return AllowedIpChange(prefix_of(packed, int(length) if slash else len(packed) * 8), add)
     except ValueError:
         raise _invalid("an allowed IP is address/length") from None
 
@@ -187,7 +184,7 @@ def parse_assignment(line: bytes, scope_index: ScopeIndex) -> tuple[str, Scope, 
 
 def format_prefix(prefix: Prefix) -> str:
     """``address/length``."""
-    return f"{ipaddress.ip_address(prefix.network)}/{prefix.length}"
+    return f"{unpack_address(network_of(prefix))}/{prefix[1]}"
 
 
 def format_errno(code: int) -> bytes:

@@ -40,6 +40,10 @@ def qkd(text: str) -> str:
             ["19:56: peers[0].qkd.max_age: is 131s, but a rekey may come only after 132s"],
         ),
         (qkd("rekey: {jitter: 51%}\n    qkd: off"), ["peers[0].rekey.jitter: is more than 50%"]),
+        (
+            MINIMAL.replace("    sae_id: sae-alice\n", "    sae_id: sae-alice\n    check_hostname: false\n"),
+            ["9:5: key_sources.metro: check_hostname: false needs kme_id"],
+        ),
         (MINIMAL.replace("name: bob", "name: alice"), ["peers[0].name: is this node's own name"]),
         (MINIMAL.replace("bob.public", "alice.public"), ["17:13: peers[0].public: is this node's own public file"]),
         (MINIMAL.replace("bob.public", "bob.identity"), ["this is a secret identity file, not a public one"]),
@@ -67,6 +71,15 @@ def test_a_contradiction_is_named(errors_of: Errors, text: str, expected: list[s
     assert len(lines) == len(expected), lines
     for line, part in zip(lines, expected, strict=True):
         assert part in line
+
+
+def test_a_public_file_with_an_unusable_key_is_named(site: Path, errors_of: Errors) -> None:
+    lines = (site / "bob.public").read_text().splitlines()
+    (number,) = [index for index, line in enumerate(lines) if line.startswith("ml-kem-1024: ")]
+    lines[number] = f"ml-kem-1024: {base64.b64encode(bytes([255]) * 1568).decode()}"
+    (site / "bob.public").write_text("\n".join(lines))
+    (line,) = errors_of(MINIMAL)
+    assert f"bob.public:{number + 1}: ml-kem-1024 is not a usable public key" in line
 
 
 def test_qkd_is_given_up_only_where_the_file_says_so(errors_of: Errors, write: Callable[[str], Path]) -> None:

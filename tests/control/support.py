@@ -102,7 +102,7 @@ class Canned:
         for candidate in self.peers:
             if candidate.name == name:
                 return candidate
-        raise UnknownPeerError(f"no peer {name!r}; there are: {', '.join(p.name for p in self.peers)}")
+        raise UnknownPeerError.of(name, (peer.name for peer in self.peers))
 
     async def status(self, name: str | None) -> Status:
         if self.on_status is not None:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.sandbox import inside, processes
+
 KEYS = ["ok", "seconds", "rekeys", "pings_sent", "pings_lost", "throughput_gbps", "protection", "sources", "errors"]
 
 BOUND = 60.0
@@ -71,20 +73,6 @@ class Demo:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
         self._told.close()
-
-
-def processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def inside(namespace: str) -> list[int]:
-    """The processes that are in that PID namespace."""
-    found = []
-    for pid in processes():
-        with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/{pid}/ns/pid") == namespace:
-                found.append(pid)
-    return found
 
 
 def traces() -> dict[str, list[str]]:

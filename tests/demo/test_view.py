@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
-import pytest
 from rich.console import Console
 
 from qtunnel.demo.observe import Observer
 from qtunnel.demo.options import DemoOptions
-from qtunnel.demo.run import iperf_gbps
 from qtunnel.demo.verdict import Measured, judge
 from qtunnel.demo.view import Progress, in_words, live_view
-from qtunnel.errors import DemoError
 from tests.demo.test_verdict import BEGAN, good, observed
 
 
@@ -51,13 +46,3 @@ def test_the_summary_in_words() -> None:
     assert "simulated" in words
     failed = Measured(BEGAN, BEGAN, failures=["kme-a was ended"])
     assert "NOT OK" in in_words(judge(DemoOptions(), observed(1), failed), DemoOptions())
-
-
-def test_iperf_reports_and_failures() -> None:
-    report = {"end": {"sum_received": {"bits_per_second": 1.5e9}}}
-    assert iperf_gbps(json.dumps(report).encode()) == 1.5
-    with pytest.raises(DemoError, match="iperf3: unable to connect"):
-        iperf_gbps(b'{"error": "unable to connect"}')
-    for output in (b"", b"<html>", b"[]", b'{"end": null}'):
-        with pytest.raises(DemoError, match="iperf3 gave no report"):
-            iperf_gbps(output)

@@ -245,6 +245,26 @@ def test_another_kme_is_refused_by_its_status_before_it_is_asked_for_a_key(pki: 
     run(test)
 
 
+def test_a_kme_that_takes_the_place_of_another_is_found_out_by_every_peer(pki: Path) -> None:
+    """Its status is asked before every key, whoever asked first."""
+
+    async def test() -> None:
+        async with kme_pair(pki) as pair:
+            hub = etsi014.Hub("metro", pair.options("sae-alice", kme_id="kme-a", kme_id_check="status"))
+            pair.stack.push_async_callback(hub.close)
+            one, other = hub.for_peer(PEER), hub.for_peer(etsi014.PeerOptions(peer_sae_id="sae-bob"))
+            for source in (one, other):
+                await source.get_key(32)
+            hub.options = hub.options.model_copy(update={"kme_id": "kme-z"})  # as if the KME had become another
+            for source in (one, other):
+                with pytest.raises(KeySourceCertificateError, match="says it is kme-a, not kme-z"):
+                    await source.get_key(32)
+                with pytest.raises(KeySourceCertificateError, match="says it is kme-a, not kme-z"):
+                    await source.get_key_by_id(KeyRef("metro", "1", 32))
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -320,6 +340,8 @@ def test_open_refuses_unusable_files(pki: Path, tmp_path: Path) -> None:
         ({"timeout": "1ms"}, "no KME answers that fast"),
         ({"kme_id_check": "status"}, "kme_id_check needs kme_id"),
         ({"check_hostname": False, "server_hostname": "x"}, "remove one"),
+        ({"check_hostname": False}, "check_hostname: false needs kme_id"),
+        ({"check_hostname": False, "kme_id": "kme-a", "kme_id_check": "status"}, "no kme_id_check: status"),
         ({"sae_id": "a/b"}, "not an SAE ID"),
         ({"sae": "x"}, "Extra inputs"),
     ],

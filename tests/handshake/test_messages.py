@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -41,15 +42,21 @@ offers = st.builds(
     st.lists(chains, max_size=3).map(tuple),
     st.lists(refs, max_size=8, unique=True).map(tuple),
 )
-answers = st.builds(
+accepted = st.builds(
     Answer,
-    st.sampled_from(Verdict),
+    st.just(Verdict.ACCEPTED),
     st.integers(0, (1 << 63) - 1),
     policies,
     st.integers(0, (1 << 32) - 1),
     st.none() | st.binary(min_size=16, max_size=16),
     st.lists(st.integers(0, 7), max_size=8, unique=True).map(lambda found: tuple(sorted(found))),
     texts | st.just(""),
+)
+REFUSALS = tuple(verdict for verdict in Verdict if verdict is not Verdict.ACCEPTED)
+answers = accepted | st.builds(
+    lambda answer, verdict: replace(answer, verdict=verdict, chain=None, keys=()),
+    accepted,
+    st.sampled_from(REFUSALS),
 )
 
 
@@ -130,6 +137,15 @@ def test_an_answer_accepts_only_what_was_offered_in_order() -> None:
     for keys in ((3,), (1, 0), (1, 1)):
         with pytest.raises(HandshakeError, match="accepts"):
             decode_answer(answer(*keys), 3)
+
+
+@pytest.mark.parametrize("verdict", REFUSALS)
+def test_a_refusal_accepts_nothing(verdict: Verdict) -> None:
+    good = Answer(verdict, 1, POLICY, 0)
+    assert decode_answer(encode_answer(good), 1) == good
+    for accepting in (replace(good, keys=(0,)), replace(good, chain=bytes(range(16)))):
+        with pytest.raises(HandshakeError, match="refuses, and yet accepts"):
+            decode_answer(encode_answer(accepting), 1)
 
 
 def test_clip_keeps_what_an_answer_can_carry() -> None:

@@ -51,6 +51,13 @@ def failure(config: Path) -> tuple[int, list[str]]:
     return done.returncode, done.stderr.splitlines()
 
 
+def test_its_keys_get_into_no_core_dump(pki: Path, tmp_path: Path) -> None:
+    config, _ = pair_configs(pki)
+    with serving(write(tmp_path / "a.yaml", config)) as process:
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+    assert "Max core file size        0                    0" in limits
+
+
 def test_two_processes_share_keys_and_stop_on_sigterm(pki: Path, tmp_path: Path) -> None:
     a, b = pair_configs(pki)
 

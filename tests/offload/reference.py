@@ -163,3 +163,100 @@ def checksums_good(packet: bytes) -> bool:
         return internet_checksum(pseudo + packet[size:]) == 0
     pseudo = packet[8:40] + struct.pack(">IHBB", len(packet) - 40, 0, 0, packet[6])
     return internet_checksum(pseudo + packet[40:]) == 0
+
+
+MAX_RUN = 64
+
+
+@dataclass
+class _Flow:
+    """What decides whether a packet may follow another, read byte by byte."""
+
+    fixed: bytes
+    """Everything that must not change within a run."""
+    protocol: int
+    payload: int
+    size: int
+    flags: int = 0
+    sequence: int = 0
+    identification: int | None = None
+    dont_fragment: bool = False
+
+
+def _flow(packet: bytes, uso: bool) -> _Flow | None:
+    """None for what no run can hold."""
+    version = packet[0] >> 4 if packet else 0
+    if version == 4 and len(packet) >= 20:
+        if packet[0] & 15 != 5 or int.from_bytes(packet[2:4], "big") != len(packet) or packet[6] & 0xBF or packet[7]:
+            return None
+        protocol, at = packet[9], 20
+        fixed = packet[:2] + packet[6:10] + packet[12:20]
+    elif version == 6 and len(packet) >= 40:
+        if int.from_bytes(packet[4:6], "big") + 40 != len(packet):
+            return None
+        protocol, at = packet[6], 40
+        fixed = packet[:4] + packet[6:40]
+    else:
+        return None
+    if len(packet) < at + (8 if protocol == UDP else 20) or protocol not in (TCP, UDP) or not checksums_good(packet):
+        return None
+    flow = _Flow(fixed + packet[at : at + 4], protocol, 0, at + 8)
+    if version == 4:
+        flow.identification = int.from_bytes(packet[4:6], "big")
+        flow.dont_fragment = bool(packet[6] & 0x40)
+    if protocol == UDP:
+        if (
+            not uso
+            or packet[at + 6 : at + 8] == b"\0\0"
+            or int.from_bytes(packet[at + 4 : at + 6], "big") != len(packet) - at
+        ):
+            return None
+    else:
+        flow.size = at + (packet[at + 12] >> 4) * 4
+        if flow.size < at + 20 or flow.size > len(packet):
+            return None
+        flow.flags = packet[at + 13]
+        flow.sequence = int.from_bytes(packet[at + 4 : at + 8], "big")
+        others = bytes((flow.flags & ~(CWR | FIN | PSH),))
+        # acknowledgment, data offset, window, urgent pointer, options
+        flow.fixed += packet[at + 8 : at + 13] + others + packet[at + 14 : at + 16] + packet[at + 18 : flow.size]
+        if flow.flags & (SYN | RST | URG):
+            return None
+    flow.payload = len(packet) - flow.size
+    return flow if flow.payload else None
+
+
+def runs(packets: list[bytes], uso: bool) -> list[int]:
+    """How many packets each write holds, as Linux's GRO would merge them were there only one flow at a time."""
+    made: list[list[_Flow]] = []
+    counts: list[int] = []
+    for packet in packets:
+        flow = _flow(packet, uso)
+        if flow is not None and made and _follows(made[-1], flow):
+            made[-1].append(flow)
+            counts[-1] += 1
+        else:
+            made.append([flow] if flow is not None else [])
+            counts.append(1)
+    return counts
+
+
+def _follows(run: list[_Flow], flow: _Flow) -> bool:
+    if not run or len(run) >= MAX_RUN:
+        return False
+    first, last, count = run[0], run[-1], len(run)
+    if last.payload < first.payload or last.flags & (FIN | PSH) or flow.flags & CWR:
+        return False
+    if flow.fixed != first.fixed or flow.payload > first.payload:
+        return False
+    if flow.protocol == TCP and flow.sequence != (first.sequence + count * first.payload) % 2**32:
+        return False
+    if first.identification is not None and flow.identification is not None:
+        repeated = first.dont_fragment and flow.identification == first.identification
+        counted = flow.identification == (first.identification + count) % 2**16
+        if count > 1:  # the second decided
+            same = run[1].identification == first.identification
+            repeated, counted = repeated and same, counted and not same
+        if not repeated and not counted:
+            return False
+    return first.size + count * first.payload + flow.payload <= 65535

@@ -13,6 +13,9 @@ from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.limits import PADDING
 from qtunnel.wireguard.noise import KeyPair
 from qtunnel.wireguard.peer import Peer
+from qtunnel.wireguard.record_format import TYPE_RECORD
+from qtunnel.wireguard.record_join import ReceiveBuffer
+from qtunnel.wireguard.record_plain import VNET_HEADER
 from qtunnel.wireguard.timers import NEVER
 
 EPOCH_NS = 1_700_000_000 * 10**9
@@ -149,7 +152,25 @@ class End:
         self.send(packet)
         return packet
 
+    def send_record(self, other: End, *packets: bytes) -> int:
+        """Packets from this end's TUN in one record; its datagrams, 0 where records don't go there now."""
+        peer = self.peer(other)
+        plain = b"".join(bytes(VNET_HEADER) + packet for packet in packets)
+        if not self.device.records.max_plain(peer, self.world.now):
+            return 0
+        datagrams, size = self.device.records.seal(peer, memoryview(plain), self.world.now)
+        pieces = [bytes(datagrams[at : at + size]) for at in range(0, len(datagrams), size)]
+        assert peer.endpoint is not None
+        self.device.outbox.extend((peer.endpoint, piece) for piece in pieces)
+        return len(pieces)
+
     def receive(self, data: bytes, source: Endpoint) -> None:
+        if data[:1] == bytes((TYPE_RECORD,)):
+            buffer = ReceiveBuffer(len(data))
+            buffer.view[:] = data
+            burst = self.device.records.open_burst(buffer, 0, len(data), len(data), source, self.world.now)
+            self.delivered += [bytes(item[VNET_HEADER:]) for _, packets in burst for item in packets]
+            return
         packet = self.device.receive(memoryview(data), source, self.world.now)
         if packet is not None:
             self.delivered.append(bytes(packet))

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from qtunnel.errors import DemoError
+from qtunnel.errors import SandboxError
 
 # linux/sched.h, linux/mount.h, linux/prctl.h, linux/sockios.h, linux/if.h
 CLONE_NEWNS = 0x00020000
@@ -55,14 +55,15 @@ def _checked(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number).lower()}")
 
 
-def _refused(error: OSError) -> DemoError:
-    return DemoError(f"the demo cannot make namespaces of its own ({error.strerror}); {REMEDY}")
+def _refused(error: OSError, what: str) -> SandboxError:
+    return SandboxError(f"{what} cannot make namespaces of its own ({error.strerror}); {REMEDY}")
 
 
-def enter() -> None:
+def enter(what: str) -> None:
     """Move this process into namespaces of its own, with a private, empty ``/run``; its children come with it.
 
-    Only with a single thread. Raises ``DemoError`` that says what to do where the kernel does not allow it.
+    Only with a single thread. what: who enters, for messages, e.g. "the demo". Raises ``SandboxError`` that says what
+    to do where the kernel does not allow it.
     """
     check_tun()
     wanted = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET
@@ -81,16 +82,16 @@ def enter() -> None:
         mount_tmpfs("/run")
         loopback_up()
     except OSError as error:
-        raise _refused(error) from None
+        raise _refused(error, what) from None
 
 
 def check_tun() -> None:
-    """Raises ``DemoError`` where there is no TUN device to be had."""
+    """Raises ``SandboxError`` where there is no TUN device to be had."""
     try:
         os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         remedy = "load it with: modprobe tun" if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO) else REMEDY
-        raise DemoError(f"{TUN}: {(error.strerror or str(error)).lower()}; {remedy}") from None
+        raise SandboxError(f"{TUN}: {(error.strerror or str(error)).lower()}; {remedy}") from None
 
 
 def loopback_up() -> None:
@@ -114,7 +115,7 @@ def _write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
-def run_as_init(main: Callable[[], int]) -> int:
+def run_as_init(main: Callable[[], int], what: str) -> int:
     """Fork, run ``main`` as the first process of the PID namespace, pass signals on to it, return its exit code.
 
     ``main`` finds SIGINT and SIGTERM raising ``KeyboardInterrupt``.
@@ -124,7 +125,7 @@ def run_as_init(main: Callable[[], int]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # none is lost while the handlers are put up
     child = os.fork()
     if child == 0:
-        _be_init(main)
+        _be_init(main, what)
 
     def forward(number: int, _frame: FrameType | None) -> None:
         os.kill(child, number)
@@ -137,7 +138,7 @@ def run_as_init(main: Callable[[], int]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _be_init(main: Callable[[], int]) -> None:
+def _be_init(main: Callable[[], int], what: str) -> None:
     code = 1
     try:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -148,13 +149,13 @@ def _be_init(main: Callable[[], int]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     except KeyboardInterrupt:
-        os.write(2, b"qtunnel: interrupted before the demo began\n")
+        os.write(2, f"qtunnel: interrupted before {what} began\n".encode())
     except BrokenPipeError:
         pass  # nobody reads any more
     except BaseException as error:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        os.write(2, f"qtunnel: the demo failed unexpectedly: {type(error).__name__}: {error}\n".encode())
+        os.write(2, f"qtunnel: {what} failed unexpectedly: {type(error).__name__}: {error}\n".encode())
     finally:
         os._exit(code)
 

@@ -4,11 +4,13 @@ Run as a file of its own by ``python -I -S pinger.py ADDRESS INTERVAL`` (seconds
 standard output: ``sent``, ``answered``, ``overdue`` (older than 2 s without an answer), ``rtt_ms``. When standard input
 ends it stops sending, gives the last echoes 2 s, and prints the same with ``gaps``: runs of echoes that were never
 answered, as [sent at, last sent at, count], and ``silences``: times without any answer, as [from, to], both in
-monotonic seconds. An echo that the kernel refuses to send counts as sent and lost. RFC 792.
+monotonic seconds, ``shortest_ms``, ``p50_ms`` and ``p99_ms`` of the round-trip times. An echo that the kernel refuses
+to send counts as sent and lost. RFC 792.
 """
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import select
@@ -25,6 +27,9 @@ PATIENCE = 2.0
 REPORT_EVERY = 0.25
 SILENCE = 0.3
 """Seconds without an answer that are reported: more than a loaded machine makes us wait for the processor."""
+
+QUANTILES = {"shortest_ms": 0, "p50_ms": 50, "p99_ms": 99}
+"""Percent of the round-trip times that are shorter."""
 
 MAX_BURST = 5
 """Echoes sent at once to make up for a moment without the processor; more would be load, not a measurement."""
@@ -67,7 +72,7 @@ class Tally:
     def __init__(self) -> None:
         self.sent = 0
         self.answered = 0
-        self.rtt = 0.0
+        self.rtts = array.array("d")  # seconds
         self.silences: list[tuple[float, float]] = []
         self._heard: float | None = None
         self._waiting: dict[int, float] = {}  # in the order sent
@@ -87,7 +92,7 @@ class Tally:
             sent_at = self._overdue.pop(serial, None)
         if sent_at is not None:
             self.answered += 1
-            self.rtt = now - sent_at
+            self.rtts.append(now - sent_at)
             self.hush(now)
             self._heard = now
 
@@ -112,8 +117,15 @@ class Tally:
             "sent": self.sent,
             "answered": self.answered,
             "overdue": len(self._overdue),
-            "rtt_ms": round(self.rtt * 1000, 3),
+            "rtt_ms": round(self.rtts[-1] * 1000, 3) if self.rtts else 0.0,
         }
+
+    def quantiles(self) -> dict[str, float | None]:
+        """Of the round-trip times, in milliseconds; ``None`` where nothing was answered."""
+        ranked = sorted(self.rtts)
+        if not ranked:
+            return dict.fromkeys(QUANTILES)
+        return {name: round(ranked[len(ranked) * share // 100] * 1000, 4) for name, share in QUANTILES.items()}
 
     def gaps(self) -> list[tuple[float, float, int]]:
         """Runs of consecutive echoes without an answer: first sent at, last sent at, how many."""
@@ -162,7 +174,8 @@ def run(address: str, interval: float) -> None:
                 sending = False
                 stop_at = time.monotonic() + PATIENCE
     tally.hush(time.monotonic())
-    print(json.dumps({**tally.report(), "gaps": tally.gaps(), "silences": tally.silences}), flush=True)
+    last = {**tally.report(), **tally.quantiles(), "gaps": tally.gaps(), "silences": tally.silences}
+    print(json.dumps(last), flush=True)
 
 
 def receive(wire: socket.socket, identifier: int, tally: Tally) -> None:

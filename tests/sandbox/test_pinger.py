@@ -7,7 +7,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtunnel.demo.pinger import HEADER, SILENCE, Tally, checksum, echo_reply, echo_request
+from qtunnel.sandbox.pinger import HEADER, SILENCE, Tally, checksum, echo_reply, echo_request
 
 
 def reply_to(request: bytes) -> bytes:
@@ -66,6 +66,14 @@ def test_a_late_answer_counts_and_a_duplicate_does_not() -> None:
     tally.answer(second, 3.0)
     assert tally.report() == {"sent": 2, "answered": 2, "overdue": 0, "rtt_ms": 2990.0}
     assert tally.gaps() == []
+
+
+def test_quantiles_are_of_all_answers() -> None:
+    tally = Tally()
+    assert tally.quantiles() == {"shortest_ms": None, "p50_ms": None, "p99_ms": None}
+    for number in range(100):
+        tally.answer(tally.send(0.0), (100 - number) / 1000)
+    assert tally.quantiles() == {"shortest_ms": 1.0, "p50_ms": 51.0, "p99_ms": 100.0}
 
 
 def test_gaps_are_runs_of_what_was_never_answered() -> None:

@@ -1,0 +1,138 @@
+"""The two ends' networks and the link between them, which may cut, drop and delay."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from qtunnel.bench import delay
+from qtunnel.bench.options import LinkOptions
+from qtunnel.errors import BenchError
+from qtunnel.sandbox.namespaces import Network
+from qtunnel.sandbox.programs import call
+
+ENDS = ("alice", "bob")
+ADDRESS = {"alice": "10.99.1.1", "bob": "10.99.2.1"}
+"""The outer addresses."""
+
+_ROUTER_SIDE = {"alice": "10.99.1.2", "bob": "10.99.2.2"}
+DELAY = "delay"
+"""The device into which the router sends all that is to be delayed; it comes back from there, to be forwarded again."""
+
+_DELAY_QUEUE = 10_000
+"""Packets that wait for the delaying program; a TUN's own 500 are 6 ms of 1 Gbit/s."""
+
+_TCP_BUFFERS = "4096 131072 67108864"
+"""Least, initial and most bytes: the kernel's 6 MB of window would hold TCP to 2.4 Gbit/s at 20 ms, whoever tunnels."""
+
+_DELAY_TABLE = "100"
+_PROBABILITY_STEPS = 1_000_000
+"""nft compares whole numbers: a step is 0.0001 percent of loss."""
+
+
+class Link:
+    """Networks ``alice`` and ``bob``, joined by a veth, or by two with a ``router`` between them; MTU 1500.
+
+    In the router nft or iptables drops, and a program delays. There is none where there is nothing for it to do, as it
+    would cost time. The programs end with the sandbox.
+    """
+
+    def __init__(self, options: LinkOptions) -> None:
+        self.networks = {name: Network() for name in ENDS}
+        self.router: Network | None = None
+        if options.routed:
+            self.router = Network()
+            for name in ENDS:
+                _join(self.networks[name], "wan", self.router, f"to-{name}")
+                self._address(name)
+            with self.router.entered():
+                for name in ENDS:
+                    call("ip", "addr", "add", f"{_ROUTER_SIDE[name]}/24", "dev", f"to-{name}")
+                    call("ip", "link", "set", f"to-{name}", "up")
+                Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+        else:
+            _join(self.networks["alice"], "wan", self.networks["bob"], "wan")
+            for name in ENDS:
+                self._address(name)
+        for name, far in zip(ENDS, reversed(ENDS), strict=True):
+            via = ["via", _ROUTER_SIDE[name]] if self.router else []
+            with self.networks[name].entered():
+                call("ip", "route", "add", f"{ADDRESS[far]}/32", *via, "dev", "wan")
+                if options.cuts:
+                    _cut("wan")
+                if options.delay_ms:
+                    for direction in ("rmem", "wmem"):
+                        Path(f"/proc/sys/net/ipv4/tcp_{direction}").write_text(_TCP_BUFFERS)
+        if self.router is not None:
+            with self.router.entered():
+                if options.cuts:
+                    for name in ENDS:
+                        _cut(f"to-{name}")
+                if options.loss:
+                    _dropper()(options.loss)
+                if options.delay_ms:
+                    _delay(options.delay_ms / 2)
+
+    def _address(self, name: str) -> None:
+        with self.networks[name].entered():
+            call("ip", "addr", "add", f"{ADDRESS[name]}/24", "dev", "wan")
+            call("ip", "link", "set", "wan", "up")
+
+
+def _join(here: Network, near: str, there: Network, far: str) -> None:
+    with here.entered():
+        call("ip", "link", "add", near, "type", "veth", "peer", "name", "far-end")
+        call("ip", "link", "set", "far-end", "netns", f"/proc/self/fd/{there.descriptor}", fd=there.descriptor)
+    with there.entered():
+        call("ip", "link", "set", "far-end", "name", far)
+
+
+def _cut(interface: str) -> None:
+    """From here on the interface gets single datagrams: the kernel cuts super-packets before it."""
+    call("ethtool", "-K", interface, "tx-udp-segmentation", "off")
+
+
+def _dropper() -> Callable[[float], None]:
+    """How to drop a share of what is forwarded. Raises ``BenchError`` where neither nft nor iptables is there."""
+    if shutil.which("nft"):
+        return _drop_by_nft
+    if shutil.which("iptables"):
+        return _drop_by_iptables
+    raise BenchError("--loss needs nft or iptables; install (Debian): apt-get install nftables")
+
+
+def _drop_by_nft(percent: float) -> None:
+    below = round(percent / 100 * _PROBABILITY_STEPS)
+    call("nft", "add", "table", "ip", "bench")
+    call("nft", "add", "chain", "ip", "bench", "forward", "{ type filter hook forward priority 0; }")
+    call(
+        "nft", "add", "rule", "ip", "bench", "forward", "iifname", "!=", DELAY, "meta", "l4proto", "udp",
+        "numgen", "random", "mod", str(_PROBABILITY_STEPS), "<", str(below), "drop",
+    )  # fmt: skip
+
+
+def _delay(milliseconds: float) -> None:
+    """Each way, in the present network namespace: what comes from an end goes through the delaying program first."""
+    command = [sys.executable, "-I", "-S", delay.__file__, DELAY, str(milliseconds / 1000)]
+    program = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert program.stdout is not None
+    if program.stdout.readline() != b"ready\n":
+        raise BenchError(f"--delay: {program.communicate()[1].decode().strip()}")
+    call("ip", "link", "set", DELAY, "txqueuelen", str(_DELAY_QUEUE), "up")
+    for name in ("all", DELAY):  # the sources of what comes back from it are elsewhere
+        Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("0")
+    call("ip", "route", "add", "default", "dev", DELAY, "table", _DELAY_TABLE)
+    for name in ENDS:
+        call("ip", "rule", "add", "iif", f"to-{name}", "lookup", _DELAY_TABLE)
+
+
+def _drop_by_iptables(percent: float) -> None:
+    call(
+        "iptables", "-A", "FORWARD", "!", "-i", DELAY, "-p", "udp",
+        "-m", "statistic", "--mode", "random", "--probability", f"{percent / 100:.9f}", "-j", "DROP",
+    )  # fmt: skip

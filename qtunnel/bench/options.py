@@ -1,0 +1,115 @@
+"""What a benchmark is asked to do, and what it refuses before it makes anything."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Literal
+
+from qtunnel.errors import BenchError
+
+Mode = Literal["standard", "record"]
+Suite = Literal["chacha20-poly1305", "aes-256-gcm"]
+Segmentation = Literal["gso", "datagrams"]
+
+KINDS = ("tcp1", "tcp4", "udp", "rtt", "memory")
+"""What can be measured, in the order in which it is."""
+
+MIN_SECONDS, MAX_SECONDS = 1.0, 3600.0
+MAX_ROUNDS = 1000
+MAX_DELAY_MS = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """The link between the two ends.
+
+    segmentation: whether it takes super-packets (UDP GSO) or cuts them to single datagrams, as most network cards do.
+    loss: percent of the datagrams, dropped at random, each way. delay_ms: added to the round trip, half of it each way.
+    """
+
+    segmentation: Segmentation = "gso"
+    loss: float = 0.0
+    delay_ms: float = 0.0
+
+    def check(self) -> None:
+        """Raises ``BenchError`` where a value makes no sense."""
+        if not 0 <= self.loss < 100:
+            raise BenchError(f"--loss is a percentage from 0 to below 100, not {self.loss:g}")
+        if not 0 <= self.delay_ms <= MAX_DELAY_MS:
+            raise BenchError(f"--delay is 0 to {MAX_DELAY_MS:g} milliseconds, not {self.delay_ms:g}")
+
+    @property
+    def cuts(self) -> bool:
+        """Whether it carries single datagrams only; random loss hits those, so loss implies it."""
+        return self.segmentation == "datagrams" or self.loss > 0
+
+    @property
+    def routed(self) -> bool:
+        """Whether a router stands between the ends, which drops or delays."""
+        return self.loss > 0 or self.delay_ms > 0
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelOptions:
+    """``qtunnel bench tunnel``. seconds: of one measurement. rounds: times both engines run, taking turns."""
+
+    against: str = "wireguard-go"
+    mode: Mode = "standard"
+    suite: Suite = "chacha20-poly1305"
+    seconds: float = 5.0
+    rounds: int = 3
+    link: LinkOptions = LinkOptions()
+    kinds: tuple[str, ...] = KINDS
+
+    def check(self) -> None:
+        """Raises ``BenchError`` where it cannot be done."""
+        self.link.check()
+        _check_suite(self.mode, self.suite)
+        if not MIN_SECONDS <= self.seconds <= MAX_SECONDS:
+            raise BenchError(f"--seconds is {MIN_SECONDS:g} to {MAX_SECONDS:g}, not {self.seconds:g}")
+        if not 1 <= self.rounds <= MAX_ROUNDS:
+            raise BenchError(f"--rounds is 1 to {MAX_ROUNDS}, not {self.rounds}")
+        if shutil.which(self.against) is None:
+            raise BenchError(
+                f"{self.against} is not found; install it (Debian: apt-get install wireguard-go), build it with "
+                "scripts/build-wireguard-go, or name another userspace WireGuard with --against"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RekeyOptions:
+    """``qtunnel bench rekey``.
+
+    interval: seconds between two rekeys. rate: of the stream, in packets per second; 0 for half of the capacity.
+    """
+
+    mode: Mode = "standard"
+    suite: Suite = "chacha20-poly1305"
+    rekeys: int = 60
+    interval: float = 1.0
+    rate: float = 0.0
+
+    def check(self) -> None:
+        """Raises ``BenchError`` where it cannot be done."""
+        _check_suite(self.mode, self.suite)
+        if not 0 <= self.rate <= 1_000_000:
+            raise BenchError(f"--rate is 0 to 1000000 packets a second, not {self.rate:g}")
+        if not 1 <= self.rekeys <= 1_000_000:
+            raise BenchError(f"--rekeys is 1 to 1000000, not {self.rekeys}")
+        if not 0.05 <= self.interval <= 3600:
+            raise BenchError(f"--interval is 0.05 to 3600 seconds, not {self.interval:g}")
+
+
+def _check_suite(mode: Mode, suite: Suite) -> None:
+    if mode == "standard" and suite != "chacha20-poly1305":
+        raise BenchError(f"standard mode knows chacha20-poly1305 only; for {suite} add --mode record")
+
+
+def parse_kinds(text: str) -> tuple[str, ...]:
+    """``tcp1,udp`` in the order of ``KINDS``; raises ``BenchError`` that lists what there is."""
+    wanted = {word.strip() for word in text.split(",")}
+    unknown = sorted(wanted - set(KINDS))
+    if unknown:
+        raise BenchError(f"--only: no measurement {', '.join(map(repr, unknown))}; there are: {', '.join(KINDS)}")
+    return tuple(kind for kind in KINDS if kind in wanted)

@@ -1,0 +1,54 @@
+"""What people get to see of a benchmark."""
+
+from __future__ import annotations
+
+import os
+
+from rich.table import Table
+
+from qtunnel.bench.rekey import Outcome
+from qtunnel.bench.tunnel import Line, Race
+
+
+def race_table(race: Race) -> Table:
+    """Medians next to each other, and their ratio."""
+    options, link = race.options, race.options.link
+    kind = options.mode if options.mode == "standard" else f"{options.mode} mode, {options.suite}"
+    words = [kind, "link cuts to datagrams" if link.cuts else "link takes super-packets"]
+    if link.loss:
+        words.append(f"{link.loss:g} % loss")
+    if link.delay_ms:
+        words.append(f"{link.delay_ms:g} ms delay")
+    notes = [f"medians of {options.rounds} rounds, {options.seconds:g} s each; {os.cpu_count()} processors"]
+    notes += [f"record mode ended as {state}" for state in sorted(set(race.records)) if state != "active"]
+    table = Table(title=", ".join(words), caption="\n".join(notes))
+    table.add_column("", no_wrap=True)
+    table.add_column("qtunnel wg", justify="right", no_wrap=True)
+    table.add_column(os.path.basename(race.rival), justify="right", no_wrap=True)
+    table.add_column("ratio", justify="right", no_wrap=True)
+    for line in race.lines:
+        mine, its = line.medians
+        table.add_row(f"{line.metric.title}, {line.metric.unit}", _figure(mine), _figure(its), _ratio(line))
+    return table
+
+
+def rekey_table(outcome: Outcome) -> Table:
+    """What was lost with and without rekeys."""
+    table = Table(
+        title=f"{outcome.options.rekeys} rekeys, one each {outcome.options.interval:g} s; {outcome.in_force} in force",
+        caption=f"{outcome.rate:,.0f} packets/s of a capacity of {outcome.capacity:,.0f}; {os.cpu_count()} processors",
+    )
+    table.add_column("", no_wrap=True)
+    for heading in ("sent", "lost", "of them in the TUN's queue"):
+        table.add_column(heading, justify="right")
+    for name, stretch in (("with rekeys", outcome.during), ("without", outcome.without)):
+        table.add_row(name, f"{stretch.counted.sent:,}", f"{stretch.lost:,}", f"{stretch.queue_drops:,}")
+    return table
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _ratio(line: Line) -> str:
+    return "" if line.ratio is None else f"{line.ratio:.2f}"

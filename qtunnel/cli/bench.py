@@ -1,0 +1,160 @@
+"""``qtunnel bench``: what the engine carries and costs, next to another one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+import click
+
+from qtunnel.bench.options import (
+    KINDS,
+    LinkOptions,
+    Mode,
+    RekeyOptions,
+    Segmentation,
+    Suite,
+    TunnelOptions,
+    parse_kinds,
+)
+
+EXIT_INTERRUPTED = 130
+
+_mode = click.option(
+    "--mode", type=click.Choice(["standard", "record"]), default="standard", show_default=True,
+    help="What qtunnel wg speaks; a rival speaks standard WireGuard.",
+)  # fmt: skip
+_suite = click.option(
+    "--suite", type=click.Choice(["chacha20-poly1305", "aes-256-gcm"]), default="chacha20-poly1305", show_default=True,
+    help="Of record mode.",
+)  # fmt: skip
+
+
+@click.group()
+def bench() -> None:
+    """Measure 'qtunnel wg' on this machine, in namespaces of its own that are gone afterwards.
+
+    Runs as root, or as any user where the kernel allows user namespaces.
+    """
+
+
+@bench.command()
+@click.option("--against", default="wireguard-go", show_default=True, metavar="PROGRAM",
+              help="The rival: a userspace WireGuard that starts as 'PROGRAM INTERFACE'.")  # fmt: skip
+@_mode
+@_suite
+@click.option("--seconds", type=float, default=5.0, show_default=True, help="How long each measurement takes.")
+@click.option("--rounds", type=int, default=3, show_default=True, help="How often the two take turns.")
+@click.option("--link", type=click.Choice(["gso", "datagrams"]), default="gso", show_default=True,
+              help="Whether the link takes super-packets or single datagrams.")  # fmt: skip
+@click.option("--loss", type=float, default=0.0, metavar="PERCENT",
+              help="Random loss of single datagrams, each way; the link then takes single datagrams.")  # fmt: skip
+@click.option("--delay", type=float, default=0.0, metavar="MS",
+              help="Milliseconds added to the round trip, half of them each way.")  # fmt: skip
+@click.option("--only", default=",".join(KINDS), show_default=True, metavar="KINDS", help="What to measure.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
+def tunnel(
+    against: str,
+    mode: Mode,
+    suite: Suite,
+    seconds: float,
+    rounds: int,
+    link: Segmentation,
+    loss: float,
+    delay: float,
+    only: str,
+    as_json: bool,
+) -> None:
+    """Two tunnels in turns, of qtunnel wg and of another WireGuard: throughput, round trips, processor time, memory.
+
+    Each round starts a fresh pair of one engine, measures, and does the same with the other. Figures are the medians of
+    the rounds. How it progresses goes to standard error.
+    """
+    os.environ["PATH"] = _path()
+    options = TunnelOptions(against, mode, suite, seconds, rounds, LinkOptions(link, loss, delay), parse_kinds(only))
+    options.check()
+
+    def run() -> None:
+        from rich.console import Console
+
+        from qtunnel.bench.tunnel import race
+        from qtunnel.bench.view import race_table
+
+        outcome = race(options, _say())
+        if as_json:
+            print(json.dumps(outcome.as_dict()), flush=True)
+        else:
+            Console().print(race_table(outcome))
+
+    tools = {"ip": "iproute2", "iperf3": "iperf3"}
+    _in_sandbox(run, {**tools, "ethtool": "ethtool"} if options.link.cuts else tools)
+
+
+@bench.command()
+@_mode
+@_suite
+@click.option("--rekeys", type=int, default=60, show_default=True, help="How many times the key changes.")
+@click.option("--interval", type=float, default=1.0, show_default=True, help="Seconds between two changes.")
+@click.option(
+    "--rate", type=float, default=0.0, help="Packets a second of the stream.  [default: half of the capacity]"
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
+def rekey(mode: Mode, suite: Suite, rekeys: int, interval: float, rate: float, as_json: bool) -> None:
+    """Change the preshared key at both ends again and again, and count the packets lost.
+
+    A UDP stream with serial numbers runs at half of what the tunnel carries. The same stream without rekeys goes before
+    it, so that what the machine itself loses is known.
+    """
+    os.environ["PATH"] = _path()
+    options = RekeyOptions(mode, suite, rekeys, interval, rate)
+    options.check()
+
+    def run() -> None:
+        from rich.console import Console
+
+        from qtunnel.bench.rekey import rekey as measured
+        from qtunnel.bench.view import rekey_table
+
+        outcome = measured(options, _say())
+        if as_json:
+            print(json.dumps(outcome.as_dict()), flush=True)
+        else:
+            Console().print(rekey_table(outcome))
+
+    _in_sandbox(run, {"ip": "iproute2"})
+
+
+def _path() -> str:
+    from qtunnel.sandbox.programs import search_path
+
+    return search_path()
+
+
+def _say() -> Callable[[str], None]:
+    began = time.monotonic()
+    return lambda text: click.echo(f"{time.monotonic() - began:6.1f} s  {text}", err=True)
+
+
+def _in_sandbox(run: Callable[[], None], tools: Mapping[str, str]) -> None:
+    from qtunnel.errors import QtunnelError
+    from qtunnel.sandbox import namespaces
+    from qtunnel.sandbox.programs import check_tools
+
+    check_tools(tools)
+    namespaces.enter("the benchmark")
+
+    def inside() -> int:
+        try:
+            run()
+        except QtunnelError as error:
+            click.echo(f"qtunnel: {error}", err=True)
+            return error.exit_code
+        except KeyboardInterrupt:
+            click.echo("qtunnel: interrupted", err=True)
+            return EXIT_INTERRUPTED
+        return 0
+
+    sys.exit(namespaces.run_as_init(inside, "the benchmark"))

@@ -1,0 +1,206 @@
+"""From the TUN to the network: packets and super-packets are read, sealed and sent in bursts, in order.
+
+A read brings one packet, or a super-packet of up to 64 kB that the kernel left in one piece (TSO, USO). To a peer in
+record mode, what is read in one go becomes one record; to any other, super-packets are split, and packets of one size
+that follow each other go out in one call (UDP_SEGMENT).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from qtunnel.netio.tun import MAX_READ, Tun
+from qtunnel.netio.udp import MAX_BURST, MAX_SEGMENTS, UdpPort
+from qtunnel.offload import checksum, vnet
+from qtunnel.offload.chunk import chunk
+from qtunnel.offload.errors import OffloadError
+from qtunnel.offload.split import Splitter
+from qtunnel.wireguard.device import Device
+from qtunnel.wireguard.peer import Peer
+from qtunnel.wireguard.runs import RunSealer
+from qtunnel.wireguard.session import Keypair
+from qtunnel.wireguard.state import Drop
+
+MAX_PACKETS: Final = 64
+"""Reads before the other direction has its turn: of small packets, 0.3 ms."""
+
+MAX_BYTES: Final = 256 << 10
+"""Bytes, likewise: 0.3 ms of super-packets. More does not bring more throughput, and costs latency and cache."""
+
+_ARENA: Final = MAX_BYTES + 2 * MAX_READ
+_NEEDS_CSUM: Final = vnet.NEEDS_CSUM
+_VNET: Final = vnet.SIZE
+
+
+class Outbound:
+    """Reads one TUN and sends to one UDP port."""
+
+    def __init__(self, tun: Tun, device: Device, udp: UdpPort) -> None:
+        self._tun = tun
+        self._device = device
+        self._transport = device.transport
+        self._records = device.records
+        self._udp = udp
+        self._arena = bytearray(_ARENA)
+        self._view = memoryview(self._arena)
+        self._splitter = Splitter(self._arena)
+        self._sealer = RunSealer(device.transport, self._splitter.output)
+        self._chunks = bytearray(2 * MAX_READ)
+        self._singles = _Singles(device, udp)
+        # The record that is being filled: items at arena[start:end] for one peer
+        self._peer: Peer | None = None
+        self._start = 0
+        self._end = 0
+
+    def read(self, now: float) -> None:
+        """Everything that waits, within the bounds above. Raises ``OSError`` where the TUN went away."""
+        descriptor, view = self._tun.fd, self._view
+        peer_for, max_plain = self._transport.peer_for, self._records.max_plain
+        taken = 0
+        self._start = self._end = 0
+        limits: dict[Peer, int] = {}
+        for _ in range(MAX_PACKETS):
+            end = self._end
+            try:
+                length = os.readv(descriptor, (view[end : end + MAX_READ],))
+            except BlockingIOError:
+                break
+            taken += length
+            peer = peer_for(view, end + _VNET, length - _VNET)
+            if peer is not None:
+                limit = limits.get(peer)
+                if limit is None:
+                    limit = limits[peer] = max_plain(peer, now)
+                if limit:
+                    self._singles.flush()
+                    self._add(peer, length, limit, now)
+                else:
+                    self._flush(now)
+                    self._send_standard(peer, length, now)
+            if taken >= MAX_BYTES:
+                break
+        self._flush(now)
+        self._singles.flush()
+
+    # Record mode
+
+    def _add(self, peer: Peer, length: int, limit: int, now: float) -> None:
+        """The item behind the record in the making belongs to it, or begins the next."""
+        if peer is not self._peer or self._end - self._start + length > limit:
+            self._flush(now)
+        self._peer = peer
+        if length <= limit:
+            self._end += length
+            if self._end - self._start > limit // 2:  # another super-packet would not fit; go back to warm memory
+                self._flush(now)
+                self._start = self._end = 0
+            return
+        segments = max(1, (limit - 256) // self._segment(self._start))  # 256: vnet, IP and TCP headers of any size
+        try:
+            chunks = chunk(self._arena, self._start, length, segments, self._chunks)
+        except OffloadError:
+            self._device.drops[Drop.BAD_PACKET] += 1
+            chunks = []
+        for piece in chunks:
+            if len(piece) <= self._records.max_plain_of_any(peer):
+                self._seal(peer, piece, now)
+            else:  # one packet too large for a record: its datagrams are too small
+                self._device.drops[Drop.BAD_PACKET] += 1
+        self._peer = None
+
+    def _segment(self, at: int) -> int:
+        return max(1, self._arena[at + 4] | self._arena[at + 5] << 8)
+
+    def _flush(self, now: float) -> None:
+        """Send the record in the making; what lies behind it may begin the next one."""
+        if self._peer is not None and self._end > self._start:
+            self._seal(self._peer, self._view[self._start : self._end], now)
+        self._peer = None
+        self._start = self._end
+
+    def _seal(self, peer: Peer, plain: memoryview, now: float) -> None:
+        datagrams, size = self._records.seal(peer, plain, now)
+        if peer.endpoint is not None:
+            self._udp.send_burst(datagrams, size, peer.endpoint)
+
+    # Standard mode
+
+    def _send_standard(self, peer: Peer, length: int, now: float) -> None:
+        at = self._end
+        keypair = self._transport.session(peer, now)
+        try:
+            if self._arena[at + 1]:
+                self._singles.flush()
+                self._send_split(peer, keypair, at, length, now)
+                return
+            if self._arena[at] & _NEEDS_CSUM:
+                header = vnet.parse(self._arena, at, at + length)
+                checksum.finish(self._view[at + _VNET : at + length], header.csum_start, header.csum_offset)
+        except OffloadError:
+            self._device.drops[Drop.BAD_PACKET] += 1
+            return
+        if keypair is None:
+            self._singles.flush()
+            self._transport.stage(peer, bytes(self._view[at + _VNET : at + length]), now)
+        else:
+            self._singles.add(peer, keypair, self._view[at + _VNET :], length - _VNET, now)
+
+    def _send_split(self, peer: Peer, keypair: Keypair | None, at: int, length: int, now: float) -> None:
+        split = self._splitter.split(at, length, self._device.state.mtu)
+        if keypair is None:
+            for row in split.rows[: split.count - 1]:
+                self._transport.stage(peer, bytes(row[: split.length]), now)
+            self._transport.stage(peer, bytes(split.rows[split.count - 1][: split.last_length]), now)
+            return
+        most = max(1, min(MAX_SEGMENTS, MAX_BURST // (split.stride + 32)))
+        for first in range(0, split.count, most):
+            count = min(most, split.count - first)
+            last = split.last_padded if first + count == split.count else split.stride
+            datagrams, size = self._sealer.seal(peer, keypair, split.stride, first, count, last, now)
+            if peer.endpoint is not None:
+                self._udp.send_burst(datagrams, size, peer.endpoint)
+
+
+class _Singles:
+    """Packets that came one by one: those of one size to one peer wait for each other, to go out in one burst."""
+
+    def __init__(self, device: Device, udp: UdpPort) -> None:
+        self._transport = device.transport
+        self._udp = udp
+        self._buffer = memoryview(bytearray(MAX_BURST + 2 * MAX_READ))
+        self._peer: Peer | None = None
+        self._size = 0
+        self._end = 0
+        self._count = 0
+
+    def add(self, peer: Peer, keypair: Keypair, buffer: memoryview, length: int, now: float) -> None:
+        """The packet ``buffer[:length]``, behind which there is room for padding."""
+        least = length + 32
+        if self._count and (
+            peer is not self._peer
+            or least > self._size
+            or self._end + self._size > MAX_BURST
+            or self._count == MAX_SEGMENTS
+        ):
+            self.flush()
+        size = self._transport.seal_into(peer, keypair, buffer, length, now, self._buffer[self._end :])
+        if self._count and size > self._size:  # only its padding made it larger: it goes by itself
+            start = self._end
+            self.flush()
+            if peer.endpoint is not None:
+                self._udp.send(self._buffer[start : start + size], peer.endpoint)
+            return
+        if not self._count:
+            self._peer, self._size = peer, size
+        self._count += 1
+        self._end += size
+        if size < self._size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._count and self._peer is not None and self._peer.endpoint is not None:
+            self._udp.send_burst(self._buffer[: self._end], self._size, self._peer.endpoint)
+        self._count = self._end = 0
+        self._peer = None

@@ -1,0 +1,232 @@
+"""Packets that came side by side become few writes to the TUN: each run of one flow one super-packet.
+
+Order is kept, and nothing is lost or changed but what a super-packet cannot tell: the IPv4 IDs of a run that repeats
+one (they count up when it is split again). What cannot be merged, or not be understood, goes out alone as it came.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+from qtunnel.offload import checksum, headers, vnet
+from qtunnel.offload.errors import OffloadError
+from qtunnel.offload.headers import (
+    CHECKSUM_OFFSET,
+    CWR,
+    FIN,
+    IPV4_ID,
+    PSH,
+    RST,
+    SYN,
+    TCP,
+    TCP_FLAGS,
+    TCP_SEQUENCE,
+    UDP,
+    URG,
+    Form,
+)
+from qtunnel.offload.runs import Shape, Stretch, remainder_wanted
+
+Write = list[bytes | bytearray | memoryview]
+"""Buffers for one ``os.writev``: a vnet header, alone or with the packet's headers, then views of what follows."""
+
+MAX_STRETCHES: Final = 16
+"""Packet sizes whose views are kept: a path has few full sizes, other sizes come and go. Usually 20 kB each; with the
+smallest packets in 64 kB, 300 kB each, so 10 MB at worst."""
+
+_ALONE: Final = FIN | SYN | RST | PSH | URG
+"""TCP flags of a packet that begins no run."""
+
+_MAX_MISSES: Final = 8
+"""Predictions without a match in one stretch of packets before the rest go out alone: each costs as much as the merging
+of a whole run, and what misses so often is no bulk traffic, or is meant to cost."""
+
+_read_numbers = struct.Struct(">II").unpack_from
+"""TCP's sequence and acknowledgment numbers."""
+
+_FRAGMENT: Final = 0xBFFF
+"""All of the IPv4 header's fragment word but "don't fragment"."""
+
+_GSO_TYPES: Final = {
+    (4, TCP): vnet.GSO_TCPV4,
+    (6, TCP): vnet.GSO_TCPV6,
+    (4, UDP): vnet.GSO_UDP_L4,
+    (6, UDP): vnet.GSO_UDP_L4,
+}
+
+
+class Coalescer:
+    """Coalesces packets that lie in one buffer. Writes hold views of it: write before it is filled again."""
+
+    def __init__(self, buffer: bytearray, uso: bool) -> None:
+        """``uso``: whether the TUN takes UDP super-packets (TUN_F_USO4 and TUN_F_USO6)."""
+        self._buffer = buffer
+        self._view = memoryview(buffer)
+        self._uso = uso
+        self._stretches: OrderedDict[tuple[int, int, int], Stretch] = OrderedDict()
+
+    def coalesce(self, offset: int, stride: int, count: int, length: int, last_length: int) -> list[Write]:
+        """Writes for ``count`` packets, ``stride`` bytes apart from ``offset``: of ``length`` bytes each, but the last.
+
+        Lengths are true lengths, without padding, within the stride; the packets may hold anything.
+        """
+        writes: list[Write] = []
+        if last_length == length:
+            self._stretch(writes, offset, stride, 0, count, length, 0)
+            return writes
+        done = 0
+        if count > 1:
+            done = self._stretch(writes, offset, stride, 0, count - 1, length, last_length)
+        if done < count:
+            self._stretch(writes, offset, stride, count - 1, count, last_length, 0)
+        return writes
+
+    def coalesce_mixed(self, offset: int, stride: int, lengths: Sequence[int]) -> list[Write]:
+        """As ``coalesce``, for packets of these lengths, in bytes."""
+        writes: list[Write] = []
+        start, count = 0, len(lengths)
+        while start < count:
+            length = lengths[start]
+            end = start + 1
+            while end < count and lengths[end] == length:
+                end += 1
+            tail = lengths[end] if end < count else 0
+            start = self._stretch(writes, offset, stride, start, end, length, tail)
+        return writes
+
+    def _stretch(
+        self, writes: list[Write], offset: int, stride: int, start: int, end: int, length: int, tail: int
+    ) -> int:
+        """Writes for packets ``start`` to ``end`` of one length, and the one at ``end``, of ``tail`` bytes, if it
+        belongs to the last run; the number of the packet to go on with."""
+        if not length:
+            return end
+        if tail >= length:
+            tail = 0
+        if end - start + bool(tail) == 1:
+            at = offset + start * stride
+            writes.append([vnet.ZERO, self._view[at : at + length]])
+            return end
+        stretch = self._of_length(offset, stride, length)
+        remainders = b""
+        misses = 0
+        number = start
+        while number < end:
+            at = offset + number * stride
+            form = None
+            if number + 1 < end + bool(tail) and misses < _MAX_MISSES:
+                form = self._beginning(at, length, stride, length if number + 1 < end else tail)
+            run = 1
+            if form is not None:
+                shape = stretch.shape(form)
+                last = end + (tail > form.size)
+                count = min(last - number, shape.longest())
+                shorter = tail if number + count > end else 0
+                matched = shape.matching(number, count, shorter)
+                misses += matched < 2
+                if matched > 1:
+                    remainders = remainders or stretch.remainders(start, end)
+                    full = matched - bool(shorter and matched == count)
+                    run = _good(remainders, number - start, full, remainder_wanted(self._buffer[at : at + 40], form))
+                    if run == full < matched and self._good_tail(at + full * stride, tail, form):
+                        run = matched
+            if run > 1 and form is not None:
+                writes.append(self._merged(shape, number, run, at, stride, tail if number + run > end else 0))
+                number += run
+            else:  # one whose checksum is bad, too: whom it is for should see it as it came
+                writes.append([vnet.ZERO, *stretch.packets(number, number + 1)])
+                number += 1
+        return number
+
+    def _of_length(self, offset: int, stride: int, length: int) -> Stretch:
+        key = (offset, stride, length)
+        stretch = self._stretches.get(key)
+        if stretch is None:
+            if len(self._stretches) >= MAX_STRETCHES:
+                self._stretches.popitem(last=False)
+            stretch = self._stretches[key] = Stretch(self._buffer, offset, stride, length)
+        else:
+            self._stretches.move_to_end(key)
+        return stretch
+
+    def _beginning(self, at: int, length: int, stride: int, next_length: int) -> Form | None:
+        """The form of a packet that may begin a run with the next one, else None."""
+        buffer, following = self._buffer, at + stride
+        # addresses and ports; where they are elsewhere, behind options, the packet is not merged anyway
+        flow = slice(12, 24) if buffer[at] >> 4 == 4 else slice(8, 44)
+        first, stop = flow.start, flow.stop
+        if buffer[at + first : at + stop] != buffer[following + first : following + stop]:
+            return None
+        try:
+            form = headers.parse(buffer, at, at + length)
+        except OffloadError:
+            return None
+        version, transport, size, protocol = form
+        if min(length, next_length) <= size:
+            return None
+        if version == 4:
+            if transport != 20 or headers.read16(buffer, at + 6)[0] & _FRAGMENT:
+                return None
+            if checksum.total(buffer[at : at + 20]):
+                return None
+            identification = headers.read16(buffer, at + IPV4_ID)[0]
+            if (headers.read16(buffer, following + IPV4_ID)[0] - identification) & 0xFFFF > 1:
+                return None
+        elif transport != 40:
+            return None
+        if protocol == TCP:
+            if buffer[at + transport + TCP_FLAGS] & _ALONE:
+                return None
+            sequence, acknowledgment = _read_numbers(buffer, at + transport + TCP_SEQUENCE)
+            goes_on = ((sequence + length - size) & 0xFFFFFFFF, acknowledgment)
+            return form if _read_numbers(buffer, following + transport + TCP_SEQUENCE) == goes_on else None
+        claimed, carried = headers.read32(buffer, at + transport + headers.UDP_LENGTH)[0] >> 16, length - transport
+        unchecked = headers.read16(buffer, at + transport + CHECKSUM_OFFSET[UDP])[0] == 0
+        return form if self._uso and claimed == carried and not unchecked else None
+
+    def _good_tail(self, at: int, length: int, form: Form) -> bool:
+        """Whether the checksum of a shorter last packet, of which the headers match, verifies."""
+        packet = self._buffer[at : at + length]
+        value = checksum.pseudo_header(packet, form.version, form.protocol, length - form.transport)
+        return (value + checksum.total(packet[form.transport :])) % checksum.MODULUS == 0
+
+    def _merged(self, shape: Shape, number: int, run: int, at: int, stride: int, tail: int) -> Write:
+        """One super-packet for ``run`` packets, the last of ``tail`` bytes if not 0."""
+        form = shape.form
+        _, transport, size, protocol = form
+        last = at + (run - 1) * stride
+        field = CHECKSUM_OFFSET[protocol]
+        length = size + run * shape.payload if not tail else (run - 1) * shape.payload + tail
+        head = self._buffer[at : at + size]
+        headers.set_length(head, form, length)
+        gso_type = _GSO_TYPES[form.version, protocol]
+        if protocol == TCP:
+            flags = head[transport + TCP_FLAGS] = (
+                head[transport + TCP_FLAGS] | self._buffer[last + transport + TCP_FLAGS]
+            )
+            if flags & CWR:
+                gso_type |= vnet.GSO_ECN
+        pseudo = checksum.pseudo_header(head, form.version, protocol, length - transport)
+        headers.write16(head, transport + field, pseudo)
+        header = vnet.HEADER.pack(vnet.NEEDS_CSUM, gso_type, size, shape.payload, transport, field)
+        write: Write = [header + head]
+        if tail:
+            write += shape.payloads(number, number + run - 1)
+            write.append(self._view[last + size : last + tail])
+        else:
+            write += shape.payloads(number, number + run)
+        return write
+
+
+def _good(remainders: bytes, number: int, count: int, wanted: bytes) -> int:
+    """How many of ``count`` packets from ``number`` have the remainder wanted."""
+    came = remainders[number * 4 : (number + count) * 4]
+    if came == wanted * count:
+        return count
+    good = 0
+    while came[good * 4 : good * 4 + 4] == wanted:
+        good += 1
+    return good

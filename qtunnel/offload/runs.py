@@ -1,0 +1,150 @@
+"""Runs: successive packets that one super-packet can stand for.
+
+A run is found by prediction: headers as splitting a super-packet would give the packets are made and compared with
+those that came. What this accepts is what Linux's GRO accepts (``tcp_gro_receive``, ``udp_gro_receive``,
+``inet_gro_receive``, ``ipv6_gro_receive``), and it costs a few operations for all packets, not a few for each.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+import numpy as np
+
+from qtunnel.offload import checksum, headers
+from qtunnel.offload.headers import CHECKSUM_OFFSET, CWR, FIN, IPV4_ID, PSH, TCP, TCP_FLAGS, Form, Progression
+
+MAX_RUN: Final = 64
+"""Packets of a run: the kernel's UDP_GRO_CNT_MAX, and more than 65,535 bytes hold at an MTU of 1,420. It bounds, too,
+what a prediction costs that soon fails."""
+
+MAX_PACKET: Final = 65535
+
+_MAX_FORMS: Final = 4
+"""Header shapes kept per packet size: TCP with timestamps and without, UDP, and one more."""
+
+_ENDS: Final = FIN | PSH
+"""TCP flags with which a run ends: the last packet of a super-packet alone has them."""
+
+
+class Shape:
+    """Packets of one form and length in a buffer, ``stride`` bytes apart: their headers predicted and compared."""
+
+    def __init__(self, buffer: bytearray, offset: int, stride: int, length: int, form: Form) -> None:
+        self.form = form
+        self.payload = payload = length - form.size
+        self._buffer, self._offset, self._stride = buffer, offset, stride
+        self._length, self._size = length, form.size
+        self._progression = Progression(form, payload, MAX_RUN)
+        self._bits = self._progression.bits
+        self._flags_shift = self._progression.shift(form.transport + TCP_FLAGS, 1)
+        kept = bytearray(b"\xff" * form.size)
+        headers.write16(kept, form.transport + CHECKSUM_OFFSET[form.protocol], 0)
+        self._kept = int.from_bytes(kept * MAX_RUN, "big")
+        capacity = (len(buffer) - offset - form.size) // stride + 1
+        self._headers = np.ndarray((capacity,), np.dtype(f"V{form.size}"), buffer, offset, (stride,))
+        self._view = memoryview(buffer)
+        self._payloads: list[memoryview] = []
+
+    def payloads(self, start: int, end: int) -> list[memoryview]:
+        """Views of the payloads of full packets."""
+        while len(self._payloads) < end:
+            at = self._offset + len(self._payloads) * self._stride
+            self._payloads.append(self._view[at + self._size : at + self._length])
+        return self._payloads[start:end]
+
+    def longest(self) -> int:
+        """Packets that one super-packet can hold."""
+        return min(MAX_RUN, (MAX_PACKET - self._size) // self.payload)
+
+    def matching(self, first: int, count: int, tail: int) -> int:
+        """How many of ``count`` packets from ``first`` have the headers that a super-packet's packets would have.
+
+        ``tail``: the length of the last one where it is shorter, else 0. Checksums of TCP and UDP are not looked at.
+        """
+        form, size, bits = self.form, self._size, self._bits
+        at = self._offset + first * self._stride
+        header = self._buffer[at : at + size]
+        headers.write16(header, form.transport + CHECKSUM_OFFSET[form.protocol], 0)
+        same_id = self._same_id(header, at)
+        came = int.from_bytes(self._headers[first : first + count].tobytes(), "big")
+        came &= self._kept >> bits * (MAX_RUN - count)
+        if form.protocol == TCP:
+            # the first alone may have CWR, the last alone FIN and PSH
+            flags = form.transport + TCP_FLAGS
+            first_only = header[flags] & CWR
+            header[flags] ^= first_only
+            predicted = self._progression.headers(header, count, same_id)
+            predicted += first_only << self._flags_shift + bits * (count - 1)
+            last = at + (count - 1) * self._stride
+            predicted += (self._buffer[last + flags] & _ENDS) << self._flags_shift
+        else:
+            predicted = self._progression.headers(header, count, same_id)
+        if tail:
+            full = predicted & (1 << bits) - 1
+            shorter = bytearray(full.to_bytes(size, "big"))
+            headers.set_length(shorter, form, tail)
+            predicted += int.from_bytes(shorter, "big") - full
+        wrong = came ^ predicted
+        if not wrong:
+            return count
+        matched = count - 1 - (wrong.bit_length() - 1) // bits
+        if 0 < matched < count - 1 and form.protocol == TCP:
+            # perhaps the first that does not match only ends the run
+            wrong >>= bits * (count - 1 - matched)
+            matched += not wrong & ~(_ENDS << self._flags_shift)
+        return matched
+
+    def _same_id(self, header: bytearray, at: int) -> bool:
+        """Whether the second packet repeats the IPv4 ID, as those may that forbid fragmentation (RFC 6864)."""
+        following = at + self._stride
+        return (
+            self.form.version == 4
+            and bool(header[6] & 0x40)
+            and self._buffer[following + IPV4_ID : following + IPV4_ID + 2] == header[IPV4_ID : IPV4_ID + 2]
+        )
+
+
+class Stretch:
+    """Packets of one length in a buffer, ``stride`` bytes apart, the last perhaps shorter."""
+
+    def __init__(self, buffer: bytearray, offset: int, stride: int, length: int) -> None:
+        self._buffer, self._offset, self._stride, self._length = buffer, offset, stride, length
+        capacity = (len(buffer) - offset - length) // stride + 1
+        self._sums = checksum.Rows(buffer, offset, stride, capacity, length)
+        self._shapes: OrderedDict[Form, Shape] = OrderedDict()
+        self._view = memoryview(buffer)
+        self._packets: list[memoryview] = []
+
+    def packets(self, start: int, end: int) -> list[memoryview]:
+        """Views of full packets."""
+        while len(self._packets) < end:
+            at = self._offset + len(self._packets) * self._stride
+            self._packets.append(self._view[at : at + self._length])
+        return self._packets[start:end]
+
+    def remainders(self, start: int, end: int) -> bytes:
+        """Sums modulo 65,535 of the little-endian words of full packets, as 4 bytes each."""
+        return checksum.remainders(self._sums.sums(start, end)).tobytes()
+
+    def shape(self, form: Form) -> Shape:
+        shape = self._shapes.get(form)
+        if shape is None:
+            if len(self._shapes) >= _MAX_FORMS:
+                self._shapes.popitem(last=False)
+            shape = Shape(self._buffer, self._offset, self._stride, self._length, form)
+            self._shapes[form] = shape
+        return shape
+
+
+def remainder_wanted(packet: bytearray, form: Form) -> bytes:
+    """What ``Stretch.remainders`` has for a packet with these headers and a good checksum.
+
+    An IPv4 header with a good checksum adds nothing.
+    """
+    length = headers.read16(packet, 2)[0] if form.version == 4 else headers.read16(packet, 4)[0] + 40
+    value = -checksum.pseudo_header(packet, form.version, form.protocol, length - form.transport)
+    if form.version == 6:
+        value += int.from_bytes(packet[:40], "big")
+    return checksum.swap(value % checksum.MODULUS).to_bytes(4, "little")

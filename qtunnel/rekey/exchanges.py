@@ -1,0 +1,50 @@
+"""Which peer an exchange id belongs to. Ids of ours and ids of peers are kept apart: a peer chooses only its own."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from qtunnel.rekey.limits import EXCHANGES_REMEMBERED
+
+
+class Exchanges:
+    """Exchange ids to peers' names: of our exchange under way with each, and of each one's latest with us."""
+
+    def __init__(self) -> None:
+        self._ours: dict[bytes, str] = {}
+        self._under_way: dict[str, bytes] = {}
+        self._theirs: dict[bytes, str] = {}
+        self._latest: dict[str, deque[bytes]] = {}
+
+    def of_ours(self, exchange: bytes) -> str | None:
+        """The peer with which we began this exchange, where it is under way."""
+        return self._ours.get(exchange)
+
+    def of_theirs(self, exchange: bytes) -> str | None:
+        """The peer that began this exchange."""
+        return self._theirs.get(exchange)
+
+    def set_ours(self, peer: str, exchange: bytes | None) -> None:
+        """Our exchange under way with ``peer``; None where there is none."""
+        before = self._under_way.pop(peer, None)
+        if before is not None:
+            self._ours.pop(before, None)
+        if exchange is not None:
+            self._under_way[peer] = exchange
+            self._ours[exchange] = peer
+
+    def add_theirs(self, peer: str, exchange: bytes) -> None:
+        """``peer`` has begun this exchange; its oldest is forgotten. Only for an id that is no other peer's."""
+        if exchange in self._theirs:
+            return
+        latest = self._latest.setdefault(peer, deque())
+        latest.append(exchange)
+        self._theirs[exchange] = peer
+        if len(latest) > EXCHANGES_REMEMBERED:
+            del self._theirs[latest.popleft()]
+
+    def forget(self, peer: str) -> None:
+        """The peer is gone."""
+        self.set_ours(peer, None)
+        for exchange in self._latest.pop(peer, ()):
+            del self._theirs[exchange]

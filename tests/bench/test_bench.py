@@ -1,0 +1,63 @@
+"""Short real runs of the benchmarks: namespaces, both engines, load."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from qtunnel.bench.measure import METRICS
+from tests.bench.support import Ended, bench
+
+pytestmark = pytest.mark.root
+
+
+def report(ended: Ended) -> dict[str, Any]:
+    """Standard output with ``--json``: one object, nothing else."""
+    assert ended.code == 0, ended.told
+    lines = ended.output.splitlines()
+    assert len(lines) == 1, ended.output
+    document: dict[str, Any] = json.loads(lines[0])
+    return document
+
+
+def test_a_race_measures_every_kind_for_both() -> None:
+    told = report(bench("tunnel", "--rounds", "1", "--seconds", "1", "--only", "tcp1,udp,rtt,memory", "--json"))
+    assert (told["bench"], told["mode"], told["link"], told["rounds"]) == ("tunnel", "standard", "gso", 1)
+    assert told["rival"].endswith("/wireguard-go")
+    measured = told["measured"]
+    assert list(measured) == [metric.key for metric in METRICS if not metric.key.startswith("tcp4")]
+    for key, line in measured.items():
+        for side in ("ours", "rival"):
+            assert line[f"{side}_rounds"] == [line[side]]
+            assert line[side] > 0 or key.endswith("loss_percent"), (key, line)
+        if line["higher_is_better"] is None:
+            assert line["ratio"] is None
+        else:
+            assert line["ratio"] == pytest.approx(line["ours"] / line["rival"], rel=0.01)
+    for side in ("ours", "rival"):
+        assert measured["rtt_idle_p50_ms"][side] <= measured["rtt_idle_p99_ms"][side]
+        for size in (64, 512, 1372):
+            assert 0 <= measured[f"udp{size}_loss_percent"][side] < 100
+            assert measured[f"udp{size}_pps"][side] <= measured[f"udp{size}_offered_pps"][side]
+
+
+def test_rekeys_are_made_and_packets_counted() -> None:
+    told = report(bench("rekey", "--rekeys", "4", "--interval", "0.25", "--rate", "500", "--json"))
+    assert (told["bench"], told["rekeys"], told["in_force"], told["offered_pps"]) == ("rekey", 4, 4, 500)
+    assert told["sent"] > 0
+    assert (told["received"], told["lost"], told["duplicates"]) == (told["sent"], 0, 0)
+    assert told["without_rekeys"]["sent"] == told["without_rekeys"]["received"]
+
+
+def test_ctrl_c_ends_a_race_and_leaves_nothing() -> None:
+    ended = bench("tunnel", "--only", "tcp1", "--seconds", "1", "--json", interrupt_at="one flow, forth")
+    assert (ended.code, ended.output) == (130, "")
+    assert ended.told.endswith("qtunnel: interrupted\n")
+
+
+def test_a_rival_that_does_not_start_is_one_clear_line() -> None:
+    ended = bench("tunnel", "--against", "false", "--rounds", "1", "--seconds", "1", "--only", "memory", "--json")
+    assert (ended.code, ended.output) == (1, "")
+    assert ended.told.splitlines()[-1] == "qtunnel: round 1, rival: false at alice ended with exit code 1"

@@ -1,0 +1,266 @@
+"""Record mode between two devices: agreed, reported, given up, asked for again; never towards a standard peer."""
+
+from __future__ import annotations
+
+import pytest
+
+from qtunnel.wireguard.limits import REJECT_AFTER_TIME
+from qtunnel.wireguard.messages import TYPE_DATA
+from qtunnel.wireguard.record_format import HEADER_SIZE, MAX_COUNT, TYPE_RECORD
+from qtunnel.wireguard.record_link import LAST_PROBE, SILENCE, RecordState
+from qtunnel.wireguard.record_size import MIN_SAMPLE, RecordSizer, fragments_for
+from tests.wireguard.world import End, World, connected, ip_packet, pair
+
+AES = "record_mode=aes-256-gcm"
+
+
+def agreed(seed: int = 1) -> tuple[World, End, End]:
+    """Two ends in record mode."""
+    world, alice, bob = connected(seed, AES)
+    world.advance(1)
+    assert states(alice, bob) == (RecordState.ACTIVE, RecordState.ACTIVE)
+    return world, alice, bob
+
+
+def states(alice: End, bob: End) -> tuple[RecordState, RecordState]:
+    return alice.peer(bob).records.state, bob.peer(alice).records.state
+
+
+def packets(sender: End, receiver: End, count: int, size: int = 1000) -> list[bytes]:
+    return [ip_packet(sender.inner, receiver.inner, bytes((number,)) * size) for number in range(count)]
+
+
+def types(world: World) -> list[int]:
+    return [data[0] for _, _, data in world.history]
+
+
+def test_two_ends_agree_without_traffic_of_their_users() -> None:
+    world, alice, bob = pair(1, AES)
+    alice.send_to(bob)
+    world.settle()
+    world.advance(0.5)
+    assert states(alice, bob) == (RecordState.ACTIVE, RecordState.ACTIVE)
+    assert "record_mode=aes-256-gcm\nrecord_mode_state=active\n" in alice.get()
+    assert "record_mode_reason" not in alice.get()
+
+
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_packets_share_a_record_and_keep_their_order(count: int) -> None:
+    world, alice, bob = agreed()
+    sent = packets(alice, bob, count)
+    assert alice.send_record(bob, *sent) == -(-(count * 1038 + 16) // (1448 - HEADER_SIZE))
+    world.settle()
+    assert bob.delivered == sent
+    back = packets(bob, alice, count)
+    bob.send_record(alice, *back)
+    world.settle()
+    assert alice.delivered == back
+
+
+def test_a_peer_without_it_gets_questions_more_and_more_rarely_and_no_packets() -> None:
+    world, alice, bob = connected()
+    world.advance(10)
+    alice.set_peer(bob.public, AES, "handshake=now")
+    world.settle()
+    world.advance(1000)
+    assert alice.peer(bob).records.state is RecordState.PROBING
+    assert not alice.send_record(bob, *packets(alice, bob, 1))
+    questions = [data for _, _, data in world.history if data[0] == TYPE_RECORD]
+    assert questions
+    assert bob.delivered == []
+    assert "record_mode_reason=the peer has not answered" in alice.get()
+
+
+def test_another_suite_is_no_record_mode() -> None:
+    world, alice, bob = pair()
+    alice.meet(bob, AES)
+    bob.meet(alice, "record_mode=chacha20-poly1305")
+    alice.send_to(bob)
+    world.settle()
+    world.advance(20)
+    assert states(alice, bob) == (RecordState.PROBING, RecordState.PROBING)
+
+
+def test_it_goes_on_in_the_next_session_at_once() -> None:
+    world, alice, bob = agreed()
+    alice.set_peer(bob.public, f"preshared_key={'11' * 32}", "handshake=now")
+    bob.set_peer(alice.public, f"preshared_key={'11' * 32}")
+    alice.set_peer(bob.public, f"preshared_key={'11' * 32}", "handshake=now")
+    world.settle()
+    before = alice.peer(bob).keypairs.current
+    assert alice.send_record(bob, *packets(alice, bob, 2))
+    world.settle()
+    assert bob.delivered == packets(alice, bob, 2)
+    world.advance(1)
+    assert alice.peer(bob).keypairs.current is before
+
+
+def test_records_confirm_a_session_as_data_does() -> None:
+    world, alice, bob = agreed()
+    world.lose = lambda source, destination, data: source == alice.endpoint and data[0] == TYPE_DATA
+    for end, other in ((bob, alice), (alice, bob)):
+        end.set_peer(other.public, f"preshared_key={'22' * 32}", "handshake=now")
+        world.settle()
+    current = alice.peer(bob).keypairs.current
+    assert current is not None
+    alice.send_record(bob, *packets(alice, bob, 1))
+    world.settle()
+    confirmed = bob.peer(alice).keypairs.current
+    assert confirmed is not None
+    assert confirmed.local_index == current.remote_index
+
+
+def test_silence_falls_back_says_why_and_asks_again() -> None:
+    world, alice, bob = agreed()
+    world.lose = lambda source, destination, data: data[0] == TYPE_RECORD
+    for _ in range(int(SILENCE * 10) + 2):
+        alice.send_record(bob, *packets(alice, bob, 1))
+        world.settle()
+        world.advance(0.1)
+    assert alice.peer(bob).records.state is RecordState.PROBING
+    assert "record_mode_reason=no report of the peer for 3 s" in alice.get()
+    bob.delivered.clear()
+    alice.send_to(bob, b"standard")  # what a caller does now
+    world.settle()
+    assert len(bob.delivered) == 1
+    world.lose = lambda source, destination, data: False
+    world.advance(LAST_PROBE)
+    assert states(alice, bob) == (RecordState.ACTIVE, RecordState.ACTIVE)
+
+
+def test_old_reports_do_not_bring_it_back() -> None:
+    """Records towards bob are lost, his towards alice are not: his reports tell of old records only."""
+    world, alice, bob = agreed()
+    world.lose = lambda source, destination, data: data[0] == TYPE_RECORD and source == alice.endpoint
+    for _ in range(100):
+        alice.send_record(bob, *packets(alice, bob, 1))
+        bob.send_record(alice, *packets(bob, alice, 1))
+        world.settle()
+        world.advance(0.1)
+    assert alice.peer(bob).records.state is RecordState.PROBING
+
+
+def test_reports_are_rare_and_end_with_the_traffic() -> None:
+    world, alice, bob = agreed()
+    world.history.clear()
+    for _ in range(500):
+        alice.send_record(bob, *packets(alice, bob, 1))
+        world.settle()
+        world.advance(0.002)
+    reports = [data for source, _, data in world.history if source == bob.endpoint and data[0] == TYPE_RECORD]
+    assert 8 <= len(reports) <= 12
+    world.advance(5)
+    world.history.clear()
+    world.advance(5)
+    assert TYPE_RECORD not in types(world)
+
+
+def test_records_shrink_and_get_parity_where_datagrams_are_lost_and_heal_single_losses() -> None:
+    world, alice, bob = agreed()
+    full = alice.device.records.max_plain(alice.peer(bob), world.now)
+    lost = 0
+
+    def lose(source: object, destination: object, data: bytes) -> bool:
+        nonlocal lost
+        gone = source == alice.endpoint and data[0] == TYPE_RECORD and world.random.random() < 0.01
+        lost += gone
+        return gone
+
+    world.lose = lose
+    sent = 0
+    for turn in range(2000):
+        if turn == 300:  # the loss is known by now
+            sent = lost = 0
+            bob.delivered.clear()
+        size = min(alice.device.records.max_plain(alice.peer(bob), world.now), 12_000)
+        count = max(2, size // 1038)
+        sent += count
+        alice.send_record(bob, *packets(alice, bob, count))
+        world.settle()
+        world.advance(0.005)
+    sizer = alice.peer(bob).records.sizer
+    assert sizer.parity
+    assert sizer.count < 16
+    assert alice.device.records.max_plain(alice.peer(bob), world.now) < full / 4
+    missing = sent - len(bob.delivered)
+    assert lost > 20
+    assert missing < sent / 200
+
+
+def test_a_clean_link_makes_records_large_again() -> None:
+    sizer = RecordSizer()
+    assert sizer.measured(1000, 990)
+    assert sizer.parity
+    small = sizer.count
+    for _ in range(400):
+        sizer.measured(1000, 1000)
+    assert (sizer.count, sizer.parity) == (MAX_COUNT, False)
+    assert small < 10
+
+
+def test_a_small_sample_says_nothing() -> None:
+    sizer = RecordSizer()
+    assert not sizer.measured(MIN_SAMPLE - 1, 0)
+    assert not sizer.measured(1000, 1001)
+    assert (sizer.count, sizer.parity) == (MAX_COUNT, False)
+
+
+@pytest.mark.parametrize("loss", [1e-4, 1e-3, 1e-2, 5e-2])
+def test_records_lose_less_than_the_link(loss: float) -> None:
+    count = fragments_for(loss)
+    assert (count + 1) * count / 2 * loss**2 <= loss / 4
+    assert count >= 2
+
+
+def test_replayed_records_are_dropped() -> None:
+    world, alice, bob = agreed()
+    world.history.clear()
+    alice.send_record(bob, *packets(alice, bob, 5))
+    world.settle()
+    sent = [data for source, _, data in world.history if source == alice.endpoint]
+    bob.delivered.clear()
+    for data in sent + sent[::-1]:
+        bob.receive(data, alice.endpoint)
+    assert bob.delivered == []
+
+
+def test_a_source_that_is_not_the_peers_is_dropped_by_whoever_delivers() -> None:
+    """Records give packets with their peer; the check of the source comes with the delivery."""
+    world, alice, bob = agreed()
+    alice.send_record(bob, ip_packet("10.66.0.1", bob.inner))
+    world.settle()
+    packet = memoryview(bob.delivered[0])
+    assert not bob.device.transport.inner_length(bob.peer(alice), packet, 0, len(packet))
+    assert bob.drops["inner-source-not-allowed"] == 1
+
+
+def test_sessions_end_for_records_too() -> None:
+    world, alice, bob = agreed()
+    world.lose = lambda source, destination, data: True
+    world.advance(REJECT_AFTER_TIME)
+    assert not alice.send_record(bob, *packets(alice, bob, 1))
+
+
+def test_off_is_off() -> None:
+    world, alice, bob = agreed()
+    alice.set_peer(bob.public, "record_mode=off")
+    assert not alice.send_record(bob, *packets(alice, bob, 1))
+    assert "record_mode" not in alice.get()
+    world.advance(30)
+    assert alice.peer(bob).records.state is RecordState.OFF
+
+
+@pytest.mark.parametrize("value", ["", "on", "AES-256-GCM", "aes-128-gcm"])
+def test_other_values_are_refused(value: str) -> None:
+    _, alice, bob = pair()
+    assert alice.uapi(f"set=1\npublic_key={bob.public.hex()}\nrecord_mode={value}\n\n") == "errno=-22\n\n"
+
+
+def test_counters_count_every_datagram() -> None:
+    world, alice, bob = agreed()
+    world.history.clear()
+    before = alice.peer(bob).tx_bytes, bob.peer(alice).rx_bytes
+    alice.send_record(bob, *packets(alice, bob, 20))
+    world.settle()
+    size = sum(len(data) for source, _, data in world.history if source == alice.endpoint)
+    assert (alice.peer(bob).tx_bytes - before[0], bob.peer(alice).rx_bytes - before[1]) == (size, size)
