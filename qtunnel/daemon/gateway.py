@@ -224,8 +224,7 @@ class Gateway:
                 await self._tunnel.install(effect)
             case Block():
                 await self._tunnel.block(effect.peer)
-            case Remember():
-                assert self._memory is not None
+            case Remember() if self._memory is not None:
                 await self._memory.remember(self._public[effect.peer].id, effect.memory)
             case Defect():
                 logger.defect("peer.defect", effect.error, peer=effect.peer)
@@ -314,7 +313,6 @@ class Gateway:
     async def _status(self, peer: str | None) -> Status:
         if peer is not None and peer not in self._peers:
             raise UnknownPeerError.of(peer, self._peers)
-        node = self._config.node
         answers = True
         try:
             async with asyncio.timeout(STATUS_LIMIT):
@@ -325,7 +323,7 @@ class Gateway:
         engine = self._tunnel.engine
         return Status(
             node=NodeStatus(
-                name=node.name,
+                name=self._config.node.name,
                 fingerprint=self._identity.public.fingerprint,
                 version=__version__,
                 uptime=present - self._started,

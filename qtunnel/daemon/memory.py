@@ -52,7 +52,7 @@ class StateDirectory:
             raise
 
     def close(self) -> None:
-        """Let another process have the directory; while a write hangs, the end of this one does that. Idempotent."""
+        """Let another process have the directory; where a write hangs, the end of this one does. Idempotent."""
         if self._directory >= 0 and self._writing.acquire(blocking=False):
             os.close(self._directory)
             self._directory = -1

@@ -68,7 +68,7 @@ class Site:
             )  # fmt: skip
         self.processes.append(process)
         if ready:
-            wait_until(lambda: "event=daemon.ready" in self.log or process.poll() is not None, "ready")
+            wait_until(lambda: "event=daemon.ready" in self.log or process.poll() is not None, "ready", 60)
             assert process.poll() is None, self.log
         return process
 

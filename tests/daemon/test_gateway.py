@@ -38,7 +38,11 @@ def sites(tmp_path: Path) -> Iterator[tuple[Site, Site]]:
 @pytest.fixture
 def alice(sites: tuple[Site, Site]) -> Site:
     """A host with a default route elsewhere; the peer does not run."""
-    sites[0].host.ip("route", "add", "default", "via", "10.99.0.2")
+    host = sites[0].host
+    host.ip("route", "add", "default", "via", "10.99.0.2")
+    wait_until(
+        lambda: "tentative" not in host.ip("-6", "addr") and "fe80" in host.ip("-6", "route"), "the link to settle"
+    )
     return sites[0]
 
 
@@ -69,6 +73,7 @@ def test_a_second_daemon_is_refused_and_takes_nothing_from_the_first(sites: tupl
     assert (alice.host.ip("route"), alice.host.ip("-6", "route"), alice.host.ip("rule")) == before
     assert alice.ping("10.77.0.2")
     assert first.poll() is None
+    assert "interface.altered" not in alice.log, "it was undone, and put back"
 
 
 def test_a_network_interface_of_that_name_is_left_as_it_is(alice: Site) -> None:
