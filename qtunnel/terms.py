@@ -41,3 +41,12 @@ class Policy:
     qkd: QkdPolicy
     min_sources: int = 1
     chain: ChainPolicy = ChainPolicy.RESET_ALLOWED
+
+
+RECORD_SUITES = {"aes-256-gcm": 1 << 1, "chacha20-poly1305": 1 << 0}
+"""AEADs of the engine's record mode and their capability bits in offers and answers, the preferred one first."""
+
+
+def record_suite(ours: int, theirs: int) -> str:
+    """The AEAD of record mode by both ends' capabilities, empty for none. Unknown bits are ignored."""
+    return next((name for name, bit in RECORD_SUITES.items() if ours & theirs & bit), "")

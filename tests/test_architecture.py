@@ -46,6 +46,7 @@ READERS = {
     "identity.py": "public files",
     "tls.py": "certificates; the private key after check_secret_file",
     "kme/pki.py": "certificates",
+    "daemon/settings.py": "/proc/cpuinfo",
     "daemon/memory.py": "epochs and replay times",
     "control/server.py": "a directory, to lock it",
     "engines/uapi.py": "/dev/net/tun",

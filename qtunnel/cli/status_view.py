@@ -72,6 +72,10 @@ def peer_rows(peer: PeerStatus) -> list[tuple[str, str]]:
     rows.append(("endpoint", f"{peer.endpoint or 'not known yet'}, WireGuard handshake {handshake}"))
     if peer.handshake_endpoint is not None:
         rows.append(("rekeys at", peer.handshake_endpoint))
+    if peer.record_mode is not None:
+        rows.append(("packets", f"in records, {peer.record_mode}"))
+    elif peer.record_mode_reason is not None:
+        rows.append(("packets", f"one by one, no record mode: {peer.record_mode_reason}"))
     rows.append(("transfer", f"{amount(peer.rx_bytes)} received, {amount(peer.tx_bytes)} sent"))
     return rows
 

@@ -77,13 +77,24 @@ class LogConfig(Section):
 
 
 class TunnelConfig(Section):
-    """The interface. MTU in bytes."""
+    """The interface. MTU in bytes. record_mode: ``auto`` is any AEAD that this machine is fast with."""
 
     interface: InterfaceName = Field(examples=["qt0"])
     addresses: tuple[InterfaceAddress, ...] = Field(min_length=1, examples=[["10.77.0.1/24"]])
     mtu: Annotated[StrictInt, Field(ge=1280, le=65535)] = DEFAULT_MTU
     engine: Literal["qtunnel", "wireguard-go", "boringtun-cli"] = "qtunnel"
     routes: Literal["auto", "off"] = "auto"
+    record_mode: Literal["auto", "aes-256-gcm", "chacha20-poly1305", "off"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_engine(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("engine", "qtunnel") != "qtunnel":
+            asked = value.get("record_mode", "auto")
+            if asked not in ("auto", "off"):
+                words = f"needs engine: qtunnel; {value['engine']} has no record mode: off would be right"
+                raise ProblemsError([Problem(("record_mode",), words)])
+        return value
 
 
 class KeySourceConfig(Section):

@@ -76,7 +76,8 @@ class PeerStatus(Message):
     the epoch in force. role: ``initiator``, or ``responder`` where rekeys are the peer's turn. next_rekey_s: until this
     end begins one, which for a responder is when it takes over; negative when overdue, ``None`` while one is under way
     or where this end never begins. expires_in_s: likewise from now. endpoint: of WireGuard; handshake_endpoint: of the
-    hybrid handshake.
+    hybrid handshake. record_mode: the AEAD of record mode where it is in force; record_mode_reason: why not, where both
+    ends have it.
     """
 
     name: str
@@ -98,6 +99,8 @@ class PeerStatus(Message):
     endpoint: str | None = None
     handshake_endpoint: str | None = None
     last_handshake_age_s: float | None = None
+    record_mode: str | None = None
+    record_mode_reason: str | None = None
     rx_bytes: int = 0
     tx_bytes: int = 0
     rekeys_ok: int = 0

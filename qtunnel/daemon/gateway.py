@@ -21,7 +21,7 @@ from qtunnel.daemon.journal import Journal
 from qtunnel.daemon.liveness import Liveness
 from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.rejections import Rejections, is_limited
-from qtunnel.daemon.settings import load_public, settings_of
+from qtunnel.daemon.settings import all_settings, load_public
 from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.transport import Address, HandshakeSockets, source_of
 from qtunnel.daemon.tunnel import Tunnel
@@ -101,7 +101,7 @@ class Gateway:
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._sockets = HandshakeSockets(node.listen, self._receive, self._tunnel.mark)
-        settings = [settings_of(peer, self._public[peer.name]) for peer in config.peers]
+        settings = all_settings(config, self._public)
         try:
             await control.start()
             memory = self._memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from pathlib import Path
 
-from qtunnel.config import Config, PeerConfig
+from qtunnel.config import Config, PeerConfig, TunnelConfig
 from qtunnel.errors import ConfigError
 from qtunnel.files import read_secret_file
 from qtunnel.handshake.suites import find_suite
 from qtunnel.identity import PublicIdentity
 from qtunnel.rekey.model import PeerSettings
 from qtunnel.secret import Secret
-from qtunnel.terms import QkdPolicy
+from qtunnel.terms import RECORD_SUITES, QkdPolicy
 
+CPUINFO = Path("/proc/cpuinfo")
 PAIRING_SIZE = 32
 
 
@@ -35,8 +37,35 @@ def load_pairing(path: Path) -> Secret:
     return secret
 
 
-def settings_of(peer: PeerConfig, public: PublicIdentity) -> PeerSettings:
-    """What the rekeying core needs to know of a peer."""
+def capabilities_of(tunnel: TunnelConfig, *, fast_aes: bool) -> int:
+    """What the engine can do, as bits for offers and answers."""
+    if tunnel.engine != "qtunnel" or tunnel.record_mode == "off":
+        return 0
+    if tunnel.record_mode == "auto":
+        names = [name for name in RECORD_SUITES if fast_aes or not name.startswith("aes")]
+    else:
+        names = [tunnel.record_mode]
+    return sum(RECORD_SUITES[name] for name in names)
+
+
+def has_fast_aes(cpuinfo: str) -> bool:
+    """Whether the processor has instructions for AES, by the text of /proc/cpuinfo. Without, ChaCha20 is faster."""
+    lines = [line.partition(":") for line in cpuinfo.splitlines()]
+    return any(name.strip() in ("flags", "Features") and "aes" in value.split() for name, _, value in lines)
+
+
+def all_settings(config: Config, public: Mapping[str, PublicIdentity]) -> list[PeerSettings]:
+    """What the rekeying core needs to know of every peer."""
+    try:
+        cpuinfo = CPUINFO.read_text()
+    except OSError:
+        cpuinfo = ""
+    capabilities = capabilities_of(config.tunnel, fast_aes=has_fast_aes(cpuinfo))
+    return [settings_of(peer, public[peer.name], capabilities) for peer in config.peers]
+
+
+def settings_of(peer: PeerConfig, public: PublicIdentity, capabilities: int = 0) -> PeerSettings:
+    """What the rekeying core needs to know of a peer. capabilities: see ``capabilities_of``."""
     qkd = peer.qkd
     return PeerSettings(
         name=peer.name,
@@ -49,5 +78,6 @@ def settings_of(peer: PeerConfig, public: PublicIdentity) -> PeerSettings:
         pqc_on_expiry=qkd.on_expiry == "pqc-only" and peer.policy.qkd is QkdPolicy.REQUIRED,
         has_endpoint=peer.endpoint is not None,
         sources=tuple(qkd.sources),
+        capabilities=capabilities,
         pairing=None if peer.pairing_secret is None else load_pairing(peer.pairing_secret),
     )

@@ -70,6 +70,7 @@ class Tunnel:
         }
         self.up = False
         self._in_place: dict[str, int | object | None] = {}
+        self._record_suites: dict[str, str] = {}
         self._misplaced: set[str] = set()
         self._warned: set[str] = set()
         self._routes_due = 0
@@ -200,9 +201,10 @@ class Tunnel:
                 if not self.up or current is None or current[0] != effect.epoch:
                     return  # superseded: the effect that did so comes after this one
                 self._in_place[effect.peer] = _UNKNOWN
+                self._record_suites[effect.peer] = effect.record_suite
                 await self.engine.set_psk(
                     self._keys[effect.peer], effect.psk, effect.epoch, effect.previous_psk,
-                    effect.previous_epoch or 0, effect.handshake_now,
+                    effect.previous_epoch or 0, effect.handshake_now, effect.record_suite,
                 )  # fmt: skip
                 self._in_place[effect.peer] = effect.epoch
         finally:
@@ -242,7 +244,8 @@ class Tunnel:
                 return
             self._in_place[peer] = _UNKNOWN
             handshake_now = self._specs[peer].endpoint is not None
-            await self.engine.set_psk(self._keys[peer], psk, epoch, handshake_now=handshake_now)
+            suite = self._record_suites.get(peer, "")
+            await self.engine.set_psk(self._keys[peer], psk, epoch, handshake_now=handshake_now, record_suite=suite)
             self._in_place[peer] = epoch
 
     async def reconcile(self) -> None:

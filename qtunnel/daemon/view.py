@@ -97,6 +97,8 @@ def peer_status(
         endpoint=endpoint,
         handshake_endpoint=handshake_endpoint,
         last_handshake_age_s=handshake_age,
+        record_mode=(stats.record_mode or None) if stats is not None else None,
+        record_mode_reason=(stats.record_mode_reason or None) if stats is not None else None,
         rx_bytes=0 if stats is None else stats.rx_bytes,
         tx_bytes=0 if stats is None else stats.tx_bytes,
         rekeys_ok=tally.done,

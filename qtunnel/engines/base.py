@@ -56,6 +56,8 @@ class PeerStats:
 
     last_handshake: Unix seconds, ``None`` for never. rx_bytes, tx_bytes: UDP payload, handshakes included.
     epoch_in_force: of the session that sends now; ``None`` where there is no session or its key is no epoch (blocked).
+    record_mode: AEAD of the records that are sent now, empty where packets go out one by one; record_mode_reason: why
+    they do although record mode was asked for.
     """
 
     endpoint: Endpoint | None
@@ -63,6 +65,8 @@ class PeerStats:
     rx_bytes: int
     tx_bytes: int
     epoch_in_force: int | None
+    record_mode: str = ""
+    record_mode_reason: str = ""
 
 
 class Engine(Protocol):
@@ -113,9 +117,11 @@ class Engine(Protocol):
         previous: Secret | None = None,
         previous_epoch: int = 0,
         handshake_now: bool = False,
+        record_suite: str = "",
     ) -> None:
         """Install the preshared key of ``epoch``; sessions go on. Where the engine can, a handshake under way also
-        tries ``previous``, and ``handshake_now`` starts one at once; else the next handshake uses the key."""
+        tries ``previous``, ``handshake_now`` starts one at once, and the sessions to come have record mode with
+        ``record_suite``; else the next handshake uses the key."""
         ...
 
     async def block(self, public_key: bytes, psk: Secret) -> None:

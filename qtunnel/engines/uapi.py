@@ -284,12 +284,13 @@ class UapiEngine:
         previous: Secret | None = None,
         previous_epoch: int = 0,
         handshake_now: bool = False,
+        record_suite: str = "",
     ) -> None:
         peer = self._known(public_key)
         self._check_key(psk, "preshared key")
         lines: list[Line] = [*_existing(public_key), ("preshared_key", psk)]
         if self._program.epochs:
-            lines.append(("epoch", epoch))
+            lines += [("epoch", epoch), ("record_mode", record_suite or "off")]
             if previous is not None:
                 self._check_key(previous, "previous preshared key")
                 lines += [("previous_preshared_key", previous), ("previous_epoch", previous_epoch)]
@@ -360,7 +361,9 @@ class UapiEngine:
             ledger = self._ledgers.get(peer.public_key)
             epoch = ledger.in_force(peer.last_handshake, self._clock()) if ledger is not None else None
         endpoint = peer.endpoint if _usable(peer.endpoint) else None
-        return PeerStats(endpoint, peer.last_handshake, peer.rx_bytes, peer.tx_bytes, epoch)
+        record_mode = peer.values.get("record_mode", "") if peer.values.get("record_mode_state") == "active" else ""
+        reason = peer.values.get("record_mode_reason", "")
+        return PeerStats(endpoint, peer.last_handshake, peer.rx_bytes, peer.tx_bytes, epoch, record_mode, reason)
 
     def _reported_epoch(self, text: str | None) -> int | None:
         if text is None:

@@ -21,7 +21,6 @@ CHAIN_ID_SIZE = 16
 MAX_DETAIL = 200
 """Bytes of the words that go with an answer; enough for a KME's name and what it said."""
 EPOCH_LIMIT = 1 << 63
-CAPABILITY_RECORD_MODE = 1 << 0
 
 
 class Verdict(IntEnum):

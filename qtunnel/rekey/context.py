@@ -20,7 +20,7 @@ from qtunnel.rekey.model import Effect, EpochInfo, Fetched, Install, Memory, Not
 from qtunnel.rekey.protection import Guard
 from qtunnel.rekey.timing import KEY_LIFETIME, REPLACED_KEPT
 from qtunnel.secret import RandomBytes, Secret
-from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
+from qtunnel.terms import ChainPolicy, Policy, QkdPolicy, record_suite
 
 
 class PeerContext:
@@ -50,6 +50,7 @@ class PeerContext:
         self.epoch = max(memory.epoch, memory.proposed)  # the newest that anybody proposed, as far as it counts
         self.epochs: dict[int, EpochInfo] = {}
         self.effects: list[Effect] = []
+        self.peer_capabilities = 0  # as its last offer or answer had them
         self._psk: tuple[int, Secret] | None = None
         self._protection = Protection.STARTING
 
@@ -124,14 +125,14 @@ class PeerContext:
         # First of all: a crash between the two must not let an older epoch in later.
         self.remember(epoch=self.floor, **memory)
         previous, self._psk = self._psk, (keys.epoch, keys.psk)
+        suite = record_suite(self.settings.capabilities, self.peer_capabilities)
         if previous is not None:
             # A blocked tunnel's last PSK is dead: nobody may finish a handshake with it.
-            self.effects.append(
-                Install(self.name, keys.epoch, keys.psk.copy(), previous[0], previous[1].copy(), handshake_now)
-            )
+            before = previous[0], previous[1].copy()
+            self.effects.append(Install(self.name, keys.epoch, keys.psk.copy(), *before, handshake_now, suite))
             previous[1].wipe()
         else:
-            self.effects.append(Install(self.name, keys.epoch, keys.psk.copy(), None, None, handshake_now))
+            self.effects.append(Install(self.name, keys.epoch, keys.psk.copy(), None, None, handshake_now, suite))
         chain()
         info = EpochInfo.of(keys, now.mono)
         self._forget_epochs(now)

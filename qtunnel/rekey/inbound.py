@@ -250,11 +250,20 @@ class Inbound:
             return
         indices = tuple(offer.keys.index(ref) for ref, _ in keys)
         chain_id = None if chosen is None else chosen.id
-        answer = Answer(Verdict.ACCEPTED, offer.epoch, context.policy, 0, chain_id, indices, clip(detail))
+        answer = Answer(
+            Verdict.ACCEPTED,
+            offer.epoch,
+            context.policy,
+            context.settings.capabilities,
+            chain_id,
+            indices,
+            clip(detail),
+        )
         sealed = self._respond(answer, None if chosen is None else chosen.secret, keys)
         if sealed is None:
             return
         self._machine.fire(InEvent.ANSWER)
+        context.peer_capabilities = offer.capabilities
         self._sealed = sealed
         context.hear_of(offer.epoch)
         self._limit = self._started + PENDING_LIMIT
@@ -278,7 +287,7 @@ class Inbound:
 
     def _refuse(self, verdict: Verdict, detail: str) -> None:
         context = self._context
-        answer = Answer(verdict, context.epoch, context.policy, 0, None, (), clip(detail))
+        answer = Answer(verdict, context.epoch, context.policy, context.settings.capabilities, None, (), clip(detail))
         words = f"{verdict.words}: {detail}" if detail else verdict.words
         reason = verdict.name.lower().replace("_", "-")
         context.notice("rekey.failed", role="responder", reason=reason, detail=words)

@@ -38,6 +38,7 @@ class PeerSettings:
 
     has_endpoint: the configuration names an address of the peer. sources: names of the QKD sources towards it.
     pqc_on_expiry: with ``qkd: required``, go on without QKD once max_age is over, instead of blocking at once.
+    capabilities: bits of what our engine can do, for offers and answers.
     """
 
     name: str
@@ -51,6 +52,7 @@ class PeerSettings:
     has_endpoint: bool = True
     sources: tuple[str, ...] = ()
     pairing: Secret | None = None
+    capabilities: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,8 @@ class FetchById(Effect):
 class Install(Effect):
     """Give the engine the PSK of an epoch. previous: the one that it replaces, for handshakes under way.
 
-    handshake_now: start a WireGuard handshake at once, as the other end has installed it already.
+    handshake_now: start a WireGuard handshake at once, as the other end has installed it already. record_suite: AEAD of
+    the record mode that both ends have, empty for none.
     """
 
     epoch: int
@@ -140,6 +143,7 @@ class Install(Effect):
     previous_epoch: int | None
     previous_psk: Secret | None
     handshake_now: bool
+    record_suite: str = ""
 
 
 @dataclass(frozen=True, slots=True)

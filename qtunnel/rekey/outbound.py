@@ -148,7 +148,7 @@ class Outbound:
             return self._give_up("qkd-unavailable", f"policy requires QKD and there is no key: {words}")
         timestamp = grow(tai64n(now.unix_ns), context.memory.sent)
         chains = tuple(ChainRef(held_link.epoch, held_link.id) for held_link in context.chain.links)
-        offer = Offer(timestamp, context.epoch + 1, policy, 0, chains, refs)
+        offer = Offer(timestamp, context.epoch + 1, policy, settings.capabilities, chains, refs)
         exchange = context.random_bytes(EXCHANGE_ID_SIZE)
         try:
             initiator = Initiator(
@@ -207,6 +207,7 @@ class Outbound:
             context.floor = max(context.floor, settled.epoch)
             context.remember(epoch=context.floor)
             context.notice("epoch.settled", epoch=settled.epoch)
+        context.peer_capabilities = answer.capabilities
         if answer.detail:
             context.notice("peer.says", detail=answer.detail)
         context.chain.doubt(link(sealed.keys.epoch, sealed.keys.chain, qkd=bool(sealed.keys.keys)))
