@@ -28,6 +28,13 @@ FINGERPRINT_BYTES = 20
 """160 bits: out of reach of a second preimage, and 32 letters are still read aloud in half a minute."""
 MAX_PUBLIC_FILE = 64 * 1024
 
+
+def fingerprint_of(identity_id: bytes) -> str:
+    """Eight groups of four letters and digits (base32 of the id's first 160 bits)."""
+    text = base64.b32encode(identity_id[:FINGERPRINT_BYTES]).decode().lower()
+    return "-".join(text[i : i + 4] for i in range(0, len(text), 4))
+
+
 _FIELDS: dict[str, int] = {"wireguard": 32, "x25519": 32} | {kem.name: kem.public_key_size for kem in KEMS.values()}
 """The public file's fields in their order, with the bytes of each."""
 
@@ -51,9 +58,8 @@ class PublicIdentity:
 
     @property
     def fingerprint(self) -> str:
-        """Eight groups of four letters and digits (base32 of the id's first 160 bits)."""
-        text = base64.b32encode(self.id[:FINGERPRINT_BYTES]).decode().lower()
-        return "-".join(text[i : i + 4] for i in range(0, len(text), 4))
+        """What ``qtunnel identity fingerprint`` prints: see ``fingerprint_of``."""
+        return fingerprint_of(self.id)
 
     def to_text(self) -> str:
         """The public file: what is handed to the peer's operator."""

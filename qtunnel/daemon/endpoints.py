@@ -23,6 +23,7 @@ class Endpoints:
         self._peers: dict[str, PeerConfig] = {peer.name: peer for peer in config.peers}
         self._tunnel, self._events = tunnel, events
         self._addresses: dict[str, Address] = {}
+        self._names: dict[str, str] = {}
         self._doubted = {peer.name for peer in config.peers if peer.endpoint is not None}
         self._unresolved: set[str] = set()
 
@@ -34,10 +35,22 @@ class Endpoints:
         address = self._addresses.get(peer)
         return None if address is None else str(address)
 
+    def peer_at(self, address: str) -> str | None:
+        """The peer that is expected at that address, as ``text`` writes it; what comes from there proves nothing."""
+        name = self._names.get(address)
+        return name if name is not None and self.text(name) == address else None
+
+    def _set(self, peer: str, address: Address) -> None:
+        before = self.text(peer)
+        if before is not None and self._names.get(before) == peer:
+            del self._names[before]
+        self._addresses[peer] = address
+        self._names.setdefault(str(address), peer)
+
     def learned(self, peer: str, address: Address) -> None:
         """An authenticated message came from there: that is where the peer is now."""
         before = self._addresses.get(peer)
-        self._addresses[peer] = address
+        self._set(peer, address)
         if before is not None and (before.host, before.port) != (address.host, address.port):
             self._events.publish("endpoint.moved", peer, before=str(before), after=str(address))
 
@@ -72,7 +85,7 @@ class Endpoints:
                 self._events.publish("endpoint.unresolved", peer.name, endpoint=peer.endpoint, detail=reason)
             return
         self._unresolved.discard(peer.name)
-        self._addresses[peer.name] = address
+        self._set(peer.name, address)
         try:
             await self._tunnel.set_endpoint(peer.name, (address.host, peer.wireguard_port))
         except EngineError as error:

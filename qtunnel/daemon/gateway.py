@@ -19,7 +19,7 @@ from qtunnel.daemon.endpoints import Endpoints
 from qtunnel.daemon.journal import Journal
 from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.rejections import KIND as REJECTED
-from qtunnel.daemon.rejections import Rejections
+from qtunnel.daemon.rejections import Rejections, blame
 from qtunnel.daemon.settings import load_public, settings_of
 from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.transport import Address, HandshakeSockets
@@ -43,6 +43,8 @@ IN_FORCE_LIMIT = 10.0
 """Seconds that ``qtunnel rekey`` waits for WireGuard to take the new epoch up: two of its handshake retries."""
 STATUS_LIMIT = 2.0
 """Seconds that ``qtunnel status`` waits for the engine; what an engine does that takes longer is not known to work."""
+ERRORS = ("rekey.failed", "rekey.unanswered", "source.failed", "peer.blocked", "policy.relaxed", "peer.defect")
+"""Kinds that the status shows as a peer's last error."""
 OUTCOME_LIMIT = 150.0
 """Seconds that ``qtunnel rekey`` waits for an outcome: an exchange ends after 30 s of fetching and 90 s of waiting."""
 
@@ -182,12 +184,21 @@ class Gateway:
     def _flush(self) -> None:
         for effect in self._core.take_effects():
             if isinstance(effect, Notice) and effect.kind == REJECTED:
-                told = self._rejections.admit(effect, monotonic())
+                told = self._rejections.admit(self._placed(effect), monotonic())
                 if told is not None:
                     self._work.put_nowait(told)
             else:
                 self._work.put_nowait(effect)
         self._wake.set()
+
+    def _placed(self, notice: Notice) -> Notice:
+        """A rejection with the peer whose address the message came from; that peer's status says so too."""
+        name = None if notice.peer else self._endpoints.peer_at(str(notice.fields.get("address")))
+        if name is None:
+            return notice
+        if (words := blame(notice)) is not None:
+            self._tally[name].fail(words, monotonic())
+        return Notice("", notice.kind, {**notice.fields, "from": name})
 
     async def _carry_out(self) -> None:
         """In the order given: an epoch is installed before its confirmation is sent."""
@@ -240,9 +251,8 @@ class Gateway:
             tally.failed += 1
             if notice.fields.get("reason") == "no-answer":
                 self._endpoints.doubt(notice.peer)
-        if notice.kind in ("rekey.failed", "source.failed", "peer.blocked", "policy.relaxed", "peer.defect"):
-            tally.last_error = str(notice.fields.get("detail") or notice.kind)
-            tally.last_error_at = monotonic()
+        if notice.kind in ERRORS:
+            tally.fail(str(notice.fields.get("detail") or notice.kind), monotonic())
         self._publish(notice.kind, notice.peer or None, **notice.fields)
 
     # -- what is in force

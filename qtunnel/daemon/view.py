@@ -22,6 +22,10 @@ class Tally:
     last_error: str | None = None
     last_error_at: float = 0.0
 
+    def fail(self, words: str, now: float) -> None:
+        """Something went wrong with the peer; now: monotonic seconds."""
+        self.last_error, self.last_error_at = words, now
+
 
 def sources_of(info: EpochInfo, describe: Callable[[str], str]) -> list[str]:
     """Everything that went into an epoch, by name."""
