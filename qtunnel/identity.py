@@ -22,6 +22,8 @@ from qtunnel.secret import RandomBytes, Secret
 
 IDENTITY_HEADER = "qtunnel-identity-v1"
 PUBLIC_HEADER = "qtunnel-public-v1"
+FINGERPRINT_COMMENT = "# fingerprint "
+"""Begins the line of a public file that its keys are compared with: it finds accidents, not forgers."""
 IDENTITY_SEED_SIZE = 32
 ID_SIZE = 64
 FINGERPRINT_BYTES = 20
@@ -63,7 +65,7 @@ class PublicIdentity:
 
     def to_text(self) -> str:
         """The public file: what is handed to the peer's operator."""
-        lines = [PUBLIC_HEADER, f"# fingerprint {self.fingerprint}"]
+        lines = [PUBLIC_HEADER, f"{FINGERPRINT_COMMENT}{self.fingerprint}"]
         lines += [f"{name}: {base64.b64encode(value).decode()}" for name, value in self._values()]
         return "\n".join(lines) + "\n"
 
@@ -79,8 +81,11 @@ class PublicIdentity:
                 )
             raise IdentityFileError(f"{where}:1: the first line of a public file is {PUBLIC_HEADER!r}")
         values: dict[str, bytes] = {}
+        claimed = ""
         for number, line in enumerate(lines[1:], 2):
             stripped = line.strip()
+            if stripped.startswith(FINGERPRINT_COMMENT):
+                claimed = stripped.removeprefix(FINGERPRINT_COMMENT).strip()
             if not stripped or stripped.startswith("#"):
                 continue
             name, colon, encoded = stripped.partition(":")
@@ -103,7 +108,13 @@ class PublicIdentity:
         missing = [name for name in _FIELDS if name not in values]
         if missing:
             raise IdentityFileError(f"{where}: {', '.join(missing)} missing; was the file cut?")
-        return cls(values["wireguard"], values["x25519"], {name: values[name] for name in KEMS})
+        found = cls(values["wireguard"], values["x25519"], {name: values[name] for name in KEMS})
+        if claimed and claimed != found.fingerprint:
+            raise IdentityFileError(
+                f"{where}: its keys have the fingerprint {found.fingerprint}, but it says {claimed}: it was changed on "
+                "the way; get it again"
+            )
+        return found
 
     @classmethod
     def load(cls, path: Path) -> PublicIdentity:
@@ -153,6 +164,8 @@ class Identity:
         try:
             write_new_file(path, data, mode=0o600)
         except FileExistsError:
+            if path.is_dir():
+                raise IdentityFileError(f"{path}: is a directory; name a file, e.g. alice.identity") from None
             raise IdentityFileError(
                 f"{path}: exists and is not overwritten, as a lost identity cannot be made again; choose a new name"
             ) from None
