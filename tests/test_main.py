@@ -66,7 +66,7 @@ def leaves(group: click.Group, *above: str) -> list[tuple[str, click.Command]]:
 
 
 def test_no_command_leaves_an_unreadable_file_to_click_which_takes_three_lines() -> None:
-    commands = leaves(cli)  # type: ignore[arg-type]
+    commands = leaves(cli)
     assert len(commands) > len(COMMANDS)
     checked = [
         (name, parameter.name)

@@ -77,7 +77,7 @@ class Child:
             raise DemoError(f"{self.name} {ending(self._process.returncode)}{self.last_words()}")
 
     def said_at(self, event: str, since: int = 0) -> float:
-        """When its log, read from byte ``since``, has that event: monotonic seconds; now where the log does not tell."""
+        """When its log, read from byte ``since``, has that event: monotonic seconds; now where it has not."""
         present, unix_now = time.monotonic(), time.time()
         found = re.search(rf"^ts=(\S+) .*\bevent={re.escape(event)}\b", self._text(since), re.MULTILINE)
         if found is None:
