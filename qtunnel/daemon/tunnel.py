@@ -89,6 +89,9 @@ class Tunnel:
         for spec in self._specs.values():
             if spec.endpoint is not None:
                 await self._interface.pin_endpoint(spec.endpoint[0])
+        for name in self._specs:  # a handshake that was asked for before the link was up has not been sent
+            self._in_place[name] = None
+            await self._put_right(name)
         self.up = True
 
     async def supervise(self) -> None:
