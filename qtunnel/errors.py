@@ -7,6 +7,7 @@ be logged and shown as it is. The command line prints it as one line and exits w
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 EXIT_PROTECTED = 0
 EXIT_FAILURE = 1
@@ -37,9 +38,13 @@ class IdentityFileError(QtunnelError):
 
 
 class ConfigError(QtunnelError):
-    """A configuration that cannot be used; the message may have several lines, one problem each."""
+    """A configuration that cannot be used; the message may have several lines, one problem each, all of ``file``."""
 
     exit_code = EXIT_USAGE
+
+    def __init__(self, message: str, file: Path | None = None) -> None:
+        super().__init__(message)
+        self.file = file
 
 
 class HandshakeError(QtunnelError):

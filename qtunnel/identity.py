@@ -22,11 +22,20 @@ from qtunnel.secret import RandomBytes, Secret
 
 IDENTITY_HEADER = "qtunnel-identity-v1"
 PUBLIC_HEADER = "qtunnel-public-v1"
+FINGERPRINT_COMMENT = "# fingerprint "
+"""Begins the line of a public file that its keys are compared with: it finds accidents, not forgers."""
 IDENTITY_SEED_SIZE = 32
 ID_SIZE = 64
 FINGERPRINT_BYTES = 20
 """160 bits: out of reach of a second preimage, and 32 letters are still read aloud in half a minute."""
 MAX_PUBLIC_FILE = 64 * 1024
+
+
+def fingerprint_of(identity_id: bytes) -> str:
+    """Eight groups of four letters and digits (base32 of the id's first 160 bits)."""
+    text = base64.b32encode(identity_id[:FINGERPRINT_BYTES]).decode().lower()
+    return "-".join(text[i : i + 4] for i in range(0, len(text), 4))
+
 
 _FIELDS: dict[str, int] = {"wireguard": 32, "x25519": 32} | {kem.name: kem.public_key_size for kem in KEMS.values()}
 """The public file's fields in their order, with the bytes of each."""
@@ -51,13 +60,12 @@ class PublicIdentity:
 
     @property
     def fingerprint(self) -> str:
-        """Eight groups of four letters and digits (base32 of the id's first 160 bits)."""
-        text = base64.b32encode(self.id[:FINGERPRINT_BYTES]).decode().lower()
-        return "-".join(text[i : i + 4] for i in range(0, len(text), 4))
+        """What ``qtunnel identity fingerprint`` prints: see ``fingerprint_of``."""
+        return fingerprint_of(self.id)
 
     def to_text(self) -> str:
         """The public file: what is handed to the peer's operator."""
-        lines = [PUBLIC_HEADER, f"# fingerprint {self.fingerprint}"]
+        lines = [PUBLIC_HEADER, f"{FINGERPRINT_COMMENT}{self.fingerprint}"]
         lines += [f"{name}: {base64.b64encode(value).decode()}" for name, value in self._values()]
         return "\n".join(lines) + "\n"
 
@@ -73,8 +81,11 @@ class PublicIdentity:
                 )
             raise IdentityFileError(f"{where}:1: the first line of a public file is {PUBLIC_HEADER!r}")
         values: dict[str, bytes] = {}
+        claimed = ""
         for number, line in enumerate(lines[1:], 2):
             stripped = line.strip()
+            if stripped.startswith(FINGERPRINT_COMMENT):
+                claimed = stripped.removeprefix(FINGERPRINT_COMMENT).strip()
             if not stripped or stripped.startswith("#"):
                 continue
             name, colon, encoded = stripped.partition(":")
@@ -104,7 +115,13 @@ class PublicIdentity:
         missing = [name for name in _FIELDS if name not in values]
         if missing:
             raise IdentityFileError(f"{where}: {', '.join(missing)} missing; was the file cut?")
-        return cls(values["wireguard"], values["x25519"], {name: values[name] for name in KEMS})
+        found = cls(values["wireguard"], values["x25519"], {name: values[name] for name in KEMS})
+        if claimed and claimed != found.fingerprint:
+            raise IdentityFileError(
+                f"{where}: its keys have the fingerprint {found.fingerprint}, but it says {claimed}: it was changed on "
+                "the way; get it again"
+            )
+        return found
 
     @classmethod
     def load(cls, path: Path) -> PublicIdentity:
@@ -162,6 +179,8 @@ class Identity:
         try:
             write_new_file(path, data, mode=0o600)
         except FileExistsError:
+            if path.is_dir():
+                raise IdentityFileError(f"{path}: is a directory; name a file, e.g. alice.identity") from None
             raise IdentityFileError(
                 f"{path}: exists and is not overwritten, as a lost identity cannot be made again; choose a new name"
             ) from None

@@ -124,3 +124,23 @@ def test_a_secret_identity_on_standard_input_is_refused_without_repeating_it(mad
     assert result.returncode == 2
     assert "secret identity file" in result.stderr
     assert text.splitlines()[-1] not in result.stderr
+
+
+def test_a_public_file_whose_keys_are_not_those_of_its_fingerprint_is_refused(made: Path) -> None:
+    lines = (made / "alice.public").read_text().splitlines()
+    x25519 = next(line for line in lines if line.startswith("x25519: "))
+    changed = x25519[:12] + ("A" if x25519[12] != "A" else "B") + x25519[13:]
+    (made / "changed.public").write_text("\n".join(lines).replace(x25519, changed) + "\n")
+    done = qtunnel("identity", "fingerprint", "changed.public", cwd=made)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("qtunnel: changed.public: its keys have the fingerprint ")
+    assert done.stderr.endswith("it was changed on the way; get it again\n")
+    without = [line for line in lines if not line.startswith("#")]
+    (made / "bare.public").write_text("\n".join(without) + "\n")
+    assert qtunnel("identity", "fingerprint", "bare.public", cwd=made).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["", "."])
+def test_a_directory_is_no_place_for_an_identity(made: Path, name: str) -> None:
+    done = qtunnel("identity", "new", name, cwd=made)
+    assert (done.returncode, done.stderr) == (2, "qtunnel: .: is a directory; name a file, e.g. alice.identity\n")

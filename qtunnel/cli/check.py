@@ -15,7 +15,7 @@ from qtunnel.identity import Identity, PublicIdentity
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(readable=False, path_type=Path))
 def check(file: Path) -> None:
     """Check the configuration FILE and everything it names.
 

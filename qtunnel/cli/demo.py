@@ -39,8 +39,10 @@ def demo(
     """
     options = DemoOptions(seconds=seconds, interval=interval, kme_outage=kme_outage, keep=keep, policy=policy)
     options.check()
-    from qtunnel.demo.lab import TOOLS
     from qtunnel.sandbox import namespaces
+
+    namespaces.check_tun()  # before all that takes seconds to load
+    from qtunnel.demo.lab import TOOLS
     from qtunnel.sandbox.programs import check_tools, search_path
 
     os.environ["PATH"] = search_path()

@@ -21,7 +21,7 @@ def identity() -> None:
 
 
 @identity.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(readable=False, path_type=Path))
 def new(file: Path) -> None:
     """Make a new identity and write it to FILE (mode 0600). An existing file is never overwritten."""
     if file == STDIN:
@@ -35,14 +35,14 @@ def new(file: Path) -> None:
 
 
 @identity.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(readable=False, path_type=Path))
 def show(file: Path) -> None:
     """Print the public file of the identity in FILE, for the peers' operators."""
     click.echo(_public(file).to_text(), nl=False)
 
 
 @identity.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(readable=False, path_type=Path))
 def fingerprint(file: Path) -> None:
     """Print the fingerprint of FILE, an identity or a public file ('-': a public file from standard input).
 

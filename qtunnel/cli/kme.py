@@ -24,7 +24,7 @@ def kme() -> None:
 
 
 @kme.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=click.Path(readable=False, path_type=Path))
 @click.option(
     "--kme",
     "kmes",
@@ -53,7 +53,7 @@ def pki(directory: Path, kmes: tuple[str, ...], saes: tuple[str, ...], add: bool
 
 
 @kme.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=click.Path(readable=False, path_type=Path))
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def serve(config: Path, log_format: Literal["text", "json"]) -> None:
     """Run the KME that the file CONFIG describes, until SIGTERM or Ctrl-C."""

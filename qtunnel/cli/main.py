@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
+import os
 import sys
 
 import click
 
 from qtunnel import __version__
-from qtunnel.errors import QtunnelError
+from qtunnel.errors import EXIT_FAILURE, ConfigError, QtunnelError
 
 COMMANDS = {
     "identity": "qtunnel.cli.identity:identity",
@@ -22,6 +25,10 @@ COMMANDS = {
     "bench": "qtunnel.cli.bench:bench",
 }
 """Name of each subcommand and where its click command is."""
+
+
+WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What a write to a full or broken disk says, without the name of a file."""
 
 
 class LazyGroup(click.Group):
@@ -64,7 +71,41 @@ def wg_main() -> None:
 def _run(command: click.Command, name: str) -> None:
     """Run the command; every expected error is one line on stderr and an exit code."""
     try:
-        command(prog_name=name)
+        try:
+            command(prog_name=name)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a full disk still has words and an exit code
     except QtunnelError as error:
-        click.echo(f"qtunnel: {error}", err=True)
+        tell(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        _drop_output()
+        if not isinstance(error, BrokenPipeError):  # nobody reads any more, as in "qtunnel status | head -1"
+            nameless = "output cannot be written" if error.errno in WRITE_ERRORS else "cannot go on"
+            place = f"{error.filename or nameless}: "
+            with contextlib.suppress(OSError):
+                click.echo(f"qtunnel: {place}{(error.strerror or str(error)).lower()}", err=True)
+        sys.exit(EXIT_FAILURE)
+
+
+def tell(error: QtunnelError) -> None:
+    """An error on stderr: one line; of a file with several errors each with its place, and their number."""
+    lines = str(error).splitlines()
+    if len(lines) > 1:
+        file = f" in {error.file}" if isinstance(error, ConfigError) and error.file is not None else ""
+        click.echo("\n".join([*lines, f"qtunnel: {len(lines)} errors{file}"]), err=True)
+    else:
+        click.echo(f"qtunnel: {error}", err=True)
+
+
+def _drop_output() -> None:
+    """What could not be written must not be tried again when the interpreter ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, AttributeError, ValueError):
+            stream.flush()
+            continue
+        with contextlib.suppress(OSError, AttributeError, ValueError):
+            os.dup2(null, stream.fileno())
+    os.close(null)

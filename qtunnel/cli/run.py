@@ -14,7 +14,14 @@ from qtunnel.telemetry import log
 
 
 @click.command()
-@click.option("--config", "-c", "path", type=click.Path(path_type=Path), required=True, help="the gateway's YAML file")
+@click.option(
+    "--config",
+    "-c",
+    "path",
+    type=click.Path(readable=False, path_type=Path),
+    required=True,
+    help="the gateway's YAML file",
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="instead of log.format")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="instead of log.level")
 def run(path: Path, log_format: str | None, log_level: str | None) -> None:

@@ -20,9 +20,15 @@ def daemon_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--node", metavar="NAME", help="The daemon of that node name."),
         click.option(
-            "--socket", "socket_path", type=click.Path(path_type=Path), metavar="PATH", help="Its control socket."
+            "--socket",
+            "socket_path",
+            type=click.Path(readable=False, path_type=Path),
+            metavar="PATH",
+            help="Its control socket.",
         ),
-        click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="The daemon of that file."),
+        click.option(
+            "--config", type=click.Path(readable=False, path_type=Path), metavar="FILE", help="The daemon of that file."
+        ),
     ):
         command = option(command)
     return command

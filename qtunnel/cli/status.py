@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from qtunnel.cli.selectors import daemon_options, open_client
 from qtunnel.cli.status_view import render
@@ -55,7 +56,13 @@ def _watch(client: ControlClient, peer: str | None, as_json: bool) -> Status:
                 click.echo(report.model_dump_json())
                 time.sleep(REFRESH)
                 report = client.status(peer)
-        with Live(render(report), console=Console(), auto_refresh=False) as live:
+        console = Console()
+        if not console.is_terminal:  # nothing can be redrawn: one status after the other
+            while True:
+                console.print(render(report), Text())
+                time.sleep(REFRESH)
+                report = client.status(peer)
+        with Live(render(report), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(REFRESH)
                 report = client.status(peer)

@@ -39,7 +39,9 @@ log = logging.getLogger("qtunnel.wg")
 @click.command()
 @click.argument("interface")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground; log to stderr.")
-@click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Append log lines to this file.")
+@click.option(
+    "--log-file", type=click.Path(readable=False, path_type=Path, dir_okay=False), help="Append log lines to this file."
+)
 @click.option(
     "--log-level",
     type=click.Choice(list(LEVELS), case_sensitive=False),
@@ -50,7 +52,7 @@ log = logging.getLogger("qtunnel.wg")
 )
 @click.option(
     "--socket-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(readable=False, path_type=Path, file_okay=False),
     default=UAPI_DIRECTORY,
     show_default=True,
     help="Where the UAPI socket goes; wg(8) looks only in the default.",

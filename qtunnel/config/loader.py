@@ -56,7 +56,7 @@ def load(
             late += file_problems(result, shared["directory"])
         findings += [_finding(problem, tree) for problem in late if not _doubtful(problem, tree)]
     if findings:
-        raise ConfigError("\n".join(finding.at(str(path)) for finding in sorted(set(findings))))
+        raise ConfigError("\n".join(finding.at(str(path)) for finding in sorted(set(findings))), path)
     assert result is not None
     return result
 

@@ -24,6 +24,7 @@ class Endpoints:
         self._peers: dict[str, PeerConfig] = {peer.name: peer for peer in config.peers}
         self._tunnel, self._events = tunnel, events
         self._addresses: dict[str, Address] = {}
+        self._names: dict[str, str] = {}
         self._doubted = {peer.name for peer in config.peers if peer.endpoint is not None}
         self._unresolved: set[str] = set()
 
@@ -35,13 +36,25 @@ class Endpoints:
         address = self._addresses.get(peer)
         return None if address is None else str(address)
 
+    def peer_at(self, address: str) -> str | None:
+        """The peer that is expected at that address, as ``text`` writes it; what comes from there proves nothing."""
+        name = self._names.get(address)
+        return name if name is not None and self.text(name) == address else None
+
+    def _set(self, peer: str, address: Address) -> None:
+        before = self.text(peer)
+        if before is not None and self._names.get(before) == peer:
+            del self._names[before]
+        self._addresses[peer] = address
+        self._names.setdefault(str(address), peer)
+
     def heard(self, heard: Heard, address: Address) -> None:
         """A peer spoke from ``address``: it is there where it proved it, or where nothing better is known."""
         peer = heard.peer
         before = self._addresses.get(peer)
         if before is not None and not heard.proven:
             return
-        self._addresses[peer] = address
+        self._set(peer, address)
         if before is not None and (before.host, before.port) != (address.host, address.port):
             self._events.publish("endpoint.moved", peer, before=str(before), after=str(address))
 
@@ -76,7 +89,7 @@ class Endpoints:
                 self._events.publish("endpoint.unresolved", peer.name, endpoint=peer.endpoint, detail=reason)
             return
         self._unresolved.discard(peer.name)
-        self._addresses[peer.name] = address
+        self._set(peer.name, address)
         try:
             await self._tunnel.set_endpoint(peer.name, (address.host, peer.wireguard_port))
         except EngineError as error:

@@ -20,7 +20,7 @@ from qtunnel.daemon.epochs import Epochs
 from qtunnel.daemon.journal import Journal
 from qtunnel.daemon.liveness import Liveness
 from qtunnel.daemon.memory import StateDirectory
-from qtunnel.daemon.rejections import Rejections, is_limited
+from qtunnel.daemon.notices import Notices
 from qtunnel.daemon.settings import all_settings, load_public
 from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.transport import Address, HandshakeSockets, source_of
@@ -56,7 +56,6 @@ class Gateway:
         self._config = config
         self._peers: dict[str, PeerConfig] = {peer.name: peer for peer in config.peers}
         self._started = monotonic()
-        self._rejections = Rejections()
         self._epochs = Epochs()
         self._life = Liveness()
         self._state: NodeState = "starting"
@@ -101,6 +100,7 @@ class Gateway:
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._sockets = HandshakeSockets(node.listen, self._receive, self._tunnel.mark)
+        self._notices = Notices(self._tally, self._tunnel, self._endpoints, self._publish)
         settings = all_settings(config, self._public)
         try:
             await control.start()
@@ -192,13 +192,9 @@ class Gateway:
 
     def _flush(self) -> None:
         for effect in self._core.take_effects():
-            if isinstance(effect, Notice) and is_limited(effect):
-                told = self._rejections.admit(effect, monotonic())
-                if told is None:
-                    self._tally[effect.peer].failed += effect.kind == "rekey.failed"
-                    continue
-                effect = told
-            self._work.put_nowait(effect)
+            told = self._notices.admit(effect) if isinstance(effect, Notice) else effect
+            if told is not None:
+                self._work.put_nowait(told)
         self._wake.set()
 
     async def _carry_out(self) -> None:
@@ -229,7 +225,7 @@ class Gateway:
             case Defect():
                 logger.defect("peer.defect", effect.error, peer=effect.peer)
             case Notice():
-                self._notice(effect)
+                self._notices.tell(effect)
 
     def _send(self, effect: Send) -> None:
         if effect.confirms is not None and (self._tunnel.epoch_in_place(effect.peer) or 0) < effect.confirms:
@@ -239,24 +235,6 @@ class Gateway:
             return  # endpoint.unresolved has told, and the exchange will end with no-answer
         for datagram in effect.datagrams:
             self._sockets.send(datagram, address)
-
-    def _notice(self, notice: Notice) -> None:
-        tally = self._tally[notice.peer]
-        epoch = notice.fields.get("epoch")
-        if notice.kind == "rekey.done" and self._tunnel.epoch_in_place(notice.peer) != epoch:
-            detail = f"agreed on epoch {epoch}, but the engine has not taken it yet; it is tried again"
-            notice = Notice(
-                notice.peer, "rekey.failed", {"role": notice.fields.get("role"), "reason": "engine", "detail": detail}
-            )
-        if notice.kind == "rekey.done":
-            tally.done += 1
-        elif notice.kind == "rekey.failed":
-            tally.failed += 1
-            if notice.fields.get("reason") == "no-answer":
-                self._endpoints.doubt(notice.peer)
-        if notice.kind in ("rekey.failed", "source.failed", "peer.blocked", "policy.relaxed", "peer.defect"):
-            tally.tell(str(notice.fields.get("detail") or notice.kind), monotonic())
-        self._publish(notice.kind, notice.peer or None, **notice.fields)
 
     # -- what is in force
 

@@ -12,6 +12,7 @@ logger = log.get("daemon")
 
 LEVELS = {
     "rekey.failed": "warning",
+    "rekey.unanswered": "warning",
     "source.down": "warning",
     "source.failed": "debug",  # source.down tells it once
     "peer.blocked": "error",

@@ -21,6 +21,21 @@ def is_limited(notice: Notice) -> bool:
     return notice.kind == KIND or (notice.kind == REFUSED and notice.fields.get("role") == "responder")
 
 
+BLAME = {
+    "mac1": "it is made for another identity than this gateway's; does the peer have this gateway's public file?",
+    "unknown-peer": "{}; is the public file here the peer's?",
+    "authentication": "{}",
+    "suite": "{}",
+}
+"""Reasons that speak of a wrong configuration; the others happen by loss and duplication every day."""
+
+
+def blame(notice: Notice) -> str | None:
+    """For the status of the peer at whose address a message came from that was rejected; None for what is usual."""
+    words = BLAME.get(str(notice.fields.get("reason")))
+    return None if words is None else f"rejected what came from its address: {words.format(notice.fields['detail'])}"
+
+
 @dataclass(slots=True)
 class _Said:
     at: float
@@ -35,9 +50,10 @@ class Rejections:
         self.total = 0
 
     def admit(self, notice: Notice, now: float) -> Notice | None:
-        """The notice as it is to be told, or None. now: monotonic seconds."""
+        """The notice as it is to be told, or None. now: monotonic seconds. Field ``from``: the peer whose address the
+        message came from, where that is all that is known of its sender."""
         self.total += 1
-        key = notice.kind, notice.peer, str(notice.fields.get("reason"))
+        key = notice.kind, notice.peer or str(notice.fields.get("from", "")), str(notice.fields.get("reason"))
         said = self._said.get(key)
         if said is None:
             while len(self._said) >= KINDS_KEPT:

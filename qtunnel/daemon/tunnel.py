@@ -101,6 +101,9 @@ class Tunnel:
         self._misplaced.clear()
         await self._interface.up()
         self._warn()
+        for name in self._specs:  # a handshake that was asked for before the link was up has not been sent
+            self._in_place[name] = None
+            await self._put_right(name)
         self.up = True
 
     def _warn(self) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
 import signal
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
 from qtunnel.errors import DemoError
@@ -72,6 +76,17 @@ class Child:
         if self._process is not None and self._process.returncode is not None and not self.expected_to_end:
             raise DemoError(f"{self.name} {ending(self._process.returncode)}{self.last_words()}")
 
+    def said_at(self, event: str, since: int = 0) -> float:
+        """When its log, read from byte ``since``, has that event: monotonic seconds; now where it has not."""
+        present, unix_now = time.monotonic(), time.time()
+        found = re.search(rf"^ts=(\S+) .*\bevent={re.escape(event)}\b", self._text(since), re.MULTILINE)
+        if found is None:
+            return present
+        return present - max(0.0, unix_now - datetime.fromisoformat(found[1]).timestamp())
+
+    def _text(self, since: int) -> str:
+        return self.log.read_bytes()[since:].decode(errors="replace")
+
     def last_words(self) -> str:
         """The end of its log, for an error message; empty where there is none."""
         with contextlib.suppress(OSError):
@@ -87,7 +102,8 @@ class Child:
         if process is None or process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+            # not terminate(), which reaps what has just ended, and asyncio then warns of an unknown child
+            os.kill(process.pid, signal.SIGTERM)
         try:
             await asyncio.wait_for(process.wait(), STOP_BOUND)
         except TimeoutError:

@@ -204,7 +204,7 @@ class Run:
         length = kme.log.stat().st_size
         await kme.start()
         await self.lab.kme_ready(kme, length)
-        self.outage = (stopped, time.monotonic())
+        self.outage = (stopped, kme.said_at("kme.ready", length))
         self._say(f"{kme.name} serves again")
 
     def summary(self) -> Summary:
@@ -314,7 +314,7 @@ def screen(as_json: bool) -> Iterator[tuple[Callable[[str], None], Callable[...,
             nonlocal live
             if not console.is_terminal:
                 return
-            view = live_view(options, observer, progress)
+            view = live_view(options, observer, progress, console.width)
             if live is None:
                 live = stack.enter_context(Live(view, console=console, auto_refresh=False))
             live.update(view, refresh=True)

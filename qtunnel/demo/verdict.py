@@ -44,14 +44,14 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What ``--json`` prints, key for key."""
+    """What ``--json`` prints, key for key. throughput_gbps: ``None`` where it was not measured."""
 
     ok: bool
     seconds: float
     rekeys: int
     pings_sent: int
     pings_lost: int
-    throughput_gbps: float
+    throughput_gbps: float | None
     protection: str
     sources: list[str]
     errors: list[str]
@@ -89,7 +89,7 @@ def judge(options: DemoOptions, observer: Observer, measured: Measured) -> Summa
         rekeys=observer.rekeys,
         pings_sent=measured.pings_sent,
         pings_lost=measured.pings_lost,
-        throughput_gbps=round(measured.gbps or 0.0, 3),
+        throughput_gbps=None if measured.gbps is None else round(measured.gbps, 3),
         protection=observer.protection,
         sources=observer.sources,
         errors=errors,

@@ -28,16 +28,15 @@ class Progress:
     kmes: str = ""
 
 
-def live_view(options: DemoOptions, observer: Observer, progress: Progress) -> RenderableType:
-    """Both gateways side by side, and the run's counters below."""
-    table = Table(title="qtunnel demo: two gateways, two KMEs, one tunnel", title_style="bold", expand=False)
-    table.add_column("", style="dim", no_wrap=True)
+BESIDE = 80
+"""Columns for two gateways side by side; on fewer they stand one below the other."""
+
+
+def live_view(options: DemoOptions, observer: Observer, progress: Progress, width: int = BESIDE) -> RenderableType:
+    """Both gateways, side by side where ``width`` columns allow it, and the run's counters below."""
     names = list(observer.sides)
-    for name in names:
-        table.add_column(name, min_width=29, max_width=40, overflow="fold")
-    rows = [_rows(observer.sides[name].peer) for name in names]
-    for index, (label, _) in enumerate(rows[0]):
-        table.add_row(label, *(column[index][1] for column in rows))
+    groups = [names] if width >= BESIDE else [[name] for name in names]
+    tables = [_table(observer, group, narrow=width < BESIDE) for group in groups]
     done = min(progress.elapsed, options.seconds)
     counters = Table.grid(padding=(0, 2))
     counters.add_row("run", f"{done:.0f} of {options.seconds:.0f} s")
@@ -48,8 +47,20 @@ def live_view(options: DemoOptions, observer: Observer, progress: Progress) -> R
         "pings", Text(f"{progress.pings_sent} sent, ").append(unanswered).append(f", {progress.rtt_ms:.2f} ms")
     )
     counters.add_row("iperf3", progress.load)
-    counters.add_row("", ProgressBar(total=options.seconds, completed=done, width=60))
-    return Group(table, counters)
+    counters.add_row("", ProgressBar(total=options.seconds, completed=done, width=min(60, width - 12)))
+    return Group(*tables, counters)
+
+
+def _table(observer: Observer, names: list[str], *, narrow: bool) -> Table:
+    title = None if narrow else "qtunnel demo: two gateways, two KMEs, one tunnel"
+    table = Table(title=title, title_style="bold", expand=False)
+    table.add_column("", style="dim", no_wrap=True)
+    for name in names:
+        table.add_column(name, min_width=None if narrow else 29, max_width=40, overflow="fold")
+    rows = [_rows(observer.sides[name].peer) for name in names]
+    for index, (label, _) in enumerate(rows[0]):
+        table.add_row(label, *(column[index][1] for column in rows))
+    return table
 
 
 def _rows(peer: PeerStatus | None) -> list[tuple[str, RenderableType]]:
@@ -75,11 +86,13 @@ def _error(peer: PeerStatus) -> str:
 
 def in_words(summary: Summary, options: DemoOptions) -> str:
     """The summary for people."""
+    gbps = summary.throughput_gbps
+    throughput = "throughput not measured" if gbps is None else f"{gbps:.2f} Gbit/s"
     lines = [
         f"{'OK' if summary.ok else 'NOT OK'}: {summary.seconds:g} s of traffic through the tunnel",
         f"  {summary.rekeys} rekeys came into force at both ends, one every {options.interval:g} s",
         f"  {summary.pings_sent} pings sent, {summary.pings_lost} lost",
-        f"  {summary.throughput_gbps:.2f} Gbit/s (one TCP connection, both gateways on this machine)",
+        f"  {throughput} (one TCP connection, both gateways on this machine)",
         f"  protected by {', '.join(summary.sources) or 'nothing'} ({summary.protection})",
         "  the QKD keys come from two embedded KMEs and are simulated",
     ]

@@ -13,7 +13,7 @@ from qtunnel.handshake import transcript
 from qtunnel.handshake.messages import Answer, Offer, Verdict, decode_offer, encode_answer, parse_init
 from qtunnel.handshake.suites import Suite
 from qtunnel.handshake.transcript import Sealed, open_or
-from qtunnel.identity import Identity, PublicIdentity
+from qtunnel.identity import Identity, PublicIdentity, fingerprint_of
 from qtunnel.secret import RandomBytes, Secret
 from qtunnel.terms import KeyRef
 
@@ -75,7 +75,7 @@ class Responder:
         identity = open_or(state, sealed_id, "authentication", "message 1 was not made for this identity")  # -> {id_i}
         known = find_peer(identity)
         if known is None:
-            raise HandshakeError("unknown-peer", f"no peer here has the identity that begins {identity[:8].hex()}")
+            raise HandshakeError("unknown-peer", f"no peer here has the fingerprint {fingerprint_of(identity)}")
         transcript.mix_statics(state, suite, known.public)
         try:
             with dh.exchange(local.x25519, known.public.x25519) as shared:  # -> ss

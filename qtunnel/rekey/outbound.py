@@ -17,7 +17,15 @@ from qtunnel.keys.policy import Shortfall, sources_required
 from qtunnel.rekey.context import PeerContext
 from qtunnel.rekey.limits import EPOCH_JUMP
 from qtunnel.rekey.model import Fetched, FetchNew, Now, Send
-from qtunnel.rekey.timing import ATTEMPT_LIMIT, FETCH_LIMIT, PENDING_LIMIT, Retransmitter, grow, tai64n
+from qtunnel.rekey.timing import (
+    ATTEMPT_LIMIT,
+    FETCH_LIMIT,
+    PENDING_LIMIT,
+    UNANSWERED_AFTER,
+    Retransmitter,
+    grow,
+    tai64n,
+)
 from qtunnel.statemachine import Machine
 from qtunnel.terms import QkdPolicy
 
@@ -53,6 +61,11 @@ OUT_TABLE = {
 }
 
 
+NO_ANSWER = (
+    "the peer is down or unreachable, does not know this gateway's identity, or the public file here is not the peer's"
+)
+"""A responder is silent to everybody whom it does not know, so these look the same from here."""
+
 KEYS_KEPT_ON = {Verdict.BUSY, Verdict.STALE_EPOCH, Verdict.CHAIN_REQUIRED}
 """Refusals that come before any key is fetched: the offered keys serve the next attempt."""
 
@@ -83,6 +96,8 @@ class Outbound:
         self._mismatch: str | None = None
         self.elsewhere: Hashable | None = None
         """Where a first message of the peer's came from while ours was under way: ours goes there as well."""
+        self._offered = 0.0
+        self._silence_told = False
 
     @property
     def state(self) -> OutState:
@@ -162,6 +177,7 @@ class Outbound:
         context.epoch = offer.epoch
         context.remember(sent=timestamp, proposed=offer.epoch)
         self._exchange, self._initiator = exchange, initiator
+        self._offered = now.mono
         self._send(MessageType.INIT, self._initiator.message, now, ATTEMPT_LIMIT)
         return None
 
@@ -192,8 +208,10 @@ class Outbound:
                     self._mismatch = error.detail
                 context.notice("message.rejected", message="response", reason=error.reason, detail=error.detail)
                 return None
+            self._silence_told = False
             self._spend(initiator.offer)
             return self._fail(error.reason, error.detail)
+        self._silence_told = False
         if answer.verdict not in KEYS_KEPT_ON:
             self._spend(initiator.offer)
         if sealed is None:
@@ -284,14 +302,21 @@ class Outbound:
             if self._mismatch is not None and self._initiator is not None:
                 self._spend(self._initiator.offer)
                 return self._fail("key-mismatch", self._mismatch)
-            return self._fail(
-                "no-answer", "the peer did not answer: down, unreachable, or it does not know this identity"
-            )
+            return self._fail("no-answer", f"the peer did not answer: {NO_ANSWER}")
         if retransmitter.due(now.mono):
             self._context.effects.append(Send(self._context.name, retransmitter.datagrams))
             if self.elsewhere is not None and self.state is OutState.OFFERED:
                 self._context.effects.append(Send(self._context.name, retransmitter.datagrams, self.elsewhere))
+            self._tell_silence(now)
         return None
+
+    def _tell_silence(self, now: Now) -> None:
+        """Once until the peer answers: most that is wrong with a new tunnel shows as silence."""
+        waited = now.mono - self._offered
+        if self.state is OutState.OFFERED and waited >= UNANSWERED_AFTER and not self._silence_told:
+            self._silence_told = True
+            detail = f"no answer yet, after {waited:.0f} s: {NO_ANSWER}"
+            self._context.notice("rekey.unanswered", role="initiator", detail=detail)
 
     def _fail(self, reason: str, detail: str) -> Outcome:
         self._machine.fire(OutEvent.FAILED)

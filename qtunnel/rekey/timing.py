@@ -9,6 +9,9 @@ PENDING_LIMIT = 90.0
 so that a second exchange can put things right before traffic stops."""
 ATTEMPT_LIMIT = 30.0
 """Seconds to wait for an answer before a new attempt with fresh ephemerals: covers a peer whose KME takes 10 s."""
+UNANSWERED_AFTER = 6.0
+"""Seconds without an answer that are worth a word before the attempt is over: longer than the 5 s for which a peer
+waits for its KME by default, so that a slow KME over there is no false alarm."""
 FETCH_LIMIT = 30.0
 """Seconds for all key sources to answer; drivers time out earlier, this ends a driver that does not."""
 FIRST_RETRANSMIT = 0.5

@@ -46,6 +46,13 @@ REMEDY = (
     "in a container add SYS_ADMIN, NET_ADMIN and NET_RAW and the device /dev/net/tun"
 )
 
+TUN_REMEDIES = {
+    **dict.fromkeys((errno.ENOENT, errno.ENODEV, errno.ENXIO), "load it with: modprobe tun"),
+    errno.EACCES: f"its mode keeps other users out: run, as root: chmod 0666 {TUN} (an interface still needs "
+    "CAP_NET_ADMIN), or run this as root",
+}
+"""By what opening it says; anything else is for ``REMEDY``."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -90,7 +97,7 @@ def check_tun() -> None:
     try:
         os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        remedy = "load it with: modprobe tun" if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO) else REMEDY
+        remedy = TUN_REMEDIES.get(error.errno or 0, REMEDY)
         raise SandboxError(f"{TUN}: {(error.strerror or str(error)).lower()}; {remedy}") from None
 
 

@@ -245,6 +245,19 @@ def test_watch_in_json_gives_a_line_per_look_and_ends_on_ctrl_c(server: Serving)
     assert (process.returncode, errors) == (1, "")
 
 
+def test_watch_into_a_pipe_is_one_status_after_the_other_and_ends_with_a_whole_line(server: Serving) -> None:
+    command = [*COMMAND, "status", "--watch", "--socket", str(server.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = ""
+        while said.count("transfer") < 2:
+            said += process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
+    assert (said + rest).endswith("\n")
+
+
 def test_watch_on_a_terminal_ends_cleanly(server: Serving) -> None:
     ours, theirs = pty.openpty()
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qtunnel.daemon.rejections import KIND, KINDS_KEPT, PAUSE, Rejections, is_limited
+from qtunnel.daemon.rejections import KIND, KINDS_KEPT, PAUSE, Rejections, blame, is_limited
 from qtunnel.rekey.model import Notice
 
 
@@ -47,3 +47,19 @@ def test_refused_offers_are_limited_and_our_own_failures_are_not() -> None:
     told = [rejections.admit(refusal("responder"), number / 100) for number in range(800)]
     assert told == [refusal("responder")] + [None] * 799
     assert rejections.admit(refusal("responder", "suite"), 8.0)
+
+
+def test_what_comes_from_one_peers_address_does_not_hide_what_comes_from_anothers() -> None:
+    rejections = Rejections()
+    for name in ("bob", "carol"):
+        placed = Notice("", KIND, {"reason": "unknown-peer", "detail": "x", "from": name})
+        assert rejections.admit(placed, 0.0)
+        assert rejections.admit(placed, 0.0) is None
+
+
+def test_only_what_speaks_of_a_wrong_configuration_is_blamed_on_a_peer() -> None:
+    assert "is the public file here the peer's?" in (blame(notice("unknown-peer")) or "")
+    assert "does the peer have this gateway's public file?" in (blame(notice("mac1")) or "")
+    assert {reason: blame(notice(reason)) for reason in ("exchange", "malformed", "replay", "flood")} == {
+        "exchange": None, "malformed": None, "replay": None, "flood": None,
+    }  # fmt: skip

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,29 @@ def test_without_iperf3_one_line_names_the_package(tmp_path: Path) -> None:
     code, output, told = Demo("--json", env={"PATH": str(tmp_path)}).finish()
     assert (code, output) == (1, "")
     assert told == "qtunnel: iperf3 not found on PATH; install (Debian): apt-get install iperf3\n"
+
+
+def test_a_closed_tun_device_is_found_at_once_with_its_own_remedy() -> None:
+    """As any user sees it where the device has mode 0600: here on a private /dev, and without root's override."""
+    script = (
+        "mount -t tmpfs none /dev/net && mknod -m 0600 /dev/net/tun c 10 200 && chown 1 /dev/net/tun && "
+        'exec "$0" "$@" demo'
+    )
+    plain = ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override")
+    program = (sys.executable, "-X", "importtime", "-m", "qtunnel")
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, *plain, *program],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    loaded = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 1
+    assert len(said) == 1
+    assert said[0].startswith("qtunnel: /dev/net/tun: permission denied; ")
+    assert "chmod 0666 /dev/net/tun" in said[0]
+    assert "sysctl" not in said[0]
+    assert "qtunnel.sandbox.namespaces" in loaded
+    assert not {"qtunnel.demo.lab", "cryptography", "pydantic"} & set(loaded), "found out before all that is loaded"
 
 
 def test_where_no_namespaces_are_to_be_had_one_line_says_what_to_do() -> None:

@@ -84,7 +84,7 @@ def test_lower_protection_without_an_outage_is_never_fine(level: str) -> None:
 
 def test_too_few_rekeys_and_no_throughput() -> None:
     summary = judge(DemoOptions(), observed(30, interval=4.0), replace(good(), gbps=None))
-    assert (summary.ok, summary.rekeys, summary.throughput_gbps) == (False, 7, 0.0)
+    assert (summary.ok, summary.rekeys, summary.throughput_gbps) == (False, 7, None)
     assert summary.errors == ["7 rekeys, expected 12 or more", "no throughput was measured"]
 
 

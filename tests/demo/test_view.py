@@ -11,10 +11,10 @@ from qtunnel.demo.view import Progress, in_words, live_view
 from tests.demo.test_verdict import BEGAN, good, observed
 
 
-def shown(observer: Observer, progress: Progress) -> str:
-    console = Console(width=80, force_terminal=False)
+def shown(observer: Observer, progress: Progress, width: int = 80) -> str:
+    console = Console(width=width, force_terminal=False)
     with console.capture() as capture:
-        console.print(live_view(DemoOptions(), observer, progress))
+        console.print(live_view(DemoOptions(), observer, progress, width))
     return capture.get()
 
 
@@ -26,6 +26,13 @@ def test_the_table_shows_both_ends_on_80_columns() -> None:
     assert "10 of 30 s" in text
     assert "5 in force at both ends, one every 2 s" in text
     assert "1000 sent, 0 unanswered" in text
+
+
+def test_a_narrow_terminal_shows_both_ends_one_below_the_other() -> None:
+    text = shown(observed(10), Progress(elapsed=10, pings_sent=1000), width=40)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 40
+    assert text.index("alice") < text.index("bob")
+    assert text.count("protection") == text.count("key_ID") == 2
 
 
 def test_the_table_shows_what_is_wrong() -> None:
@@ -45,4 +52,7 @@ def test_the_summary_in_words() -> None:
     assert "x25519, ml-kem-1024, etsi014:metro (qkd+pqc)" in words
     assert "simulated" in words
     failed = Measured(BEGAN, BEGAN, failures=["kme-a was ended"])
-    assert "NOT OK" in in_words(judge(DemoOptions(), observed(1), failed), DemoOptions())
+    words = in_words(judge(DemoOptions(), observed(1), failed), DemoOptions())
+    assert "NOT OK" in words
+    assert "throughput not measured" in words
+    assert "Gbit/s" not in words

@@ -156,7 +156,7 @@ def test_a_judge_ends_the_exchange() -> None:
 
 def test_an_unknown_initiator_is_named_by_its_identity() -> None:
     run = Run(initiator=EVE)
-    with pytest.raises(HandshakeError, match=f"unknown-peer.*{EVE.public.id[:8].hex()}"):
+    with pytest.raises(HandshakeError, match=f"unknown-peer: .*fingerprint {EVE.public.fingerprint}$"):
         run.read(run.offer().message)
 
 

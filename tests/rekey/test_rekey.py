@@ -342,3 +342,21 @@ def test_no_effect_shows_a_key() -> None:
     shown = repr([host.notices for host in simulation.hosts.values()]) + repr(simulation.hosts["a"].node.take_effects())
     assert engine.psk.hex() not in shown
     assert repr(Secret(engine.psk)) == "<Secret 32 bytes, redacted>"
+
+
+def test_a_silent_peer_is_told_of_before_the_attempt_is_over_and_once_until_it_answers() -> None:
+    simulation = Simulation(1, Conditions(loss=1.0))
+    first = max(simulation.hosts.values(), key=lambda host: host.node.local.public.id)
+    simulation.run_for(10)
+    assert (first.count("rekey.unanswered"), first.count("rekey.failed")) == (1, 0)
+    told = next(notice for notice in first.notices if notice.kind == "rekey.unanswered")
+    assert "the public file here is not the peer's" in str(told.fields["detail"])
+    simulation.run_for(90)
+    assert first.count("rekey.unanswered") == 1
+    assert first.count("rekey.failed", reason="no-answer") >= 1
+    simulation.conditions = CLEAN
+    done(simulation, 3)
+    assert first.count("rekey.unanswered") == 1
+    simulation.conditions = Conditions(loss=1.0)
+    simulation.run_for(120)
+    assert first.count("rekey.unanswered") == 2

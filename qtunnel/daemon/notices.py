@@ -1,0 +1,70 @@
+"""What the rekeying core tells: what of it becomes an event, and what it means for the status of a peer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from qtunnel.daemon.clock import monotonic
+from qtunnel.daemon.endpoints import Endpoints
+from qtunnel.daemon.rejections import Rejections, blame, is_limited
+from qtunnel.daemon.tunnel import Tunnel
+from qtunnel.daemon.view import Tally
+from qtunnel.rekey.model import Notice
+
+ERRORS = ("rekey.failed", "rekey.unanswered", "source.failed", "peer.blocked", "policy.relaxed", "peer.defect")
+"""Kinds that are a peer's last error."""
+
+
+class Publish(Protocol):
+    """Puts an event into the stream."""
+
+    def __call__(self, kind: str, peer: str | None = None, **fields: object) -> None: ...
+
+
+class Notices:
+    """Takes the core's notices in two steps: ``admit`` as they come, ``tell`` when what came before is done."""
+
+    def __init__(self, tallies: Mapping[str, Tally], tunnel: Tunnel, endpoints: Endpoints, publish: Publish) -> None:
+        self._tallies = tallies
+        self._tunnel = tunnel
+        self._endpoints = endpoints
+        self._publish = publish
+        self.rejections = Rejections()
+
+    def admit(self, notice: Notice) -> Notice | None:
+        """The notice as it is to be told, or None: others can make any number of some."""
+        if not is_limited(notice):
+            return notice
+        told = self.rejections.admit(self._placed(notice), monotonic())
+        if told is None and notice.peer:
+            self._tallies[notice.peer].failed += notice.kind == "rekey.failed"
+        return told
+
+    def _placed(self, notice: Notice) -> Notice:
+        """A rejection with the peer whose address the message came from; that peer's status says so too."""
+        name = None if notice.peer else self._endpoints.peer_at(str(notice.fields.get("address")))
+        if name is None:
+            return notice
+        if (words := blame(notice)) is not None:
+            self._tallies[name].tell(words, monotonic())
+        return Notice("", notice.kind, {**notice.fields, "from": name})
+
+    def tell(self, notice: Notice) -> None:
+        """Count it, and publish it as an event."""
+        tally = self._tallies[notice.peer]
+        epoch = notice.fields.get("epoch")
+        if notice.kind == "rekey.done" and self._tunnel.epoch_in_place(notice.peer) != epoch:
+            detail = f"agreed on epoch {epoch}, but the engine has not taken it yet; it is tried again"
+            notice = Notice(
+                notice.peer, "rekey.failed", {"role": notice.fields.get("role"), "reason": "engine", "detail": detail}
+            )
+        if notice.kind == "rekey.done":
+            tally.done += 1
+        elif notice.kind == "rekey.failed":
+            tally.failed += 1
+            if notice.fields.get("reason") == "no-answer":
+                self._endpoints.doubt(notice.peer)
+        if notice.kind in ERRORS:
+            tally.tell(str(notice.fields.get("detail") or notice.kind), monotonic())
+        self._publish(notice.kind, notice.peer or None, **notice.fields)
