@@ -198,13 +198,13 @@ class Tunnel:
         """Put an epoch's PSK in place; where the engine is down or refuses, ``reconcile`` does it later."""
         try:
             async with self._lock:
+                self._record_suites[effect.peer] = effect.record_suite
                 current = self._current_psk(effect.peer)
                 if current is not None:
                     current[1].wipe()
                 if not self.up or current is None or current[0] != effect.epoch:
                     return  # superseded: the effect that did so comes after this one
                 self._in_place[effect.peer] = _UNKNOWN
-                self._record_suites[effect.peer] = effect.record_suite
                 await self.engine.set_psk(
                     self._keys[effect.peer], effect.psk, effect.epoch, effect.previous_psk,
                     effect.previous_epoch or 0, effect.handshake_now, effect.record_suite,

@@ -71,6 +71,13 @@ def test_a_peer_that_is_not_in_the_configuration_gets_no_answer_and_is_named(lab
     assert dave.end() == 0
 
 
+def test_two_gateways_agree_on_record_mode_and_show_it(lab: Lab) -> None:
+    modes = {lab.alice.status("bob")[1]["record_mode"], lab.bob.status("alice")[1]["record_mode"]}
+    assert modes in ({"aes-256-gcm"}, {"chacha20-poly1305"})
+    _, output, _ = lab.alice.ask("status", "bob")
+    assert "in records, " in output
+
+
 def test_the_exit_codes_of_status_and_rekey(lab: Lab) -> None:
     alice = lab.alice
     assert alice.ask("status", "bob")[0] == 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ class RefusingEngine:
         self.refusing = False
         self.psk: bytes | None = None
         self.epoch: int | None = None
+        self.record_suite = ""
         self.endpoint: Endpoint | None = None
         self.starts = 0
         self.alive: asyncio.Event = asyncio.Event()
@@ -62,11 +64,11 @@ class RefusingEngine:
 
     async def set_psk(
         self, public_key: bytes, psk: Secret, epoch: int, previous: Secret | None = None, previous_epoch: int = 0,
-        handshake_now: bool = False,
+        handshake_now: bool = False, record_suite: str = "",
     ) -> None:  # fmt: skip
         await asyncio.sleep(0)
         self._check()
-        self.psk, self.epoch = bytes(psk.reveal()), epoch
+        self.psk, self.epoch, self.record_suite = bytes(psk.reveal()), epoch, record_suite
 
     async def block(self, public_key: bytes, psk: Secret) -> None:
         self._check()
@@ -149,6 +151,17 @@ def test_a_refused_block_is_repeated_until_it_holds(make: Callable[[], Made]) ->
         engine.refusing = False
         await tunnel.reconcile()
         assert engine.psk == b"random"
+
+    running(make, test)
+
+
+def test_record_mode_comes_back_with_an_engine_that_was_down(make: Callable[[], Made]) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        wanted.epoch, tunnel.up = 3, False
+        await tunnel.install(replace(install(3), record_suite="aes-256-gcm"))
+        assert engine.record_suite == ""
+        await tunnel._bring_up()
+        assert (tunnel.epoch_in_place("bob"), engine.record_suite) == (3, "aes-256-gcm")
 
     running(make, test)
 
