@@ -39,14 +39,22 @@ def talk(interface: str, request: str) -> str:
 class Gateway:
     """One interface in one host, at 10.99.0.N and fd99::N outside, 10.77.0.N and fd77::N inside."""
 
-    def __init__(self, host: Namespace, index: int, *, program: str = "qtunnel", level: str = "info") -> None:
+    def __init__(
+        self,
+        host: Namespace,
+        index: int,
+        *,
+        program: str = "qtunnel",
+        level: str = "info",
+        options: tuple[str, ...] = (),
+    ) -> None:
         self.host = host
         self.number = index + 1
         self.interface = unique_name("qw")
         self.private = os.urandom(32)
         self.public = KeyPair.of(Secret(self.private)).public
         if program == "qtunnel":
-            command = [*QTUNNEL, "wg", "--foreground", "--log-level", level, self.interface]
+            command = [*QTUNNEL, "wg", "--foreground", "--log-level", level, *options, self.interface]
             self.process = host.start(*command)
         else:
             self.process = host.start("wireguard-go", "-f", self.interface, env=os.environ | {"LOG_LEVEL": "verbose"})
@@ -73,13 +81,22 @@ class Gateway:
         lines = talk(self.interface, "get=1\n\n").splitlines()
         return [line.partition("=")[2] for line in lines if line.startswith(f"{key}=")]
 
-    def meet(self, other: Gateway, *, outer: int = 4, psk: str = "", endpoint: bool = True) -> None:
-        """Make the other a peer, and set the interface up."""
+    def meet(
+        self,
+        other: Gateway,
+        *,
+        outer: int = 4,
+        psk: str = "",
+        endpoint: bool = True,
+        versions: tuple[int, ...] = (4, 6),
+    ) -> None:
+        """Make the other a peer, and set the interface up. versions: of the addresses inside."""
         lines = [f"private_key={self.private.hex()}", f"listen_port={PORT}", f"public_key={other.public.hex()}"]
         lines += [f"preshared_key={psk}"] if psk else []
         lines += [f"endpoint={other.outer(outer)}:{PORT}"] if endpoint else []
-        self.set(*lines, f"allowed_ip={other.inner(4)}/32", f"allowed_ip={other.inner(6)}/128")
-        self.host.address(self.interface, f"{self.inner(4)}/24", f"{self.inner(6)}/64")
+        whole, network = {4: 32, 6: 128}, {4: 24, 6: 64}
+        self.set(*lines, *(f"allowed_ip={other.inner(version)}/{whole[version]}" for version in versions))
+        self.host.address(self.interface, *(f"{self.inner(version)}/{network[version]}" for version in versions))
 
     def ping(self, other: Gateway, version: int = 4, count: int = 5) -> None:
         """Every ping is answered, also the first, which starts the handshake."""
