@@ -84,8 +84,9 @@ ROOMS = {
     "demo": Room("all of it on one machine", ("config", "control", "kme")),
     "cli": Room(
         "the commands; each may import the room of its own name",
-        ("config", "control", "daemon", "drivers", "netio", "process", "telemetry"),
-        {"daemon": ("run.py",), "drivers": ("check.py",), "netio": ("wg.py",), "process": ("run.py", "kme.py"),
+        ("config", "control", "daemon", "drivers", "engines", "netio", "process", "telemetry"),
+        {"daemon": ("run.py",), "drivers": ("machine.py",), "engines": ("machine.py",), "netio": ("wg.py",),
+         "process": ("run.py", "kme.py"),
          "telemetry": ("run.py", "kme.py")},
         commands=True,
     ),

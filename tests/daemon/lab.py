@@ -178,8 +178,8 @@ class Lab:
         self.bob.peer("alice", "10.77.0.1", "10.99.0.1", {"sources": {"metro": {"peer_sae_id": "sae-alice"}}})
         self.carol.peer("alice", "10.77.0.1", "10.98.0.1", OFF)
         for name in ("kme-a", "kme-b"):
-            log = directory / f"{name}.log"
-            wait_until(lambda log=log: "kme.ready" in log.read_text(), f"{name} serves", READY)  # type: ignore[misc]
+            path = directory / f"{name}.log"
+            wait_until(lambda path=path: "kme.ready" in path.read_text(), f"{name} serves", READY)  # type: ignore[misc]
 
 
 @contextmanager

@@ -81,8 +81,8 @@ def test_the_exit_codes_of_status_and_rekey(lab: Lab) -> None:
         expected = "qtunnel: no peer 'nobody'; there are: bob, carol, frank\n"
         assert alice.ask(command, "nobody") == (2, "", expected)
     nobody_there = Gateway(lab.directory, alice.namespace, "grace", "10.75.0.1")
-    for command in (("status",), ("rekey", "bob")):
-        code, output, errors = nobody_there.ask(*command)
+    for arguments in (("status",), ("rekey", "bob")):
+        code, output, errors = nobody_there.ask(*arguments)
         assert (code, output, errors.count("\n")) == (3, "", 1)
         assert errors.startswith("qtunnel: no daemon: ")
 
