@@ -9,7 +9,7 @@ BENCH_TOOLS := iproute2 iperf3 ethtool nftables wireguard-go
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools demo test sim lint diagrams bench clean
+.PHONY: venv dev demo-tools test-tools bench-tools demo test sim lint diagrams bench install uninstall clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -61,6 +61,21 @@ bench: venv bench-tools
 		$(BIN)/qtunnel bench tunnel --against "$$rival" --mode record --suite $$suite $(ARGS); \
 	done; \
 	$(BIN)/qtunnel bench rekey
+
+# as a service: the program in a virtual environment of its own that nobody's checkout changes, a link to it, the unit.
+# DESTDIR is put in front of all paths
+PREFIX  ?= /opt/qtunnel
+LINK    ?= /usr/bin/qtunnel
+UNITS   ?= /etc/systemd/system
+ETC     ?= /etc/qtunnel
+DESTDIR ?=
+install:
+	@scripts/install-service "$(PYTHON)" "$(DESTDIR)" "$(PREFIX)" "$(LINK)" "$(UNITS)" "$(ETC)" $(OUT)
+
+# all but /etc/qtunnel and /var/lib/qtunnel, which hold identities and state
+uninstall:
+	rm -rf "$(DESTDIR)$(PREFIX)"
+	rm -f "$(DESTDIR)$(LINK)" "$(DESTDIR)$(UNITS)/qtunnel@.service"
 
 clean:
 	rm -rf $(VENV) $(TOOLS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

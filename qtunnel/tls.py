@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cryptography import x509
+
 from qtunnel.errors import ConfigError
 from qtunnel.files import check_secret_file
 
@@ -66,6 +68,17 @@ def names(certificate: PeerCertificate | None) -> set[str]:
     found = {value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "DNS"}
     name = common_name(certificate)
     return found | {name} if name else found
+
+
+def names_in_file(path: Path) -> set[str]:
+    """Common names and DNS names of the first certificate in a PEM file that ``client_context`` has accepted."""
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    found = {str(part.value) for part in certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)}
+    try:
+        other = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return found
+    return found | set(other.value.get_values_for_type(x509.DNSName))
 
 
 _VERIFY_WORDS = {

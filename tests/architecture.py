@@ -87,9 +87,9 @@ ROOMS = {
     "bench": Room("what the engine carries and costs, next to another one", ("engines", "sandbox")),
     "cli": Room(
         "the commands; each may import the room of its own name",
-        ("config", "control", "daemon", "drivers", "netio", "process", "sandbox", "telemetry"),
-        {"daemon": ("run.py",), "drivers": ("check.py",), "netio": ("wg.py",), "process": ("run.py", "kme.py"),
-         "sandbox": ("bench.py", "demo.py"), "telemetry": ("run.py", "kme.py")},
+        ("config", "control", "daemon", "drivers", "engines", "netio", "process", "sandbox", "telemetry"),
+        {"daemon": ("run.py",), "drivers": ("machine.py",), "engines": ("machine.py",), "netio": ("wg.py",),
+         "process": ("run.py", "kme.py"), "sandbox": ("bench.py", "demo.py"), "telemetry": ("run.py", "kme.py")},
         commands=True,
     ),
     "__main__": Room("python -m qtunnel", ("cli",)),

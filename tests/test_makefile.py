@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SAID = re.compile(r"(?:`|^)make ([a-z-]+)", re.MULTILINE)
+SAID = re.compile(r"(?:`|^)make ([a-z][a-z-]*)", re.MULTILINE)
 """``make TARGET`` in code, or at the beginning of a line of a block of commands."""
 
 

@@ -353,7 +353,7 @@ def test_states() -> None:
     assert _transitions("state", "5.3", InState) == {(state, to) for (state, _), to in IN_TABLE.items()}
 
 
-NOT_OF_THE_PROTOCOL = {"REPLACED_KEPT", "RESTART_AFTER_DEFECT"}
+NOT_OF_THE_PROTOCOL = {"UNANSWERED_AFTER", "REPLACED_KEPT", "RESTART_AFTER_DEFECT"}
 """What an end keeps for its status, and how it heals from its own defects."""
 NUMBERS: list[tuple[str, tuple[ModuleType, ...]]] = [
     ("3.3", (qtunnel.handshake.fragments,)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,28 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
 def test_the_verification_can_fail(tmp_path: Path) -> None:
     result = verify(tmp_path, UNIT.read_text().replace("LimitCORE=0", "LimitKERN=0"))
     assert "LimitKERN" in result.stderr
+
+
+@pytest.mark.timeout(300)
+def test_what_make_install_puts_in_place_is_what_the_unit_runs(tmp_path: Path) -> None:
+    """All paths below a directory of the test's own; PREFIX is there already, so only the program is taken from it."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze (Debian package systemd)")
+    prefix, link, units, etc = (tmp_path / name for name in ("opt", "bin/qtunnel", "units", "etc"))
+    command = ["make", "install", f"PYTHON={sys.executable}", f"PREFIX={prefix}", f"LINK={link}", f"UNITS={units}",
+               f"ETC={etc}"]  # fmt: skip
+    done = subprocess.run(command, cwd=UNIT.parents[1], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (etc.stat().st_mode & 0o777, link.readlink()) == (0o700, prefix / "bin" / "qtunnel")
+    said = subprocess.run([link, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout.startswith("qtunnel, version ")
+    installed = next(prefix.glob("lib/python*/site-packages/qtunnel"))
+    assert (installed / "demo" / "configs" / "alice.yaml").is_file(), "a copy, which needs no checkout"
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(units / "qtunnel@alice.service")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
 
 
 def settings() -> dict[str, str]:

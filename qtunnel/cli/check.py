@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import click
 
+from qtunnel.cli.machine import check_machine, doubts
 from qtunnel.config import Config, PeerConfig, load_config, warnings
 from qtunnel.config.types import format_duration
-from qtunnel.drivers import registry
-from qtunnel.errors import ConfigError, QtunnelError
+from qtunnel.errors import ConfigError
 from qtunnel.identity import Identity, PublicIdentity
 
 
@@ -22,33 +21,16 @@ def check(file: Path) -> None:
     Prints every error with its place (exit code 2), or a summary and warnings (exit code 0).
     """
     try:
-        config = load_config(file)
+        config = load_config(file, checks=[check_machine])
     except ConfigError as error:
         lines = str(error).splitlines()
         click.echo(str(error), err=True)
         if len(lines) > 1:
             click.echo(f"qtunnel: {len(lines)} errors in {file}", err=True)
         raise click.exceptions.Exit(error.exit_code) from None
-    problems = asyncio.run(_unusable_sources(config))
-    if problems:
-        click.echo("\n".join(f"{file}: {problem}" for problem in problems), err=True)
-        raise click.exceptions.Exit(ConfigError.exit_code)
     click.echo("\n".join(summary(config)))
-    for line in warnings(config):
+    for line in [*warnings(config), *doubts(config)]:
         click.echo(f"warning: {line}")
-
-
-async def _unusable_sources(config: Config) -> list[str]:
-    """Opens every key source as the daemon would, which reads certificates but asks for no key."""
-    problems = []
-    for name, source in config.key_sources.items():
-        try:
-            hub = registry.find(source.driver).open(name, source.options)
-        except QtunnelError as error:
-            problems.append(f"key_sources.{name}: {error}")
-        else:
-            await hub.close()
-    return problems
 
 
 def summary(config: Config) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from qtunnel.config.checks import SETTINGS, check_identities, warnings
@@ -50,11 +50,18 @@ def with_defaults(config: Config, environ: Mapping[str, str]) -> Config:
     return config.model_copy(update={"node": node.model_copy(update=changes)}) if changes else config
 
 
-def load_config(path: Path | str, *, check_files: bool = True, environ: Mapping[str, str] | None = None) -> Config:
+def load_config(
+    path: Path | str,
+    *,
+    check_files: bool = True,
+    checks: Iterable[Callable[[Config], Iterable[Problem]]] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Config:
     """The gateway's configuration file; raises ``ConfigError`` with one line for everything that is wrong.
 
     check_files: also open the identity, the public files and whatever else the file names; leave it off where only
-    settings are wanted, as for finding the control socket.
+    settings are wanted, as for finding the control socket. checks: more of them, on the
+    configuration with its defaults.
     """
     environment = os.environ if environ is None else environ
 
@@ -63,5 +70,10 @@ def load_config(path: Path | str, *, check_files: bool = True, environ: Mapping[
         for check in SETTINGS:
             yield from check(completed)
 
-    checks = [settings, check_identities] if check_files else [settings]
-    return with_defaults(load(path, Config, checks=checks, check_files=check_files), environment)
+    def given(config: Config) -> Iterable[Problem]:
+        completed = with_defaults(config, environment)
+        for check in checks:
+            yield from check(completed)
+
+    own = [settings, check_identities] if check_files else [settings]
+    return with_defaults(load(path, Config, checks=[*own, given], check_files=check_files), environment)

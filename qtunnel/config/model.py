@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -141,8 +142,28 @@ def _key_source(value: Any, info: ValidationInfo) -> Any:
     installed = registry.names()
     if name is None:
         raise ProblemsError([Problem(("driver",), f"is missing; installed drivers: {listing(installed)}")])
-    driver = _driver(name, installed)
+    try:
+        driver = _driver(name, installed)
+    except ProblemsError as failure:
+        raise ProblemsError([*failure.found, *_further(name, raw, installed, info.context)]) from None
     return KeySourceConfig(driver=driver.name, options=_foreign(driver.options, raw, info.context, "driver"))
+
+
+def _further(name: Any, raw: dict[str, Any], installed: list[str], context: Any) -> list[Problem]:
+    """What else is wrong, by the driver that was probably meant: of a similar name, or with most of the given keys."""
+    guess = nearest(name, installed) if isinstance(name, str) else None
+    drivers = []
+    for candidate in [guess] if guess else installed:
+        with contextlib.suppress(ConfigError):
+            drivers.append(registry.find(candidate))
+    meant = max(drivers, key=lambda driver: len(raw.keys() & set(key_names(driver.options))), default=None)
+    if meant is None or 2 * len(raw.keys() & set(key_names(meant.options))) < len(raw):
+        return []
+    try:
+        _foreign(meant.options, raw, context, "driver")
+    except ProblemsError as failure:
+        return failure.found
+    return []
 
 
 def _driver(name: Any, installed: list[str]) -> registry.Driver:

@@ -107,6 +107,8 @@ Name = Annotated[str, AfterValidator(_name)]
 def _interface(value: str) -> str:
     if value in (".", "..") or not re.fullmatch(r"[^\s/:%]+", value) or not value.isascii() or not value.isprintable():
         raise ValueError("not an interface name; take letters, digits, '_' and '-', no '/', no blanks")
+    if value in ("lo", "all", "default"):
+        raise ValueError("is a name that the kernel uses itself; take a name of its own, such as qt0")
     if len(value) > 15:
         raise ValueError(f"has {len(value)} characters; the kernel allows 15 in an interface name")
     return value
@@ -126,9 +128,19 @@ def _ip_interface(value: object) -> IpInterface:
         return value
     text = _text(value, "10.77.0.1/24")
     try:
-        return ipaddress.ip_interface(text)
+        interface = ipaddress.ip_interface(text)
     except ValueError:
         raise ValueError("not an IP address with a prefix length; write 10.77.0.1/24 or fd77::1/64") from None
+    network = interface.network
+    if network.num_addresses > 2 and interface.ip == network.network_address:  # RFC 3021 and RFC 6164: not in /31, /127
+        raise ValueError(f"is the network itself; write the address of this gateway in it, such as {_first(network)}")
+    if network.version == 4 and network.num_addresses > 2 and interface.ip == network.broadcast_address:
+        raise ValueError(f"is the broadcast address; write this gateway's own, such as {_first(network)}")
+    return interface
+
+
+def _first(network: IpNetwork) -> str:
+    return f"{network.network_address + 1}/{network.prefixlen}"
 
 
 def _ip_network(value: object) -> IpNetwork:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -32,7 +32,7 @@ from qtunnel.errors import (
 )
 from qtunnel.keys.source import KeyRef, SourceStatus
 from qtunnel.secret import Secret
-from qtunnel.tls import TlsFiles, client_context, explain
+from qtunnel.tls import TlsFiles, client_context, explain, names_in_file
 
 KEEPALIVE = 15.0
 """Seconds an idle connection is kept: shorter than servers keep theirs, so that a call never meets one just closed."""
@@ -320,4 +320,12 @@ def _open(name: str, options: Options) -> Hub:
     return Hub(name, options)
 
 
-DRIVER = Driver("etsi014", Options, PeerOptions, _open)
+def _doubts(options: Options) -> Iterator[str]:
+    """KMEs take the SAE ID from the client certificate (ETSI GS QKD 014 clause 5.1); some map it by a table instead."""
+    found = names_in_file(options.certificate)
+    if options.sae_id not in found:
+        listed = ", ".join(sorted(found)) or "nobody"
+        yield f"{options.certificate} names {listed}, not sae_id {options.sae_id}; most KMEs will refuse it"
+
+
+DRIVER = Driver("etsi014", Options, PeerOptions, _open, _doubts)

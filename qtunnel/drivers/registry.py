@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -27,12 +27,17 @@ class SourceHub(Protocol):
         ...
 
 
+def _no_doubts(options: Any) -> Iterable[str]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Driver:
     """A kind of key source.
 
     options: the pydantic model of what stands under ``key_sources.<name>`` besides ``driver``.
     peer_options: the model of what stands under ``peers[].qkd.sources.<name>``.
+    doubts: what may be wrong with the options, in words, though they can be used.
     open: makes the hub from the source's name and its options; may read files, but asks nobody. Raises ``ConfigError``
     or ``FilePermissionError``.
 
@@ -43,6 +48,7 @@ class Driver:
     options: type[BaseModel]
     peer_options: type[BaseModel]
     open: Callable[[str, Any], SourceHub]
+    doubts: Callable[[Any], Iterable[str]] = _no_doubts
 
 
 def names() -> list[str]:

@@ -184,12 +184,13 @@ def test_check_prints_every_error_and_exits_with_2(write: Callable[[str], Path])
     assert result.exit_code == 2
     assert "node.name" in result.stderr
     assert "tunnel.interface" in result.stderr
-    assert "2 errors" in result.stderr
+    assert "key_sources.metro.ca" in result.stderr
+    assert "3 errors" in result.stderr
     assert result.stdout == ""
 
 
 def test_check_opens_the_key_sources(write: Callable[[str], Path]) -> None:
     result = CliRunner().invoke(check, [str(write(MINIMAL))])
     assert result.exit_code == 2
-    assert "key_sources.metro: " in result.stderr
+    assert ":12:9: key_sources.metro.ca: " in result.stderr
     assert "ca.pem" in result.stderr

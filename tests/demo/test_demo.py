@@ -80,9 +80,10 @@ def goes_on(told: dict[str, Any], words: str) -> None:
 def test_a_signal_ends_a_run_and_leaves_nothing(number: signal.Signals) -> None:
     with running("--seconds", "60", "--json") as demo:
         demo.process.send_signal(number)
-        code, output, _ = demo.finish()
+        code, output, said = demo.finish()
     told = report(output)
     assert (told["ok"], told["errors"], code) == (False, ["interrupted"], 1)
+    assert "child process" not in said
 
 
 def test_even_a_killed_run_leaves_nothing() -> None:

@@ -1,0 +1,72 @@
+"""What keeps a good configuration from running on this machine: programs, directories, certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from qtunnel.config.document import Location, Problem
+from qtunnel.config.model import Config
+from qtunnel.drivers import registry
+from qtunnel.engines.programs import find
+from qtunnel.errors import EngineError, QtunnelError
+
+
+def check_machine(config: Config) -> Iterator[Problem]:
+    """What the daemon would stumble over at its start, with the place in the file. Changes nothing, asks no KME."""
+    node, tunnel = config.node, config.tunnel
+    try:
+        find(tunnel.engine).command(tunnel.interface)
+    except EngineError as error:
+        yield Problem(("tunnel", "engine"), str(error))
+    yield from _check_directory(("node", "control_socket"), node.control_socket.parent)
+    yield from _check_directory(("node", "state_dir"), node.state_dir)
+    if node.control_socket.exists() and not stat.S_ISSOCK(node.control_socket.stat().st_mode):
+        what = f"{node.control_socket} is there and no socket; remove it, or choose another path"
+        yield Problem(("node", "control_socket"), what)
+    for name, source in config.key_sources.items():
+        try:
+            hub = registry.find(source.driver).open(name, source.options)
+        except QtunnelError as error:
+            field = _field(source.options, str(error))
+            if not field or getattr(source.options, field[0]).exists():  # else the check of files says so
+                yield Problem(("key_sources", name, *field), str(error), at_key=not field)
+        else:
+            asyncio.run(hub.close())
+
+
+def _check_directory(where: Location, directory: Path) -> Iterator[Problem]:
+    """A directory that is there, or can be made by who may write in the nearest one above it."""
+    try:
+        nearest = next(place for place in (directory, *directory.parents) if place.exists())
+        if not nearest.is_dir():
+            yield Problem(where, f"{nearest} is no directory, so {directory} cannot be one; choose another path")
+        elif os.statvfs(nearest).f_flag & os.ST_RDONLY:
+            yield Problem(where, f"{nearest} is on a read-only file system; choose another path")
+        elif nearest.as_posix().startswith(("/proc", "/sys")):
+            yield Problem(where, f"{nearest} belongs to the kernel and takes no files; choose another path")
+    except OSError as error:
+        yield Problem(where, f"{directory}: {(error.strerror or str(error)).lower()}; choose another path")
+
+
+def _field(options: BaseModel, said: str) -> tuple[str, ...]:
+    """The field whose file an error begins with; none where it speaks of something else."""
+    for name in type(options).model_fields:
+        value = getattr(options, name)
+        if isinstance(value, Path) and said.startswith((f"{value}:", f"{value},")):
+            return (name,)
+    return ()
+
+
+def doubts(config: Config) -> list[str]:
+    """What a key source's driver finds odd, one line each; for a configuration that ``check_machine`` accepts."""
+    return [
+        f"key source {name}: {doubt}"
+        for name, source in config.key_sources.items()
+        for doubt in registry.find(source.driver).doubts(source.options)
+    ]

@@ -1,0 +1,93 @@
+"""What keeps a good configuration from running here, as ``qtunnel check`` tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from qtunnel.cli.check import check
+from qtunnel.kme.pki import create_pki
+from tests.config.conftest import MINIMAL
+
+Check = Callable[[str], tuple[int, str]]
+
+
+@pytest.fixture
+def checked(site: Path, write: Callable[[str], Path]) -> Check:
+    """Exit code and everything said, on a site with real certificates."""
+    for file in (site / "pki").iterdir():
+        file.unlink()
+    create_pki(site / "pki", now=datetime.now(UTC))
+    (site / "file").write_text("")
+
+    def run(text: str) -> tuple[int, str]:
+        result = CliRunner().invoke(check, [str(write(text))])
+        return result.exit_code, result.output.replace(f"{site}/", "")
+
+    return run
+
+
+BASE = MINIMAL.replace("name: alice", "name: alice\n  state_dir: state\n  control_socket: alice.sock")
+
+
+def test_a_file_that_a_daemon_could_run_on_is_good(site: Path, checked: Check) -> None:
+    code, said = checked(BASE)
+    assert (code, "warning" in said) == (0, False), said
+    assert not (site / "state").exists(), "a check changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("interface: qt0", "interface: lo", ":7:14: tunnel.interface: is a name that the kernel uses itself"),
+        ("10.77.0.1/24", "10.77.0.0/24", ":8:15: tunnel.addresses[0]: is the network itself; write the address of"),
+        ("10.77.0.1/24", "10.77.0.255/24", "tunnel.addresses[0]: is the broadcast address"),
+        ("10.77.0.1/24", '"fd77::/64"', "such as fd77::1/64"),
+        ("interface: qt0", "interface: qt0\n  engine: boringtun-cli", "tunnel.engine: engine boringtun-cli: program"),
+        ("state_dir: state", "state_dir: file/state", ":3:14: node.state_dir: file is no directory"),
+        ("state_dir: state", "state_dir: /proc/qtunnel", "node.state_dir: /proc belongs to the kernel"),
+        ("control_socket: alice.sock", "control_socket: file/a.sock", ":4:19: node.control_socket: file is no dir"),
+        ("control_socket: alice.sock", "control_socket: file", "node.control_socket: file is there and no socket"),
+        (
+            "private_key: pki/sae-alice.key", "private_key: pki/sae-bob.key",
+            ":16:18: key_sources.metro.private_key: pki/sae-bob.key: not the private key of pki/sae-alice.pem",
+        ),
+        ("ca: pki/ca.pem", "ca: none.pem", ":14:9: key_sources.metro.ca: no such file: none.pem"),
+    ],
+)  # fmt: skip
+def test_what_the_daemon_would_stumble_over_has_its_place(
+    checked: Check, monkeypatch: pytest.MonkeyPatch, old: str, new: str, expected: str
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert old in BASE
+    code, said = checked(BASE.replace(old, new))
+    assert code == 2
+    assert said.startswith("node.yaml:")
+    assert expected in said
+    assert len(said.splitlines()) == 1, said
+
+
+def test_a_host_in_a_network_of_two_may_have_either_address(checked: Check) -> None:
+    assert checked(BASE.replace("10.77.0.1/24", "10.77.0.0/31"))[0] == 0
+
+
+def test_an_sae_id_that_is_not_in_the_certificate_is_a_warning(checked: Check) -> None:
+    code, said = checked(BASE.replace("sae_id: sae-alice", "sae_id: sae-carol"))
+    assert code == 0
+    assert "warning: key source metro: pki/sae-alice.pem names sae-alice" in said
+    assert "not sae_id sae-carol" in said
+
+
+@pytest.mark.parametrize("driver", ["etsi041", "something-else"])
+def test_an_unknown_driver_does_not_hide_what_else_is_wrong(checked: Check, driver: str) -> None:
+    text = (
+        BASE.replace("driver: etsi014", f"driver: {driver}").replace("https:", "http:").replace("sae_id:", "saeid:", 1)
+    )
+    code, said = checked(text)
+    assert code == 2
+    for words in ("metro.driver: no driver of that name", "metro.url: is http", "unknown key 'saeid'"):
+        assert words in said
