@@ -152,17 +152,16 @@ class Receiver:
         if longest > size or longest * 2 < size:
             self._expect_bursts()
             return self._scattered(size, lengths)
-        uniform = self._uniform(count)
+        uniform = self._uniform(count) and not self._origin(0)[1]
         found = []
         start = 0
         for row, length in enumerate(lengths):
             last = row + 1 == count
             if length == size and not last and uniform:
                 continue
-            endpoint, _ = self._origin(row)
-            found.append(
-                Burst(start * size, (row - start) * size + length, size if row > start else max(length, 1), endpoint)
-            )
+            endpoint, glued = self._origin(row)
+            unit = size if row > start else glued or max(length, 1)
+            found.append(Burst(start * size, (row - start) * size + length, unit, endpoint))
             start = row + 1
         return found
 

@@ -149,13 +149,15 @@ class _OpenLayout:
 
     def __init__(self, source: bytearray, offset: int, size: int, target: bytearray) -> None:
         stride = size - MIN_DATA_SIZE
-        rows = min(MAX_RUN, (len(source) - offset) // size)
+        # The last one may be cut short by the buffer's end.
+        rows = min(MAX_RUN, (len(source) - offset - _HEADER) // size + 1)
         view, out = memoryview(source), memoryview(target)
         self.kinds: Words = np.ndarray((rows,), "<u8", source, offset, (size,))
         self.counters: Words = np.ndarray((rows,), "<u8", source, offset + 8, (size,))
         starts = range(offset, offset + rows * size, size)
         self.sources = [view[at + _HEADER : at + size] for at in starts]
         self.targets = [out[at * stride : (at + 1) * stride] for at in range(rows)]
+        self.rows = rows = min(rows, len(target) // stride)
         self.headers = _HeaderColumns(target, rows, stride) if stride >= IPV6_HEADER else None
 
 
@@ -245,7 +247,7 @@ class RunOpener:
         """Bytes of each packet without its padding, 0 where it is not to be delivered."""
         count, stride = len(sizes), sizes[0]
         check = self._transport.inner_length
-        if count > 2 and layout.headers is not None and sizes[-1] >= IPV6_HEADER and all(fresh):
+        if 2 < count <= layout.rows and layout.headers is not None and sizes[-1] >= IPV6_HEADER and all(fresh):
             # Usually all are of one flow: then its source address is looked up once.
             lengths = layout.headers.lengths_of_one_flow(count, self._plain[0])
             if lengths and min(lengths) >= IPV4_HEADER and max(lengths) <= stride and lengths[-1] <= sizes[-1]:
