@@ -103,8 +103,9 @@ class Records:
         Sources and headers of the packets are not checked yet. Packets are valid until the next record.
         """
         if length > HEADER_SIZE:
-            keypair = self._session(HEADER.unpack_from(buffer.bytes, offset)[4], now)
-            record = whole_record(buffer, offset, length, size) if keypair is not None else None
+            keypair = self._state.sessions.get(HEADER.unpack_from(buffer.bytes, offset)[4])
+            usable = keypair is not None and keypair.records is not None and not keypair.expired(now)
+            record = whole_record(buffer, offset, length, size) if usable else None
             if keypair is not None and keypair.records is not None and record is not None:
                 count = -(-length // size)
                 keypair.records.joiner.count(count, count)

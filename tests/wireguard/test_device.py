@@ -177,7 +177,8 @@ Damage = Callable[[bytes], bytes]
         (lambda data: b"", {148: "malformed", 92: "malformed", 64: "malformed"}),
         (lambda data: data + b"\0", {148: "malformed", 92: "malformed", 64: "bad-tag"}),
         (lambda data: data[:-40] + bytes(40), {148: "bad-mac1", 92: "bad-mac1", 64: "bad-tag"}),
-        (lambda data: b"\x05" + data[1:], {148: "malformed", 92: "malformed", 64: "malformed"}),
+        (lambda data: b"\x06" + data[1:], {148: "malformed", 92: "malformed", 64: "malformed"}),
+        (lambda data: b"\x05" + data[1:], {148: "unknown-index", 92: "unknown-index", 64: "unknown-index"}),
         (lambda data: data[:1] + b"\x01" + data[2:], {148: "malformed", 92: "malformed", 64: "malformed"}),
     ],
 )
