@@ -7,7 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from qtunnel.netio.receive import Burst, Receiver
 from qtunnel.netio.tun import Tun
@@ -15,6 +15,8 @@ from qtunnel.netio.udp import UdpPort
 from qtunnel.offload import vnet
 from qtunnel.offload.coalesce import Coalescer
 from qtunnel.offload.errors import OffloadError
+from qtunnel.offload.headers import CHECKSUM_OFFSET
+from qtunnel.offload.split import MAX_SEGMENTS
 from qtunnel.wireguard.device import Device
 from qtunnel.wireguard.messages import TYPE_DATA
 from qtunnel.wireguard.peer import Peer
@@ -30,6 +32,24 @@ MAX_BYTES: Final = 256 << 10
 
 _LARGEST: Final = 1 << 17
 """Bytes, more than any item has."""
+
+_ENOUGH: Final = 64
+_CHECKSUM_OFFSETS: Final = frozenset(CHECKSUM_OFFSET.values())
+
+
+class _Rule(NamedTuple):
+    """What an item with a certain vnet header must be like. The kernel writes the checksum where the header says, and
+    cuts as it says: into the transport header, and not into thousands of pieces.
+
+    least, most: its bytes. start: where the transport header begins, if ``least`` is not 0.
+    """
+
+    least: int
+    start: int
+    most: int
+
+
+_NOTHING: Final = _Rule(_LARGEST, 0, 0)
 
 _MAX_HEADERS: Final = 256
 """Vnet headers that are remembered; flows of one path have few."""
@@ -47,7 +67,7 @@ class Inbound:
         self._opener = RunOpener(device.state, device.transport, self._receiver.buffer.bytes)
         self._coalescer = Coalescer(self._opener.buffer, tun.udp_segments) if tun.segments else None
         self._opened = memoryview(self._opener.buffer)
-        self._headers: dict[bytes, int] = {}
+        self._rules: dict[bytes, _Rule] = {}
         self.errors: Counter[str] = Counter()
 
     def read(self, descriptor: int, now: float) -> None:
@@ -98,25 +118,32 @@ class Inbound:
     def _write_item(self, peer: Peer, item: memoryview) -> None:
         """A packet or super-packet of a record, behind the vnet header that it had at its sender."""
         length = len(item)
-        if length < self._least_length(bytes(item[: vnet.SIZE])):
+        rule = self._rules.get(bytes(item[: vnet.SIZE])) or self._rule(bytes(item[: vnet.SIZE]))
+        at = vnet.SIZE
+        header = 40 if item[at] >> 4 == 6 else (item[at] & 15) * 4
+        if length < rule.least or length > rule.most or (rule.least and rule.start < header):
             self._device.drops[Drop.BAD_PACKET] += 1
-        elif self._device.transport.inner_length(peer, item, vnet.SIZE, length - vnet.SIZE):
+        elif self._device.transport.inner_length(peer, item, at, length - at):
             item[0] &= vnet.NEEDS_CSUM  # that a checksum was verified is nothing to take another's word for
             self._write((item,))
 
-    def _least_length(self, header: bytes) -> int:
-        """Bytes that an item with this vnet header must have; more than any has where the header is unsound."""
-        known = self._headers.get(header)
-        if known is None:
-            if len(self._headers) >= _MAX_HEADERS:
-                self._headers.clear()
-            try:
-                parsed = vnet.parse(header + bytes(_LARGEST), 0, _LARGEST)
-                known = vnet.SIZE + parsed.csum_start + parsed.csum_offset + 2 if parsed.flags & vnet.NEEDS_CSUM else 0
-            except OffloadError:
-                known = _LARGEST
-            self._headers[header] = known
-        return known
+    def _rule(self, header: bytes) -> _Rule:
+        flags, _, _, gso_size, start, offset = vnet.HEADER.unpack(header)
+        try:
+            vnet.parse(header[: vnet.HEADER.size - 4] + bytes(_ENOUGH), 0, _ENOUGH)  # all but the checksum's
+        except OffloadError:
+            rule = _NOTHING
+        else:
+            most = gso_size * MAX_SEGMENTS if gso_size else _LARGEST
+            partial = flags & vnet.NEEDS_CSUM
+            if partial and offset not in _CHECKSUM_OFFSETS:
+                rule = _NOTHING
+            else:
+                rule = _Rule(vnet.SIZE + start + offset + 2 if partial else 0, start if partial else 0, most)
+        if len(self._rules) >= _MAX_HEADERS:
+            self._rules.clear()
+        self._rules[header] = rule
+        return rule
 
     def _write_run(self, run: OpenedRun) -> None:
         stride, lengths = run.stride, run.lengths

@@ -47,6 +47,8 @@ _CMSG_HEADER: Final = struct.Struct("@Nii")
 _CMSG_ALIGNMENT: Final = struct.calcsize("@N")
 _SOCKADDR_IN: Final = struct.Struct("!2xH4s")
 _SOCKADDR_IN6: Final = struct.Struct("!2xHI16sI")
+_NO_NAMES: Final = bytes(MAX_MESSAGES * _NAME_SPACE)
+_NO_CONTROLS: Final = bytes(MAX_MESSAGES * _CONTROL_SPACE)
 _MAX_KNOWN: Final = 4096
 """Combinations of source, destination and burst size that are remembered, about a megabyte."""
 
@@ -124,6 +126,8 @@ class Receiver:
         """
         messages = self._messages
         messages[: len(self._fresh)] = self._fresh
+        if self._small:  # what is compared as a whole has to be free of what was there before
+            self._names[:], self._controls[:] = _NO_NAMES, _NO_CONTROLS
         taken = _recvmmsg(descriptor, self._pointer, self._count, _MSG_DONTWAIT, None)
         if taken <= 0:
             number = ctypes.get_errno()

@@ -143,7 +143,7 @@ class UdpPort:
         for start in range(0, length, most):
             self._send_segments(data[start : start + most], size, endpoint)
 
-    def _send_segments(self, data: memoryview, size: int, endpoint: Endpoint) -> None:
+    def _send_segments(self, data: memoryview, size: int, endpoint: Endpoint, *, wait: bool = True) -> None:
         source = self.paths.source_of(endpoint)
         segment = self._segment_data.get(size) or self._segment(size)
         try:
@@ -151,8 +151,8 @@ class UdpPort:
         except IndexError:
             self._failed("EAFNOSUPPORT", endpoint)
         except OSError as error:
-            if error.errno == errno.EAGAIN and self._wait(endpoint):
-                self._send_singly(data, size, endpoint)
+            if error.errno == errno.EAGAIN and wait and self._wait(endpoint):
+                self._send_segments(data, size, endpoint, wait=False)
             elif error.errno in _NO_SEGMENTS or (source and error.errno in _STALE_SOURCE):
                 if error.errno == errno.EIO:
                     self.segments = False

@@ -33,12 +33,13 @@ class _Places:
 
     def __init__(self, buffer: bytearray, size: int, count: int) -> None:
         strides = (size,)
-        self.first_words = np.ndarray((count,), "<u8", buffer, size, strides)
-        self.second_words = np.ndarray((count,), "<u8", buffer, size + 8, strides)
-        self.displaced = np.ndarray((count - 1,), "V16", buffer, 2 * size, strides)
-        self.kept = np.ndarray((count - 1,), "V16", buffer, size + HEADER_SIZE)
+        self.first_words = np.ndarray((count,), "<u8", buffer, 0, strides)
+        self.second_words = np.ndarray((count,), "<u8", buffer, 8, strides)
+        self.displaced = np.ndarray((count - 1,), "V16", buffer, size, strides)
+        self.kept = np.ndarray((count - 1,), "V16", buffer, HEADER_SIZE)
         self.steps = _FRAGMENT_STEP[:count]
-        self.words = np.ndarray((count, size // 8), "<u8", buffer, size)
+        self.words = np.ndarray((count, size // 8), "<u8", buffer)
+        self.parity = np.ndarray((size // 8,), "<u8", buffer, count * size)
 
 
 class RecordCutter:
@@ -51,13 +52,12 @@ class RecordCutter:
         self.size = size
         self.max_plain = capacity(MAX_COUNT, size)
         """Bytes of plaintext that fit into one record."""
-        self._buffer = bytearray((MAX_BUFFER // size + 1) * size)  # the parity datagram, then the fragments
+        self._buffer = bytearray((MAX_BUFFER // size + 1) * size)  # the fragments, then the parity
         self._view = memoryview(self._buffer)
-        self._parity = np.ndarray((size // 8,), "<u8", self._buffer, 0)
         self._places: dict[int, _Places] = {}  # by the count of fragments; 2 kB each
 
     def cut(self, seal: Seal, plain: memoryview, index: int, counter: int, *, parity: bool) -> memoryview:
-        """The datagrams of the record one after the other, all of ``size`` bytes but the last.
+        """The datagrams of the record one after the other, all of ``size`` bytes but, without parity, the last.
 
         Raises ``ValueError`` where ``plain`` is empty or longer than ``max_plain``, or the counter is used up.
         """
@@ -66,15 +66,14 @@ class RecordCutter:
             raise ValueError(f"a record of {length} bytes with counter {counter} cannot be made")
         size = self.size
         count = fragments(length, size)
-        start = size + HEADER_SIZE * count
+        start = HEADER_SIZE * count
         end = start + length + TAG_SIZE
-        last = end - count * size  # one size for the parity datagram in front
         seal(_nonce(counter), plain, None, self._view[start:end])
         first = TYPE_RECORD | count << 16 | index << 32
-        second = counter | last << 48
+        second = counter | end - (count - 1) * size << 48
         if count == 1:
-            _words(self._buffer, size, first, second)
-            return self._view[size:end]
+            _words(self._buffer, 0, first, second)
+            return self._view[:end]
         places = self._places.get(count)
         if places is None:
             places = self._places[count] = _Places(self._buffer, size, count)
@@ -82,8 +81,8 @@ class RecordCutter:
         np.add(places.steps, np.uint64(first), out=places.first_words)
         places.second_words[:] = second
         if not parity:
-            return self._view[size:end]
-        self._view[end : (count + 1) * size] = bytes((count + 1) * size - end)
-        np.bitwise_xor.reduce(places.words, axis=0, out=self._parity)
-        _words(self._buffer, 0, first | PARITY << 8, second)
-        return self._view[:end]
+            return self._view[:end]
+        self._view[end : count * size] = bytes(count * size - end)
+        np.bitwise_xor.reduce(places.words, axis=0, out=places.parity)
+        _words(self._buffer, count * size, first | PARITY << 8, second)
+        return self._view[: (count + 1) * size]

@@ -10,14 +10,14 @@ Each datagram starts with this header, little-endian:
 | 3      | 1    | 0                                                                     |
 | 4      | 4    | receiver index of the session                                         |
 | 8      | 6    | counter of the record                                                 |
-| 14     | 2    | size of the last fragment's datagram in bytes                         |
+| 14     | 2    | size of the last fragment in bytes, with its header                   |
 
 The datagrams of a record one after the other make a buffer. With ``n`` datagrams of ``size`` bytes, the ciphertext
 begins at ``16 * n`` and goes on to the end; the 16 bytes of it that lie where the header of datagram ``i`` has to be
 are kept at ``16 * i``. So the ciphertext is in one piece but for ``n - 1`` headers, and neither end copies it.
 
-The parity datagram has ``size`` bytes. Behind its header stands the exclusive or of what the fragments have behind
-theirs, the last one filled up with zeros; it goes out first.
+Where there is a parity datagram, all datagrams have ``size`` bytes: the last fragment is filled up with zeros. Behind
+the header of the parity stands the exclusive or of what the fragments have behind theirs; it goes out last.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import struct
 from typing import Final
 
 HEADER: Final = struct.Struct("<BBBBIQ")
-"""type, fragment, count, 0, receiver index, counter | size of the last datagram << 48."""
+"""type, fragment, count, 0, receiver index, counter | size of the last fragment << 48."""
 
 HEADER_SIZE: Final = HEADER.size
 TYPE_RECORD: Final = 5
@@ -52,7 +52,7 @@ MAX_BUFFER: Final = 80 << 10
 
 def datagram_size(limit: int) -> int:
     """The size of a record's datagrams where ``limit`` bytes fit into one on the way; 0 where that is too small."""
-    size = min(limit, MAX_SIZE) // SIZE_STEP * SIZE_STEP
+    size = min(limit, MAX_SIZE, MAX_BUFFER // 2) // SIZE_STEP * SIZE_STEP  # two hold any packet
     return size if size >= MIN_SIZE else 0
 
 

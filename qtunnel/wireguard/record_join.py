@@ -26,6 +26,10 @@ MAX_PARTIAL = 8
 differ by more than a record takes, 0.1 ms; eight of them are half a megabyte."""
 
 _COUNTER_MASK = (1 << 48) - 1
+_NUMBERS = bytes(range(MAX_COUNT))
+_MAX_HEALED = 64
+"""Records healed a moment ago whose missing fragment may come late."""
+
 _MAX_PLACES = 256
 """Combinations of offset, count and datagram size whose views are kept: a few of each, half a kilobyte."""
 
@@ -41,6 +45,12 @@ class Record:
     buffer: memoryview
     start: int
     end: int
+    expected: int
+    """Its fragments."""
+    received: int
+    """As many of them as had arrived."""
+    size: int
+    """Bytes of the datagrams that had arrived."""
 
 
 class ReceiveBuffer:
@@ -68,35 +78,41 @@ class ReceiveBuffer:
 
 
 def whole_record(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> Record | None:
-    """The record, where ``buffer[offset : offset + length]`` seems to hold just its fragments in order, each but the
-    last of ``size`` bytes; None where it is anything else, with nothing changed.
+    """The record, where ``buffer[offset : offset + length]`` holds just its fragments in order, each but the last of
+    ``size`` bytes, or all of its datagrams with parity; None where it is anything else, with nothing changed.
 
-    This is the usual case on a link that keeps UDP_SEGMENT bursts together. The ciphertext is put right in place. Of
-    the headers the first and the last are looked at: were another one wrong, the tag would be, too.
+    This is the usual case on a link that keeps UDP_SEGMENT bursts together. The ciphertext is put right in place.
     """
-    kind, fragment, count, reserved, index, tail = HEADER.unpack_from(buffer.bytes, offset)
+    kind, fragment, count, reserved, _, tail = HEADER.unpack_from(buffer.bytes, offset)
     last = tail >> 48
-    if kind != TYPE_RECORD or fragment or reserved or not 0 < count <= MAX_COUNT:
+    if kind != TYPE_RECORD or fragment or reserved or not 0 < count <= MAX_COUNT or length > MAX_BUFFER + size:
         return None
-    if (count - 1) * size + last != length:
-        return None
+    end = (count - 1) * size + last
     if count == 1:
-        plausible = last >= HEADER_SIZE + TAG_SIZE
+        plausible = last == length and last >= HEADER_SIZE + TAG_SIZE
     else:
-        final = HEADER.unpack_from(buffer.bytes, offset + length - last)
-        plausible = (
-            size >= MIN_SIZE and HEADER_SIZE < last <= size and final == (TYPE_RECORD, count - 1, count, 0, index, tail)
-        )
+        whole = length == end or (length == (count + 1) * size and buffer.bytes[offset + count * size + 1] == PARITY)
+        fits = MIN_SIZE <= size <= MAX_BUFFER // count and size % SIZE_STEP == 0 and HEADER_SIZE < last <= size
+        plausible = whole and fits and _in_order(buffer, offset, count, size, tail)
     if not plausible:
         return None
     buffer.restore(offset, count, size)
-    return Record(tail & _COUNTER_MASK, buffer.view, offset + HEADER_SIZE * count, offset + length)
+    start = offset + HEADER_SIZE * count
+    return Record(tail & _COUNTER_MASK, buffer.view, start, offset + end, count, count, length)
+
+
+def _in_order(buffer: ReceiveBuffer, offset: int, count: int, size: int, tail: int) -> bool:
+    """Whether all are fragments of one record, each in its place."""
+    if buffer.bytes[offset + 1 : offset + (count - 1) * size + 2 : size] != _NUMBERS[:count]:
+        return False
+    words = np.ndarray((count,), "<u8", buffer.bytes, offset + 8, (size,))
+    return words.tobytes() == tail.to_bytes(8, "little") * count
 
 
 class _Partial:
     """A record of which something is missing."""
 
-    __slots__ = ("buffer", "count", "fragments", "last", "parity", "size", "tail")
+    __slots__ = ("arrived", "buffer", "count", "fragments", "last", "parity", "size", "tail")
 
     def __init__(self, buffer: ReceiveBuffer, count: int, last: int) -> None:
         self.buffer = buffer
@@ -106,27 +122,32 @@ class _Partial:
         self.size = last if count == 1 else 0  # of a datagram; 0: only the last fragment is there, which does not tell
         self.tail = b""  # the last fragment as long as its place is not known
         self.parity = b""
+        self.arrived = 0  # bytes
 
     @property
     def received(self) -> int:
-        return self.fragments.bit_count() + bool(self.parity)
+        return self.fragments.bit_count()
 
     def add(self, fragment: int, data: memoryview) -> None:
         """One datagram; what does not fit to the others is ignored."""
         length = len(data)
         final = fragment == self.count - 1
-        if final:
-            if length != self.last:
+        if not final or length != self.last:
+            # All but the last have the full size, and with parity the last one, too.
+            if not self._is_size(length):
                 return
-        elif not self._is_size(length):
-            return
+            data = data[: self.last] if final else data
         if fragment == PARITY:
-            self.parity = self.parity or bytes(data)
-        elif final and not self.size:
-            self.tail = self.tail or bytes(data)
-            self.fragments |= 1 << fragment
+            if not self.parity:
+                self.parity = bytes(data)
+                self.arrived += length
         elif not self.fragments >> fragment & 1:
-            self._put(fragment, data)
+            if final and not self.size:
+                self.tail = bytes(data)
+                self.fragments |= 1 << fragment
+            else:
+                self._put(fragment, data)
+            self.arrived += length
 
     def _is_size(self, length: int) -> bool:
         """Whether a datagram that is not the last may be so long; the first one decides."""
@@ -170,16 +191,15 @@ class _Partial:
 
 @dataclass(slots=True)
 class JoinCounters:
-    """Datagrams of records of which at least one arrived, up to the records that are still waited for."""
+    """Fragments of the records that were whole in the end and authentic."""
 
     expected: int = 0
     received: int = 0
-    lost_records: int = 0
-    """Records that were given up, or never completed."""
 
 
 class RecordJoiner:
-    """The records of one session that wait for datagrams; at most ``MAX_PARTIAL``, the oldest gives way.
+    """The records of one session that wait for datagrams: at most ``MAX_PARTIAL``. Who has the fewest fragments gives
+    way, the oldest of them first, so that forged datagrams push out each other.
 
     seen: whether a record of that counter was delivered already. make_buffer: a buffer of MAX_BUFFER bytes.
     """
@@ -189,6 +209,7 @@ class RecordJoiner:
         self._seen = seen
         self._make_buffer = make_buffer
         self._partial: OrderedDict[int, _Partial] = OrderedDict()
+        self._healed: OrderedDict[int, int] = OrderedDict()  # counter: the fragment that was missing
         self._free: list[ReceiveBuffer] = []
 
     def add(self, datagram: memoryview) -> Record | None:
@@ -208,6 +229,7 @@ class RecordJoiner:
         partial = self._partial.get(counter)
         if partial is None:
             if self._seen(counter):
+                self._late(counter, fragment)
                 return None
             partial = self._begin(counter, count, last)
         elif partial.count != count or partial.last != last:
@@ -218,24 +240,32 @@ class RecordJoiner:
         del self._partial[counter]
         self._free.append(partial.buffer)
         received = partial.received
-        self.count(partial.count + bool(partial.parity), received)
-        if partial.missing():
+        missing = partial.missing()
+        if missing:
+            self._healed[counter] = missing.bit_length() - 1
+            if len(self._healed) > _MAX_HEALED:
+                self._healed.popitem(last=False)
             partial.heal()
         partial.buffer.restore(0, partial.count, partial.size)
         end = (partial.count - 1) * partial.size + partial.last
-        return Record(counter, partial.buffer.view, HEADER_SIZE * partial.count, end)
+        start = HEADER_SIZE * partial.count
+        return Record(counter, partial.buffer.view, start, end, partial.count, received, partial.arrived)
 
-    def count(self, expected: int, received: int) -> None:
-        """Datagrams of a record that is over."""
-        self.counters.expected += expected
-        self.counters.received += received
+    def authentic(self, record: Record) -> None:
+        """A record's tag was right: what arrived of it counts."""
+        self.counters.expected += record.expected
+        self.counters.received += record.received
+
+    def _late(self, counter: int, fragment: int) -> None:
+        """A datagram of a record that was delivered: not lost, if it was the one that had to be healed."""
+        if self._healed.get(counter) == fragment:
+            del self._healed[counter]
+            self.counters.received += 1
 
     def _begin(self, counter: int, count: int, last: int) -> _Partial:
         if len(self._partial) >= MAX_PARTIAL:
-            _, oldest = self._partial.popitem(last=False)
-            self.count(oldest.count, oldest.received)
-            self.counters.lost_records += 1
-            self._free.append(oldest.buffer)
+            poorest = min(self._partial, key=lambda waiting: self._partial[waiting].received)
+            self._free.append(self._partial.pop(poorest).buffer)
         buffer = self._free.pop() if self._free else self._make_buffer()
         made = self._partial[counter] = _Partial(buffer, count, last)
         return made

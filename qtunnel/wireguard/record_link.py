@@ -51,6 +51,19 @@ RECORD_TABLE: Final = {
 }
 
 
+def _share(before: Report, report: Report, *, parity: bool) -> tuple[int, int]:
+    """Fragments expected and received between two reports.
+
+    Of records that never came, only their number is known: they have the usual size, and lost just as many datagrams as
+    it takes to lose a record. That they lost all would be said of a link whose queues overflow for a moment.
+    """
+    expected, received = report.expected - before.expected, report.received - before.received
+    delivered = report.delivered - before.delivered
+    lost = max(0, report.next - before.next - delivered)
+    usual = max(1, expected // delivered) if delivered > 0 else 1
+    return expected + lost * usual, received + lost * max(0, usual - (2 if parity else 1))
+
+
 class RecordLink:
     """Record mode with one peer. Times are monotonic seconds.
 
@@ -65,6 +78,7 @@ class RecordLink:
         self._must_reach = 0
         self._baseline = Report(0, 0, 0, 0)
         self._unanswered_since: float | None = None
+        self._last_data = 0.0
         self._probe_interval = FIRST_PROBE
         self._pause = FIRST_PAUSE
         self._active_since = 0.0
@@ -101,7 +115,8 @@ class RecordLink:
 
     def data_sent(self, counter: int, now: float) -> RecordEvent | None:
         """A record with packets goes out under ``counter``; the event, where it is the last for a while."""
-        if self._unanswered_since is None:
+        before, self._last_data = self._last_data, now
+        if self._unanswered_since is None or now - before > SILENCE:  # after a pause, what was lost before it is old
             self._unanswered_since = now
         elif now - self._unanswered_since > SILENCE:
             return self._give_up(RecordEvent.SILENCE, counter, now, f"no report of the peer for {SILENCE:.0f} s")
@@ -120,8 +135,8 @@ class RecordLink:
             self._active_since = now
             self._machine.fire(RecordEvent.CONFIRMED)
             return RecordEvent.CONFIRMED
-        if not self.sizer.measured(report.expected - before.expected, report.received - before.received):
-            self._baseline = Report(report.next, before.expected, before.received, report.delivered)
+        if not self.sizer.measured(*_share(before, report, parity=self.sizer.parity)):
+            self._baseline = before
         return None
 
     def probe_from(self, now: float) -> None:

@@ -11,7 +11,7 @@ a value which no flags of a vnet header have, is for the engine:
 | 2      | 2    | bytes that follow            |
 
 A report counts, under the session that it is sent in, what its sender received in records: ``next`` (one more than the
-highest counter, 0 for none), ``expected`` and ``received`` datagrams of the records of which one arrived at all, and
+highest counter, 0 for none), ``expected`` and ``received`` fragments of the records that were delivered, and
 ``delivered`` records; each a u64, little-endian. A question is a report that wants one in return. Other kinds are
 skipped.
 """

@@ -107,9 +107,7 @@ class Records:
             usable = keypair is not None and keypair.records is not None and not keypair.expired(now)
             record = whole_record(buffer, offset, length, size) if usable else None
             if keypair is not None and keypair.records is not None and record is not None:
-                count = -(-length // size)
-                keypair.records.joiner.count(count, count)
-                yield keypair.peer, self._open(keypair, keypair.records, record, length, endpoint, now)
+                yield keypair.peer, self._open(keypair, keypair.records, record, endpoint, now)
                 return
         for start in range(offset, offset + length, size):
             opened = self._open_one(buffer.view[start : min(start + size, offset + length)], endpoint, now)
@@ -124,10 +122,7 @@ class Records:
         if keypair is None or keypair.records is None:
             return None
         record = keypair.records.joiner.add(datagram)
-        if record is None:
-            keypair.peer.rx_bytes += len(datagram)
-            return None
-        return keypair.peer, self._open(keypair, keypair.records, record, len(datagram), endpoint, now)
+        return None if record is None else (keypair.peer, self._open(keypair, keypair.records, record, endpoint, now))
 
     def _session(self, index: int, now: float) -> Keypair | None:
         keypair = self._state.sessions.get(index)
@@ -140,7 +135,7 @@ class Records:
         return keypair
 
     def _open(
-        self, keypair: Keypair, keys: RecordKeys, record: Record, size: int, endpoint: Endpoint, now: float
+        self, keypair: Keypair, keys: RecordKeys, record: Record, endpoint: Endpoint, now: float
     ) -> list[memoryview]:
         drops, peer = self._state.drops, keypair.peer
         plain = self._opened[: record.end - record.start - TAG_SIZE]
@@ -153,7 +148,8 @@ class Records:
             drops[Drop.REPLAYED] += 1
             return []
         self._transport.authenticated(peer, keypair, endpoint, now)
-        peer.rx_bytes += size
+        keys.joiner.authentic(record)
+        peer.rx_bytes += record.size
         packets: list[memoryview] = []
         try:
             for report in take_items(plain, packets):
@@ -162,8 +158,11 @@ class Records:
             drops[Drop.BAD_PACKET] += 1
         if packets:
             peer.timers.data_received(now)
-            if keys.reported:
-                self._report_soon(peer, keys, now)
+            # Under the present session, also where these came under one before: the report confirms it.
+            current = peer.keypairs.current
+            present = current.records if current is not None and current.records is not None else keys
+            if present.reported:
+                self._report_soon(peer, present, now)
         return packets
 
     def _reported(self, peer: Peer, keypair: Keypair, keys: RecordKeys, report: Report, now: float) -> None:

@@ -197,6 +197,9 @@ class RunOpener:
         if kinds.tobytes() != first_kind.to_bytes(8, "little") * count:
             yield from self._singly(offset, length, size, endpoint, now)
             return
+        if first_kind & 0xFFFFFFFF != TYPE_DATA:
+            drops[Drop.MALFORMED] += count
+            return
         index = first_kind >> 32
         keypair = self._state.sessions.get(index)
         if keypair is None:
@@ -225,6 +228,8 @@ class RunOpener:
         peer = keypair.peer
         self._transport.authenticated(peer, keypair, endpoint, now)
         peer.rx_bytes += length
+        if not all(fresh):
+            peer.rx_bytes -= sum(size if row < full else last for row, new in enumerate(fresh) if not new)
         sizes = [size - MIN_DATA_SIZE] * full + [last - MIN_DATA_SIZE] * (count - full)
         lengths = self._inner_lengths(peer, layout, sizes, fresh)
         if any(sizes):

@@ -157,7 +157,10 @@ class Transport:
         if size < MIN_DATA_SIZE:
             drops[Drop.MALFORMED] += 1
             return None
-        _, index, counter = _unpack_header(data)
+        kind, index, counter = _unpack_header(data)
+        if kind != TYPE_DATA:
+            drops[Drop.MALFORMED] += 1
+            return None
         keypair = self._state.sessions.get(index)
         if keypair is None:
             drops[Drop.UNKNOWN_INDEX] += 1

@@ -187,6 +187,46 @@ def test_records_shrink_and_get_parity_where_datagrams_are_lost_and_heal_single_
     assert missing < sent / 200
 
 
+def test_loss_that_ends_is_forgotten() -> None:
+    world, alice, bob = agreed()
+    sizer = alice.peer(bob).records.sizer
+    sizer.measured(10_000, 9_900)
+    assert (sizer.parity, sizer.count < 20) == (True, True)
+    for _ in range(4000):
+        alice.send_record(bob, *packets(alice, bob, 8))
+        world.settle()
+        world.advance(0.01)
+    assert sizer.loss < 0.001  # and falls on, as the next test has it
+
+
+def test_a_pause_is_no_silence() -> None:
+    """The report of the last record before a pause was lost: that says nothing of the records after it."""
+    world, alice, bob = agreed()
+    world.lose = lambda source, destination, data: source == bob.endpoint
+    alice.send_record(bob, *packets(alice, bob, 1))
+    world.settle()
+    world.advance(1)
+    world.lose = lambda source, destination, data: False
+    world.advance(100)
+    assert alice.send_record(bob, *packets(alice, bob, 1))
+    assert alice.peer(bob).records.state is RecordState.ACTIVE
+
+
+def test_one_way_records_survive_a_lost_first_keepalive() -> None:
+    """Bob, who answered the handshake, goes on under the old session until alice is heard under the new one."""
+    world, alice, bob = agreed()
+    world.lose = lambda source, destination, data: source == alice.endpoint and data[0] in (TYPE_DATA, TYPE_RECORD)
+    for end, other in ((bob, alice), (alice, bob)):
+        end.set_peer(other.public, f"preshared_key={'22' * 32}", *(["handshake=now"] if end is alice else []))
+    world.settle()
+    world.lose = lambda source, destination, data: False
+    for _ in range(60):
+        assert bob.send_record(alice, *packets(bob, alice, 1))
+        world.settle()
+        world.advance(0.1)
+    assert bob.peer(alice).records.state is RecordState.ACTIVE
+
+
 def test_a_clean_link_makes_records_large_again() -> None:
     sizer = RecordSizer()
     assert sizer.measured(1000, 990)

@@ -83,19 +83,19 @@ def test_every_datagram_has_its_header_and_size(shape: tuple[int, int], counter:
     datagrams = cut(length, size, counter, parity=parity)
     count = fragments(length, size)
     has_parity = parity and count > 1
-    assert len(datagrams) == count + has_parity
-    assert [len(data) for data in datagrams[:-1]] == [size] * (len(datagrams) - 1)
-    assert HEADER_SIZE < len(datagrams[-1]) <= size
-    numbers = [PARITY] * has_parity + list(range(count))
+    last = length + TAG_SIZE + HEADER_SIZE * count - (count - 1) * size
+    assert HEADER_SIZE < last <= size
+    sizes = [size] * (count + 1) if has_parity else [size] * (count - 1) + [last]
+    assert [len(data) for data in datagrams] == sizes
+    numbers = [*range(count), PARITY] if has_parity else range(count)
     for number, data in zip(numbers, datagrams, strict=True):
-        assert HEADER.unpack_from(data) == (5, number, count, 0, INDEX, counter | len(datagrams[-1]) << 48)
-    assert sum(map(len, datagrams[has_parity:])) == length + TAG_SIZE + HEADER_SIZE * count
+        assert HEADER.unpack_from(data) == (5, number, count, 0, INDEX, counter | last << 48)
 
 
-@given(shapes())
-def test_a_burst_in_one_piece_is_one_record(shape: tuple[int, int]) -> None:
+@given(shapes(), st.booleans())
+def test_a_burst_in_one_piece_is_one_record(shape: tuple[int, int], parity: bool) -> None:
     length, size = shape
-    buffer, total = received(cut(length, size, 7))
+    buffer, total = received(cut(length, size, 7, parity=parity))
     record = whole_record(buffer, 24, total, size)
     assert record is not None
     assert (record.counter, opened(record)) == (7, bytes(plain(length)))
@@ -134,17 +134,42 @@ def test_without_parity_a_loss_is_a_loss() -> None:
     datagrams = cut(20_000, 1448)
     to = joiner()
     assert join(datagrams[:3] + datagrams[4:], to) == []
-    for counter in range(1, MAX_PARTIAL + 1):  # these push it out
-        assert join(cut(5000, 1448, counter)[:-1], to) == []
-    assert to.counters.lost_records == 1
-    assert (to.counters.expected, to.counters.received) == (len(datagrams), len(datagrams) - 1)
+    for counter in range(1, MAX_PARTIAL + 1):  # these push it out, each with more fragments
+        assert join(cut(40_000, 1448, counter)[:-1], to) == []
+    assert join(datagrams[3:4], to) == []
+
+
+def test_forged_beginnings_push_out_each_other() -> None:
+    datagrams = cut(20_000, 1448)
+    to = joiner()
+    assert join(datagrams[:3], to) == []
+    for counter in range(1, 10 * MAX_PARTIAL):
+        assert join(cut(40_000, 1448, counter)[:1], to) == []
+    assert join(datagrams[3:], to) == [bytes(plain(20_000))]
+
+
+def counts(to: RecordJoiner, datagrams: list[bytes]) -> tuple[int, int]:
+    """Fragments expected and received, of what is authentic."""
+    for data in datagrams:
+        record = to.add(memoryview(data))
+        if record is not None:
+            to._seen = lambda counter: True
+            to.authentic(record)
+    return to.counters.expected, to.counters.received
 
 
 def test_counts_what_arrived_and_what_should_have() -> None:
-    to = joiner()
     datagrams = cut(20_000, 1448, parity=True)
-    join(datagrams[:3] + datagrams[4:], to)
-    assert (to.counters.expected, to.counters.received) == (len(datagrams), len(datagrams) - 1)
+    fragments = len(datagrams) - 1
+    assert counts(joiner(), datagrams) == (fragments, fragments)
+    assert counts(joiner(), datagrams[:-1]) == (fragments, fragments)
+    assert counts(joiner(), datagrams[:3] + datagrams[4:]) == (fragments, fragments - 1)
+    late = [*datagrams[:3], *datagrams[4:], datagrams[3], datagrams[3], datagrams[5]]
+    assert counts(joiner(), late) == (fragments, fragments)
+
+
+def test_nothing_counts_that_is_not_whole() -> None:
+    assert counts(joiner(), cut(20_000, 1448)[:-1]) == (0, 0)
 
 
 def test_memory_is_bounded() -> None:
@@ -200,11 +225,22 @@ def test_a_forged_datagram_is_at_most_a_loss(shape: tuple[int, int], data: st.Da
 
 def test_other_bursts_are_left_as_they_are() -> None:
     datagrams = cut(30_000, 1448)
-    for burst in (datagrams[1:], datagrams[:-1], datagrams[:3] + datagrams[4:], [datagrams[1], datagrams[0]]):
+    swapped = [*datagrams[:2], datagrams[3], datagrams[2], *datagrams[4:]]
+    other = [*datagrams[:2], cut(30_000, 1448, 1)[2], *datagrams[3:]]
+    bursts = (datagrams[1:], datagrams[:-1], datagrams[:3] + datagrams[4:], datagrams[1::-1], swapped, other)
+    for burst in bursts:
         buffer, total = received(burst)
         before = bytes(buffer.bytes)
         assert whole_record(buffer, 24, total, 1448) is None
         assert buffer.bytes == before
+
+
+def test_a_burst_of_forged_datagrams_is_never_larger_than_a_record_may_be() -> None:
+    """Two datagrams of 60,000 bytes that say they are one record, or 64 of the usual size."""
+    for count, size in ((2, 60_000), (64, 1448)):
+        heads = [HEADER.pack(5, number, count, 0, INDEX, size << 48) for number in range(count)]
+        buffer, total = received([head.ljust(size, b"x") for head in heads])
+        assert whole_record(buffer, 24, total, size) is None
 
 
 @pytest.mark.parametrize("length", [0, capacity(MAX_COUNT, 1448) + 1])
@@ -219,7 +255,7 @@ def test_a_counter_that_is_used_up() -> None:
 
 
 def test_a_full_packet_fits_into_datagrams_of_usual_sizes() -> None:
-    for limit in (1280 + 32, 1420 + 32, 8920 + 32):
+    for limit in (1280 + 32, 1420 + 32, 8920 + 32, 40_936 + 32, 50_000 + 32, 65_455 + 32):
         assert capacity(MAX_COUNT, datagram_size(limit)) >= 65_535 + 10
     assert datagram_size(600) == 0
 
