@@ -196,7 +196,7 @@ def test_loss_that_ends_is_forgotten() -> None:
         alice.send_record(bob, *packets(alice, bob, 8))
         world.settle()
         world.advance(0.01)
-    assert sizer.loss < 0.001  # and falls on, as the next test has it
+    assert sizer.loss < 0.0015  # of 0.005, and falls on, as the next test has it
 
 
 def test_a_pause_is_no_silence() -> None:
