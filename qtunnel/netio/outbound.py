@@ -15,6 +15,7 @@ from qtunnel.netio.udp import MAX_BURST, MAX_SEGMENTS, UdpPort
 from qtunnel.offload import checksum, vnet
 from qtunnel.offload.chunk import chunk
 from qtunnel.offload.errors import OffloadError
+from qtunnel.offload.headers import parse
 from qtunnel.offload.split import Splitter
 from qtunnel.wireguard.device import Device
 from qtunnel.wireguard.peer import Peer
@@ -101,17 +102,16 @@ class Outbound:
                 self._flush(now)
                 self._start = self._end = 0
             return
-        segments = max(1, (limit - 256) // self._segment(self._start))  # 256: vnet, IP and TCP headers of any size
         try:
+            headers = parse(self._arena, self._start + _VNET, self._start + length).size
+            segments = max(1, (limit - _VNET - headers) // self._segment(self._start))
             chunks = chunk(self._arena, self._start, length, segments, self._chunks)
         except OffloadError:
             self._device.drops[Drop.BAD_PACKET] += 1
             chunks = []
-        for piece in chunks:
-            if len(piece) <= self._records.max_plain_of_any(peer):
-                self._seal(peer, piece, now)
-            else:  # one packet too large for a record: its datagrams are too small
-                self._device.drops[Drop.BAD_PACKET] += 1
+        for datagrams, size in self._records.seal_many(peer, chunks, MAX_BURST, now):
+            if peer.endpoint is not None:
+                self._udp.send_burst(datagrams, size, peer.endpoint)
         self._peer = None
 
     def _segment(self, at: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -12,7 +12,15 @@ from cryptography.exceptions import InvalidTag
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.peer import Peer, short_key
 from qtunnel.wireguard.record_cut import RecordCutter
-from qtunnel.wireguard.record_format import HEADER, HEADER_SIZE, MAX_BUFFER, TAG_SIZE, capacity, datagram_size
+from qtunnel.wireguard.record_format import (
+    HEADER,
+    HEADER_SIZE,
+    MAX_BUFFER,
+    TAG_SIZE,
+    capacity,
+    datagram_size,
+    fragments,
+)
 from qtunnel.wireguard.record_join import ReceiveBuffer, Record, whole_record
 from qtunnel.wireguard.record_link import REPORT_INTERVAL, RecordEvent
 from qtunnel.wireguard.record_plain import PlainError, Report, take_items
@@ -20,6 +28,9 @@ from qtunnel.wireguard.session import Keypair, RecordKeys
 from qtunnel.wireguard.state import DeviceState, Drop
 from qtunnel.wireguard.timers import Timer
 from qtunnel.wireguard.transport import DATA_OVERHEAD, Transport
+
+Opened = tuple[Peer, list[memoryview]]
+"""A record's peer and its packets."""
 
 _nonce: Final = struct.Struct("<4xQ").pack
 
@@ -63,16 +74,42 @@ class Records:
             return 0
         return capacity(peer.records.sizer.count, cutter.size)
 
-    def max_plain_of_any(self, peer: Peer) -> int:
-        """Bytes that a record may have whatever the loss."""
-        cutter = self.cutter()
-        return cutter.max_plain if cutter is not None else 0
-
     def seal(self, peer: Peer, plain: memoryview, now: float) -> tuple[memoryview, int]:
         """The datagrams of a record with packets, one after the other, and the size of all but the last.
 
         Only where ``max_plain`` was not 0; ``plain`` may be as long as the cutter's ``max_plain``.
         """
+        keypair, keys = self._sending(peer, now)
+        return self._seal(peer, keypair, keys, plain, now, data=True)
+
+    def seal_many(
+        self, peer: Peer, plains: Sequence[memoryview], most: int, now: float
+    ) -> Iterator[tuple[memoryview, int]]:
+        """The same for several records; those with parity side by side, up to ``most`` bytes of datagrams in one piece.
+
+        Each is valid until the next.
+        """
+        keypair, keys = self._sending(peer, now)
+        cutter = self.cutter()
+        assert cutter is not None
+        burst, at = memoryview(b""), 0
+        for plain in plains:
+            if not 0 < len(plain) <= cutter.max_plain:
+                self._state.drops[Drop.BAD_PACKET] += 1
+                continue
+            needed = (fragments(len(plain), cutter.size) + 1) * cutter.size
+            if at and (at + needed > most or not cutter.room(len(plain), at)):
+                yield burst, cutter.size
+                at = 0
+            burst, _ = self._seal(peer, keypair, keys, plain, now, data=True, at=at)
+            at = len(burst)
+            if at % cutter.size:  # the last datagram is a shorter one, and ends the burst
+                yield burst, cutter.size
+                at = 0
+        if at:
+            yield burst, cutter.size
+
+    def _sending(self, peer: Peer, now: float) -> tuple[Keypair, RecordKeys]:
         keypair = peer.keypairs.current
         assert keypair is not None
         assert keypair.records is not None
@@ -81,40 +118,54 @@ class Records:
         if link.data_sent(keypair.records.send_counter, now) is not None:
             self._say(peer)
             peer.timers.arm(Timer.RECORD, link.next_probe)
-        return self._seal(peer, keypair, keypair.records, plain, now, data=True)
+        return keypair, keypair.records
 
     def _seal(
-        self, peer: Peer, keypair: Keypair, keys: RecordKeys, plain: memoryview, now: float, *, data: bool
+        self, peer: Peer, keypair: Keypair, keys: RecordKeys, plain: memoryview, now: float, *, data: bool, at: int = 0
     ) -> tuple[memoryview, int]:
         cutter = self.cutter()
         assert cutter is not None
         counter = keys.send_counter
         keys.send_counter = counter + 1
-        datagrams = cutter.cut(keys.seal, plain, keypair.remote_index, counter, parity=peer.records.sizer.parity)
-        self._transport.sent(peer, keypair, len(datagrams), now, data=data)
+        parity = peer.records.sizer.parity
+        datagrams = cutter.cut(keys.seal, plain, keypair.remote_index, counter, parity=parity, at=at)
+        self._transport.sent(peer, keypair, len(datagrams) - at, now, data=data)
         return datagrams, cutter.size
 
     def open_burst(
         self, buffer: ReceiveBuffer, offset: int, length: int, size: int, endpoint: Endpoint, now: float
-    ) -> Iterator[tuple[Peer, list[memoryview]]]:
+    ) -> Iterator[Opened]:
         """Datagrams of ``size`` bytes one after the other, the last perhaps shorter; for each record that is whole the
         peer, and the packets, each behind its vnet header.
 
         Sources and headers of the packets are not checked yet. Packets are valid until the next record.
         """
-        if length > HEADER_SIZE:
-            keypair = self._state.sessions.get(HEADER.unpack_from(buffer.bytes, offset)[4])
-            usable = keypair is not None and keypair.records is not None and not keypair.expired(now)
-            record = whole_record(buffer, offset, length, size) if usable else None
-            if keypair is not None and keypair.records is not None and record is not None:
-                yield keypair.peer, self._open(keypair, keypair.records, record, endpoint, now)
-                return
-        for start in range(offset, offset + length, size):
-            opened = self._open_one(buffer.view[start : min(start + size, offset + length)], endpoint, now)
+        end = offset + length
+        while offset < end:
+            unit, opened = self._open_first(buffer, offset, end - offset, size, endpoint, now)
             if opened is not None:
                 yield opened
+            offset += unit
 
-    def _open_one(self, datagram: memoryview, endpoint: Endpoint, now: float) -> tuple[Peer, list[memoryview]] | None:
+    def _open_first(
+        self, buffer: ReceiveBuffer, offset: int, left: int, size: int, endpoint: Endpoint, now: float
+    ) -> tuple[int, Opened | None]:
+        """The first record of a burst, or what its first datagram completes; and how many bytes that were."""
+        unit = min(size, left)
+        if unit > HEADER_SIZE:
+            _, _, count, _, index, _ = HEADER.unpack_from(buffer.bytes, offset)
+            keypair = self._state.sessions.get(index)
+            if keypair is not None and keypair.records is not None and not keypair.expired(now):
+                with_parity = (count + 1) * size
+                whole = left if count > 1 else unit
+                if count > 1 and left > with_parity:
+                    whole = with_parity
+                record = whole_record(buffer, offset, whole, size)
+                if record is not None:
+                    return whole, (keypair.peer, self._open(keypair, keypair.records, record, endpoint, now))
+        return unit, self._open_one(buffer.view[offset : offset + unit], endpoint, now)
+
+    def _open_one(self, datagram: memoryview, endpoint: Endpoint, now: float) -> Opened | None:
         if len(datagram) <= HEADER_SIZE:
             self._state.drops[Drop.MALFORMED] += 1
             return None
@@ -170,8 +221,12 @@ class Records:
             return
         link = peer.records
         link.use_session(keypair.local_index)
-        if link.reported(report, keys.send_counter, now) is RecordEvent.CONFIRMED:
+        event = link.reported(report, keys.send_counter, now)
+        if event is RecordEvent.CONFIRMED:
             log.info("peer=%s suite=%s msg=%r", short_key(peer.public_key), keys.suite, "record mode is on")
+        elif event is RecordEvent.LOSSY:
+            self._say(peer)
+            peer.timers.arm(Timer.RECORD, now)
         if report.question:
             self._report_soon(peer, keys, now)
 
@@ -190,8 +245,9 @@ class Records:
         asks = link.probe_due(now)
         if keypair is not None and peer.endpoint is not None and (asks or self._unreported(keypair)):
             self._send_report(peer, keypair, peer.endpoint, now, question=asks)
+        link.rest(now)
         if not link.active:
-            peer.timers.arm(Timer.RECORD, max(link.next_probe, now + REPORT_INTERVAL))
+            peer.timers.arm(Timer.RECORD, max(link.next_look, now + REPORT_INTERVAL))
 
     @staticmethod
     def _unreported(keypair: Keypair) -> bool:

@@ -16,7 +16,7 @@ Besides the standard keys these of our own exist, per peer. wg(8) never sends th
 | ``epoch=N``                   | label of the key pair that sends now; absent where there is none or it has no label |
 | ``epoch_time_sec=S.NS``       | Unix time at which that key pair was made, nine digits behind the point |
 | ``record_mode=SUITE``         | as set; absent where it is off |
-| ``record_mode_state=STATE``   | ``active`` where records are sent, else ``probing`` |
+| ``record_mode_state=STATE``   | ``active`` where records are sent, else ``probing`` or ``resting`` |
 | ``record_mode_reason=TEXT``   | why records are not sent; absent where they are |
 """
 

@@ -7,7 +7,7 @@ import pytest
 from qtunnel.wireguard.limits import REJECT_AFTER_TIME
 from qtunnel.wireguard.messages import TYPE_DATA
 from qtunnel.wireguard.record_format import HEADER_SIZE, MAX_COUNT, TYPE_RECORD
-from qtunnel.wireguard.record_link import LAST_PROBE, SILENCE, RecordState
+from qtunnel.wireguard.record_link import LAST_PROBE, REST, SILENCE, RecordState
 from qtunnel.wireguard.record_size import MIN_SAMPLE, RecordSizer, fragments_for
 from tests.wireguard.world import End, World, connected, ip_packet, pair
 
@@ -197,6 +197,25 @@ def test_loss_that_ends_is_forgotten() -> None:
         world.settle()
         world.advance(0.01)
     assert sizer.loss < 0.0015  # of 0.005, and falls on, as the next test has it
+
+
+def test_packets_go_one_by_one_where_a_link_loses_too_much_and_records_are_tried_again() -> None:
+    world, alice, bob = agreed()
+    chance = world.random
+    world.lose = lambda source, destination, data: data[0] == TYPE_RECORD and chance.random() < 0.06
+    for _ in range(1500):
+        if not alice.send_record(bob, *packets(alice, bob, 4)):
+            break
+        world.settle()
+        world.advance(0.01)
+    assert alice.peer(bob).records.state is RecordState.RESTING
+    assert "record_mode_state=resting\nrecord_mode_reason=" in alice.get()
+    assert "% of the datagrams are lost" in alice.get()
+    world.lose = lambda source, destination, data: False
+    world.advance(REST + 1)
+    assert alice.peer(bob).records.state is RecordState.ACTIVE
+    assert alice.send_record(bob, *packets(alice, bob, 4))
+    alice.set_peer(bob.public, "record_mode=off")
 
 
 def test_a_pause_is_no_silence() -> None:

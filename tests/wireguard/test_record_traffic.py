@@ -92,7 +92,7 @@ def test_a_link_that_loses_datagrams(gateways: tuple[Gateway, Gateway], loss: fl
     lose(right.host, loss)
     tcp(left, right, 4, SIZE)
     tcp(right, left, 6, SIZE)
-    assert active(left)
+    assert left.get("record_mode_state")[0] in ("active", "resting")
 
 
 def test_packets_go_on_where_records_stop_getting_through(gateways: tuple[Gateway, Gateway]) -> None:
