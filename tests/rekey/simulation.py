@@ -88,9 +88,17 @@ class Host:
     engine: Engine = field(default_factory=Engine)
     memory: Memory = field(default_factory=Memory)
     notices: list[Notice] = field(default_factory=list)
+    _counted: dict[tuple[str, frozenset[tuple[str, object]]], tuple[int, int]] = field(default_factory=dict)
 
     def count(self, kind: str, **fields: object) -> int:
-        return sum(1 for notice in self.notices if notice.kind == kind and fields.items() <= notice.fields.items())
+        """Notices of that kind with those fields; asked after every step, so each notice is looked at once."""
+        key = kind, frozenset(fields.items())
+        done, found = self._counted.get(key, (0, 0))
+        found += sum(
+            1 for notice in self.notices[done:] if notice.kind == kind and fields.items() <= notice.fields.items()
+        )
+        self._counted[key] = len(self.notices), found
+        return found
 
 
 class Simulation:
