@@ -30,6 +30,9 @@ TXQUEUELEN = 1000
 GUARD_METRIC = 0x7FFF_FFFF
 """Worse than any route that people or routing daemons make (the kernel's own IPv6 ones have 256 and 1,024)."""
 
+ROUTE_METRIC = {4: 0, 6: 1}
+"""By IP version, the best that a route can have: nobody else's to the same prefix may win. 0 means 1,024 to IPv6."""
+
 IFF_UP = 1
 
 
@@ -80,6 +83,10 @@ def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
 
 def _address(address: IPInterface) -> dict[str, Any]:
     return {"address": str(address.ip), "prefixlen": address.network.prefixlen}
+
+
+def _route(network: IPNetwork, index: int) -> dict[str, Any]:
+    return {"dst": str(network), "oif": index, "priority": ROUTE_METRIC[network.version]}
 
 
 class Interface:
@@ -155,12 +162,17 @@ class Interface:
 
     async def _add_route(self, netlink: AsyncIPRoute, index: int, network: IPNetwork) -> None:
         try:
-            await netlink.route("add", dst=str(network), oif=index)
+            await netlink.route("add", **_route(network, index))
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
-            if all(route.network != network for route in await routes(netlink, network.version, oif=index)):
+            if network not in await self._ways(netlink, index, network.version):
                 raise
+
+    async def _ways(self, netlink: AsyncIPRoute, index: int, version: int) -> set[IPNetwork]:
+        """The prefixes with a route like ours to the interface; the kernel's own of IPv6 have other metrics."""
+        found = await routes(netlink, version, oif=index)
+        return {route.network for route in found if route.metric == ROUTE_METRIC[version]}
 
     async def missing(self) -> list[str]:
         """In words, what of ``up`` somebody has undone since; nothing where the interface itself is gone."""
@@ -173,7 +185,7 @@ class Interface:
                        async for a in await netlink.addr("dump", index=index)}  # fmt: skip
             found += [f"address {address}" for address in self.config.addresses if address not in present]
             for version in sorted({network.version for network in self.guards}):
-                ways = {route.network for route in await routes(netlink, version, oif=index)}
+                ways = await self._ways(netlink, index, version)
                 behind = {route.network for route in await routes(netlink, version, kind=UNREACHABLE)
                           if route.metric == GUARD_METRIC}  # fmt: skip
                 found += [f"route to {net}" for net in self._routes if net.version == version and net not in ways]
@@ -216,7 +228,7 @@ class Interface:
                 return
             for network in self._routes:
                 with words(self.config.name, f"removing the route to {network}", (errno.ESRCH,)):
-                    await netlink.route("del", dst=str(network), oif=index)
+                    await netlink.route("del", **_route(network, index))
             for address in self.config.addresses:
                 with words(self.config.name, f"removing address {address}", (errno.EADDRNOTAVAIL,)):
                     await netlink.addr("del", index=index, **_address(address))

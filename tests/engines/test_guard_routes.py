@@ -92,3 +92,25 @@ def test_a_start_that_fails_takes_back_what_it_made() -> None:
     asyncio.run(interface.up())
     asyncio.run(interface.undo())
     assert guards() == set()
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("host")
+@pytest.mark.parametrize("late", [False, True])
+def test_no_route_of_the_host_to_the_same_prefix_wins(late: bool) -> None:
+    interface = Interface(CONFIG)
+
+    def add() -> None:
+        for prefix in ("10.8.0.0/16", "fd08::/32"):
+            run("ip", "route", "add", prefix, "dev", "va", "metric", "100")  # as network managers do
+
+    if late:
+        asyncio.run(interface.up())
+        add()
+    else:
+        add()
+        asyncio.run(interface.up())
+    assert {way("10.8.1.1"), way("fd08::1")} == {"qg0"}
+    assert asyncio.run(interface.missing()) == []
+    asyncio.run(interface.down())
+    assert {way("10.8.1.1"), way("fd08::1")} == {"va"}
