@@ -20,6 +20,7 @@ from qtunnel.constants import DEFAULT_MTU
 from qtunnel.engines.base import IPNetwork
 from qtunnel.engines.bypass import Bypass
 from qtunnel.engines.netlink import UNREACHABLE, netlink_for, routes, words
+from qtunnel.engines.outcome import Outcome
 from qtunnel.errors import InterfaceError
 
 IPInterface = IPv4Interface | IPv6Interface
@@ -56,15 +57,22 @@ class InterfaceConfig:
 def plan_routes(addresses: Sequence[IPInterface], allowed_ips: Sequence[IPNetwork]) -> list[IPNetwork]:
     """The routes that bring ``allowed_ips`` to the interface, each once, in order.
 
-    A default route becomes two halves, which win over the host's own default route and leave it in place. What the
-    prefix of one of the interface's addresses covers needs no route: the kernel makes that one.
+    A default route becomes two halves, which win over the host's own default route and leave it in place. The prefix
+    of one of the interface's addresses needs no route: the kernel makes that one. What is inside of it does, since
+    another interface may have the same prefix.
     """
-    wanted: dict[IPNetwork, None] = {}
-    for network in allowed_ips:
-        for part in network.subnets() if network.prefixlen == 0 else (network,):
-            if not any(_within(part, address.network) for address in addresses):
-                wanted[part] = None
-    return list(wanted)
+    connected = {address.network for address in addresses}
+    parts = (part for network in allowed_ips for part in (network.subnets() if network.prefixlen == 0 else (network,)))
+    return list(dict.fromkeys(part for part in parts if part not in connected))
+
+
+def plan_outcome(addresses: Sequence[IPInterface], allowed_ips: Sequence[IPNetwork]) -> list[IPNetwork]:
+    """The prefixes that have to lead to the interface: its routes, and the prefixes of its addresses in them."""
+    planned = dict.fromkeys(plan_routes(addresses, allowed_ips))
+    for address in addresses:
+        if any(_within(address.network, network) for network in allowed_ips):
+            planned[address.network] = None
+    return list(planned)
 
 
 def plan_guards(addresses: Sequence[IPInterface], allowed_ips: Sequence[IPNetwork]) -> list[IPNetwork]:
@@ -98,6 +106,8 @@ class Interface:
         self.guards = plan_guards(config.addresses, config.allowed_ips) if config.routes else []
         """The prefixes that stay unreachable while the interface is gone."""
         self._guarded: set[IPNetwork] = set()
+        self._outcome = Outcome(plan_outcome(config.addresses, config.allowed_ips) if config.routes else [])
+        self._undone = True
         self._bypass = Bypass(config.name, config.mark, self.guards)
         self._index: int | None = None
         self.warnings: list[str] = []
@@ -119,6 +129,7 @@ class Interface:
             if not found:
                 raise InterfaceError(f"interface {self.config.name} does not exist; its engine is not running")
             self._index = int(found[0])
+            self._outcome.all_due = self._undone = True
             await self._set_up(netlink, self._index)
 
     async def _set_up(self, netlink: AsyncIPRoute, index: int) -> None:
@@ -175,7 +186,8 @@ class Interface:
         return {route.network for route in found if route.metric == ROUTE_METRIC[version]}
 
     async def missing(self) -> list[str]:
-        """In words, what of ``up`` somebody has undone since; nothing where the interface itself is gone."""
+        """In words, what of ``up`` somebody has undone since, and the prefixes that lead to another interface; nothing
+        where the interface itself is gone."""
         async with self._netlink() as netlink:
             index = await self._ours(netlink)
             if index is None:
@@ -184,20 +196,31 @@ class Interface:
             present = {ip_interface((a.get("local") or a.get("address"), a["prefixlen"]))
                        async for a in await netlink.addr("dump", index=index)}  # fmt: skip
             found += [f"address {address}" for address in self.config.addresses if address not in present]
+            absent = []
             for version in sorted({network.version for network in self.guards}):
                 ways = await self._ways(netlink, index, version)
                 behind = {route.network for route in await routes(netlink, version, kind=UNREACHABLE)
                           if route.metric == GUARD_METRIC}  # fmt: skip
-                found += [f"route to {net}" for net in self._routes if net.version == version and net not in ways]
+                lost = [net for net in self._routes if net.version == version and net not in ways]
+                absent += lost
+                found += [f"route to {net}" for net in lost]
                 found += [
                     f"unreachable route behind {net}"
                     for net in self.guards
                     if net.version == version and net not in behind
                 ]
+            self._undone = bool(found)
+            with words(self.config.name, "asking where packets go"):
+                astray = await self._outcome.astray(netlink, index, absent)
+            found += [f"way to {net}: interface {other} has it by a route, address or rule of the host's own"
+                      for net, other in astray.items()]  # fmt: skip
         return found
 
     async def put_back(self) -> None:
-        """Do again what ``up`` does; nothing where the interface is gone or its name has become another's."""
+        """Do again what ``up`` does; nothing where the interface is gone or its name has become another's, or where
+        the last look found nothing that doing it again would change."""
+        if not self._undone:
+            return
         async with self._netlink() as netlink:
             index = await self._ours(netlink)
             if index is not None:

@@ -49,7 +49,10 @@ def host(namespace: Namespace) -> None:
 
 def test_guards_have_the_prefixes_of_the_routes_that_they_stand_behind() -> None:
     found = list(map(str, plan_guards(CONFIG.addresses, CONFIG.allowed_ips)))
-    assert found == ["10.8.0.0/16", "0.0.0.0/1", "128.0.0.0/1", "fd08::/32", "10.77.0.0/24", "fd77::/64"]
+    assert found == [
+        "10.77.0.2/32", "10.8.0.0/16", "0.0.0.0/1", "128.0.0.0/1", "fd77::2/128", "fd08::/32",
+        "10.77.0.0/24", "fd77::/64",
+    ]  # fmt: skip
     assert plan_guards(CONFIG.addresses, ()) == []
 
 
@@ -79,7 +82,7 @@ def test_guards_of_a_run_that_crashed_stay_until_a_clean_end() -> None:
     again = Interface(CONFIG)
     asyncio.run(again.up())
     asyncio.run(again.undo())  # a start that failed: they are not its own
-    assert len(guards()) == 6
+    assert len(guards()) == 8
     asyncio.run(again.up())
     asyncio.run(again.down())
     assert guards() == set()
