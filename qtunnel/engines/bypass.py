@@ -20,7 +20,7 @@ from typing import Any
 from pyroute2 import AsyncIPRoute
 
 from qtunnel.engines.base import IPNetwork
-from qtunnel.engines.netlink import MAIN_TABLE, Route, family, routes, words
+from qtunnel.engines.netlink import MAIN_TABLE, Route, family, link, routes, words
 
 MARK_BASE = 0x7174_0000
 """Upper half of mark, table and group ("qt"); the lower is WireGuard's UDP port, which one tunnel of a host has."""
@@ -103,7 +103,10 @@ class Bypass:
         """The kernel's reverse path filter knows no marks: in its strict mode it drops what peers in there answer."""
         found = []
         for index in sorted({route.interface for route in hidden if route.interface is not None}):
-            name = str((await netlink.link("get", index=index))[0].get("ifname"))
+            found_link = await link(netlink, self._interface, index)
+            if found_link is None:
+                continue  # gone since the routes were told, and its routes with it
+            name = str(found_link.get("ifname"))
             if max(_rp_filter("all"), _rp_filter(name)) == STRICT:
                 found.append(
                     f"interface {name} drops what peers with addresses inside allowed_ips send: its reverse path "

@@ -19,7 +19,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from qtunnel.constants import DEFAULT_MTU
 from qtunnel.engines.base import IPNetwork
 from qtunnel.engines.bypass import Bypass
-from qtunnel.engines.netlink import UNREACHABLE, netlink_for, routes, words
+from qtunnel.engines.netlink import UNREACHABLE, link, netlink_for, routes, words
 from qtunnel.engines.outcome import Outcome
 from qtunnel.errors import InterfaceError
 
@@ -106,7 +106,8 @@ class Interface:
         self.guards = plan_guards(config.addresses, config.allowed_ips) if config.routes else []
         """The prefixes that stay unreachable while the interface is gone."""
         self._guarded: set[IPNetwork] = set()
-        self._outcome = Outcome(plan_outcome(config.addresses, config.allowed_ips) if config.routes else [])
+        checked = plan_outcome(config.addresses, config.allowed_ips) if config.routes else []
+        self._outcome = Outcome(config.name, checked)
         self._undone = True
         self._bypass = Bypass(config.name, config.mark, self.guards)
         self._index: int | None = None
@@ -192,7 +193,12 @@ class Interface:
             index = await self._ours(netlink)
             if index is None:
                 return []
-            found = [] if (await netlink.link("get", index=index))[0]["flags"] & IFF_UP else ["the link is down"]
+            ours = await link(netlink, self.config.name, index)
+            if ours is None:
+                return []
+            found = [] if ours["flags"] & IFF_UP else ["the link is down"]
+            if self._bypass.group not in (0, ours.get("group")):
+                found.append("its group, which keeps the tunnel's own datagrams out of it")
             present = {ip_interface((a.get("local") or a.get("address"), a["prefixlen"]))
                        async for a in await netlink.addr("dump", index=index)}  # fmt: skip
             found += [f"address {address}" for address in self.config.addresses if address not in present]

@@ -27,13 +27,24 @@ _ONLINK = 4
 
 @asynccontextmanager
 async def netlink_for(interface: str) -> AsyncIterator[AsyncIPRoute]:
-    """A connection; raises ``InterfaceError``. The kernel filters dumps itself: a host may have a million routes."""
+    """A connection. The kernel filters dumps itself: a host may have a million routes.
+
+    Raises ``InterfaceError``, also in place of what netlink refuses inside: nothing that the host does ends a daemon.
+    """
     try:
         netlink = AsyncIPRoute(strict_check=True)
     except OSError as error:
         raise InterfaceError(f"interface {interface}: netlink: {(error.strerror or '').lower()}") from None
     async with netlink:
-        yield netlink
+        with words(interface, "netlink"):
+            yield netlink
+
+
+async def link(netlink: AsyncIPRoute, interface: str, index: int) -> Any | None:
+    """A link as the kernel tells it; None where it is gone. interface: whose set-up it is for."""
+    with words(interface, f"looking at link {index}", (errno.ENODEV,)):
+        return (await netlink.link("get", index=index))[0]
+    return None
 
 
 def family(version: int) -> int:

@@ -14,7 +14,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from qtunnel.engines.base import IPNetwork
-from qtunnel.engines.netlink import UNICAST, family
+from qtunnel.engines.netlink import UNICAST, family, link
 
 PER_LOOK = 64
 """Prefixes. A question takes about 0.6 ms; a look is to stay below some 5 % of the second between two."""
@@ -36,8 +36,8 @@ CLOSED = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EINVAL)
 class Outcome:
     """The prefixes that have to lead to the interface, some of them at each look, in turn."""
 
-    def __init__(self, prefixes: Sequence[IPNetwork]) -> None:
-        self._prefixes = tuple(prefixes)
+    def __init__(self, interface: str, prefixes: Sequence[IPNetwork]) -> None:
+        self._interface, self._prefixes = interface, tuple(prefixes)
         self._next = 0
         self._astray: dict[IPNetwork, str] = {}
         self.all_due = True
@@ -57,7 +57,8 @@ class Outcome:
             if other is None:
                 self._astray.pop(prefix, None)
             else:
-                self._astray[prefix] = await _name(netlink, other)
+                found = await link(netlink, self._interface, other)
+                self._astray[prefix] = f"number {other}" if found is None else str(found.get("ifname"))
         self.all_due = False
         return dict(self._astray)
 
@@ -95,12 +96,3 @@ def _samples(prefix: IPNetwork) -> Iterator[IPv4Address | IPv6Address]:
     start = ZERONET if prefix.version == 4 and int(prefix.network_address) < ZERONET else 0
     for offset in range(start, min(prefix.num_addresses, start + ADDRESSES)):
         yield prefix[offset]
-
-
-async def _name(netlink: AsyncIPRoute, index: int) -> str:
-    try:
-        return str((await netlink.link("get", index=index))[0].get("ifname"))
-    except NetlinkError as error:
-        if error.code != errno.ENODEV:
-            raise
-        return f"interface number {index}"

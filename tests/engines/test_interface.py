@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyroute2 import AsyncIPRoute
 
 from qtunnel.engines.base import IPNetwork
 from qtunnel.engines.interface import Interface, InterfaceConfig, plan_routes
@@ -119,6 +120,24 @@ def test_what_somebody_undid_is_named_and_put_back(namespace: Namespace, interfa
     asyncio.run(made.put_back())
     assert asyncio.run(made.missing()) == []
     assert routes(interface) == {"10.77.0.2", "10.8.0.0/16", "fd08::/32"}
+
+
+@pytest.mark.root
+def test_an_interface_that_vanishes_during_the_look_is_gone(
+    namespace: Namespace, interface: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tun(interface)
+    made = Interface(config(interface, "10.8.0.0/16"))
+    up(made)
+    ours = made._ours
+
+    async def found_and_then_gone(netlink: AsyncIPRoute) -> int | None:
+        index = await ours(netlink)
+        run("ip", "link", "del", interface)
+        return index
+
+    monkeypatch.setattr(made, "_ours", found_and_then_gone)
+    assert asyncio.run(made.missing()) == []
 
 
 @pytest.mark.root

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pyroute2 import AsyncIPRoute
 
 from qtunnel.engines.bypass import _containing
-from qtunnel.engines.netlink import netlink_for, routes
+from qtunnel.engines.netlink import link, netlink_for, routes
+from qtunnel.errors import InterfaceError
 from tests.engines.namespaces import Namespace, run
 
 MANY = 300
@@ -76,6 +77,30 @@ def test_a_table_or_an_interface_that_is_not_there_has_no_routes(version: int) -
         async with netlink_for("qg0") as netlink:
             assert await routes(netlink, version, table=77_777) == []
             assert await routes(netlink, version, oif=99_999) == []
+
+    asyncio.run(ask())
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("namespace")
+def test_what_netlink_refuses_is_told_in_a_line_of_ours() -> None:
+    async def ask() -> None:
+        async with netlink_for("qg0") as netlink:
+            await netlink.link("get", index=99_999)
+
+    with pytest.raises(InterfaceError, match=r"interface qg0: netlink: the interface is gone"):
+        asyncio.run(ask())
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("namespace")
+def test_a_link_that_is_gone_is_none() -> None:
+    async def ask() -> None:
+        async with netlink_for("qg0") as netlink:
+            assert await link(netlink, "qg0", 99_999) is None
+            found = await link(netlink, "qg0", 1)
+            assert found is not None
+            assert found.get("ifname") == "lo"
 
     asyncio.run(ask())
 
