@@ -28,8 +28,8 @@ IPInterface = IPv4Interface | IPv6Interface
 TXQUEUELEN = 1000
 """Packets. A TUN's own default, 500, drops when a burst meets an engine that is scheduled out for some milliseconds."""
 
-GUARD_METRIC = 0x7FFF_FFFF
-"""Worse than any route that people or routing daemons make (the kernel's own IPv6 ones have 256 and 1,024)."""
+WORST_METRIC = 0x7FFF_FFFF
+"""Guards are worse than any route that people or routing daemons make (the kernel's own of IPv6 have 256 and 1,024)."""
 
 ROUTE_METRIC = {4: 0, 6: 1}
 """By IP version, the best that a route can have: nobody else's to the same prefix may win. 0 means 1,024 to IPv6."""
@@ -37,12 +37,20 @@ ROUTE_METRIC = {4: 0, 6: 1}
 IFF_UP = 1
 
 
+def guard_metric_of(wireguard_port: int) -> int:
+    """The metric of one gateway's guards: WireGuard's UDP port, which one gateway of a host has, tells whose they are.
+
+    So a clean stop takes nobody else's away, also none of a gateway that crashed with the same prefixes.
+    """
+    return WORST_METRIC - wireguard_port
+
+
 @dataclass(frozen=True, slots=True)
 class InterfaceConfig:
     """What ``up`` makes of the interface.
 
     allowed_ips: of all peers together; routed to the interface where ``routes`` is true. mark: of the datagrams that
-    carry the tunnel, which never go into it; 0 where nobody marks them.
+    carry the tunnel, which never go into it; 0 where nobody marks them. guard_metric: of this gateway's guards alone.
     """
 
     name: str
@@ -52,6 +60,7 @@ class InterfaceConfig:
     routes: bool = True
     txqueuelen: int = TXQUEUELEN
     mark: int = 0
+    guard_metric: int = WORST_METRIC
 
 
 def plan_routes(addresses: Sequence[IPInterface], allowed_ips: Sequence[IPNetwork]) -> list[IPNetwork]:
@@ -122,6 +131,8 @@ class Interface:
     async def up(self) -> None:
         """Set the guards, queue, MTU and addresses, then the link up, then the routes.
 
+        Guards that a former run left for prefixes that nobody wants any more go last, once nothing can fail.
+
         To be called only for an interface that this process's engine has made: from here on it is ours, and ``down``
         takes it away. The guards stay when the engine or this process dies; only ``down`` and ``undo`` take them away.
         """
@@ -132,6 +143,7 @@ class Interface:
             self._index = int(found[0])
             self._outcome.all_due = self._undone = True
             await self._set_up(netlink, self._index)
+            await self._unguard_former(netlink)
 
     async def _set_up(self, netlink: AsyncIPRoute, index: int) -> None:
         config = self.config
@@ -154,7 +166,7 @@ class Interface:
     async def _guard(self, netlink: AsyncIPRoute, network: IPNetwork) -> None:
         # One that is there is of a run that ended without ``down``: it has done its duty and is ours again.
         with words(self.config.name, f"unreachable route behind {network}", (errno.EEXIST,)):
-            await netlink.route("add", dst=str(network), type="unreachable", priority=GUARD_METRIC)
+            await netlink.route("add", dst=str(network), type="unreachable", priority=self.config.guard_metric)
             self._guarded.add(network)
 
     async def undo(self) -> None:
@@ -168,9 +180,23 @@ class Interface:
             await self._bypass.take(netlink)
             for network in self.guards:
                 if all_of_them or network in self._guarded:
-                    with words(self.config.name, f"removing the unreachable route to {network}", (errno.ESRCH,)):
-                        await netlink.route("del", dst=str(network), type="unreachable", priority=GUARD_METRIC)
+                    await self._unguard_one(netlink, network)
             self._guarded.clear()
+
+    async def _unguard_one(self, netlink: AsyncIPRoute, network: IPNetwork) -> None:
+        with words(self.config.name, f"removing the unreachable route to {network}", (errno.ESRCH,)):
+            await netlink.route("del", dst=str(network), type="unreachable", priority=self.config.guard_metric)
+
+    async def _unguard_former(self, netlink: AsyncIPRoute) -> None:
+        wanted = set(self.guards)
+        for version in (4, 6):
+            for network in await self._behind(netlink, version) - wanted:
+                await self._unguard_one(netlink, network)
+
+    async def _behind(self, netlink: AsyncIPRoute, version: int) -> set[IPNetwork]:
+        """The prefixes that have a guard of this gateway."""
+        found = await routes(netlink, version, kind=UNREACHABLE)
+        return {route.network for route in found if route.metric == self.config.guard_metric}
 
     async def _add_route(self, netlink: AsyncIPRoute, index: int, network: IPNetwork) -> None:
         try:
@@ -205,8 +231,7 @@ class Interface:
             absent = []
             for version in sorted({network.version for network in self.guards}):
                 ways = await self._ways(netlink, index, version)
-                behind = {route.network for route in await routes(netlink, version, kind=UNREACHABLE)
-                          if route.metric == GUARD_METRIC}  # fmt: skip
+                behind = await self._behind(netlink, version)
                 lost = [net for net in self._routes if net.version == version and net not in ways]
                 absent += lost
                 found += [f"route to {net}" for net in lost]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyroute2 import AsyncIPRoute
 
 from qtunnel.engines.base import IPNetwork
-from qtunnel.engines.interface import Interface, InterfaceConfig, plan_routes
+from qtunnel.engines.interface import WORST_METRIC, Interface, InterfaceConfig, plan_routes
 from qtunnel.errors import InterfaceError
 from tests.engines.namespaces import Namespace, run
 
@@ -111,7 +111,7 @@ def test_what_somebody_undid_is_named_and_put_back(namespace: Namespace, interfa
     up(made)
     assert asyncio.run(made.missing()) == []
     run("ip", "addr", "del", "10.77.0.1/24", "dev", interface)  # and the kernel drops the IPv4 routes with it
-    run("ip", "-6", "route", "del", "unreachable", "fd08::/32", "metric", "2147483647")
+    run("ip", "-6", "route", "del", "unreachable", "fd08::/32", "metric", str(WORST_METRIC))
     assert asyncio.run(made.missing()) == [
         "address 10.77.0.1/24", "route to 10.77.0.2/32", "route to 10.8.0.0/16", "unreachable route behind fd08::/32",
     ]  # fmt: skip
