@@ -145,7 +145,8 @@ class Tunnel:
                 self.trouble = None
             else:
                 name = self._config.tunnel.interface
-                text = f"interface {name} was changed by somebody else: missing: {_short(missing)}; put back"
+                remedy = "put back" if self._interface.undone else "remove that"
+                text = f"interface {name} was changed by somebody else: missing: {_short(missing)}; {remedy}"
                 if self.trouble is None:
                     self._events.publish("interface.altered", None, detail=text)
                 self.trouble = text

@@ -117,7 +117,8 @@ class Interface:
         self._guarded: set[IPNetwork] = set()
         checked = plan_outcome(config.addresses, config.allowed_ips) if config.routes else []
         self._outcome = Outcome(config.name, checked)
-        self._undone = True
+        self.undone = True
+        """Whether the last look found something that ``put_back`` can mend; not where others have our prefixes."""
         self._bypass = Bypass(config.name, config.mark, self.guards)
         self._index: int | None = None
         self.warnings: list[str] = []
@@ -141,7 +142,7 @@ class Interface:
             if not found:
                 raise InterfaceError(f"interface {self.config.name} does not exist; its engine is not running")
             self._index = int(found[0])
-            self._outcome.all_due = self._undone = True
+            self._outcome.all_due = self.undone = True
             await self._set_up(netlink, self._index)
             await self._unguard_former(netlink)
 
@@ -240,17 +241,18 @@ class Interface:
                     for net in self.guards
                     if net.version == version and net not in behind
                 ]
-            self._undone = bool(found)
+            self.undone = bool(found)
             with words(self.config.name, "asking where packets go"):
                 astray = await self._outcome.astray(netlink, index, absent)
-            found += [f"way to {net}: interface {other} has it by a route, address or rule of the host's own"
-                      for net, other in astray.items()]  # fmt: skip
+            found += [
+                f"way to {net} ({other} has it, by a route, an address or a rule)" for net, other in astray.items()
+            ]
         return found
 
     async def put_back(self) -> None:
         """Do again what ``up`` does; nothing where the interface is gone or its name has become another's, or where
         the last look found nothing that doing it again would change."""
-        if not self._undone:
+        if not self.undone:
             return
         async with self._netlink() as netlink:
             index = await self._ours(netlink)

@@ -125,6 +125,19 @@ def test_what_somebody_undoes_is_told_and_put_back(sites: tuple[Site, Site]) -> 
     wait_until(lambda: alice.way(INSIDE) == alice.interface, "the route")
 
 
+def test_a_prefix_that_another_interface_gets_is_not_protected(alice: Site) -> None:
+    process = alice.start()
+    wait_until(lambda: alice.status()["node"]["state"] == "up", "the start")
+    alice.host.ip("route", "add", "10.8.0.0/16", "dev", "eth0", "table", "100")
+    alice.host.ip("rule", "add", "lookup", "100", "pref", "100")
+    assert alice.way(INSIDE) == "eth0"
+    wait_until(lambda: alice.status()["node"]["state"] == "interface-altered", "it is noticed")
+    assert "missing: way to 10.8.0.0/16 (eth0 has it, by a route, an address or a rule); remove that" in alice.log
+    alice.host.ip("rule", "del", "pref", "100")
+    wait_until(lambda: alice.status()["node"]["state"] == "up", "the status is good again")
+    assert ends(process) == 0
+
+
 @pytest.mark.parametrize("engine", ["qtunnel", "wireguard-go"])
 @pytest.mark.parametrize("version", [4, 6])
 def test_an_endpoint_inside_the_tunnel_is_passed_by_the_tunnels_own_datagrams_alone(

@@ -23,7 +23,7 @@ def missing(made: Interface) -> list[str]:
 
 
 def other(prefix: str, device: str = "va") -> str:
-    return f"way to {prefix}: interface {device} has it by a route, address or rule of the host's own"
+    return f"way to {prefix} ({device} has it, by a route, an address or a rule)"
 
 
 @pytest.fixture
