@@ -11,7 +11,7 @@ from dataclasses import replace
 from qtunnel.config import Config
 from qtunnel.engines.base import Endpoint, PeerSpec, PeerStats
 from qtunnel.engines.bypass import mark_of
-from qtunnel.engines.interface import GUARD_METRIC, Interface, InterfaceConfig
+from qtunnel.engines.interface import Interface, InterfaceConfig, guard_metric_of
 from qtunnel.engines.uapi import open_engine
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
@@ -55,8 +55,11 @@ class Tunnel:
         routes = tunnel.routes == "auto"
         self.mark = mark_of(config.node.wireguard_port) if routes else 0
         """Of all datagrams that carry the tunnel: those of the engine, and those of the key handshake."""
+        guards = guard_metric_of(config.node.wireguard_port)
         self._interface = Interface(
-            InterfaceConfig(tunnel.interface, tunnel.addresses, tunnel.mtu, allowed, routes, mark=self.mark)
+            InterfaceConfig(
+                tunnel.interface, tunnel.addresses, tunnel.mtu, allowed, routes, mark=self.mark, guard_metric=guards
+            )
         )
         self._keys = {peer.name: public[peer.name].wireguard for peer in config.peers}
         self._specs = {
@@ -142,7 +145,8 @@ class Tunnel:
                 self.trouble = None
             else:
                 name = self._config.tunnel.interface
-                text = f"interface {name} was changed by somebody else: missing: {_short(missing)}; put back"
+                remedy = "put back" if self._interface.undone else "remove that"
+                text = f"interface {name} was changed by somebody else: missing: {_short(missing)}; {remedy}"
                 if self.trouble is None:
                     self._events.publish("interface.altered", None, detail=text)
                 self.trouble = text
@@ -171,7 +175,7 @@ class Tunnel:
                 "tunnel.guarded",
                 None,
                 detail=f"no traffic for {prefixes} until the next start; to let it pass unprotected: "
-                f"ip route del unreachable PREFIX metric {GUARD_METRIC} (ip -6 for IPv6)",
+                f"ip route del unreachable PREFIX metric {self._interface.config.guard_metric} (ip -6 for IPv6)",
             )
         await self.engine.stop()
 

@@ -13,14 +13,14 @@ rules per IP version, for that mark alone, let it go where the host would send i
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyroute2 import AsyncIPRoute
 
 from qtunnel.engines.base import IPNetwork
-from qtunnel.engines.netlink import MAIN_TABLE, Route, family, routes, words
+from qtunnel.engines.netlink import MAIN_TABLE, Route, family, link, routes, words
 
 MARK_BASE = 0x7174_0000
 """Upper half of mark, table and group ("qt"); the lower is WireGuard's UDP port, which one tunnel of a host has."""
@@ -95,18 +95,18 @@ class Bypass:
 
     async def _hidden(self, netlink: AsyncIPRoute, index: int, version: int) -> set[Route]:
         """The host's routes that contain one of the tunnel's: without the tunnel they would be next best."""
-        prefixes = [network for network in self._prefixes if network.version == version]
-        return {
-            route
-            for route in await routes(netlink, version)
-            if route.interface not in (None, index) and any(_within(prefix, route.network) for prefix in prefixes)
-        }
+        only = _containing([network for network in self._prefixes if network.version == version])
+        found = await routes(netlink, version, only=only)
+        return {route for route in found if route.interface not in (None, index)}
 
     async def _strict(self, netlink: AsyncIPRoute, hidden: set[Route]) -> list[str]:
         """The kernel's reverse path filter knows no marks: in its strict mode it drops what peers in there answer."""
         found = []
         for index in sorted({route.interface for route in hidden if route.interface is not None}):
-            name = str((await netlink.link("get", index=index))[0].get("ifname"))
+            found_link = await link(netlink, self._interface, index)
+            if found_link is None:
+                continue  # gone since the routes were told, and its routes with it
+            name = str(found_link.get("ifname"))
             if max(_rp_filter("all"), _rp_filter(name)) == STRICT:
                 found.append(
                     f"interface {name} drops what peers with addresses inside allowed_ips send: its reverse path "
@@ -115,8 +115,20 @@ class Bypass:
         return found
 
 
-def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
-    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]  # versions are equal
+def _containing(prefixes: Sequence[IPNetwork]) -> Callable[[int, int], bool]:
+    """Whether a destination with a length contains one of the prefixes, of one IP version; quick for many of both."""
+    heads: dict[int, set[int]] = {}
+
+    def contains(destination: int, length: int) -> bool:
+        if length not in heads:
+            heads[length] = {
+                int(prefix.network_address) >> (prefix.max_prefixlen - length)
+                for prefix in prefixes
+                if prefix.prefixlen >= length
+            }
+        return bool(heads[length]) and destination >> (prefixes[0].max_prefixlen - length) in heads[length]
+
+    return contains
 
 
 def _rp_filter(name: str) -> int:

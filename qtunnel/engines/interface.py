@@ -19,7 +19,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from qtunnel.constants import DEFAULT_MTU
 from qtunnel.engines.base import IPNetwork
 from qtunnel.engines.bypass import Bypass
-from qtunnel.engines.netlink import UNREACHABLE, netlink_for, routes, words
+from qtunnel.engines.netlink import UNREACHABLE, link, netlink_for, routes, words
+from qtunnel.engines.outcome import Outcome
 from qtunnel.errors import InterfaceError
 
 IPInterface = IPv4Interface | IPv6Interface
@@ -27,10 +28,21 @@ IPInterface = IPv4Interface | IPv6Interface
 TXQUEUELEN = 1000
 """Packets. A TUN's own default, 500, drops when a burst meets an engine that is scheduled out for some milliseconds."""
 
-GUARD_METRIC = 0x7FFF_FFFF
-"""Worse than any route that people or routing daemons make (the kernel's own IPv6 ones have 256 and 1,024)."""
+WORST_METRIC = 0x7FFF_FFFF
+"""Guards are worse than any route that people or routing daemons make (the kernel's own of IPv6 have 256 and 1,024)."""
+
+ROUTE_METRIC = {4: 0, 6: 1}
+"""By IP version, the best that a route can have: nobody else's to the same prefix may win. 0 means 1,024 to IPv6."""
 
 IFF_UP = 1
+
+
+def guard_metric_of(wireguard_port: int) -> int:
+    """The metric of one gateway's guards: WireGuard's UDP port, which one gateway of a host has, tells whose they are.
+
+    So a clean stop takes nobody else's away, also none of a gateway that crashed with the same prefixes.
+    """
+    return WORST_METRIC - wireguard_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +50,7 @@ class InterfaceConfig:
     """What ``up`` makes of the interface.
 
     allowed_ips: of all peers together; routed to the interface where ``routes`` is true. mark: of the datagrams that
-    carry the tunnel, which never go into it; 0 where nobody marks them.
+    carry the tunnel, which never go into it; 0 where nobody marks them. guard_metric: of this gateway's guards alone.
     """
 
     name: str
@@ -48,20 +60,28 @@ class InterfaceConfig:
     routes: bool = True
     txqueuelen: int = TXQUEUELEN
     mark: int = 0
+    guard_metric: int = WORST_METRIC
 
 
 def plan_routes(addresses: Sequence[IPInterface], allowed_ips: Sequence[IPNetwork]) -> list[IPNetwork]:
     """The routes that bring ``allowed_ips`` to the interface, each once, in order.
 
-    A default route becomes two halves, which win over the host's own default route and leave it in place. What the
-    prefix of one of the interface's addresses covers needs no route: the kernel makes that one.
+    A default route becomes two halves, which win over the host's own default route and leave it in place. The prefix
+    of one of the interface's addresses needs no route: the kernel makes that one. What is inside of it does, since
+    another interface may have the same prefix.
     """
-    wanted: dict[IPNetwork, None] = {}
-    for network in allowed_ips:
-        for part in network.subnets() if network.prefixlen == 0 else (network,):
-            if not any(_within(part, address.network) for address in addresses):
-                wanted[part] = None
-    return list(wanted)
+    connected = {address.network for address in addresses}
+    parts = (part for network in allowed_ips for part in (network.subnets() if network.prefixlen == 0 else (network,)))
+    return list(dict.fromkeys(part for part in parts if part not in connected))
+
+
+def plan_outcome(addresses: Sequence[IPInterface], allowed_ips: Sequence[IPNetwork]) -> list[IPNetwork]:
+    """The prefixes that have to lead to the interface: its routes, and the prefixes of its addresses in them."""
+    planned = dict.fromkeys(plan_routes(addresses, allowed_ips))
+    for address in addresses:
+        if any(_within(address.network, network) for network in allowed_ips):
+            planned[address.network] = None
+    return list(planned)
 
 
 def plan_guards(addresses: Sequence[IPInterface], allowed_ips: Sequence[IPNetwork]) -> list[IPNetwork]:
@@ -82,6 +102,10 @@ def _address(address: IPInterface) -> dict[str, Any]:
     return {"address": str(address.ip), "prefixlen": address.network.prefixlen}
 
 
+def _route(network: IPNetwork, index: int) -> dict[str, Any]:
+    return {"dst": str(network), "oif": index, "priority": ROUTE_METRIC[network.version]}
+
+
 class Interface:
     """One interface; every failure is an ``InterfaceError`` that says what was being done."""
 
@@ -91,6 +115,10 @@ class Interface:
         self.guards = plan_guards(config.addresses, config.allowed_ips) if config.routes else []
         """The prefixes that stay unreachable while the interface is gone."""
         self._guarded: set[IPNetwork] = set()
+        checked = plan_outcome(config.addresses, config.allowed_ips) if config.routes else []
+        self._outcome = Outcome(config.name, checked)
+        self.undone = True
+        """Whether the last look found something that ``put_back`` can mend; not where others have our prefixes."""
         self._bypass = Bypass(config.name, config.mark, self.guards)
         self._index: int | None = None
         self.warnings: list[str] = []
@@ -104,6 +132,8 @@ class Interface:
     async def up(self) -> None:
         """Set the guards, queue, MTU and addresses, then the link up, then the routes.
 
+        Guards that a former run left for prefixes that nobody wants any more go last, once nothing can fail.
+
         To be called only for an interface that this process's engine has made: from here on it is ours, and ``down``
         takes it away. The guards stay when the engine or this process dies; only ``down`` and ``undo`` take them away.
         """
@@ -112,7 +142,9 @@ class Interface:
             if not found:
                 raise InterfaceError(f"interface {self.config.name} does not exist; its engine is not running")
             self._index = int(found[0])
+            self._outcome.all_due = self.undone = True
             await self._set_up(netlink, self._index)
+            await self._unguard_former(netlink)
 
     async def _set_up(self, netlink: AsyncIPRoute, index: int) -> None:
         config = self.config
@@ -135,7 +167,7 @@ class Interface:
     async def _guard(self, netlink: AsyncIPRoute, network: IPNetwork) -> None:
         # One that is there is of a run that ended without ``down``: it has done its duty and is ours again.
         with words(self.config.name, f"unreachable route behind {network}", (errno.EEXIST,)):
-            await netlink.route("add", dst=str(network), type="unreachable", priority=GUARD_METRIC)
+            await netlink.route("add", dst=str(network), type="unreachable", priority=self.config.guard_metric)
             self._guarded.add(network)
 
     async def undo(self) -> None:
@@ -149,43 +181,79 @@ class Interface:
             await self._bypass.take(netlink)
             for network in self.guards:
                 if all_of_them or network in self._guarded:
-                    with words(self.config.name, f"removing the unreachable route to {network}", (errno.ESRCH,)):
-                        await netlink.route("del", dst=str(network), type="unreachable", priority=GUARD_METRIC)
+                    await self._unguard_one(netlink, network)
             self._guarded.clear()
+
+    async def _unguard_one(self, netlink: AsyncIPRoute, network: IPNetwork) -> None:
+        with words(self.config.name, f"removing the unreachable route to {network}", (errno.ESRCH,)):
+            await netlink.route("del", dst=str(network), type="unreachable", priority=self.config.guard_metric)
+
+    async def _unguard_former(self, netlink: AsyncIPRoute) -> None:
+        wanted = set(self.guards)
+        for version in (4, 6):
+            for network in await self._behind(netlink, version) - wanted:
+                await self._unguard_one(netlink, network)
+
+    async def _behind(self, netlink: AsyncIPRoute, version: int) -> set[IPNetwork]:
+        """The prefixes that have a guard of this gateway."""
+        found = await routes(netlink, version, kind=UNREACHABLE)
+        return {route.network for route in found if route.metric == self.config.guard_metric}
 
     async def _add_route(self, netlink: AsyncIPRoute, index: int, network: IPNetwork) -> None:
         try:
-            await netlink.route("add", dst=str(network), oif=index)
+            await netlink.route("add", **_route(network, index))
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
-            if all(route.network != network for route in await routes(netlink, network.version, oif=index)):
+            if network not in await self._ways(netlink, index, network.version):
                 raise
 
+    async def _ways(self, netlink: AsyncIPRoute, index: int, version: int) -> set[IPNetwork]:
+        """The prefixes with a route like ours to the interface; the kernel's own of IPv6 have other metrics."""
+        found = await routes(netlink, version, oif=index)
+        return {route.network for route in found if route.metric == ROUTE_METRIC[version]}
+
     async def missing(self) -> list[str]:
-        """In words, what of ``up`` somebody has undone since; nothing where the interface itself is gone."""
+        """In words, what of ``up`` somebody has undone since, and the prefixes that lead to another interface; nothing
+        where the interface itself is gone."""
         async with self._netlink() as netlink:
             index = await self._ours(netlink)
             if index is None:
                 return []
-            found = [] if (await netlink.link("get", index=index))[0]["flags"] & IFF_UP else ["the link is down"]
+            ours = await link(netlink, self.config.name, index)
+            if ours is None:
+                return []
+            found = [] if ours["flags"] & IFF_UP else ["the link is down"]
+            if self._bypass.group not in (0, ours.get("group")):
+                found.append("its group, which keeps the tunnel's own datagrams out of it")
             present = {ip_interface((a.get("local") or a.get("address"), a["prefixlen"]))
                        async for a in await netlink.addr("dump", index=index)}  # fmt: skip
             found += [f"address {address}" for address in self.config.addresses if address not in present]
+            absent = []
             for version in sorted({network.version for network in self.guards}):
-                ways = {route.network for route in await routes(netlink, version, oif=index)}
-                behind = {route.network for route in await routes(netlink, version, kind=UNREACHABLE)
-                          if route.metric == GUARD_METRIC}  # fmt: skip
-                found += [f"route to {net}" for net in self._routes if net.version == version and net not in ways]
+                ways = await self._ways(netlink, index, version)
+                behind = await self._behind(netlink, version)
+                lost = [net for net in self._routes if net.version == version and net not in ways]
+                absent += lost
+                found += [f"route to {net}" for net in lost]
                 found += [
                     f"unreachable route behind {net}"
                     for net in self.guards
                     if net.version == version and net not in behind
                 ]
+            self.undone = bool(found)
+            with words(self.config.name, "asking where packets go"):
+                astray = await self._outcome.astray(netlink, index, absent)
+            found += [
+                f"way to {net} ({other} has it, by a route, an address or a rule)" for net, other in astray.items()
+            ]
         return found
 
     async def put_back(self) -> None:
-        """Do again what ``up`` does; nothing where the interface is gone or its name has become another's."""
+        """Do again what ``up`` does; nothing where the interface is gone or its name has become another's, or where
+        the last look found nothing that doing it again would change."""
+        if not self.undone:
+            return
         async with self._netlink() as netlink:
             index = await self._ours(netlink)
             if index is not None:
@@ -216,7 +284,7 @@ class Interface:
                 return
             for network in self._routes:
                 with words(self.config.name, f"removing the route to {network}", (errno.ESRCH,)):
-                    await netlink.route("del", dst=str(network), oif=index)
+                    await netlink.route("del", **_route(network, index))
             for address in self.config.addresses:
                 with words(self.config.name, f"removing address {address}", (errno.EADDRNOTAVAIL,)):
                     await netlink.addr("del", index=index, **_address(address))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -20,19 +20,31 @@ MAIN_TABLE = 254
 LINK_SCOPE = 253
 UNICAST = 1
 UNREACHABLE = 7
+_ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104  # a destination, not bind
 _DEAD = 1
 _ONLINK = 4
 
 
 @asynccontextmanager
 async def netlink_for(interface: str) -> AsyncIterator[AsyncIPRoute]:
-    """A connection; raises ``InterfaceError``. The kernel filters dumps itself: a host may have a million routes."""
+    """A connection. The kernel filters dumps itself: a host may have a million routes.
+
+    Raises ``InterfaceError``, also in place of what netlink refuses inside: nothing that the host does ends a daemon.
+    """
     try:
         netlink = AsyncIPRoute(strict_check=True)
     except OSError as error:
         raise InterfaceError(f"interface {interface}: netlink: {(error.strerror or '').lower()}") from None
     async with netlink:
-        yield netlink
+        with words(interface, "netlink"):
+            yield netlink
+
+
+async def link(netlink: AsyncIPRoute, interface: str, index: int) -> Any | None:
+    """A link as the kernel tells it; None where it is gone. interface: whose set-up it is for."""
+    with words(interface, f"looking at link {index}", (errno.ENODEV,)):
+        return (await netlink.link("get", index=index))[0]
+    return None
 
 
 def family(version: int) -> int:
@@ -70,29 +82,46 @@ class Route:
         return way
 
 
-async def routes(netlink: AsyncIPRoute, version: int, *, kind: int = UNICAST, **wanted: int) -> list[Route]:
-    """The routes of one kind for one IP version; wanted: ``table``, ``oif``. Of several ways the first is told."""
+Wanted = Callable[[int, int], bool]
+"""From a destination and the length of its prefix, whether the route is of interest."""
+
+
+async def routes(
+    netlink: AsyncIPRoute, version: int, *, kind: int = UNICAST, only: Wanted | None = None, **wanted: int
+) -> list[Route]:
+    """The routes of one kind for one IP version; wanted: ``table``, ``oif``. Of several ways the first is told.
+
+    A table or an interface that is not there has none.
+    """
     wanted.setdefault("table", MAIN_TABLE)
     found = []
-    async for message in await netlink.route("dump", family=family(version), type=kind, **wanted):
-        attributes = dict(message["attrs"])
-        if message["type"] != kind or attributes.get("RTA_TABLE", message["table"]) != wanted["table"]:
-            continue
-        if message["flags"] & _DEAD or message["src_len"] or message["tos"]:
-            continue  # leads nowhere, or not everybody
-        found.append(_route(message, attributes, version))
+    try:
+        # With a filter of its own pyroute2 puts the arguments into the request instead of looking through all routes.
+        dump = await netlink.route("dump", family=family(version), type=kind, dump_filter=lambda _: True, **wanted)
+        async for message in dump:
+            if message["type"] != kind or message["flags"] & _DEAD or message["src_len"] or message["tos"]:
+                continue  # leads nowhere, or not everybody
+            destination = ip_address(message.get_attr("RTA_DST") or _ANY[version])
+            if only is not None and not only(int(destination), message["dst_len"]):
+                continue
+            attributes = dict(message["attrs"])
+            if attributes.get("RTA_TABLE", message["table"]) == wanted["table"]:
+                found.append(_route(message, attributes, ip_network((destination, message["dst_len"]))))
+    except NetlinkError as error:
+        if error.code not in (errno.ENOENT, errno.ENODEV):
+            raise
+        return []
     return found
 
 
-def _route(message: Any, attributes: dict[str, Any], version: int) -> Route:
-    destination = attributes.get("RTA_DST", "0.0.0.0" if version == 4 else "::")  # noqa: S104  # "any", not bind
+def _route(message: Any, attributes: dict[str, Any], network: IPNetwork) -> Route:
     way, flags = attributes, message["flags"]
     if attributes.get("RTA_MULTIPATH"):
         first = attributes["RTA_MULTIPATH"][0]
         way, flags = {**dict(first["attrs"]), "RTA_OIF": first["oif"]}, first["flags"]
     via = way.get("RTA_VIA")
     return Route(
-        ip_network((ip_address(destination), message["dst_len"])),
+        network,
         way.get("RTA_OIF"),
         attributes.get("RTA_PRIORITY", 0),
         way.get("RTA_GATEWAY"),

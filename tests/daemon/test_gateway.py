@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from qtunnel.engines.bypass import mark_of
+from qtunnel.engines.interface import guard_metric_of
 from tests.daemon.sites import Site, protected, two_sites
 from tests.support.netns import wait_until
 
@@ -100,7 +101,7 @@ def test_an_internal_error_leaves_nothing_to_go_in_the_clear(alice: Site) -> Non
     assert alice.interface not in alice.host.links()
     assert (alice.way(INSIDE), alice.way("10.77.0.2"), alice.way("192.0.2.1")) == ("unreachable", "unreachable", "eth0")
     assert "event=tunnel.guarded" in alice.log
-    assert "ip route del unreachable PREFIX metric 2147483647" in alice.log
+    assert f"ip route del unreachable PREFIX metric {guard_metric_of(51820)}" in alice.log
     (alice.directory / "alice.log").write_text("")
     process = alice.start()
     assert alice.way(INSIDE) == alice.interface
@@ -122,6 +123,19 @@ def test_what_somebody_undoes_is_told_and_put_back(sites: tuple[Site, Site]) -> 
     alice.host.ip("route", "del", "10.8.0.0/16", "dev", alice.interface)
     wait_until(lambda: "missing: route to 10.8.0.0/16; put back" in alice.log, "the route's end is noticed")
     wait_until(lambda: alice.way(INSIDE) == alice.interface, "the route")
+
+
+def test_a_prefix_that_another_interface_gets_is_not_protected(alice: Site) -> None:
+    process = alice.start()
+    wait_until(lambda: alice.status()["node"]["state"] == "up", "the start")
+    alice.host.ip("route", "add", "10.8.0.0/16", "dev", "eth0", "table", "100")
+    alice.host.ip("rule", "add", "lookup", "100", "pref", "100")
+    assert alice.way(INSIDE) == "eth0"
+    wait_until(lambda: alice.status()["node"]["state"] == "interface-altered", "it is noticed")
+    assert "missing: way to 10.8.0.0/16 (eth0 has it, by a route, an address or a rule); remove that" in alice.log
+    alice.host.ip("rule", "del", "pref", "100")
+    wait_until(lambda: alice.status()["node"]["state"] == "up", "the status is good again")
+    assert ends(process) == 0
 
 
 @pytest.mark.parametrize("engine", ["qtunnel", "wireguard-go"])

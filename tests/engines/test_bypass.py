@@ -7,9 +7,11 @@ from ipaddress import ip_interface, ip_network
 from pathlib import Path
 
 import pytest
+from pyroute2 import AsyncIPRoute
 
 from qtunnel.engines.bypass import mark_of
 from qtunnel.engines.interface import Interface, InterfaceConfig
+from qtunnel.engines.netlink import Route
 from tests.engines.namespaces import Namespace, run
 from tests.engines.test_guard_routes import way
 
@@ -137,3 +139,34 @@ def test_a_strict_reverse_path_filter_is_told_with_the_remedy() -> None:
     switch.write_text("2")
     asyncio.run(made.follow_routes())
     assert made.warnings == []
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("host")
+def test_a_link_that_vanishes_while_the_way_around_is_made_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = interface("0.0.0.0/0")
+    hidden = made._bypass._hidden
+
+    async def told_and_then_gone(netlink: AsyncIPRoute, index: int, version: int) -> set[Route]:
+        found = await hidden(netlink, index, version)
+        run("ip", "link", "del", "va")
+        return found
+
+    monkeypatch.setattr(made._bypass, "_hidden", told_and_then_gone)
+    asyncio.run(made.up())
+    assert made.warnings == []
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("host")
+def test_a_group_that_somebody_reset_is_named_and_put_back() -> None:
+    made = interface("0.0.0.0/0")
+    asyncio.run(made.up())
+    assert asyncio.run(made.missing()) == []
+    run("ip", "link", "set", "qg0", "group", "default")
+    run("ip", "route", "del", "default")
+    assert marked(FAR[0]) == "qg0", "into itself"
+    assert asyncio.run(made.missing()) == ["its group, which keeps the tunnel's own datagrams out of it"]
+    asyncio.run(made.put_back())
+    assert asyncio.run(made.missing()) == []
+    assert marked(FAR[0]) == "unreachable"

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyroute2 import AsyncIPRoute
 
 from qtunnel.engines.base import IPNetwork
-from qtunnel.engines.interface import Interface, InterfaceConfig, plan_routes
+from qtunnel.engines.interface import WORST_METRIC, Interface, InterfaceConfig, plan_routes
 from qtunnel.errors import InterfaceError
 from tests.engines.namespaces import Namespace, run
 
@@ -53,9 +54,10 @@ def test_a_default_route_becomes_two_halves() -> None:
     assert list(map(str, planned)) == ["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"]
 
 
-def test_what_the_own_prefix_covers_and_repetitions_need_no_route() -> None:
-    allowed = [ip_network(text) for text in ("10.77.0.2/32", "fd77::2/128", "10.8.0.0/16", "10.8.0.0/16", "10.0.0.0/8")]
-    assert list(map(str, plan_routes(ADDRESSES, allowed))) == ["10.8.0.0/16", "10.0.0.0/8"]
+def test_the_own_prefix_and_repetitions_need_no_route() -> None:
+    allowed = [ip_network(text) for text in ("10.77.0.0/24", "10.77.0.2/32", "fd77::2/128", "10.8.0.0/16")]
+    planned = plan_routes(ADDRESSES, [*allowed, *allowed, ip_network("10.0.0.0/8")])
+    assert list(map(str, planned)) == ["10.77.0.2/32", "fd77::2/128", "10.8.0.0/16", "10.0.0.0/8"]
 
 
 networks4 = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)).map(lambda t: IPv4Network(t, strict=False))
@@ -86,7 +88,7 @@ def test_up_sets_everything_and_down_takes_it_away(namespace: Namespace, interfa
         (a["local"], a["prefixlen"]) for a in ip("addr", "show", interface)[0]["addr_info"] if a["scope"] != "link"
     }
     assert found == {("10.77.0.1", 24), ("fd77::1", 64)}
-    assert routes(interface) == {"10.8.0.0/16", "fd08::/32"}
+    assert routes(interface) == {"10.77.0.2", "10.8.0.0/16", "fd08::/32"}
     up(made)  # again: nothing changes, nothing fails
     asyncio.run(made.down())
     assert "UP" not in ip("link", "show", interface)[0]["flags"]
@@ -109,15 +111,33 @@ def test_what_somebody_undid_is_named_and_put_back(namespace: Namespace, interfa
     up(made)
     assert asyncio.run(made.missing()) == []
     run("ip", "addr", "del", "10.77.0.1/24", "dev", interface)  # and the kernel drops the IPv4 routes with it
-    run("ip", "-6", "route", "del", "unreachable", "fd08::/32", "metric", "2147483647")
+    run("ip", "-6", "route", "del", "unreachable", "fd08::/32", "metric", str(WORST_METRIC))
     assert asyncio.run(made.missing()) == [
-        "address 10.77.0.1/24", "route to 10.8.0.0/16", "unreachable route behind fd08::/32",
+        "address 10.77.0.1/24", "route to 10.77.0.2/32", "route to 10.8.0.0/16", "unreachable route behind fd08::/32",
     ]  # fmt: skip
     run("ip", "link", "set", interface, "down")
     assert "the link is down" in asyncio.run(made.missing())
     asyncio.run(made.put_back())
     assert asyncio.run(made.missing()) == []
-    assert routes(interface) == {"10.8.0.0/16", "fd08::/32"}
+    assert routes(interface) == {"10.77.0.2", "10.8.0.0/16", "fd08::/32"}
+
+
+@pytest.mark.root
+def test_an_interface_that_vanishes_during_the_look_is_gone(
+    namespace: Namespace, interface: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tun(interface)
+    made = Interface(config(interface, "10.8.0.0/16"))
+    up(made)
+    ours = made._ours
+
+    async def found_and_then_gone(netlink: AsyncIPRoute) -> int | None:
+        index = await ours(netlink)
+        run("ip", "link", "del", interface)
+        return index
+
+    monkeypatch.setattr(made, "_ours", found_and_then_gone)
+    assert asyncio.run(made.missing()) == []
 
 
 @pytest.mark.root
