@@ -106,7 +106,7 @@ class Gateway:
             await control.start()
             memory = self._memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told))
             await self._sockets.open()
-            await self._endpoints.first()
+            await self._endpoints.first(memory, self._public)
             await self._tunnel.start()
             self._state = "up"
             for peer in settings:
