@@ -150,8 +150,9 @@ class Gateway:
         if not task.cancelled() and (error := task.exception()) is not None:
             # A defect: better to stop, and be started again, than to run on with a part missing.
             logger.defect("daemon.defect", error)
-            self._failure = error
-            self._stop.set()
+            if self._state != "stopping":  # one that fails as it is ended does not make the end another one
+                self._failure = error
+                self._stop.set()
 
     def _publish(self, kind: str, peer: str | None = None, **fields: object) -> None:
         self._events.publish(kind, peer, **fields)

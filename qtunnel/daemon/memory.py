@@ -61,6 +61,7 @@ class StateDirectory:
         self._lost = False
         self._failed = False
         self._turn = asyncio.Lock()
+        self._changed = False
         self._guard = threading.Lock()  # of the two that follow; nobody holds it while the disk works
         self._wanted = ""
         self._writing = False
@@ -123,11 +124,17 @@ class StateDirectory:
             await self._keep()
 
     async def _keep(self) -> None:
+        self._changed = True
         try:
             async with self._turn:
-                await self._write_aside(self._document())
+                if (
+                    self._changed
+                ):  # else one that waited too has written for all: a hub looks up a thousand names at once
+                    self._changed = False
+                    await self._write_aside(self._document())
             self._failed = False
         except OSError as error:
+            self._changed = True
             if not self._failed:
                 self._tell("state.unwritable", f"{self._path}: {error.strerror}")
             self._failed = True

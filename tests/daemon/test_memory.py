@@ -284,6 +284,28 @@ def test_where_a_name_led_is_remembered_beside_the_epochs(tmp_path: Path) -> Non
     assert again.place_of(b"\x03" * 64) is None
 
 
+def test_many_places_at_once_are_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, _ = opened(tmp_path)
+    written: list[str] = []
+    real = StateDirectory._write
+
+    def count(self: StateDirectory, document: str) -> None:
+        written.append(document)
+        real(self, document)
+
+    monkeypatch.setattr(StateDirectory, "_write", count)
+    place = Place("gw.example", "192.0.2.1")
+    identities = [bytes([number]) * 64 for number in range(200)]
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(state.remember_place(identity, place) for identity in identities))
+
+    asyncio.run(all_of_them())
+    assert len(written) <= 2
+    again, _ = opened(tmp_path)
+    assert all(again.place_of(identity) == place for identity in identities)
+
+
 def test_a_place_that_is_known_costs_no_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state, told = opened(tmp_path)
     asyncio.run(state.remember_place(ALICE, Place("gw.example", "192.0.2.1")))
