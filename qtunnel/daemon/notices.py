@@ -7,7 +7,7 @@ from typing import Protocol
 
 from qtunnel.daemon.clock import monotonic
 from qtunnel.daemon.endpoints import Endpoints
-from qtunnel.daemon.rejections import Rejections, blame, is_limited
+from qtunnel.daemon.rejections import Rejections, blame, blamed, is_limited
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally
 from qtunnel.rekey.model import Notice
@@ -42,9 +42,9 @@ class Notices:
             if notice.peer:
                 self._tallies[notice.peer].failed += notice.kind == "rekey.failed"
             return None
-        name, words = placed.fields.get("from"), blame(notice)
+        name, words = blamed(placed), blame(placed)
         if name is not None and words is not None:
-            self._tallies[str(name)].suspect(words, present)
+            self._tallies[name].suspect(words, present)
         return told
 
     def _placed(self, notice: Notice) -> Notice:

@@ -68,6 +68,25 @@ def test_an_error_of_the_peers_own_replaces_what_was_blamed_on_it(told: Told) ->
     assert told.last_error == "no QKD key"
 
 
+def test_an_offer_that_is_much_too_old_is_the_peers_last_error(told: Told) -> None:
+    old = Notice("bob", "message.rejected", {"reason": "clock", "detail": "remove peers.json"})
+    assert told.notices.admit(old) is not None
+    assert told.last_error == "refused: remove peers.json"
+    told.notices.tell(OWN)
+    told.now += PAUSE
+    assert told.notices.admit(old) is not None
+    assert told.last_error == "no QKD key", "anybody may send an old one again"
+
+
+def test_a_refused_offer_is_not_blamed_twice(told: Told) -> None:
+    refused = Notice("bob", "rekey.failed", {"role": "responder", "reason": "suite", "detail": "another suite"})
+    admitted = told.notices.admit(refused)
+    assert admitted is not None
+    assert told.last_error == ""
+    told.notices.tell(admitted)
+    assert told.last_error == "another suite"
+
+
 @pytest.mark.parametrize(
     ("in_place", "kind"), [(None, "rekey.failed"), (4, "rekey.failed"), (5, "rekey.done"), (6, "rekey.done")]
 )
