@@ -63,19 +63,18 @@ bench: venv bench-tools
 	$(BIN)/qtunnel bench rekey
 
 # as a service: the program in a virtual environment of its own that nobody's checkout changes, a link to it, the unit.
-# DESTDIR is put in front of all paths
-PREFIX  ?= /opt/qtunnel
+# APP_DIR has to be its own, for it is removed as a whole; DESTDIR is put in front of all paths
+APP_DIR ?= /opt/qtunnel
 LINK    ?= /usr/bin/qtunnel
 UNITS   ?= /etc/systemd/system
 ETC     ?= /etc/qtunnel
 DESTDIR ?=
 install:
-	@scripts/install-service "$(PYTHON)" "$(DESTDIR)" "$(PREFIX)" "$(LINK)" "$(UNITS)" "$(ETC)" $(OUT)
+	@scripts/install-service "$(PYTHON)" "$(DESTDIR)" "$(APP_DIR)" "$(LINK)" "$(UNITS)" "$(ETC)" $(OUT)
 
 # all but /etc/qtunnel and /var/lib/qtunnel, which hold identities and state
 uninstall:
-	rm -rf "$(DESTDIR)$(PREFIX)"
-	rm -f "$(DESTDIR)$(LINK)" "$(DESTDIR)$(UNITS)/qtunnel@.service"
+	@scripts/uninstall-service "$(DESTDIR)" "$(APP_DIR)" "$(LINK)" "$(UNITS)" $(OUT)
 
 clean:
 	rm -rf $(VENV) $(TOOLS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,3 +19,12 @@ def pack_address(text: str) -> bytes:
 def unpack_address(packed: bytes) -> str:
     """The text of 4 or 16 bytes, as RFC 5952 has it."""
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def is_numeric(host: str) -> bool:
+    """Whether it is an address and no name; one with a scope (RFC 4007 section 11) is one too."""
+    try:
+        pack_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -86,7 +86,7 @@ class UnknownPeerError(ControlError):
 
 
 class AlreadyRunningError(QtunnelError):
-    """Another daemon holds the control socket or the interface."""
+    """Another daemon holds the control socket, the interface or the state directory."""
 
 
 class KmeError(QtunnelError):

@@ -37,26 +37,36 @@ def test_the_verification_can_fail(tmp_path: Path) -> None:
     assert "LimitKERN" in result.stderr
 
 
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", *arguments], cwd=UNIT.parents[1], capture_output=True, text=True, timeout=280, check=False
+    )
+
+
 @pytest.mark.timeout(300)
 def test_what_make_install_puts_in_place_is_what_the_unit_runs(tmp_path: Path) -> None:
-    """All paths below a directory of the test's own; PREFIX is there already, so only the program is taken from it."""
+    """All paths below a directory of the test's own; all of it can be taken away."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze (Debian package systemd)")
-    prefix, link, units, etc = (tmp_path / name for name in ("opt", "bin/qtunnel", "units", "etc"))
-    command = ["make", "install", f"PYTHON={sys.executable}", f"PREFIX={prefix}", f"LINK={link}", f"UNITS={units}",
+    app, link, units, etc = (tmp_path / name for name in ("opt", "bin/qtunnel", "units", "etc"))
+    places = [f"PYTHON={sys.executable}", f"APP_DIR={app}", f"LINK={link}", f"UNITS={units}",
                f"ETC={etc}"]  # fmt: skip
-    done = subprocess.run(command, cwd=UNIT.parents[1], capture_output=True, text=True, timeout=280, check=False)
+    done = make("install", *places)
     assert done.returncode == 0, done.stderr
-    assert (etc.stat().st_mode & 0o777, link.readlink()) == (0o700, prefix / "bin" / "qtunnel")
+    assert (etc.stat().st_mode & 0o777, link.readlink()) == (0o700, app / "bin" / "qtunnel")
     said = subprocess.run([link, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     assert said.stdout.startswith("qtunnel, version ")
-    installed = next(prefix.glob("lib/python*/site-packages/qtunnel"))
+    installed = next(app.glob("lib/python*/site-packages/qtunnel"))
     assert (installed / "demo" / "configs" / "alice.yaml").is_file(), "a copy, which needs no checkout"
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(units / "qtunnel@alice.service")],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    assert "install:" not in make("install", *places, "PYTHON=false").stderr, "what is there is no hindrance"
+    removed = make("uninstall", *places)
+    assert removed.returncode == 0, removed.stderr
+    assert (app.exists(), link.is_symlink(), list(units.iterdir()), etc.exists()) == (False, False, [], True)
 
 
 def settings() -> dict[str, str]:

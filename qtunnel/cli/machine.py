@@ -48,10 +48,14 @@ def _check_directory(where: Location, directory: Path) -> Iterator[Problem]:
             yield Problem(where, f"{nearest} is no directory, so {directory} cannot be one; choose another path")
         elif os.statvfs(nearest).f_flag & os.ST_RDONLY:
             yield Problem(where, f"{nearest} is on a read-only file system; choose another path")
-        elif nearest.as_posix().startswith(("/proc", "/sys")):
+        elif _is_the_kernels(nearest):
             yield Problem(where, f"{nearest} belongs to the kernel and takes no files; choose another path")
     except OSError as error:
         yield Problem(where, f"{directory}: {(error.strerror or str(error)).lower()}; choose another path")
+
+
+def _is_the_kernels(path: Path) -> bool:
+    return path.is_relative_to("/proc") or path.is_relative_to("/sys")
 
 
 def _field(options: BaseModel, said: str) -> tuple[str, ...]:

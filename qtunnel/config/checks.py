@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from pathlib import Path
 from typing import TypeVar
 
+from qtunnel.addresses import is_numeric
 from qtunnel.config.document import Location, Problem
 from qtunnel.config.model import MAX_JITTER, Config, PeerConfig
 from qtunnel.config.types import format_duration
@@ -178,6 +180,16 @@ SETTINGS = (check_node, check_tunnel, check_peers_differ, check_policies)
 """Checks that need nothing but the configuration itself."""
 
 
+def _whole_families(peer: PeerConfig) -> str:
+    """The IP versions of which a peer's allowed_ips, together, are all addresses; empty where there is none."""
+    four = collapse_addresses(network for network in peer.allowed_ips if isinstance(network, IPv4Network))
+    six = collapse_addresses(network for network in peer.allowed_ips if isinstance(network, IPv6Network))
+    whole = [
+        f"IPv{networks[0].version}" for networks in (list(four), list(six)) if networks and not networks[0].prefixlen
+    ]
+    return " and ".join(whole)
+
+
 def warnings(config: Config) -> list[str]:
     """What is allowed but may surprise, one line each."""
     found = []
@@ -192,6 +204,12 @@ def warnings(config: Config) -> list[str]:
             )
         if qkd.policy == "off":
             found.append(f"peer {peer.name}: policy is off, no QKD key protects this tunnel (post-quantum only)")
+        whole = _whole_families(peer)
+        if whole and peer.endpoint is not None and not is_numeric(peer.endpoint):
+            found.append(
+                f"peer {peer.name}: endpoint {peer.endpoint} is a name, and allowed_ips sends all {whole} into the "
+                "tunnel, so DNS too: while the tunnel is down the name cannot be looked up; write the address instead"
+            )
         if any(network.num_addresses == 1 and network.network_address in own for network in peer.allowed_ips):
             found.append(f"peer {peer.name}: allowed_ips contains this gateway's own tunnel address")
         if 0 < qkd.max_age < 2 * peer.rekey.interval and qkd.policy == "required":

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
+from qtunnel.addresses import is_numeric
 from qtunnel.config import Config, PeerConfig
-from qtunnel.daemon.transport import Address, resolve
+from qtunnel.daemon.memory import Place, StateDirectory
+from qtunnel.daemon.resolver import Resolver
+from qtunnel.daemon.transport import Address
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
+from qtunnel.identity import PublicIdentity
 from qtunnel.rekey.model import Heard
 
 RESOLVE_LIMIT = 5.0
@@ -27,6 +32,9 @@ class Endpoints:
         self._names: dict[str, str] = {}
         self._doubted = {peer.name for peer in config.peers if peer.endpoint is not None}
         self._unresolved: set[str] = set()
+        self._resolver = Resolver()
+        self._memory: StateDirectory | None = None
+        self._public: Mapping[str, PublicIdentity] = {}
 
     def of(self, peer: str) -> Address | None:
         return self._addresses.get(peer)
@@ -63,8 +71,10 @@ class Endpoints:
         if self._peers[peer].endpoint is not None:
             self._doubted.add(peer)
 
-    async def first(self) -> None:
-        """Look all names up once, at the same time."""
+    async def first(self, memory: StateDirectory, public: Mapping[str, PublicIdentity]) -> None:
+        """Look all names up once, at the same time. memory: says where those led that do not resolve now, and keeps
+        where they lead; public: by the peer's name."""
+        self._memory, self._public = memory, public
         await self._look_up()
 
     async def watch(self) -> None:
@@ -80,15 +90,31 @@ class Endpoints:
     async def _resolve(self, peer: PeerConfig) -> None:
         assert peer.endpoint is not None
         try:
-            address = await resolve(peer.endpoint, peer.handshake_port, RESOLVE_LIMIT)
+            address = await self._resolver.resolve(peer.endpoint, peer.handshake_port, RESOLVE_LIMIT)
         except (OSError, TimeoutError, UnicodeError) as error:
             self._doubted.add(peer.name)
+            detail = str(error) or "no answer from the resolver"
+            last = self._last(peer) if self.of(peer.name) is None else None
             if peer.name not in self._unresolved:
                 self._unresolved.add(peer.name)
-                reason = str(error) or "no answer from the resolver"
-                self._events.publish("endpoint.unresolved", peer.name, endpoint=peer.endpoint, detail=reason)
+                if last is not None:
+                    detail += f"; meanwhile at {last.host}, where it led before"
+                self._events.publish("endpoint.unresolved", peer.name, endpoint=peer.endpoint, detail=detail)
+            if last is not None:
+                await self._lead(peer, last)
             return
         self._unresolved.discard(peer.name)
+        await self._lead(peer, address)
+        if self._memory is not None and not is_numeric(peer.endpoint):
+            await self._memory.remember_place(self._public[peer.name].id, Place(peer.endpoint, address.host))
+
+    def _last(self, peer: PeerConfig) -> Address | None:
+        """Where the peer's name led when it last resolved. Where all traffic goes into the tunnel, so does the question
+        for the name: without this, one that stays open at the start would stay open for good."""
+        place = None if self._memory is None else self._memory.place_of(self._public[peer.name].id)
+        return None if place is None or place.endpoint != peer.endpoint else Address(place.host, peer.handshake_port)
+
+    async def _lead(self, peer: PeerConfig, address: Address) -> None:
         self._set(peer.name, address)
         try:
             await self._tunnel.set_endpoint(peer.name, (address.host, peer.wireguard_port))

@@ -106,7 +106,7 @@ class Gateway:
             await control.start()
             memory = self._memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told))
             await self._sockets.open()
-            await self._endpoints.first()
+            await self._endpoints.first(memory, self._public)
             await self._tunnel.start()
             self._state = "up"
             for peer in settings:
@@ -150,8 +150,9 @@ class Gateway:
         if not task.cancelled() and (error := task.exception()) is not None:
             # A defect: better to stop, and be started again, than to run on with a part missing.
             logger.defect("daemon.defect", error)
-            self._failure = error
-            self._stop.set()
+            if self._state != "stopping":  # one that fails as it is ended does not make the end another one
+                self._failure = error
+                self._stop.set()
 
     def _publish(self, kind: str, peer: str | None = None, **fields: object) -> None:
         self._events.publish(kind, peer, **fields)

@@ -1,4 +1,4 @@
-"""What must survive a restart: per peer the newest epoch and the replay times. Never a key."""
+"""What must survive a restart: per peer the newest epoch, the replay times, and where its name led. Never a key."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
-from qtunnel.errors import ConfigError
+from qtunnel.errors import AlreadyRunningError, ConfigError, QtunnelError
 from qtunnel.rekey.model import Memory
 
 FILE = "peers.json"
@@ -20,79 +22,140 @@ NEW = "peers.new"
 DAMAGED = "peers.damaged"
 WRITE_LIMIT = 5.0
 """Seconds for one write; a disk needs some 10 ms, one that is busy or wakes up a second or two."""
+START_LIMIT = 20.0
+"""Seconds for the first reading and writing: a third of what systemd allows a start. Nothing else runs meanwhile."""
 VERSION = 1
 TIME_SIZE = 12
 EPOCH_BOUND = 1 << 62
 """Epochs from here on can only come from a damaged file; half of what the wire format can hold is left for jumps."""
 
 
+WRONG_PLACE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG,
+}  # fmt: skip
+"""Errors that another configuration ends. All others, such as a full disk, may end by themselves: the service is to be
+started again, which it is not after a ``ConfigError``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a name of the configuration led. endpoint: that name; host: a numeric address."""
+
+    endpoint: str
+    host: str
+
+
 class StateDirectory:
     """The file in ``node.state_dir``. Peers are kept by identity, so that a new name changes nothing.
 
     The directory belongs to one process: a second one would write over what the first remembers. tell: hears of a file
-    that cannot be used, as (kind, detail). Raises ``ConfigError`` for a directory that others use or may write.
+    that cannot be used, as (kind, detail). Raises ``ConfigError`` for a directory that others may write or that can
+    never be used, ``AlreadyRunningError`` where another process has it, ``QtunnelError`` for a disk that fails.
     """
 
     def __init__(self, directory: Path, tell: Callable[[str, str], None]) -> None:
         self._path = directory / FILE
         self._tell = tell
         self._peers: dict[str, Memory] = {}
+        self._places: dict[str, Place] = {}
         self._lost = False
         self._failed = False
-        self._writing = threading.Lock()
-        self._directory = _open_directory(directory)
-        try:
-            self._peers = self._read()
-            self._write(self._document())
-        except OSError as error:
+        self._turn = asyncio.Lock()
+        self._changed = False
+        self._guard = threading.Lock()  # of the two that follow; nobody holds it while the disk works
+        self._wanted = ""
+        self._writing = False
+        self._directory = -1
+        self._start(directory)
+
+    def _start(self, directory: Path) -> None:
+        """Open and read it, and see that it can be written; in a thread, so that a disk that hangs is told."""
+        damage: list[str] = []
+        raised: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                self._directory = _open_directory(directory)
+                self._read(damage.append)
+                self._write(self._document())
+            except BaseException as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=work, name="state", daemon=True)
+        thread.start()
+        thread.join(START_LIMIT)
+        if thread.is_alive():
+            raise QtunnelError(
+                f"node.state_dir: {directory}: the disk takes longer than {START_LIMIT:g} s; see what keeps it busy"
+            )
+        for detail in damage:
+            self._tell("state.damaged", detail)
+        if raised:
             self.close()
-            raise _unusable(directory, error) from None
-        except BaseException:
-            self.close()
-            raise
+            error = raised[0]
+            raise (_unusable(directory, error) if isinstance(error, OSError) else error) from None
 
     def close(self) -> None:
         """Let another process have the directory; where a write hangs, the end of this one does. Idempotent."""
-        if self._directory >= 0 and self._writing.acquire(blocking=False):
-            os.close(self._directory)
-            self._directory = -1
-            self._writing.release()
+        with self._guard:
+            if self._directory >= 0 and not self._writing:
+                os.close(self._directory)
+                self._directory = -1
 
     def of(self, identity: bytes) -> Memory:
         """What is remembered of the peer with that id."""
         return self._peers.get(identity.hex(), Memory(lost=self._lost))
 
+    def place_of(self, identity: bytes) -> Place | None:
+        """Where that peer's endpoint led when it was last looked up."""
+        return self._places.get(identity.hex())
+
     async def remember(self, identity: bytes, memory: Memory) -> None:
         """Keep it, in place before this returns. A disk that fails or hangs is told once and does not stop the tunnel:
         epochs and times in memory stay right, only a later restart may cost a QKD key."""
         self._peers[identity.hex()] = memory
+        await self._keep()
+
+    async def remember_place(self, identity: bytes, place: Place) -> None:
+        """Keep where a peer's endpoint leads, as ``remember`` does; nothing is written where that is known."""
+        if self.place_of(identity) != place:
+            self._peers.setdefault(identity.hex(), self.of(identity))
+            self._places[identity.hex()] = place
+            await self._keep()
+
+    async def _keep(self) -> None:
+        self._changed = True
         try:
-            await self._write_aside(self._document())
+            async with self._turn:
+                if (
+                    self._changed
+                ):  # else one that waited too has written for all: a hub looks up a thousand names at once
+                    self._changed = False
+                    await self._write_aside(self._document())
             self._failed = False
         except OSError as error:
+            self._changed = True
             if not self._failed:
                 self._tell("state.unwritable", f"{self._path}: {error.strerror}")
             self._failed = True
 
     async def _write_aside(self, document: str) -> None:
-        """In a thread, which no key waits for longer than ``WRITE_LIMIT``; while one hangs no other is begun."""
-        if not self._writing.acquire(blocking=False):
-            raise OSError(errno.ETIMEDOUT, "the disk hangs")
+        """In a thread, which no key waits for longer than ``WRITE_LIMIT``; while one hangs no other is begun, and it
+        writes at its end what was wanted meanwhile."""
+        with self._guard:
+            self._wanted = document
+            if self._writing:
+                raise OSError(errno.ETIMEDOUT, "the disk hangs")
+            self._writing = True
         loop = asyncio.get_running_loop()
         done: asyncio.Future[OSError | None] = loop.create_future()
 
         def tell(error: OSError | None) -> None:
-            if not done.cancelled():
+            if not done.done():
                 done.set_result(error)
 
         def write() -> None:
-            error = None
-            try:
-                self._write(document)
-            except OSError as raised:
-                error = raised
-            finally:
-                self._writing.release()
+            error = self._write_wanted()
             with contextlib.suppress(RuntimeError):  # the daemon ended meanwhile
                 loop.call_soon_threadsafe(tell, error)
 
@@ -106,31 +169,61 @@ class StateDirectory:
         if error is not None:
             raise error
 
-    def _read(self) -> dict[str, Memory]:
+    def _write_wanted(self) -> OSError | None:
+        """Write until what is wanted is written, or was tried; what came of the last try."""
+        try:
+            while True:
+                with self._guard:
+                    document = self._wanted
+                error = None
+                try:
+                    self._write(document)
+                except OSError as raised:
+                    error = raised
+                with self._guard:
+                    if self._wanted == document:
+                        self._writing = False
+                        return error
+        except BaseException:
+            with self._guard:
+                self._writing = False
+            raise
+
+    def _read(self, damage: Callable[[str], None]) -> None:
         try:
             file = os.open(FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
         except FileNotFoundError:
-            return {}
+            return
+        with open(file, "rb") as opened:
+            content = opened.read()
         try:
-            with open(file, encoding="utf-8") as content:
-                document = json.load(content)
+            document = json.loads(content)
             if document["version"] != VERSION:
                 raise ValueError(f"version {document['version']}")
-            peers = {identity: _memory(entry) for identity, entry in document["peers"].items()}
-            self._lost = bool(document.get("lost", False))
-            return peers
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # A second name for it: the file stays in its place until another stands there, so that no crash in between
-            # makes the loss look like a first start.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(DAMAGED, dir_fd=self._directory)
-            os.link(FILE, DAMAGED, src_dir_fd=self._directory, dst_dir_fd=self._directory, follow_symlinks=False)
-            self._tell("state.damaged", f"{self._path} cannot be read ({error}); kept as {DAMAGED}, starting anew")
+            entries = document["peers"].items()
+            peers = {identity: _memory(entry) for identity, entry in entries}
+            places = {identity: _place(entry["place"]) for identity, entry in entries if "place" in entry}
+            lost = bool(document.get("lost", False))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            self._keep_aside(content)
+            damage(f"{self._path} cannot be read ({error}); kept as {DAMAGED}, starting anew")
             self._lost = True
-            return {}
+        else:
+            self._peers, self._places, self._lost = peers, places, lost
+
+    def _keep_aside(self, content: bytes) -> None:
+        """A second name for the file: it stays in its place until another stands there, so that no crash in between
+        makes the loss look like a first start. On a file system without hard links, a copy."""
+        directory = self._directory
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(DAMAGED, dir_fd=directory)
+        try:
+            os.link(FILE, DAMAGED, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+        except OSError:
+            self._write_new(DAMAGED, content)
 
     def _document(self) -> str:
-        peers = {
+        peers: dict[str, dict[str, object]] = {
             identity: {
                 "epoch": memory.epoch,
                 "proposed": memory.proposed,
@@ -140,19 +233,24 @@ class StateDirectory:
             }
             for identity, memory in self._peers.items()
         }
+        for identity, place in self._places.items():
+            peers[identity]["place"] = {"endpoint": place.endpoint, "host": place.host}
         return json.dumps({"version": VERSION, "lost": self._lost, "peers": peers})
 
     def _write(self, document: str) -> None:
         directory = self._directory
         with contextlib.suppress(FileNotFoundError):
             os.unlink(NEW, dir_fd=directory)  # of a run that was cut short
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(NEW, flags, 0o600, dir_fd=directory), "w", encoding="utf-8") as file:
-            file.write(document)
-            file.flush()
-            os.fsync(file.fileno())  # an empty file after a power cut would count as a lost chain
+        self._write_new(NEW, document.encode())
         os.replace(NEW, FILE, src_dir_fd=directory, dst_dir_fd=directory)
         os.fsync(directory)  # and so that the name leads to it
+
+    def _write_new(self, name: str, content: bytes) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(name, flags, 0o600, dir_fd=self._directory), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # an empty file after a power cut would count as a lost chain
 
 
 def _open_directory(directory: Path) -> int:
@@ -172,7 +270,7 @@ def _open_directory(directory: Path) -> int:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
+            raise AlreadyRunningError(
                 f"node.state_dir: {directory}: in use by another qtunnel; give each gateway a directory of its own, or "
                 "stop the other one"
             ) from None
@@ -182,8 +280,13 @@ def _open_directory(directory: Path) -> int:
         raise
 
 
-def _unusable(directory: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"node.state_dir: {directory}: {error.strerror}; give qtunnel a directory that it may write")
+def _unusable(directory: Path, error: OSError) -> QtunnelError:
+    words = error.strerror or str(error)
+    if error.errno in WRONG_PLACE:
+        return ConfigError(f"node.state_dir: {directory}: {words}; give qtunnel a directory that it may write")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return QtunnelError(f"node.state_dir: {directory}: {words}; make room there")
+    return QtunnelError(f"node.state_dir: {directory}: {words}; see to that disk, or give qtunnel another directory")
 
 
 def _memory(entry: dict[str, object]) -> Memory:
@@ -197,3 +300,7 @@ def _memory(entry: dict[str, object]) -> Memory:
     assert isinstance(epoch, int)
     assert isinstance(proposed, int)
     return Memory(epoch, sent, seen, proposed, bool(entry.get("lost", False)))
+
+
+def _place(entry: dict[str, object]) -> Place:
+    return Place(str(entry["endpoint"]), str(ip_address(str(entry["host"]))))

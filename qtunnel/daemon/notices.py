@@ -7,7 +7,7 @@ from typing import Protocol
 
 from qtunnel.daemon.clock import monotonic
 from qtunnel.daemon.endpoints import Endpoints
-from qtunnel.daemon.rejections import Rejections, blame, is_limited
+from qtunnel.daemon.rejections import Rejections, blame, blamed, is_limited
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally
 from qtunnel.rekey.model import Notice
@@ -36,26 +36,36 @@ class Notices:
         """The notice as it is to be told, or None: others can make any number of some."""
         if not is_limited(notice):
             return notice
-        told = self.rejections.admit(self._placed(notice), monotonic())
-        if told is None and notice.peer:
-            self._tallies[notice.peer].failed += notice.kind == "rekey.failed"
+        placed, present = self._placed(notice), monotonic()
+        told = self.rejections.admit(placed, present)
+        if told is None:
+            if notice.peer:
+                self._tallies[notice.peer].failed += notice.kind == "rekey.failed"
+            return None
+        name, words = blamed(placed), blame(placed)
+        if name is not None and words is not None:
+            self._tallies[name].suspect(words, present)
         return told
 
     def _placed(self, notice: Notice) -> Notice:
-        """A rejection with the peer whose address the message came from; that peer's status says so too."""
+        """A rejection with the peer whose address the message came from."""
         name = None if notice.peer else self._endpoints.peer_at(str(notice.fields.get("address")))
         if name is None:
             return notice
-        if (words := blame(notice)) is not None:
-            self._tallies[name].tell(words, monotonic())
         return Notice("", notice.kind, {**notice.fields, "from": name})
+
+    def _in_place(self, notice: Notice) -> bool:
+        """Whether the engine has the epoch that is told of, or one that was agreed on after it."""
+        epoch, found = notice.fields.get("epoch"), self._tunnel.epoch_in_place(notice.peer)
+        return found is not None and isinstance(epoch, int) and not found < epoch
 
     def tell(self, notice: Notice) -> None:
         """Count it, and publish it as an event."""
         tally = self._tallies[notice.peer]
-        epoch = notice.fields.get("epoch")
-        if notice.kind == "rekey.done" and self._tunnel.epoch_in_place(notice.peer) != epoch:
-            detail = f"agreed on epoch {epoch}, but the engine has not taken it yet; it is tried again"
+        if notice.kind == "rekey.done" and not self._in_place(notice):
+            detail = (
+                f"agreed on epoch {notice.fields.get('epoch')}, but the engine has not taken it yet; it is tried again"
+            )
             notice = Notice(
                 notice.peer, "rekey.failed", {"role": notice.fields.get("role"), "reason": "engine", "detail": detail}
             )

@@ -30,8 +30,22 @@ BLAME = {
 """Reasons that speak of a wrong configuration; the others happen by loss and duplication every day."""
 
 
+CLOCK = "clock"
+"""The reason of an offer that is authentic and much too old. It may be one of the past that somebody sends again."""
+
+
+def blamed(notice: Notice) -> str | None:
+    """The peer whose status a rejection belongs to: it came from its address, or is an old offer of its own."""
+    if notice.kind == KIND and notice.fields.get("reason") == CLOCK:
+        return notice.peer
+    found = notice.fields.get("from")
+    return None if found is None else str(found)
+
+
 def blame(notice: Notice) -> str | None:
-    """For the status of the peer at whose address a message came from that was rejected; None for what is usual."""
+    """For the status of the peer that a rejection belongs to; None for what is usual."""
+    if notice.fields.get("reason") == CLOCK:
+        return f"refused: {notice.fields['detail']}"
     words = BLAME.get(str(notice.fields.get("reason")))
     return None if words is None else f"rejected what came from its address: {words.format(notice.fields['detail'])}"
 

@@ -49,7 +49,7 @@ class _Protocol(asyncio.DatagramProtocol):
         self._index, self._receive = index, receive
 
     def datagram_received(self, data: bytes, addr: tuple[str, int] | tuple[str, int, int, int]) -> None:
-        self._receive(data, Address(_host(addr), addr[1], self._index))
+        self._receive(data, Address(host_of(addr), addr[1], self._index))
 
     def error_received(self, exc: Exception) -> None:
         """An ICMP error to a datagram of ours: retransmission deals with it."""
@@ -105,7 +105,7 @@ class HandshakeSockets:
         self._transports = {}
 
 
-def _host(address: tuple[Any, ...]) -> str:
+def host_of(address: tuple[Any, ...]) -> str:
     """The numeric host of a socket's address, with its zone where it has one."""
     host = str(address[0])
     return f"{host}%{address[3]}" if len(address) == 4 and address[3] and "%" not in host else host
@@ -135,11 +135,3 @@ def _words(error: OSError, port: int) -> str:
     if error.errno == errno.EPERM:
         return "no permission to mark datagrams; needs CAP_NET_ADMIN: run as root, or as a service with that capability"
     return os.strerror(error.errno) if error.errno else str(error)
-
-
-async def resolve(host: str, port: int, timeout: float) -> Address:
-    """The first address of a name or numeric address; raises ``OSError`` or ``TimeoutError``."""
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(timeout):
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    return Address(_host(found[0][4]), port)

@@ -12,19 +12,32 @@ from qtunnel.keys.policy import Protection, level, satisfies
 from qtunnel.rekey.model import EpochInfo
 from qtunnel.rekey.peer import PeerView
 
+PROVEN_KEPT = 60.0
+"""Seconds: long enough to be read, and shorter than it takes until a peer that does not answer is told of again."""
+
 
 @dataclass(slots=True)
 class Tally:
-    """What is counted of one peer since the daemon's start. last_error_at: monotonic seconds."""
+    """What is counted of one peer since the daemon's start.
+
+    last_error_at: monotonic seconds. last_error_proven: it is the peer's own, not what anybody can have us say of it.
+    """
 
     done: int = 0
     failed: int = 0
     last_error: str | None = None
     last_error_at: float = 0.0
+    last_error_proven: bool = False
 
     def tell(self, error: str, now: float) -> None:
         """Something went wrong; now: monotonic seconds."""
-        self.last_error, self.last_error_at = error, now
+        self.last_error, self.last_error_at, self.last_error_proven = error, now, True
+
+    def suspect(self, error: str, now: float) -> None:
+        """As ``tell``, for what comes from its address without proof: it never hides an error of the peer's own that is
+        newer than ``PROVEN_KEPT``."""
+        if not self.last_error_proven or now - self.last_error_at >= PROVEN_KEPT:
+            self.last_error, self.last_error_at, self.last_error_proven = error, now, False
 
 
 def sources_of(info: EpochInfo, describe: Callable[[str], str]) -> list[str]:

@@ -29,7 +29,7 @@ from qtunnel.rekey.limits import (
 )
 from qtunnel.rekey.model import FetchById, Fetched, Now, Send
 from qtunnel.rekey.replay import ReplayTimes
-from qtunnel.rekey.timing import FETCH_LIMIT, PENDING_LIMIT, tai64n
+from qtunnel.rekey.timing import FETCH_LIMIT, PENDING_LIMIT, seconds_between, tai64n
 from qtunnel.secret import Secret
 from qtunnel.statemachine import Machine
 from qtunnel.terms import ChainPolicy, KeyRef, QkdPolicy
@@ -133,6 +133,12 @@ class Inbound:
         if timestamp <= self._context.memory.seen or timestamp in self._handled:
             return False
         return self.state is InState.IDLE or timestamp > self._timestamp
+
+    def behind(self, timestamp: bytes) -> int:
+        """Seconds that an offer which is seen for the first time lies before the newest committed one; 0 for a copy."""
+        if timestamp in self._handled:
+            return 0
+        return max(0, seconds_between(timestamp, self._context.memory.seen))
 
     def may_offer(self, now: Now) -> bool:
         """Whether one more fresh offer of the peer's is looked at."""

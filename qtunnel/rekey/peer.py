@@ -16,7 +16,7 @@ from qtunnel.rekey.inbound import Inbound, InState
 from qtunnel.rekey.model import Block, Effect, EpochInfo, Fetched, Memory, Now, PeerSettings
 from qtunnel.rekey.outbound import Outbound, Outcome, OutState
 from qtunnel.rekey.protection import GuardEvent
-from qtunnel.rekey.timing import GRACE_AT_START, OFFER_HOLD
+from qtunnel.rekey.timing import CLOCK_DOUBT, GRACE_AT_START, OFFER_HOLD
 from qtunnel.secret import RandomBytes, Secret
 
 
@@ -133,7 +133,7 @@ class PeerRekey:
         """An authenticated message 1 from this peer. Whether it is news."""
         context = self.context
         if not self.inbound.fresh(responder.offer.timestamp):
-            context.notice("message.rejected", message="init", reason="replay", detail="an old first message")
+            self._refuse_old(responder.offer.timestamp, now)
             return False
         if not self.inbound.may_offer(now):  # not before: replays, which are anybody's, must not use it up
             context.notice("message.rejected", message="init", reason="flood", detail="more offers than are answered")
@@ -155,6 +155,21 @@ class PeerRekey:
             self._next = now.mono + OFFER_HOLD
         self.inbound.offer(responder, message.body, address, now)
         return True
+
+    def _refuse_old(self, timestamp: bytes, now: Now) -> None:
+        """Most are copies, of which nobody needs to hear. One that was never seen and is much too old may be what a
+        peer sends whose clock was ahead, and whose memory of it is gone: it is refused until the clock gets there."""
+        behind = self.inbound.behind(timestamp)
+        if behind <= CLOCK_DOUBT:
+            self.context.notice("message.rejected", message="init", reason="replay", detail="an old first message")
+            return
+        self.inbound.handled(timestamp, now)
+        self.context.notice(
+            "message.rejected", message="init", reason="clock",
+            detail=f"an offer {behind} s older than the newest one agreed on: somebody sent an old one again, or the "
+            "peer's clock was ahead then, and the peer has lost its state since; see to the clocks of both, and where "
+            "they are right, stop qtunnel here, remove peers.json from node.state_dir, and start it again",
+        )  # fmt: skip
 
     def message(self, message: Message, address: Hashable, now: Now) -> bool:
         """Messages 2 to 4. Whether it proves that ``address`` is where the peer is."""

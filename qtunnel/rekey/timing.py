@@ -27,6 +27,9 @@ KEY_LIFETIME = 300.0
 """Seconds that a key waits for an exchange to succeed; the shortest retention that common KMEs promise is longer."""
 GRACE_AT_START = 3.0
 """Seconds that the end which is not the initiator by rule waits for the other before it begins itself."""
+CLOCK_DOUBT = 60.0
+"""Seconds that a new offer may be older than the newest committed one without a word about clocks: more than what the
+network delays, and what an offer of before a restart may be late."""
 OFFER_HOLD = 10.0
 """Seconds that we hold our own offer back while an exchange of the peer's is under way."""
 RELAXED_GRACE = 15.0
@@ -40,6 +43,11 @@ def tai64n(unix_ns: int) -> bytes:
     """TAI64N of a Unix time: 8 bytes of seconds, 4 of nanoseconds, big-endian, so that they compare as bytes."""
     seconds, nanoseconds = divmod(unix_ns, 1_000_000_000)
     return (_TAI64_BASE + seconds).to_bytes(8, "big") + nanoseconds.to_bytes(4, "big")
+
+
+def seconds_between(earlier: bytes, later: bytes) -> int:
+    """From one TAI64N to another, without the nanoseconds; negative where they are the other way round."""
+    return int.from_bytes(later[:8], "big") - int.from_bytes(earlier[:8], "big")
 
 
 def grow(clock: bytes, last: bytes) -> bytes:

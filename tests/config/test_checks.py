@@ -172,6 +172,25 @@ def test_what_may_surprise_is_a_warning(write: Callable[[str], Path], text: str,
     assert any(expected in line for line in warnings(load_config(write(text), environ={})))
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "allowed", "expected"),
+    [
+        ("gw.example", "0.0.0.0/0", "all IPv4"),
+        ("gw.example", "10.77.0.2/32, 0.0.0.0/1, 128.0.0.0/1, '::/0'", "all IPv4 and IPv6"),
+        ("gw.example", "'::/0'", "all IPv6"),
+        ("gw.example", "10.0.0.0/8, 0.0.0.0/1", ""),
+        ("192.0.2.7", "0.0.0.0/0", ""),
+        ("2001:db8::7", "'::/0'", ""),
+    ],
+)
+def test_a_name_that_is_looked_up_through_the_tunnel_it_is_for_is_a_warning(
+    write: Callable[[str], Path], endpoint: str, allowed: str, expected: str
+) -> None:
+    text = MINIMAL.replace("[10.77.0.2/32]", f"[{allowed}]\n    endpoint: '{endpoint}'")
+    found = [line for line in warnings(load_config(write(text), environ={})) if "is a name" in line]
+    assert [expected in line for line in found] == [True] * bool(expected)
+
+
 def test_the_policy_in_the_handshakes_terms(write: Callable[[str], Path]) -> None:
     text = qkd("qkd: {policy: preferred, chain: required, sources: {metro: {peer_sae_id: b}}}")
     config: Config = load_config(write(text))

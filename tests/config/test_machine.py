@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from qtunnel.cli.check import check
+from qtunnel.cli.machine import _is_the_kernels
 from qtunnel.kme.pki import create_pki
 from tests.config.conftest import MINIMAL
 
@@ -69,6 +70,14 @@ def test_what_the_daemon_would_stumble_over_has_its_place(
     assert said.startswith("node.yaml:")
     assert expected in said
     assert len(said.splitlines()) == 1, said
+
+
+@pytest.mark.parametrize(
+    ("path", "kernels"),
+    [("/sys", True), ("/sys/fs", True), ("/proc/self", True), ("/sysroot", False), ("/processes/a", False)],
+)
+def test_a_directory_is_the_kernels_by_its_place_and_not_by_how_it_is_spelt(path: str, kernels: bool) -> None:
+    assert _is_the_kernels(Path(path)) == kernels
 
 
 def test_a_host_in_a_network_of_two_may_have_either_address(checked: Check) -> None:

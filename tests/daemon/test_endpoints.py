@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 
 from qtunnel.config import load_config
 from qtunnel.daemon.endpoints import Endpoints
+from qtunnel.daemon.memory import StateDirectory
+from qtunnel.daemon.resolver import Resolver
 from qtunnel.daemon.settings import load_public
 from qtunnel.daemon.transport import Address, source_of
 from qtunnel.daemon.tunnel import Tunnel
@@ -48,3 +52,116 @@ def test_an_offer_gives_an_address_only_where_none_is_known(write: Callable[[str
 )
 def test_a_source_is_what_one_sender_has_of_the_addresses(one: str, other: str, same: bool) -> None:
     assert (source_of(Address(one, 1, 0)) == source_of(Address(other, 2, 1))) == same
+
+
+NAMED = MINIMAL.replace("public: bob.public", "public: bob.public\n    endpoint: gw.example")
+
+
+class Names:
+    """Stands for the resolver, which a test cannot make fail: ``host`` is what any name leads to, None for nothing."""
+
+    def __init__(self) -> None:
+        self.host: str | None = None
+
+    def __call__(self, host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        if self.host is None:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (self.host, port))]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    found = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    return found
+
+
+async def started(path: Path, told: list[tuple[str, object]]) -> tuple[Endpoints, Tunnel]:
+    """The endpoints of a daemon that starts, after their first look-ups; the tunnel is not up yet, as then."""
+    config, events = load_config(path, environ={}), EventStream()
+    public = load_public(config)
+    tunnel = Tunnel(config, Identity.load(config.node.identity), public, events, lambda peer: None)
+    found = Endpoints(config, tunnel, events)
+    state = StateDirectory(path.parent / "state", lambda *_: None)
+    with events.subscribe() as heard:
+        await found.first(state, public)
+        state.close()
+        events.close()
+        told += [(event.kind, event.fields.get("detail")) async for event in heard]
+    return found, tunnel
+
+
+def test_a_name_that_does_not_resolve_at_the_start_leads_where_it_led_before(
+    write: Callable[[str], Path], names: Names
+) -> None:
+    path = write(NAMED)
+    told: list[tuple[str, object]] = []
+
+    async def test() -> None:
+        assert (await started(path, told))[0].of("bob") is None
+        names.host = "192.0.2.7"
+        await started(path, told)
+        names.host = None
+        told.clear()
+        endpoints, tunnel = await started(path, told)
+        assert endpoints.of("bob") == Address("192.0.2.7", 51821)
+        assert tunnel._specs["bob"].endpoint == ("192.0.2.7", 51820), "and WireGuard goes there too"
+        ((kind, detail),) = told
+        assert kind == "endpoint.unresolved"
+        assert "meanwhile at 192.0.2.7" in str(detail)
+        names.host = "192.0.2.8"
+        await endpoints._look_up()
+        assert endpoints.of("bob") == Address("192.0.2.8", 51821), "until it resolves"
+
+    asyncio.run(test())
+
+
+def test_where_another_name_led_is_no_place_for_this_one(write: Callable[[str], Path], names: Names) -> None:
+    async def test() -> None:
+        names.host = "192.0.2.7"
+        await started(write(NAMED), [])
+        names.host = None
+        assert (await started(write(NAMED.replace("gw.example", "new.example")), []))[0].of("bob") is None
+
+    asyncio.run(test())
+
+
+def test_an_address_in_the_configuration_is_not_remembered(write: Callable[[str], Path]) -> None:
+    path = write(NAMED.replace("gw.example", "192.0.2.7"))
+    asyncio.run(started(path, []))
+    assert "place" not in (path.parent / "state" / "peers.json").read_text()
+
+
+def test_nobody_waits_at_the_end_for_a_resolver_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    answered: list[bool] = []
+
+    def silent(*_: object, **__: object) -> list[tuple[object, ...]]:
+        answered.append(free.wait(20))
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+
+    async def test() -> None:
+        with pytest.raises(TimeoutError):
+            await Resolver().resolve("gw.example", 1, 0.05)
+
+    asyncio.run(test())
+    assert answered == [], "the end of the event loop waited for it"
+    free.set()
+
+
+def test_look_ups_are_bounded_and_give_their_place_back(monkeypatch: pytest.MonkeyPatch, names: Names) -> None:
+    monkeypatch.setattr("qtunnel.daemon.resolver.AT_ONCE", 2)
+    names.host = "192.0.2.7"
+
+    async def test() -> None:
+        resolver = Resolver()
+        found = await asyncio.gather(*(resolver.resolve("gw.example", port, 10.0) for port in range(1, 9)))
+        assert [address.port for address in found] == list(range(1, 9))
+        names.host = None
+        for _ in range(4):
+            with pytest.raises(socket.gaierror):
+                await resolver.resolve("gw.example", 1, 10.0)
+
+    asyncio.run(test())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,20 @@ from qtunnel.cli.main import main
 async def fails(self):
     raise RuntimeError("for the test")
 Tunnel.reconcile = fails
+main()
+"""
+
+
+BREAKS_AT_THE_END = """
+import asyncio
+from qtunnel.daemon.endpoints import Endpoints
+from qtunnel.cli.main import main
+async def fails(self):
+    try:
+        await asyncio.Event().wait()
+    finally:
+        raise RuntimeError("for the test")
+Endpoints.watch = fails
 main()
 """
 
@@ -107,6 +123,51 @@ def test_an_internal_error_leaves_nothing_to_go_in_the_clear(alice: Site) -> Non
     assert alice.way(INSIDE) == alice.interface
     assert ends(process) == 0
     assert alice.way(INSIDE) == "eth0"
+
+
+def test_a_part_that_fails_as_it_is_ended_does_not_turn_a_wish_into_a_failure(alice: Site) -> None:
+    process = alice.start(program=("-c", BREAKS_AT_THE_END))
+    assert ends(process) == 0
+    assert "event=daemon.defect" in alice.log, "it is told all the same"
+    assert alice.way(INSIDE) == "eth0"
+
+
+@pytest.fixture
+def names() -> Iterator[Callable[[Site, str], None]]:
+    """Sets what a site's programs find in the hosts file; all else they would ask a name server that nobody runs."""
+    made: list[Path] = []
+
+    def of(site: Site, hosts: str) -> None:
+        directory = Path("/etc/netns") / site.host.name  # where ip-netns(8) finds a namespace's own files
+        directory.mkdir(parents=True, exist_ok=True)
+        made.append(directory)
+        (directory / "hosts").write_text(f"127.0.0.1 localhost\n{hosts}\n")
+        (directory / "resolv.conf").write_text("nameserver 198.51.100.1\n")
+
+    yield of
+    for directory in made:
+        shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        Path("/etc/netns").rmdir()
+
+
+def test_a_name_that_can_be_looked_up_only_through_the_tunnel_does_not_lock_the_gateway_out(
+    sites: tuple[Site, Site], names: Callable[[Site, str], None]
+) -> None:
+    alice, bob = sites
+    alice.write(endpoint="gw.example", allowed="0.0.0.0/0, '::/0'")
+    bob.write(endpoint="10.99.0.9")  # nobody: alice has to begin
+    names(alice, "10.99.0.2 gw.example")
+    bob.start()
+    first = alice.start()
+    wait_until(lambda: protected(alice), "a first epoch")
+    ends(first, signal.SIGKILL)
+    assert alice.way("198.51.100.1") == "unreachable", "DNS too"
+    (alice.directory / "alice.log").write_text("")
+    names(alice, "")
+    alice.start()
+    assert "event=endpoint.unresolved" in alice.log
+    wait_until(lambda: protected(alice), "another epoch")
 
 
 def test_what_somebody_undoes_is_told_and_put_back(sites: tuple[Site, Site]) -> None:

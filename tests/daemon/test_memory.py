@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import stat
+import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from qtunnel.daemon import memory
-from qtunnel.daemon.memory import DAMAGED, EPOCH_BOUND, FILE, NEW, StateDirectory
-from qtunnel.errors import ConfigError
+from qtunnel.daemon.memory import DAMAGED, EPOCH_BOUND, FILE, NEW, Place, StateDirectory
+from qtunnel.errors import EXIT_FAILURE, AlreadyRunningError, ConfigError, QtunnelError
 from qtunnel.rekey.model import Memory
 
 ALICE, BOB = b"\x01" * 64, b"\x02" * 64
+ENTRY = {"epoch": 1, "sent": "00" * 12, "seen": "00" * 12}
 KEPT = Memory(7, b"\x40" * 12, b"\x41" * 12, 9)
 
 
@@ -45,6 +49,12 @@ def opened(path: Path) -> tuple[StateDirectory, list[tuple[str, str]]]:
     return state, told
 
 
+def settle(state: StateDirectory) -> None:
+    """Until no write is under way."""
+    while state._writing:
+        time.sleep(0.001)
+
+
 def remember(state: StateDirectory, identity: bytes, kept: Memory) -> None:
     asyncio.run(state.remember(identity, kept))
 
@@ -66,11 +76,13 @@ def test_what_is_remembered_is_there_after_a_restart_and_private(tmp_path: Path)
         "",
         "{",
         "[]",
+        "[" * 100_000,
         '{"version": 2, "peers": {}}',
         '{"version": 1, "peers": {"aa": {"epoch": -1, "sent": "00", "seen": "00"}}}',
         json.dumps({"version": 1, "peers": {"aa": {"epoch": EPOCH_BOUND, "sent": "00" * 12, "seen": "00" * 12}}}),
         json.dumps({"version": 1, "peers": {"aa": {"epoch": True, "sent": "00" * 12, "seen": "00" * 12}}}),
         json.dumps({"version": 1, "peers": {"aa": {"epoch": 1, "sent": "00" * 11, "seen": "00" * 12}}}),
+        json.dumps({"version": 1, "peers": {"aa": ENTRY | {"place": {"endpoint": "gw", "host": "not an address"}}}}),
     ],
 )
 def test_a_damaged_file_is_kept_aside_told_and_counts_as_a_loss(tmp_path: Path, content: str) -> None:
@@ -104,7 +116,9 @@ def test_a_disk_that_fails_later_is_told_once_and_stops_nothing(tmp_path: Path) 
 def test_a_second_process_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     state, _ = opened(tmp_path)
     remember(state, ALICE, KEPT)
-    with pytest.raises(ConfigError, match=r"state_dir.*in use by another qtunnel; give each gateway a directory"):
+    with pytest.raises(
+        AlreadyRunningError, match=r"state_dir.*in use by another qtunnel; give each gateway a directory"
+    ):
         StateDirectory(tmp_path, lambda *_: None)
     remember(state, BOB, Memory(3))
     again, _ = opened(tmp_path)
@@ -182,9 +196,119 @@ def test_a_disk_that_hangs_is_told_and_nothing_waits_for_it(tmp_path: Path, monk
     asyncio.run(use())
     assert [kind for kind, _ in told] == ["state.unwritable"]
     free.set()
-    while state._writing.locked():
-        pass
+    settle(state)
+    shut()
+    assert json.loads((tmp_path / FILE).read_text())["peers"][ALICE.hex()]["epoch"] == 2, "refused, and written late"
+    state, _ = opened(tmp_path)
     monkeypatch.setattr(memory, "WRITE_LIMIT", 5.0)
     remember(state, ALICE, Memory(3))
     again, _ = opened(tmp_path)
     assert again.of(ALICE).epoch == 3
+
+
+def fails(number: int) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EIO, "see to that disk")]
+)
+def test_a_disk_that_fails_at_the_start_is_no_fault_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    monkeypatch.setattr(os, "fsync", fails(number))
+    with pytest.raises(QtunnelError, match=rf"state_dir.*{remedy}") as caught:
+        opened(tmp_path)
+    assert caught.value.exit_code == EXIT_FAILURE, "after which systemd starts the service again"
+
+
+@pytest.mark.root
+def test_a_full_file_system_is_told_with_the_remedy_and_not_as_a_fault_of_the_configuration(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=700", "none", tmp_path], check=True)
+    try:
+        with pytest.raises(OSError, match="No space"):
+            (tmp_path / "fill").write_bytes(bytes(1 << 16))
+        with pytest.raises(QtunnelError, match=r"state_dir.*No space left on device; make room there") as caught:
+            opened(tmp_path)
+        assert caught.value.exit_code == EXIT_FAILURE
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOTDIR])
+def test_a_place_that_no_time_makes_usable_is_a_fault_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", fails(number))
+    with pytest.raises(ConfigError, match=r"state_dir.*a directory that it may write"):
+        opened(tmp_path)
+
+
+def test_a_disk_that_hangs_at_the_start_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    monkeypatch.setattr(StateDirectory, "_write", lambda *_: free.wait(30))
+    monkeypatch.setattr(memory, "START_LIMIT", 0.05)
+    with pytest.raises(QtunnelError, match=r"state_dir.*the disk takes longer") as caught:
+        opened(tmp_path)
+    free.set()
+    assert caught.value.exit_code == EXIT_FAILURE
+
+
+def test_without_hard_links_a_damaged_file_is_copied_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / FILE).write_text("{")
+    (tmp_path / DAMAGED).write_text("of the time before")
+    monkeypatch.setattr(os, "link", fails(errno.EPERM))
+    state, told = opened(tmp_path)
+    assert [kind for kind, _ in told] == ["state.damaged"]
+    assert (tmp_path / DAMAGED).read_text() == "{"
+    assert state.of(ALICE).had_epochs
+
+
+def test_where_a_name_led_is_remembered_beside_the_epochs(tmp_path: Path) -> None:
+    state, _ = opened(tmp_path)
+    first, second = Place("gw.example", "192.0.2.1"), Place("gw.example", "2001:db8::1")
+    asyncio.run(state.remember_place(ALICE, first))
+    remember(state, BOB, KEPT)
+
+    async def both() -> None:
+        await asyncio.gather(state.remember_place(BOB, second), state.remember(ALICE, Memory(2)))
+
+    asyncio.run(both())
+    again, told = opened(tmp_path)
+    assert told == []
+    assert (again.place_of(ALICE), again.place_of(BOB)) == (first, second)
+    assert (again.of(ALICE), again.of(BOB)) == (Memory(2), KEPT)
+    assert again.place_of(b"\x03" * 64) is None
+
+
+def test_many_places_at_once_are_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, _ = opened(tmp_path)
+    written: list[str] = []
+    real = StateDirectory._write
+
+    def count(self: StateDirectory, document: str) -> None:
+        written.append(document)
+        real(self, document)
+
+    monkeypatch.setattr(StateDirectory, "_write", count)
+    place = Place("gw.example", "192.0.2.1")
+    identities = [bytes([number]) * 64 for number in range(200)]
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(state.remember_place(identity, place) for identity in identities))
+
+    asyncio.run(all_of_them())
+    assert len(written) <= 2
+    again, _ = opened(tmp_path)
+    assert all(again.place_of(identity) == place for identity in identities)
+
+
+def test_a_place_that_is_known_costs_no_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, told = opened(tmp_path)
+    asyncio.run(state.remember_place(ALICE, Place("gw.example", "192.0.2.1")))
+    monkeypatch.setattr(os, "fsync", fails(errno.EIO))
+    asyncio.run(state.remember_place(ALICE, Place("gw.example", "192.0.2.1")))
+    assert told == []

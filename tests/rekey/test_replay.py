@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtunnel.rekey.limits import OFFERS_REMEMBERED
-from qtunnel.rekey.model import Heard
+from qtunnel.rekey.model import Heard, Memory, Notice
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.outbound import OutState
 from qtunnel.rekey.replay import ReplayTimes
-from qtunnel.rekey.timing import PENDING_LIMIT, tai64n
+from qtunnel.rekey.timing import CLOCK_DOUBT, PENDING_LIMIT, tai64n
 from tests.rekey.gateways import IDENTITIES, datagrams, first_message, hand, node, now, reasons, sent, settings
 
 NS = 1_000_000_000
@@ -53,6 +53,24 @@ def test_offers_that_were_never_committed_are_news_once_however_many_they_are() 
     for number, message in enumerate(recorded):
         assert hand(hub, message, "mallory", later + number) is None
     assert reasons(hub.take_effects()) == ["replay"] * (len(recorded) - 1)  # the last one only gets the same answer
+
+
+def test_a_peer_whose_clock_was_ahead_and_whose_state_is_lost_is_named_with_the_remedy() -> None:
+    hub = node("hub")
+    ahead = tai64n(now(86400.0).unix_ns)
+    hub.add_peer(settings("b"), Memory(5, seen=ahead), now(0.0))
+    offer = first_message("b", 1.0, epoch=6)
+    hand(hub, offer, "b", 1.0)
+    found = hub.take_effects()
+    (notice,) = [effect for effect in found if isinstance(effect, Notice) and effect.kind == "message.rejected"]
+    assert (notice.peer, notice.fields["reason"]) == ("b", "clock")
+    assert "86399 s older" in str(notice.fields["detail"])
+    assert "remove peers.json" in str(notice.fields["detail"])
+    hand(hub, offer, "mallory", 2.0)
+    assert reasons(hub.take_effects()) == ["replay"], "a copy says nothing new"
+    hand(hub, first_message("b", 86400.0 - CLOCK_DOUBT, epoch=6), "b", 3.0)
+    assert reasons(hub.take_effects()) == ["replay"], "two clocks differ by a little"
+    assert hand(hub, first_message("b", 86401.0, epoch=6), "b", 86401.0) is not None
 
 
 class Addresses:
