@@ -14,7 +14,6 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import Any
 
 from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from qtunnel.constants import DEFAULT_MTU
 from qtunnel.engines.base import IPNetwork
@@ -114,6 +113,7 @@ class Interface:
         self._routes = plan_routes(config.addresses, config.allowed_ips) if config.routes else []
         self.guards = plan_guards(config.addresses, config.allowed_ips) if config.routes else []
         """The prefixes that stay unreachable while the interface is gone."""
+        self._versions = sorted({network.version for network in self.guards})
         self._guarded: set[IPNetwork] = set()
         checked = plan_outcome(config.addresses, config.allowed_ips) if config.routes else []
         self._outcome = Outcome(config.name, checked)
@@ -160,9 +160,11 @@ class Interface:
                 await netlink.addr("replace", index=index, **_address(address))
         with words(config.name, "link up"):
             await netlink.link("set", index=index, state="up")
+        there = {version: await self._ways(netlink, index, version) for version in self._versions}
         for network in self._routes:
-            with words(config.name, f"route to {network}"):
-                await self._add_route(netlink, index, network)
+            if network not in there[network.version]:
+                with words(config.name, f"route to {network}"):
+                    await netlink.route("add", **_route(network, index))
 
     async def _guard(self, netlink: AsyncIPRoute, network: IPNetwork) -> None:
         # One that is there is of a run that ended without ``down``: it has done its duty and is ours again.
@@ -199,15 +201,6 @@ class Interface:
         found = await routes(netlink, version, kind=UNREACHABLE)
         return {route.network for route in found if route.metric == self.config.guard_metric}
 
-    async def _add_route(self, netlink: AsyncIPRoute, index: int, network: IPNetwork) -> None:
-        try:
-            await netlink.route("add", **_route(network, index))
-        except NetlinkError as error:
-            if error.code != errno.EEXIST:
-                raise
-            if network not in await self._ways(netlink, index, network.version):
-                raise
-
     async def _ways(self, netlink: AsyncIPRoute, index: int, version: int) -> set[IPNetwork]:
         """The prefixes with a route like ours to the interface; the kernel's own of IPv6 have other metrics."""
         found = await routes(netlink, version, oif=index)
@@ -230,7 +223,7 @@ class Interface:
                        async for a in await netlink.addr("dump", index=index)}  # fmt: skip
             found += [f"address {address}" for address in self.config.addresses if address not in present]
             absent = []
-            for version in sorted({network.version for network in self.guards}):
+            for version in self._versions:
                 ways = await self._ways(netlink, index, version)
                 behind = await self._behind(netlink, version)
                 lost = [net for net in self._routes if net.version == version and net not in ways]

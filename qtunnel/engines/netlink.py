@@ -91,7 +91,7 @@ async def routes(
 ) -> list[Route]:
     """The routes of one kind for one IP version; wanted: ``table``, ``oif``. Of several ways the first is told.
 
-    A table or an interface that is not there has none.
+    A table or an interface that is not there has none, nor has an IP version that this kernel does without.
     """
     wanted.setdefault("table", MAIN_TABLE)
     found = []
@@ -99,6 +99,8 @@ async def routes(
         # With a filter of its own pyroute2 puts the arguments into the request instead of looking through all routes.
         dump = await netlink.route("dump", family=family(version), type=kind, dump_filter=lambda _: True, **wanted)
         async for message in dump:
+            if message["family"] != family(version):
+                continue  # without IPv6 the kernel tells all that it has
             if message["type"] != kind or message["flags"] & _DEAD or message["src_len"] or message["tos"]:
                 continue  # leads nowhere, or not everybody
             destination = ip_address(message.get_attr("RTA_DST") or _ANY[version])
@@ -108,7 +110,7 @@ async def routes(
             if attributes.get("RTA_TABLE", message["table"]) == wanted["table"]:
                 found.append(_route(message, attributes, ip_network((destination, message["dst_len"]))))
     except NetlinkError as error:
-        if error.code not in (errno.ENOENT, errno.ENODEV):
+        if error.code not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
             raise
         return []
     return found

@@ -123,6 +123,28 @@ def test_what_somebody_undid_is_named_and_put_back(namespace: Namespace, interfa
 
 
 @pytest.mark.root
+def test_one_lost_route_of_many_takes_no_dump_for_each(
+    namespace: Namespace, interface: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tun(interface)
+    made = Interface(config(interface, *(f"10.8.{number}.0/24" for number in range(40))))
+    up(made)
+    run("ip", "route", "del", "10.8.7.0/24", "dev", interface)
+    dumps = 0
+    ways = made._ways
+
+    async def counted(netlink: AsyncIPRoute, index: int, version: int) -> set[IPNetwork]:
+        nonlocal dumps
+        dumps += 1
+        return await ways(netlink, index, version)
+
+    monkeypatch.setattr(made, "_ways", counted)
+    asyncio.run(made.put_back())
+    assert dumps == 1
+    assert asyncio.run(made.missing()) == []
+
+
+@pytest.mark.root
 def test_an_interface_that_vanishes_during_the_look_is_gone(
     namespace: Namespace, interface: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
