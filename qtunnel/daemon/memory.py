@@ -127,9 +127,8 @@ class StateDirectory:
         self._changed = True
         try:
             async with self._turn:
-                if (
-                    self._changed
-                ):  # else one that waited too has written for all: a hub looks up a thousand names at once
+                # Else one that waited too has written for all: a hub looks up a thousand names at once.
+                if self._changed:
                     self._changed = False
                     await self._write_aside(self._document())
             self._failed = False
