@@ -22,6 +22,7 @@ from qtunnel.wireguard.peer import Peer
 from qtunnel.wireguard.runs import RunSealer
 from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.state import Drop
+from qtunnel.wireguard.transport import DATA_OVERHEAD
 
 MAX_PACKETS: Final = 64
 """Reads before the other direction has its turn: of small packets, 0.3 ms."""
@@ -110,8 +111,7 @@ class Outbound:
             self._device.drops[Drop.BAD_PACKET] += 1
             chunks = []
         for datagrams, size in self._records.seal_many(peer, chunks, MAX_BURST, now):
-            if peer.endpoint is not None:
-                self._udp.send_burst(datagrams, size, peer.endpoint)
+            self._send(peer, datagrams, size)
         self._peer = None
 
     def _segment(self, at: int) -> int:
@@ -120,12 +120,11 @@ class Outbound:
     def _flush(self, now: float) -> None:
         """Send the record in the making; what lies behind it may begin the next one."""
         if self._peer is not None and self._end > self._start:
-            self._seal(self._peer, self._view[self._start : self._end], now)
+            self._send(self._peer, *self._records.seal(self._peer, self._view[self._start : self._end], now))
         self._peer = None
         self._start = self._end
 
-    def _seal(self, peer: Peer, plain: memoryview, now: float) -> None:
-        datagrams, size = self._records.seal(peer, plain, now)
+    def _send(self, peer: Peer, datagrams: memoryview, size: int) -> None:
         if peer.endpoint is not None:
             self._udp.send_burst(datagrams, size, peer.endpoint)
 
@@ -158,13 +157,11 @@ class Outbound:
                 self._transport.stage(peer, bytes(row[: split.length]), now)
             self._transport.stage(peer, bytes(split.rows[split.count - 1][: split.last_length]), now)
             return
-        most = max(1, min(MAX_SEGMENTS, MAX_BURST // (split.stride + 32)))
+        most = max(1, min(MAX_SEGMENTS, MAX_BURST // (split.stride + DATA_OVERHEAD)))
         for first in range(0, split.count, most):
             count = min(most, split.count - first)
             last = split.last_padded if first + count == split.count else split.stride
-            datagrams, size = self._sealer.seal(peer, keypair, split.stride, first, count, last, now)
-            if peer.endpoint is not None:
-                self._udp.send_burst(datagrams, size, peer.endpoint)
+            self._send(peer, *self._sealer.seal(peer, keypair, split.stride, first, count, last, now))
 
 
 class _Singles:
@@ -181,7 +178,7 @@ class _Singles:
 
     def add(self, peer: Peer, keypair: Keypair, buffer: memoryview, length: int, now: float) -> None:
         """The packet ``buffer[:length]``, behind which there is room for padding."""
-        least = length + 32
+        least = length + DATA_OVERHEAD
         if self._count and (
             peer is not self._peer
             or least > self._size

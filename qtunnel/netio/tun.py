@@ -12,6 +12,8 @@ import struct
 
 from qtunnel.errors import InterfaceError
 from qtunnel.netio import kernel
+from qtunnel.netio.udp import MAX_BURST
+from qtunnel.wireguard.transport import DATA_OVERHEAD
 
 MAX_NAME = 15
 """Characters of an interface name (IFNAMSIZ less the zero)."""
@@ -38,8 +40,6 @@ _OFFLOADS = (
 MAX_READ = 10 + 65535 + 15
 """Bytes that a read brings at most: vnet header and packet; and room to pad that."""
 
-_BURST = 65487
-_DATA_OVERHEAD = 32
 _TCP_HEADERS = 52
 _RESERVED = 321
 """Bytes that the kernel's TCP stays below the limit (MAX_TCP_HEADER + 1)."""
@@ -106,7 +106,7 @@ class Tun:
 
     def fit_bursts(self, mtu: int) -> None:
         """Let super-packets be as large as what is sent of them in one call."""
-        count = max(1, _BURST // (mtu + _DATA_OVERHEAD))
+        count = max(1, MAX_BURST // (mtu + DATA_OVERHEAD))
         size = min(65536, count * max(mtu - _TCP_HEADERS, 1) + _TCP_HEADERS + _RESERVED)
         if size != self._gso_max_size:
             self._gso_max_size = size

@@ -11,6 +11,7 @@ import struct
 from collections import Counter
 
 from qtunnel.netio.paths import IP_PKTINFO, Paths
+from qtunnel.netio.receive import UDP_GRO
 from qtunnel.netio.routes import Routes
 from qtunnel.wireguard.endpoint import Endpoint
 
@@ -28,7 +29,6 @@ MAX_SEGMENTS = 64
 """Datagrams sent in one call: UDP_MAX_SEGMENTS of kernels before 6.9."""
 
 _UDP_SEGMENT = 103
-_UDP_GRO = 104
 _SEND_WAIT = 10
 """Milliseconds to wait for room in the socket, 8 MB behind which the packets of 6 ms wait already."""
 
@@ -74,7 +74,7 @@ def _bind(family: socket.AddressFamily, port: int, fwmark: int, bursts: bool) ->
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         if bursts:
             with contextlib.suppress(OSError):  # kernels before 5.0
-                sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+                sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         if fwmark:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
         for forced, ordinary in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):

@@ -14,6 +14,7 @@ from qtunnel.wireguard.record_format import (
     HEADER_SIZE,
     MAX_BUFFER,
     MAX_COUNT,
+    MAX_COUNTER,
     MIN_SIZE,
     PARITY,
     SIZE_STEP,
@@ -25,7 +26,6 @@ MAX_PARTIAL = 8
 """Records of one session that wait for datagrams. Datagrams of two records overtake each other only where paths
 differ by more than a record takes, 0.1 ms; eight of them are half a megabyte."""
 
-_COUNTER_MASK = (1 << 48) - 1
 _NUMBERS = bytes(range(MAX_COUNT))
 _MAX_HEALED = 64
 """Records healed a moment ago whose missing fragment may come late."""
@@ -98,7 +98,7 @@ def whole_record(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> 
         return None
     buffer.restore(offset, count, size)
     start = offset + HEADER_SIZE * count
-    return Record(tail & _COUNTER_MASK, buffer.view, start, offset + end, count, count, length)
+    return Record(tail & MAX_COUNTER, buffer.view, start, offset + end, count, count, length)
 
 
 def _in_order(buffer: ReceiveBuffer, offset: int, count: int, size: int, tail: int) -> bool:
@@ -217,7 +217,7 @@ class RecordJoiner:
         if len(datagram) <= HEADER_SIZE:
             return None
         kind, fragment, count, reserved, _, tail = HEADER.unpack_from(datagram)
-        counter, last = tail & _COUNTER_MASK, tail >> 48
+        counter, last = tail & MAX_COUNTER, tail >> 48
         plausible = (
             kind == TYPE_RECORD
             and not reserved

@@ -126,13 +126,10 @@ class Keypair:
         self.window = ReplayWindow()
 
     def may_send(self, now: float) -> bool:
-        return now - self.created < REJECT_AFTER_TIME and self.send_counter < REJECT_AFTER_MESSAGES
+        return not self.expired(now) and self.send_counter < REJECT_AFTER_MESSAGES
 
     def expired(self, now: float) -> bool:
         return now - self.created >= REJECT_AFTER_TIME
-
-    def may_receive(self, counter: int, now: float) -> bool:
-        return now - self.created < REJECT_AFTER_TIME and counter < REJECT_AFTER_MESSAGES
 
 
 class Keypairs:

@@ -13,7 +13,6 @@ from qtunnel.wireguard.limits import (
     PADDING,
     RECEIVING_REKEY_AGE,
     REJECT_AFTER_MESSAGES,
-    REJECT_AFTER_TIME,
     REKEY_AFTER_MESSAGES,
     REKEY_AFTER_TIME,
 )
@@ -165,7 +164,7 @@ class Transport:
         if keypair is None:
             drops[Drop.UNKNOWN_INDEX] += 1
             return None
-        if now - keypair.created >= REJECT_AFTER_TIME or counter >= REJECT_AFTER_MESSAGES:
+        if keypair.expired(now) or counter >= REJECT_AFTER_MESSAGES:
             drops[Drop.EXPIRED] += 1
             return None
         plain = self._opened[: size - MIN_DATA_SIZE]
