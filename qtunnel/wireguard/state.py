@@ -40,6 +40,7 @@ class Drop(StrEnum):
     WRONG_SOURCE = "inner-source-not-allowed"
     NO_ROUTE = "no-peer-for-destination"
     NO_ENDPOINT = "no-endpoint"
+    ROUTING_LOOP = "endpoint-behind-itself"
     STAGING_FULL = "staging-queue-full"
     GIVEN_UP = "handshake-given-up"
 

@@ -18,6 +18,7 @@ from qtunnel.wireguard.limits import (
 )
 from qtunnel.wireguard.messages import DATA_HEADER, MIN_DATA_SIZE, TAG_SIZE, TYPE_DATA
 from qtunnel.wireguard.peer import Peer
+from qtunnel.wireguard.routing_loops import MAY_COME_BACK, comes_back
 from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.state import DeviceState, Drop
 
@@ -70,8 +71,10 @@ class Transport:
         version = buffer[offset] >> 4 if length else 0
         if version == 4 and length >= IPV4_HEADER:
             peer = self._lookup(bytes(buffer[offset + 16 : offset + 20]))
+            protocol = buffer[offset + 9]
         elif version == 6 and length >= IPV6_HEADER:
             peer = self._lookup(bytes(buffer[offset + 24 : offset + 40]))
+            protocol = buffer[offset + 6]
         else:
             self._state.drops[Drop.BAD_PACKET] += count
             return None
@@ -79,6 +82,11 @@ class Transport:
             self._state.drops[Drop.NO_ROUTE] += count
         elif peer.endpoint is None:
             self._state.drops[Drop.NO_ENDPOINT] += count
+            return None
+        elif protocol in MAY_COME_BACK and comes_back(
+            buffer[offset : offset + length], self._state.listen_port, peer.endpoint
+        ):
+            self._state.drops[Drop.ROUTING_LOOP] += count
             return None
         return peer
 

@@ -195,6 +195,9 @@ def test_onion_routing(routed: tuple[Namespace, Namespace, Namespace], make: Mak
     left.set(f"public_key={onion.public.hex()}", "endpoint=192.168.242.2:5")
     assert not left.reaches("192.168.242.2", 3)
     assert left.reaches("192.168.241.2")
+    assert not left.reaches("192.168.242.2", 1, "-s", "3000")  # a first fragment, and others
+    assert left.reaches("192.168.241.2")
+    assert "endpoint-behind-itself=" in left.close()
 
 
 @pytest.mark.parametrize("version", [4, 6])
