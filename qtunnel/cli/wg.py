@@ -19,6 +19,7 @@ from qtunnel.netio.loop import open_loop
 from qtunnel.netio.syslog import SOCKET as SYSLOG
 from qtunnel.netio.syslog import SyslogHandler
 from qtunnel.netio.tun import check_name
+from qtunnel.workers.farm import MAX_WORKERS
 
 GARBAGE = 50_000
 """Objects more than before until cycles are looked for: packets leave none, and a look takes as long as a burst."""
@@ -64,7 +65,22 @@ log = logging.getLogger("qtunnel.wg")
     show_default=True,
     help="Segmentation offload on the interface and on the network, as far as the kernel has it.",
 )
-def wg(interface: str, foreground: bool, log_file: Path | None, log_level: str, socket_dir: Path, offload: str) -> None:
+@click.option(
+    "--processes",
+    type=click.IntRange(1, MAX_WORKERS + 1),
+    default=1,
+    show_default=True,
+    help="Processes that seal and open packets; more than one only where that many cores are to spare.",
+)
+def wg(
+    interface: str,
+    foreground: bool,
+    log_file: Path | None,
+    log_level: str,
+    socket_dir: Path,
+    offload: str,
+    processes: int,
+) -> None:
     """Create the WireGuard INTERFACE and serve it, in the background once it answers to wg(8).
 
     Configure it with 'wg set' or 'wg setconf', addresses with 'ip'. It ends, and the interface with it, on SIGTERM, or
@@ -79,7 +95,7 @@ def wg(interface: str, foreground: bool, log_file: Path | None, log_level: str, 
     socket_dir = socket_dir.absolute()
 
     def start() -> Callable[[], None]:
-        loop = open_loop(interface, socket_dir, offload=offload == "auto")
+        loop = open_loop(interface, socket_dir, offload=offload == "auto", processes=processes)
         gc.freeze()  # what is loaded now stays; the collector need not walk it while packets wait
         gc.set_threshold(GARBAGE)
 

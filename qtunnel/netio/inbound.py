@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from qtunnel.netio.in_order import InOrder
+from qtunnel.netio.outbound import WORTH_HANDING_OUT
 from qtunnel.netio.receive import Burst, Receiver
 from qtunnel.netio.tun import Tun
 from qtunnel.netio.udp import UdpPort
@@ -18,11 +21,16 @@ from qtunnel.offload.errors import OffloadError
 from qtunnel.offload.headers import CHECKSUM_OFFSET
 from qtunnel.offload.split import MAX_SEGMENTS
 from qtunnel.wireguard.device import Device
-from qtunnel.wireguard.messages import TYPE_DATA
+from qtunnel.wireguard.limits import REJECT_AFTER_MESSAGES
+from qtunnel.wireguard.messages import MIN_DATA_SIZE, TYPE_DATA
 from qtunnel.wireguard.peer import Peer
 from qtunnel.wireguard.record_format import TYPE_RECORD
-from qtunnel.wireguard.runs import OpenedRun, RunOpener
+from qtunnel.wireguard.records import Arrived
+from qtunnel.wireguard.runs import MAX_RUN, OpenedRun, RunOpener
+from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.state import Drop
+from qtunnel.workers.farm import Farm, Job
+from qtunnel.workers.messages import Kind, Task
 
 MAX_CALLS: Final = 4
 """Calls of recvmmsg before the other direction has its turn: 2 MB, or 256 small datagrams, about 1 ms."""
@@ -34,6 +42,7 @@ _LARGEST: Final = 1 << 17
 """Bytes, more than any item has."""
 
 _ENOUGH: Final = 64
+_INDEX: Final = struct.Struct("<I")
 _CHECKSUM_OFFSETS: Final = frozenset(CHECKSUM_OFFSET.values())
 
 
@@ -60,8 +69,11 @@ log = logging.getLogger(__name__)
 class Inbound:
     """Receives from the sockets of one UDP port and writes to one TUN."""
 
-    def __init__(self, tun: Tun, device: Device, udp: UdpPort) -> None:
+    def __init__(self, tun: Tun, device: Device, udp: UdpPort, farm: Farm | None = None) -> None:
+        """farm: workers that take large bursts, if there are any."""
         self._tun = tun
+        self._farm = farm
+        self._order = InOrder(farm) if farm is not None else None
         self._device = device
         self._receiver = Receiver(udp.paths)
         self._opener = RunOpener(device.state, device.transport, self._receiver.buffer.bytes)
@@ -97,6 +109,12 @@ class Inbound:
                     self._take(Burst(start, min(size, offset + length - start), size, endpoint), now)
                 return
         kind = self._receiver.buffer.bytes[offset] if length else 0
+        if self._farm is not None and length >= WORTH_HANDING_OUT and self._hand_out(kind, burst, now):
+            return
+        self._open(kind, burst, now)
+
+    def _open(self, kind: int, burst: Burst, now: float) -> None:
+        offset, length, size, endpoint = burst
         if kind == TYPE_RECORD:
             for peer, items in self._device.records.open_burst(
                 self._receiver.buffer, offset, length, size, endpoint, now
@@ -114,6 +132,64 @@ class Inbound:
             view = self._receiver.buffer.view
             for start in range(offset, offset + length, size):
                 self._device.handle(view[start : min(start + size, offset + length)], endpoint, now)
+
+    # Workers
+
+    def go_on(self, now: float) -> None:
+        """Deliver what workers have done, as far as it is its turn. Raises ``OSError`` where the TUN went away."""
+        if self._order is not None:
+            self._order.go_on(now)
+
+    def _hand_out(self, kind: int, burst: Burst, now: float) -> bool:
+        """Whether a worker took the burst."""
+        offset, length, size, _ = burst
+        single = length > size * MAX_RUN if kind == TYPE_DATA else kind != TYPE_RECORD
+        if self._farm is None or self._order is None or single or size <= MIN_DATA_SIZE:
+            return False
+        (index,) = _INDEX.unpack_from(self._receiver.buffer.bytes, offset + 4)
+        keypair = self._device.state.sessions.get(index)
+        if keypair is None or keypair.expired(now) or (kind == TYPE_RECORD and keypair.records is None):
+            return False
+        work = Kind.OPEN_RECORD if kind == TYPE_RECORD else Kind.OPEN_RUN
+        task = Task(work, session=index, size=size)
+        job = self._farm.submit(task, self._receiver.buffer.view[offset : offset + length])
+        if job is None:
+            return False
+        self._order.put(lambda now: self._opened_elsewhere(job, keypair, kind, burst, now), job)
+        return True
+
+    def _opened_elsewhere(self, job: Job, keypair: Keypair, kind: int, burst: Burst, now: float) -> None:
+        """A worker opened the burst: what it had no part in is whether all is new, and whose the sources are."""
+        state = self._device.state
+        if state.sessions.get(keypair.local_index) is not keypair or keypair.expired(now):
+            state.drops[Drop.EXPIRED] += -(-burst.length // burst.size)
+        elif job.done and kind == TYPE_RECORD and keypair.records is not None:
+            arrived = Arrived(job.counter, job.messages, job.messages, job.size)
+            records = self._device.records
+            for item in records.opened(keypair, keypair.records, arrived, job.output, burst.endpoint, now):
+                self._write_item(keypair.peer, item)
+        elif job.done and kind == TYPE_DATA and self._accept_run(job, keypair):
+            self._deliver_run(job, keypair, burst, now)
+        else:  # not in order, not whole, or not authentic
+            self._receiver.buffer.view[: burst.length] = job.input
+            self._open(kind, burst._replace(offset=0), now)
+
+    @staticmethod
+    def _accept_run(job: Job, keypair: Keypair) -> bool:
+        last = job.counter + job.messages - 1
+        return last < REJECT_AFTER_MESSAGES and keypair.window.accept_run(job.counter, job.messages)
+
+    def _deliver_run(self, job: Job, keypair: Keypair, burst: Burst, now: float) -> None:
+        peer, transport = keypair.peer, self._device.transport
+        transport.authenticated(peer, keypair, burst.endpoint, now)
+        peer.rx_bytes += burst.length
+        peer.timers.data_received(now)
+        output = job.output
+        at = 0
+        for size in job.writes:  # each of one flow, and so of one source
+            if transport.inner_length(peer, output, at + vnet.SIZE, size - vnet.SIZE):
+                self._write((output[at : at + size],))
+            at += size
 
     def _write_item(self, peer: Peer, item: memoryview) -> None:
         """A packet or super-packet of a record, behind the vnet header that it had at its sender."""
@@ -156,6 +232,11 @@ class Inbound:
                 self._write((vnet.ZERO, self._opened[row * stride : row * stride + length]))
 
     def _write(self, buffers: Sequence[memoryview | bytes | bytearray]) -> None:
+        """In its turn."""
+        if self._order is not None and self._order.busy:
+            copy = b"".join(buffers)
+            self._order.put(lambda _: self._write((copy,)))
+            return
         try:
             os.writev(self._tun.fd, buffers)
         except OSError as error:

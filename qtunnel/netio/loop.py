@@ -23,7 +23,9 @@ from qtunnel.netio.routes import Routes
 from qtunnel.netio.tun import Tun
 from qtunnel.netio.uapi_socket import UapiServer, bind_socket
 from qtunnel.netio.udp import UdpPort, bind_pair
+from qtunnel.secret import Secret
 from qtunnel.wireguard.device import Device
+from qtunnel.workers.farm import Farm
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +38,10 @@ def clock() -> float:
 class Loop:
     """Runs one WireGuard interface until it is told to stop or its TUN or UAPI socket goes away."""
 
-    def __init__(self, tun: Tun, listener: socket.socket, *, offload: bool) -> None:
+    def __init__(self, tun: Tun, listener: socket.socket, farm: Farm | None, *, offload: bool) -> None:
         self._epoll = select.epoll()
         self._tun = tun
+        self._farm = farm
         self._routes = Routes()
         self._offload = offload
         self._udp = UdpPort(self._routes, segments=offload)
@@ -51,8 +54,8 @@ class Loop:
         self._losses = LossReport(clock())
         self._running = True
         self._reason = ""
-        self._outbound = Outbound(tun, self._device, self._udp)
-        self._inbound = Inbound(tun, self._device, self._udp)
+        self._outbound = Outbound(tun, self._device, self._udp, farm)
+        self._inbound = Inbound(tun, self._device, self._udp, farm)
         self._handlers: dict[int, Callable[[], None]] = {
             tun.fd: self._read_tun,
             listener.fileno(): self._accept,
@@ -61,6 +64,8 @@ class Loop:
             self._directory: self._directory_changed,
             self._wakeup.fileno(): self._signalled,
         }
+        if farm is not None:
+            self._handlers |= {descriptor: partial(farm.collect, descriptor) for descriptor in farm.descriptors}
         for descriptor in self._handlers:
             self._epoll.register(descriptor, select.EPOLLIN)
         self._catch_signals()
@@ -96,6 +101,16 @@ class Loop:
     def scope_index(self, name: str) -> int:
         return socket.if_nametoindex(name)
 
+    def session_began(
+        self, index: int, keys: tuple[Secret, Secret], suite: str, record_keys: tuple[Secret, Secret] | None
+    ) -> None:
+        if self._farm is not None:
+            self._farm.session_began(index, keys, suite, record_keys)
+
+    def session_ended(self, index: int) -> None:
+        if self._farm is not None:
+            self._farm.session_ended(index)
+
     # The loop
 
     def run(self) -> str:
@@ -110,6 +125,8 @@ class Loop:
                     handler()
                 elif self._uapi.owns(descriptor):
                     self._uapi.handle(descriptor)
+                if self._farm is not None:
+                    self._go_on()
                 if device.outbox:
                     self._flush()
             now = clock()
@@ -165,6 +182,15 @@ class Loop:
         except OSError as error:
             self.stop(f"the TUN device went away ({error.strerror})")
 
+    def _go_on(self) -> None:
+        """With what workers have done."""
+        now = clock()
+        try:
+            self._outbound.go_on(now)
+            self._inbound.go_on(now)
+        except OSError as error:
+            self.stop(f"the TUN device went away ({error.strerror})")
+
     def _link_changed(self) -> None:
         """An interface changed, perhaps ours; ask how it is now."""
         link = self._link.look() or LinkState(True, self._device.state.mtu)  # out of reach: it may well be up
@@ -197,6 +223,8 @@ class Loop:
         """Wipe the keys, remove the socket and the interface."""
         signal.set_wakeup_fd(-1)
         self._device.close()
+        if self._farm is not None:
+            self._farm.close()
         self._uapi.close()
         self._tun.close()
         self._udp.close()
@@ -209,15 +237,24 @@ class Loop:
         log.info("msg=%r drops=%r", "interface closed", words(self._lost()))
 
 
-def open_loop(name: str, socket_directory: Path, *, offload: bool) -> Loop:
+def open_loop(name: str, socket_directory: Path, *, offload: bool, processes: int = 1) -> Loop:
     """Everything an interface needs, its UAPI socket last: who finds that, finds it answering.
+
+    processes: that seal and open packets, this one among them.
 
     Raises ``InterfaceError``, ``AlreadyRunningError`` or ``EngineError``, with nothing left behind.
     """
     tun = Tun(name, offload=offload)
+    farm = None
     try:
+        if processes > 1 and tun.segments:
+            farm = Farm(processes - 1, udp_segments=tun.udp_segments)
+        elif processes > 1:
+            log.warning("msg=%r", "no worker processes: without segmentation offload there are no bursts for them")
         listener = bind_socket(socket_directory, name)
     except BaseException:
+        if farm is not None:
+            farm.close()
         tun.close()
         raise
-    return Loop(tun, listener, offload=offload)
+    return Loop(tun, listener, farm, offload=offload)

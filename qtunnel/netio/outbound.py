@@ -7,9 +7,12 @@ that follow each other go out in one call (UDP_SEGMENT).
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable
 from typing import Final
 
+from qtunnel.netio.in_order import InOrder
 from qtunnel.netio.tun import MAX_READ, Tun
 from qtunnel.netio.udp import MAX_BURST, MAX_SEGMENTS, UdpPort
 from qtunnel.offload import checksum, vnet
@@ -17,18 +20,24 @@ from qtunnel.offload.chunk import chunk
 from qtunnel.offload.errors import OffloadError
 from qtunnel.offload.headers import parse
 from qtunnel.offload.split import Splitter
+from qtunnel.offload.split import parse as parse_super
 from qtunnel.wireguard.device import Device
 from qtunnel.wireguard.peer import Peer
 from qtunnel.wireguard.runs import RunSealer
 from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.state import Drop
 from qtunnel.wireguard.transport import DATA_OVERHEAD
+from qtunnel.workers.farm import Farm, Job
+from qtunnel.workers.messages import Kind, Task
 
 MAX_PACKETS: Final = 64
 """Reads before the other direction has its turn: of small packets, 0.3 ms."""
 
 MAX_BYTES: Final = 256 << 10
 """Bytes, likewise: 0.3 ms of super-packets. More does not bring more throughput, and costs latency and cache."""
+
+WORTH_HANDING_OUT: Final = 16 << 10
+"""Bytes of a burst that a worker is asked for: to hand it over takes 30 us, as long as to seal 4 kB."""
 
 _ARENA: Final = MAX_BYTES + 2 * MAX_READ
 _NEEDS_CSUM: Final = vnet.NEEDS_CSUM
@@ -38,9 +47,12 @@ _VNET: Final = vnet.SIZE
 class Outbound:
     """Reads one TUN and sends to one UDP port."""
 
-    def __init__(self, tun: Tun, device: Device, udp: UdpPort) -> None:
+    def __init__(self, tun: Tun, device: Device, udp: UdpPort, farm: Farm | None = None) -> None:
+        """farm: workers that take large bursts, if there are any."""
         self._tun = tun
         self._device = device
+        self._farm = farm
+        self._order = InOrder(farm) if farm is not None else None
         self._transport = device.transport
         self._records = device.records
         self._udp = udp
@@ -49,7 +61,7 @@ class Outbound:
         self._splitter = Splitter(self._arena)
         self._sealer = RunSealer(device.transport, self._splitter.output)
         self._chunks = bytearray(2 * MAX_READ)
-        self._singles = _Singles(device, udp)
+        self._singles = _Singles(device, self._send)
         # The record that is being filled: items at arena[start:end] for one peer
         self._peer: Peer | None = None
         self._start = 0
@@ -120,12 +132,18 @@ class Outbound:
     def _flush(self, now: float) -> None:
         """Send the record in the making; what lies behind it may begin the next one."""
         if self._peer is not None and self._end > self._start:
-            self._send(self._peer, *self._records.seal(self._peer, self._view[self._start : self._end], now))
+            plain = self._view[self._start : self._end]
+            if len(plain) < WORTH_HANDING_OUT or not self._hand_out_record(self._peer, plain, now):
+                self._send(self._peer, *self._records.seal(self._peer, plain, now))
         self._peer = None
         self._start = self._end
 
     def _send(self, peer: Peer, datagrams: memoryview, size: int) -> None:
-        if peer.endpoint is not None:
+        """In its turn."""
+        if self._order is not None and self._order.busy:
+            copy = memoryview(bytes(datagrams))
+            self._order.put(lambda _: self._send(peer, copy, size))
+        elif peer.endpoint is not None:
             self._udp.send_burst(datagrams, size, peer.endpoint)
 
     # Standard mode
@@ -151,6 +169,11 @@ class Outbound:
             self._singles.add(peer, keypair, self._view[at + _VNET :], length - _VNET, now)
 
     def _send_split(self, peer: Peer, keypair: Keypair | None, at: int, length: int, now: float) -> None:
+        if keypair is not None and length >= WORTH_HANDING_OUT and self._hand_out_run(peer, keypair, at, length):
+            return
+        self._split_here(peer, keypair, at, length, now)
+
+    def _split_here(self, peer: Peer, keypair: Keypair | None, at: int, length: int, now: float) -> None:
         split = self._splitter.split(at, length, self._device.state.mtu)
         if keypair is None:
             for row in split.rows[: split.count - 1]:
@@ -163,13 +186,83 @@ class Outbound:
             last = split.last_padded if first + count == split.count else split.stride
             self._send(peer, *self._sealer.seal(peer, keypair, split.stride, first, count, last, now))
 
+    # Workers
+
+    def go_on(self, now: float) -> None:
+        """Send what workers have done, as far as it is its turn."""
+        if self._order is not None:
+            self._order.go_on(now)
+
+    def _hand_out_run(self, peer: Peer, keypair: Keypair, at: int, length: int) -> bool:
+        """Whether a worker took the super-packet. Raises ``OffloadError`` where it is none."""
+        if self._farm is None or self._order is None or not self._farm.has_room:
+            return False
+        count = parse_super(self._arena, at, length, vnet.parse(self._arena, at, at + length)).segments
+        task = Task(
+            Kind.SEAL_RUN,
+            session=keypair.local_index,
+            counter=keypair.send_counter,
+            remote=keypair.remote_index,
+            mtu=self._device.state.mtu,
+        )
+        job = self._farm.submit(task, self._view[at : at + length])
+        if job is None:
+            return False
+        keypair.send_counter += count
+
+        def sealed(now: float) -> None:
+            if job.done and job.messages == count:
+                self._send_sealed(peer, keypair, job, now)
+                return
+            self._arena[:length] = job.input
+            current = self._transport.session(peer, now)
+            with contextlib.suppress(OffloadError):
+                self._split_here(peer, current, 0, length, now)
+
+        self._order.put(sealed, job)
+        return True
+
+    def _hand_out_record(self, peer: Peer, plain: memoryview, now: float) -> bool:
+        """Whether a worker took the record."""
+        if self._farm is None or self._order is None or not self._farm.has_room:
+            return False
+        keypair, counter, size, parity = self._records.order(peer, now)
+        task = Task(
+            Kind.SEAL_RECORD,
+            session=keypair.local_index,
+            size=size,
+            counter=counter,
+            remote=keypair.remote_index,
+            parity=int(parity),
+        )
+        job = self._farm.submit(task, plain)
+        if job is None:
+            return False
+
+        def sealed(now: float) -> None:
+            if job.done:
+                self._send_sealed(peer, keypair, job, now)
+            elif self._records.max_plain(peer, now) >= len(job.input):
+                self._send(peer, *self._records.seal(peer, job.input, now))
+            else:
+                self._device.drops[Drop.WORKER_LOST] += 1
+
+        self._order.put(sealed, job)
+        return True
+
+    def _send_sealed(self, peer: Peer, keypair: Keypair, job: Job, now: float) -> None:
+        """What a worker sealed, unless the session has ended since."""
+        if self._device.state.sessions.get(keypair.local_index) is keypair:
+            self._transport.sent(peer, keypair, len(job.output), now, data=True)
+            self._send(peer, job.output, job.size)
+
 
 class _Singles:
     """Packets that came one by one: those of one size to one peer wait for each other, to go out in one burst."""
 
-    def __init__(self, device: Device, udp: UdpPort) -> None:
+    def __init__(self, device: Device, send: Callable[[Peer, memoryview, int], None]) -> None:
         self._transport = device.transport
-        self._udp = udp
+        self._send = send
         self._buffer = memoryview(bytearray(MAX_BURST + 2 * MAX_READ))
         self._peer: Peer | None = None
         self._size = 0
@@ -190,8 +283,7 @@ class _Singles:
         if self._count and size > self._size:  # only its padding made it larger: it goes by itself
             start = self._end
             self.flush()
-            if peer.endpoint is not None:
-                self._udp.send(self._buffer[start : start + size], peer.endpoint)
+            self._send(peer, self._buffer[start : start + size], size)
             return
         if not self._count:
             self._peer, self._size = peer, size
@@ -202,7 +294,7 @@ class _Singles:
 
     def flush(self) -> None:
         """Send what waits."""
-        if self._count and self._peer is not None and self._peer.endpoint is not None:
-            self._udp.send_burst(self._buffer[: self._end], self._size, self._peer.endpoint)
+        if self._count and self._peer is not None:
+            self._send(self._peer, self._buffer[: self._end], self._size)
         self._count = self._end = 0
         self._peer = None

@@ -236,16 +236,19 @@ class Handshakes:
     ) -> None:
         state = self._state
         suite = peer.records.suite
+        keys = handshake.split()
+        record_keys = handshake.split(RECORD_SUITES[suite][0].value) if suite else None
+        state.host.session_began(local_index, keys, suite, record_keys)
         keypair = Keypair(
             peer,
-            handshake.split(),
+            keys,
             initiator=initiator,
             local_index=local_index,
             remote_index=remote_index,
             epoch=epoch,
             created=now,
             created_unix_ns=state.host.unix_ns(),
-            records=RecordKeys(suite, handshake.split(RECORD_SUITES[suite][0].value)) if suite else None,
+            records=RecordKeys(suite, record_keys) if record_keys is not None else None,
         )
         handshake.wipe()
         state.sessions[local_index] = keypair

@@ -251,10 +251,10 @@ class RecordJoiner:
         start = HEADER_SIZE * partial.count
         return Record(counter, partial.buffer.view, start, end, partial.count, received, partial.arrived)
 
-    def authentic(self, record: Record) -> None:
-        """A record's tag was right: what arrived of it counts."""
-        self.counters.expected += record.expected
-        self.counters.received += record.received
+    def authentic(self, expected: int, received: int) -> None:
+        """A record's tag was right: what arrived of its fragments counts."""
+        self.counters.expected += expected
+        self.counters.received += received
 
     def _late(self, counter: int, fragment: int) -> None:
         """A datagram of a record that was delivered: not lost, if it was the one that had to be healed."""

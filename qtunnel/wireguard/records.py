@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 
@@ -31,6 +31,25 @@ from qtunnel.wireguard.transport import DATA_OVERHEAD, Transport
 
 Opened = tuple[Peer, list[memoryview]]
 """A record's peer and its packets."""
+
+
+class Order(NamedTuple):
+    """What a record is to be made with elsewhere. size: of its datagrams, in bytes."""
+
+    keypair: Keypair
+    counter: int
+    size: int
+    parity: bool
+
+
+class Arrived(NamedTuple):
+    """A record that was opened elsewhere: its counter, its fragments, as many of them as came, their bytes."""
+
+    counter: int
+    expected: int
+    received: int
+    size: int
+
 
 _nonce: Final = struct.Struct("<4xQ").pack
 
@@ -81,6 +100,15 @@ class Records:
         """
         keypair, keys = self._sending(peer, now)
         return self._seal(peer, keypair, keys, plain, now, data=True)
+
+    def order(self, peer: Peer, now: float) -> Order:
+        """As ``seal``, for somebody else to do; what comes of it is to be accounted for by ``Transport.sent``."""
+        keypair, keys = self._sending(peer, now)
+        cutter = self.cutter()
+        assert cutter is not None
+        counter = keys.send_counter
+        keys.send_counter = counter + 1
+        return Order(keypair, counter, cutter.size, peer.records.sizer.parity)
 
     def seal_many(
         self, peer: Peer, plains: Sequence[memoryview], most: int, now: float
@@ -188,18 +216,25 @@ class Records:
     def _open(
         self, keypair: Keypair, keys: RecordKeys, record: Record, endpoint: Endpoint, now: float
     ) -> list[memoryview]:
-        drops, peer = self._state.drops, keypair.peer
         plain = self._opened[: record.end - record.start - TAG_SIZE]
         try:
             keys.unseal(_nonce(record.counter), record.buffer[record.start : record.end], None, plain)
         except InvalidTag:
-            drops[Drop.BAD_TAG] += 1
+            self._state.drops[Drop.BAD_TAG] += 1
             return []
+        arrived = Arrived(record.counter, record.expected, record.received, record.size)
+        return self.opened(keypair, keys, arrived, plain, endpoint, now)
+
+    def opened(
+        self, keypair: Keypair, keys: RecordKeys, record: Arrived, plain: memoryview, endpoint: Endpoint, now: float
+    ) -> list[memoryview]:
+        """An authentic record of the session; its packets, each behind its vnet header as in ``open_burst``."""
+        drops, peer = self._state.drops, keypair.peer
         if not keys.accept(record.counter):
             drops[Drop.REPLAYED] += 1
             return []
         self._transport.authenticated(peer, keypair, endpoint, now)
-        keys.joiner.authentic(record)
+        keys.joiner.authentic(record.expected, record.received)
         peer.rx_bytes += record.size
         packets: list[memoryview] = []
         try:

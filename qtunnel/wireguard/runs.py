@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Final, NamedTuple
 
@@ -64,11 +65,10 @@ class _SealLayout:
         self.targets = [view[at * size + _HEADER : (at + 1) * size] for at in range(rows)]
 
 
-class RunSealer:
-    """Seals packets that lie at equal distances from the start of one buffer."""
+class RowSealer:
+    """Seals packets that lie at equal distances from the start of one buffer, with the session's cipher alone."""
 
-    def __init__(self, transport: Transport, source: bytearray) -> None:
-        self._transport = transport
+    def __init__(self, source: bytearray) -> None:
         self._source = memoryview(source)
         self._target = bytearray(MAX_RUN * (_LARGEST + MIN_DATA_SIZE))  # touched, and so in memory, as far as needed
         self._view = memoryview(self._target)
@@ -76,38 +76,56 @@ class RunSealer:
         self._layouts: dict[int, _SealLayout] = {}
 
     def seal(
-        self, peer: Peer, keypair: Keypair, stride: int, first: int, count: int, last: int, now: float
-    ) -> tuple[memoryview, int]:
+        self, seal: Callable[..., int], index: int, counter: int, stride: int, first: int, count: int, last: int
+    ) -> memoryview:
         """The messages for ``count`` padded packets of ``stride`` bytes from number ``first`` on, the last of ``last``
-        bytes, one after the other, and the size of all but the last. Valid until the next call.
+        bytes, one after the other. Valid until the next call.
 
-        ``count`` is at most MAX_RUN, and the session one that may send.
+        seal: ``encrypt_into`` of the session. index: its peer's receiver index. counter: of the first message; all are
+        to be new. ``count`` is at most MAX_RUN.
         """
         layout = self._layouts.get(stride) or self._layout(stride)
-        counter = keypair.send_counter
-        keypair.send_counter = counter + count
         size = stride + MIN_DATA_SIZE
-        layout.kinds[:count] = TYPE_DATA | keypair.remote_index << 32
+        layout.kinds[:count] = TYPE_DATA | index << 32
         counters = layout.counters[:count]
         np.add(_STEPS[:count], np.uint64(counter), out=counters)
         nonces = self._nonces
         nonces.counters[:count] = counters
         full = count if last == stride else count - 1
-        seal: Callable[..., int] = keypair.seal
         deque(map(seal, nonces.views, layout.sources[first : first + full], repeat(None), layout.targets), maxlen=0)
         end = full * size
         if full < count:
             at = (first + full) * stride
             end += last + MIN_DATA_SIZE
             seal(nonces.views[full], self._source[at : at + last], None, self._view[full * size + _HEADER : end])
-        self._transport.sent(peer, keypair, end, now, data=True)
-        return self._view[:end], size
+        return self._view[:end]
 
     def _layout(self, stride: int) -> _SealLayout:
         if len(self._layouts) >= _MAX_LAYOUTS:
             self._layouts.clear()
         made = self._layouts[stride] = _SealLayout(self._source, self._target, stride)
         return made
+
+
+class RunSealer:
+    """Seals runs of packets for peers, and accounts for them."""
+
+    def __init__(self, transport: Transport, source: bytearray) -> None:
+        self._transport = transport
+        self._rows = RowSealer(source)
+
+    def seal(
+        self, peer: Peer, keypair: Keypair, stride: int, first: int, count: int, last: int, now: float
+    ) -> tuple[memoryview, int]:
+        """What ``RowSealer.seal`` gives, and the size of all messages but the last.
+
+        The session is one that may send.
+        """
+        counter = keypair.send_counter
+        keypair.send_counter = counter + count
+        sealed = self._rows.seal(keypair.seal, keypair.remote_index, counter, stride, first, count, last)
+        self._transport.sent(peer, keypair, len(sealed), now, data=True)
+        return sealed, stride + MIN_DATA_SIZE
 
 
 class OpenedRun(NamedTuple):
@@ -161,6 +179,97 @@ class _OpenLayout:
         self.headers = _HeaderColumns(target, rows, stride) if stride >= IPV6_HEADER else None
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Data messages of one session, one after the other: ``count`` of them, ``full`` of ``size`` bytes each, and, where
+    that leaves one, the last one of ``last`` bytes. offset: of the first in the buffer."""
+
+    index: int
+    offset: int
+    size: int
+    count: int
+    full: int
+    last: int
+    layout: _OpenLayout
+
+    @property
+    def stride(self) -> int:
+        """Bytes from packet to packet."""
+        return self.size - MIN_DATA_SIZE
+
+
+class RowOpener:
+    """Opens messages of one session that lie side by side, with the session's cipher alone.
+
+    Who calls has to see that each counter is new, and that its peer may send from that source.
+    """
+
+    def __init__(self, source: bytearray) -> None:
+        self._source = source
+        self._view = memoryview(source)
+        self.buffer = bytearray(len(source))
+        """Where the packets go."""
+        self._plain = memoryview(self.buffer)
+        self._nonces = _Nonces()
+        self._layouts: dict[tuple[int, int], _OpenLayout] = {}
+
+    def look(self, offset: int, length: int, size: int) -> Rows | None:
+        """The messages at ``source[offset : offset + length]``, of ``size`` bytes each, the last perhaps shorter; None
+        where they have not all the same type and receiver index, or one is too short.
+
+        At most MAX_RUN of them. ``kind`` tells of what type they are.
+        """
+        count = -(-length // size)
+        last = length - (count - 1) * size
+        if size <= MIN_DATA_SIZE or last < MIN_DATA_SIZE:
+            return None
+        layout = self._layouts.get((offset, size)) or self._layout(offset, size)
+        kinds = layout.kinds[:count]
+        first_kind = int(kinds[0])
+        if kinds.tobytes() != first_kind.to_bytes(8, "little") * count:
+            return None
+        full = count if last == size else count - 1
+        return Rows(first_kind >> 32, offset, size, count, full, last, layout)
+
+    @staticmethod
+    def kind(rows: Rows) -> int:
+        """The type of all the messages, with the three reserved bytes."""
+        return int(rows.layout.kinds[0]) & 0xFFFFFFFF
+
+    def unseal(self, rows: Rows, unseal: Callable[..., int]) -> list[int]:
+        """Open all; the counter of each. Raises ``InvalidTag`` where one is not authentic."""
+        offset, size, count, full, last, layout = rows.offset, rows.size, rows.count, rows.full, rows.last, rows.layout
+        self._nonces.counters[:count] = layout.counters[:count]
+        nonces = self._nonces.views
+        deque(map(unseal, nonces, layout.sources[:full], repeat(None), layout.targets), maxlen=0)
+        if full < count:
+            start = offset + full * size
+            at = full * rows.stride
+            target = self._plain[at : at + last - MIN_DATA_SIZE]
+            unseal(nonces[full], self._view[start + _HEADER : start + last], None, target)
+        counters: list[int] = layout.counters[:count].tolist()
+        return counters
+
+    def lengths_of_one_flow(self, rows: Rows) -> list[int]:
+        """Bytes of each packet without its padding, where all are sound and have the first one's source; else an empty
+        list."""
+        headers = rows.layout.headers
+        if headers is None or not 2 < rows.count <= rows.layout.rows:
+            return []
+        last = rows.last - MIN_DATA_SIZE
+        if last < IPV6_HEADER:
+            return []
+        lengths = headers.lengths_of_one_flow(rows.count, self._plain[0])
+        sound = lengths and min(lengths) >= IPV4_HEADER and max(lengths) <= rows.stride and lengths[-1] <= last
+        return lengths if sound else []
+
+    def _layout(self, offset: int, size: int) -> _OpenLayout:
+        if len(self._layouts) >= _MAX_LAYOUTS:
+            self._layouts.clear()
+        made = self._layouts[offset, size] = _OpenLayout(self._source, offset, size, self.buffer)
+        return made
+
+
 class RunOpener:
     """Opens data messages of one size that lie one after the other; the packets are in ``buffer``."""
 
@@ -169,10 +278,9 @@ class RunOpener:
         self._transport = transport
         self._source = source
         self._view = memoryview(source)
-        self.buffer = bytearray(len(source))
+        self._rows = RowOpener(source)
+        self.buffer = self._rows.buffer
         self._plain = memoryview(self.buffer)
-        self._nonces = _Nonces()
-        self._layouts: dict[tuple[int, int], _OpenLayout] = {}
 
     def open(self, offset: int, length: int, size: int, endpoint: Endpoint, now: float) -> Iterator[OpenedRun]:
         """The messages at ``source[offset : offset + length]``, each of ``size`` bytes, the last perhaps shorter.
@@ -185,83 +293,70 @@ class RunOpener:
             offset, length = offset + part, length - part
 
     def _open_part(self, offset: int, length: int, size: int, endpoint: Endpoint, now: float) -> Iterator[OpenedRun]:
-        drops = self._state.drops
-        count = -(-length // size)
-        last = length - (count - 1) * size
-        if size <= MIN_DATA_SIZE or last < MIN_DATA_SIZE:
+        rows = self._rows.look(offset, length, size)
+        if rows is None:
             yield from self._singly(offset, length, size, endpoint, now)
             return
-        layout = self._layouts.get((offset, size)) or self._layout(offset, size)
-        kinds = layout.kinds[:count]
-        first_kind = int(kinds[0])
-        if kinds.tobytes() != first_kind.to_bytes(8, "little") * count:
-            yield from self._singly(offset, length, size, endpoint, now)
-            return
-        if first_kind & 0xFFFFFFFF != TYPE_DATA:
-            drops[Drop.MALFORMED] += count
-            return
-        index = first_kind >> 32
-        keypair = self._state.sessions.get(index)
+        keypair = self.session(rows, now)
         if keypair is None:
-            drops[Drop.UNKNOWN_INDEX] += count
             return
-        if keypair.expired(now):
-            drops[Drop.EXPIRED] += count
-            return
-        self._nonces.counters[:count] = layout.counters[:count]
-        full = count if last == size else count - 1
         try:
-            self._unseal(keypair, layout, offset, size, full, count, last)
+            counters = self._rows.unseal(rows, keypair.unseal)
         except InvalidTag:
             yield from self._singly(offset, length, size, endpoint, now)
             return
-        counters: list[int] = layout.counters[:count].tolist()
-        first = counters[0]
-        in_order = counters == list(range(first, first + count))
-        fresh = [True] * count
-        if counters[-1] >= REJECT_AFTER_MESSAGES or not in_order or not keypair.window.accept_run(first, count):
-            fresh = [counter < REJECT_AFTER_MESSAGES and keypair.window.accept(counter) for counter in counters]
-            if not all(fresh):
-                drops[Drop.REPLAYED] += fresh.count(False)
-                if not any(fresh):
-                    return
-        peer = keypair.peer
+        fresh = self._fresh(keypair, counters)
+        if not any(fresh):
+            return
+        peer, full, last = keypair.peer, rows.full, rows.last
         self._transport.authenticated(peer, keypair, endpoint, now)
         peer.rx_bytes += length
         if not all(fresh):
             peer.rx_bytes -= sum(size if row < full else last for row, new in enumerate(fresh) if not new)
-        sizes = [size - MIN_DATA_SIZE] * full + [last - MIN_DATA_SIZE] * (count - full)
-        lengths = self._inner_lengths(peer, layout, sizes, fresh)
+        sizes = [rows.stride] * full + [last - MIN_DATA_SIZE] * (rows.count - full)
+        lengths = self._inner_lengths(peer, rows, sizes, fresh)
         if any(sizes):
             peer.timers.data_received(now)
-        yield OpenedRun(peer, size - MIN_DATA_SIZE, lengths)
+        yield OpenedRun(peer, rows.stride, lengths)
 
-    def _unseal(
-        self, keypair: Keypair, layout: _OpenLayout, offset: int, size: int, full: int, count: int, last: int
-    ) -> None:
-        unseal: Callable[..., int] = keypair.unseal
-        nonces = self._nonces.views
-        deque(map(unseal, nonces, layout.sources[:full], repeat(None), layout.targets), maxlen=0)
-        if full < count:
-            start = offset + full * size
-            at = full * (size - MIN_DATA_SIZE)
-            target = self._plain[at : at + last - MIN_DATA_SIZE]
-            unseal(nonces[full], self._view[start + _HEADER : start + last], None, target)
+    def session(self, rows: Rows, now: float) -> Keypair | None:
+        """The session that the messages are of, if it may receive; else None, and counted."""
+        drops = self._state.drops
+        if self._rows.kind(rows) != TYPE_DATA:
+            drops[Drop.MALFORMED] += rows.count
+            return None
+        keypair = self._state.sessions.get(rows.index)
+        if keypair is None:
+            drops[Drop.UNKNOWN_INDEX] += rows.count
+            return None
+        if keypair.expired(now):
+            drops[Drop.EXPIRED] += rows.count
+            return None
+        return keypair
 
-    def _inner_lengths(self, peer: Peer, layout: _OpenLayout, sizes: list[int], fresh: list[bool]) -> list[int]:
+    def _fresh(self, keypair: Keypair, counters: list[int]) -> list[bool]:
+        """Of each message whether it is new; those that are not are counted."""
+        first, count = counters[0], len(counters)
+        in_order = counters == list(range(first, first + count))
+        if counters[-1] < REJECT_AFTER_MESSAGES and in_order and keypair.window.accept_run(first, count):
+            return [True] * count
+        fresh = [counter < REJECT_AFTER_MESSAGES and keypair.window.accept(counter) for counter in counters]
+        self._state.drops[Drop.REPLAYED] += fresh.count(False)
+        return fresh
+
+    def _inner_lengths(self, peer: Peer, rows: Rows, sizes: list[int], fresh: list[bool]) -> list[int]:
         """Bytes of each packet without its padding, 0 where it is not to be delivered."""
-        count, stride = len(sizes), sizes[0]
         check = self._transport.inner_length
-        if 2 < count <= layout.rows and layout.headers is not None and sizes[-1] >= IPV6_HEADER and all(fresh):
+        if all(fresh):
             # Usually all are of one flow: then its source address is looked up once.
-            lengths = layout.headers.lengths_of_one_flow(count, self._plain[0])
-            if lengths and min(lengths) >= IPV4_HEADER and max(lengths) <= stride and lengths[-1] <= sizes[-1]:
-                if check(peer, self._plain, 0, stride):
+            lengths = self._rows.lengths_of_one_flow(rows)
+            if lengths:
+                if check(peer, self._plain, 0, rows.stride):
                     return lengths
-                self._state.drops[Drop.WRONG_SOURCE] += count - 1
-                return [0] * count
+                self._state.drops[Drop.WRONG_SOURCE] += rows.count - 1
+                return [0] * rows.count
         return [
-            check(peer, self._plain, at * stride, size) if size and is_fresh else 0
+            check(peer, self._plain, at * rows.stride, size) if size and is_fresh else 0
             for at, (size, is_fresh) in enumerate(zip(sizes, fresh, strict=True))
         ]
 
@@ -273,9 +368,3 @@ class RunOpener:
                 self._plain[: len(packet)] = packet
                 _, index, _ = DATA_HEADER.unpack_from(self._source, start)
                 yield OpenedRun(self._state.sessions[index].peer, len(packet), [len(packet)])
-
-    def _layout(self, offset: int, size: int) -> _OpenLayout:
-        if len(self._layouts) >= _MAX_LAYOUTS:
-            self._layouts.clear()
-        made = self._layouts[offset, size] = _OpenLayout(self._source, offset, size, self.buffer)
-        return made

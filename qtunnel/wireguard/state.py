@@ -41,6 +41,7 @@ class Drop(StrEnum):
     NO_ROUTE = "no-peer-for-destination"
     NO_ENDPOINT = "no-endpoint"
     ROUTING_LOOP = "endpoint-behind-itself"
+    WORKER_LOST = "worker-lost"
     STAGING_FULL = "staging-queue-full"
     GIVEN_UP = "handshake-given-up"
 
@@ -61,6 +62,17 @@ class Host(Protocol):
     def scope_index(self, name: str) -> int:
         """The index of an interface; raises ``OSError``."""
         ...
+
+    def session_began(
+        self, index: int, keys: tuple[Secret, Secret], suite: str, record_keys: tuple[Secret, Secret] | None
+    ) -> None:
+        """A session of that local index has these keys for sending and receiving, and these for records of ``suite``.
+
+        They are wiped when this returns.
+        """
+        ...
+
+    def session_ended(self, index: int) -> None: ...
 
 
 class DeviceState:
@@ -124,7 +136,8 @@ class DeviceState:
 
     def forget(self, keypairs: list[Keypair]) -> None:
         for keypair in keypairs:
-            self.sessions.pop(keypair.local_index, None)
+            if self.sessions.pop(keypair.local_index, None) is not None:
+                self.host.session_ended(keypair.local_index)
 
     def set_static(self, private: Secret | None) -> None:
         """The private key, clamped already; None for none. All sessions end, since they were of another identity."""

@@ -214,20 +214,27 @@ class Transport:
     def inner_length(self, peer: Peer, plain: memoryview, offset: int, size: int) -> int:
         """Bytes of the packet at ``plain[offset : offset + size]`` without padding, if its source is the peer's to use;
         else 0, and counted."""
-        version = plain[offset] >> 4 if size else 0
-        if version == 4 and size >= IPV4_HEADER:
-            length = plain[offset + 2] << 8 | plain[offset + 3]
-            shortest, source = IPV4_HEADER, bytes(plain[offset + 12 : offset + 16])
-        elif version == 6 and size >= IPV6_HEADER:
-            length = (plain[offset + 4] << 8 | plain[offset + 5]) + IPV6_HEADER
-            shortest, source = IPV6_HEADER, bytes(plain[offset + 8 : offset + 24])
+        length = packet_length(plain, offset, size)
+        if not length:
+            self._state.drops[Drop.BAD_PACKET] += 1
+            return 0
+        if plain[offset] >> 4 == 4:
+            source = bytes(plain[offset + 12 : offset + 16])
         else:
-            self._state.drops[Drop.BAD_PACKET] += 1
-            return 0
-        if not shortest <= length <= size:
-            self._state.drops[Drop.BAD_PACKET] += 1
-            return 0
+            source = bytes(plain[offset + 8 : offset + 24])
         if self._lookup(source) is not peer:
             self._state.drops[Drop.WRONG_SOURCE] += 1
             return 0
         return length
+
+
+def packet_length(plain: memoryview, offset: int, size: int) -> int:
+    """Bytes of the IP packet at ``plain[offset : offset + size]`` without padding; 0 where there is none."""
+    version = plain[offset] >> 4 if size else 0
+    if version == 4 and size >= IPV4_HEADER:
+        length = plain[offset + 2] << 8 | plain[offset + 3]
+        return length if IPV4_HEADER <= length <= size else 0
+    if version == 6 and size >= IPV6_HEADER:
+        length = (plain[offset + 4] << 8 | plain[offset + 5]) + IPV6_HEADER
+        return length if length <= size else 0
+    return 0

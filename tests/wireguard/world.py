@@ -89,6 +89,7 @@ class End:
         self.delivered: list[bytes] = []
         self.binds: list[tuple[int, int]] = []
         self.bind_error: OSError | None = None
+        self.sessions: set[int] = set()
         self.device = Device(self)
         self.private = world.random.randbytes(32)
         self.set(f"private_key={self.private.hex()}", f"listen_port={endpoint[1]}")
@@ -113,6 +114,16 @@ class End:
         return {"eth0": 2}[name]
 
     # What a test does with it
+
+    def session_began(
+        self, index: int, keys: tuple[Secret, Secret], suite: str, record_keys: tuple[Secret, Secret] | None
+    ) -> None:
+        assert len(keys[0].reveal()) == len(keys[1].reveal()) == 32
+        assert bool(suite) == (record_keys is not None)
+        self.sessions.add(index)
+
+    def session_ended(self, index: int) -> None:
+        self.sessions.remove(index)
 
     def uapi(self, request: str) -> str:
         conversation = UapiConversation(self.device)

@@ -1,0 +1,52 @@
+"""What is sent or written waits for the jobs of workers that were handed out before it, so that order is kept."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from qtunnel.workers.farm import Farm, Job
+
+MAX_WAITING: Final = 256
+"""Entries that may wait, of up to 64 kB each, until the engine waits itself for the first of them."""
+
+Action = Callable[[float], None]
+"""What to do when its turn has come, at that time."""
+
+
+class InOrder:
+    """A queue of one direction. Where nothing waits, nothing has to be put into it: see ``busy``."""
+
+    def __init__(self, farm: Farm) -> None:
+        self._farm = farm
+        self._waiting: deque[tuple[Job | None, Action]] = deque()
+        self._at_work = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is before what would be sent now. Not so for what an action itself sends."""
+        return bool(self._waiting) and not self._at_work
+
+    def put(self, action: Action, job: Job | None = None) -> None:
+        """Do this after all that waits, and once its job is over."""
+        self._waiting.append((job, action))
+
+    def go_on(self, now: float) -> None:
+        """Do what may be done by now; where too much waits, wait for what is first."""
+        waiting = self._waiting
+        while waiting:
+            job, action = waiting[0]
+            if job is not None and job.result is None:
+                if len(waiting) < MAX_WAITING:
+                    return
+                self._farm.wait(job)
+                continue
+            self._at_work = True
+            try:
+                action(now)
+            finally:
+                self._at_work = False
+                waiting.popleft()
+                if job is not None:
+                    self._farm.release(job)

@@ -1,0 +1,233 @@
+"""The engine's side of its workers: tasks go to whoever has the fewest, results come back by worker."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+import select
+import signal
+import socket
+from dataclasses import dataclass, field
+from typing import Final
+
+from qtunnel.errors import EngineError
+from qtunnel.secret import Secret
+from qtunnel.workers.messages import (
+    FORGET,
+    IN_SIZE,
+    MAX_MESSAGE,
+    REGION,
+    RESULT,
+    SESSION,
+    SLOTS,
+    SUITES,
+    TASK,
+    WRITE,
+    Kind,
+    Result,
+    Status,
+    Task,
+    slot_places,
+)
+from qtunnel.workers.process import be_worker
+
+MAX_WORKERS: Final = 64
+
+_PATIENCE: Final = 5.0
+"""Seconds that a worker may take for what it has in work, a few milliseconds usually, before it counts as stuck."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A task that was handed out. ``result`` is None as long as it is in work."""
+
+    worker: _Worker
+    task: Task
+    result: Result | None = None
+    writes: tuple[int, ...] = ()
+    """Of OPEN_RUN: bytes of each write that lies in ``output``."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it came out as hoped; if not, ``input`` is still there."""
+        return self.result is not None and self.result.status == Status.DONE
+
+    @property
+    def messages(self) -> int:
+        """See ``Result``."""
+        return self.result.messages if self.result is not None else 0
+
+    @property
+    def size(self) -> int:
+        """See ``Result``."""
+        return self.result.size if self.result is not None else 0
+
+    @property
+    def counter(self) -> int:
+        """See ``Result``."""
+        return self.result.counter if self.result is not None else 0
+
+    @property
+    def input(self) -> memoryview:
+        """The burst as it was handed out."""
+        place, _ = slot_places(self.task.slot)
+        return self.worker.memory[place : place + self.task.length]
+
+    @property
+    def output(self) -> memoryview:
+        """What came of it; valid until the job is released."""
+        _, out = slot_places(self.task.slot)
+        return self.worker.memory[out : out + (self.result.length if self.result is not None else 0)]
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    pid: int
+    sock: socket.socket
+    memory: memoryview
+    free: list[int] = field(default_factory=lambda: list(range(SLOTS)))
+    jobs: dict[int, Job] = field(default_factory=dict)
+    """In work, by slot."""
+
+
+class Farm:
+    """``count`` processes. To be made before the engine has threads, keys or sockets, for they are forked."""
+
+    def __init__(self, count: int, *, udp_segments: bool) -> None:
+        """Raises ``EngineError`` where the machine has no room for them."""
+        self._workers: dict[int, _Worker] = {}
+        try:
+            self._memory = memoryview(mmap.mmap(-1, count * REGION))
+            for number in range(count):
+                self._start(self._memory[number * REGION : (number + 1) * REGION], udp_segments)
+        except OSError as error:
+            self.close()
+            raise EngineError(f"{count} worker processes cannot be started: {error.strerror}; ask for fewer") from None
+
+    def _start(self, memory: memoryview, udp_segments: bool) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            be_worker(theirs, memory, udp_segments=udp_segments)
+        theirs.close()
+        ours.settimeout(_PATIENCE)
+        self._workers[ours.fileno()] = _Worker(pid, ours, memory)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Of living workers: readable when results are there, or the worker is gone."""
+        return list(self._workers)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a task would find someone who takes it."""
+        return any(worker.free for worker in self._workers.values())
+
+    @property
+    def pids(self) -> list[int]:
+        return [worker.pid for worker in self._workers.values()]
+
+    # Sessions
+
+    def session_began(
+        self, index: int, keys: tuple[Secret, Secret], suite: str, record_keys: tuple[Secret, Secret] | None
+    ) -> None:
+        """Give the keys to every worker; they have them before any task that is handed out from now on."""
+        code = SUITES.index(suite) + 1 if record_keys is not None else 0
+        message = bytearray(SESSION.pack(Kind.SESSION, index, code))
+        for secret in (*keys, *(record_keys or ())):
+            message += secret.reveal()
+        self._tell(message)
+        message[:] = bytes(len(message))
+
+    def session_ended(self, index: int) -> None:
+        self._tell(FORGET.pack(Kind.FORGET, index))
+
+    def _tell(self, message: bytes | bytearray) -> None:
+        for worker in list(self._workers.values()):
+            try:
+                worker.sock.send(message)
+            except OSError as error:
+                self._lose(worker, "is stuck" if isinstance(error, TimeoutError) else "has ended")
+
+    # Bursts
+
+    def submit(self, task: Task, data: memoryview) -> Job | None:
+        """Hand ``data`` out; the slot of the task is chosen here. None where all are busy, or it is too long."""
+        worker = max(self._workers.values(), key=lambda worker: len(worker.free), default=None)
+        if worker is None or not worker.free or len(data) > IN_SIZE:
+            return None
+        slot = worker.free.pop()
+        place, _ = slot_places(slot)
+        worker.memory[place : place + len(data)] = data
+        task = task._replace(slot=slot, length=len(data))
+        try:
+            worker.sock.send(TASK.pack(*task), socket.MSG_DONTWAIT)
+        except OSError as error:
+            worker.free.append(slot)
+            if error.errno != errno.EAGAIN:
+                self._lose(worker, "has ended")
+            return None
+        job = worker.jobs[slot] = Job(worker, task)
+        return job
+
+    def collect(self, descriptor: int) -> None:
+        """Take what results there are at one of the descriptors."""
+        worker = self._workers.get(descriptor)
+        while worker is not None:
+            try:
+                answer = worker.sock.recv(MAX_MESSAGE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                answer = b""
+            if not answer or answer[0] == Status.FAILED:
+                self._lose(worker, f"has ended: {answer[1:].decode('ascii', 'replace')}" if answer else "has ended")
+                return
+            result = Result._make(RESULT.unpack_from(answer))
+            job = worker.jobs.pop(result.slot)
+            job.result = result
+            job.writes = tuple(size for (size,) in WRITE.iter_unpack(answer[RESULT.size :]))
+            if not worker.jobs:  # saves the call that would find nothing
+                return
+
+    def wait(self, job: Job) -> None:
+        """Return when the job has a result, also where that takes the end of a stuck worker."""
+        while job.result is None:
+            poll = select.poll()
+            poll.register(job.worker.sock, select.POLLIN)
+            if poll.poll(int(_PATIENCE * 1000)):
+                self.collect(job.worker.sock.fileno())
+            else:
+                self._lose(job.worker, "is stuck")
+
+    def release(self, job: Job) -> None:
+        """The slot of a finished job may be used again."""
+        job.worker.free.append(job.task.slot)
+
+    def _lose(self, worker: _Worker, why: str) -> None:
+        """A worker is not there any more. What it had in work is undone; its memory is still there."""
+        del self._workers[worker.sock.fileno()]
+        left = len(self._workers)
+        log.error("msg=%r", f"worker process {worker.pid} {why}; {left} left")
+        for job in worker.jobs.values():
+            job.result = Result(Status.ODD, job.task.slot)
+        worker.jobs.clear()
+        self._end(worker, kill=True)
+
+    def close(self) -> None:
+        """End the workers, who wait for no one."""
+        for worker in self._workers.values():
+            self._end(worker)
+        self._workers.clear()
+
+    @staticmethod
+    def _end(worker: _Worker, *, kill: bool = False) -> None:
+        worker.sock.close()
+        if kill:
+            os.kill(worker.pid, signal.SIGKILL)
+        os.waitpid(worker.pid, 0)
