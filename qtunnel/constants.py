@@ -14,6 +14,9 @@ DEFAULT_MTU = 1420
 DEFAULT_RUNTIME_DIRECTORY = "/run/qtunnel"
 DEFAULT_STATE_DIRECTORY = "/var/lib/qtunnel"
 
+MAX_PROCESSES = 64
+"""Of an engine, for packets: one process hands bursts out to no more than a handful before it is the bound itself."""
+
 UAPI_DIRECTORY = "/var/run/wireguard"
 """Where wg(8) looks for the socket of a userspace WireGuard."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from qtunnel.constants import UAPI_DIRECTORY
+from qtunnel.constants import MAX_PROCESSES, UAPI_DIRECTORY
 from qtunnel.errors import EngineError
 from qtunnel.netio.background import run_in_background
 from qtunnel.netio.kernel import forbid_core_dumps
@@ -19,7 +19,6 @@ from qtunnel.netio.loop import open_loop
 from qtunnel.netio.syslog import SOCKET as SYSLOG
 from qtunnel.netio.syslog import SyslogHandler
 from qtunnel.netio.tun import check_name
-from qtunnel.workers.farm import MAX_WORKERS
 
 GARBAGE = 50_000
 """Objects more than before until cycles are looked for: packets leave none, and a look takes as long as a burst."""
@@ -67,7 +66,7 @@ log = logging.getLogger("qtunnel.wg")
 )
 @click.option(
     "--processes",
-    type=click.IntRange(1, MAX_WORKERS + 1),
+    type=click.IntRange(1, MAX_PROCESSES),
     default=1,
     show_default=True,
     help="Processes that seal and open packets; more than one only where that many cores are to spare.",

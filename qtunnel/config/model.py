@@ -38,7 +38,7 @@ from qtunnel.config.types import (
     at_least,
 )
 from qtunnel.config.words import ProblemsError, key_names, listing, nearest, problems_of, unknown
-from qtunnel.constants import DEFAULT_HANDSHAKE_PORT, DEFAULT_MTU, DEFAULT_WIREGUARD_PORT
+from qtunnel.constants import DEFAULT_HANDSHAKE_PORT, DEFAULT_MTU, DEFAULT_WIREGUARD_PORT, MAX_PROCESSES
 from qtunnel.drivers import registry
 from qtunnel.errors import ConfigError
 from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
@@ -78,7 +78,10 @@ class LogConfig(Section):
 
 
 class TunnelConfig(Section):
-    """The interface. MTU in bytes. record_mode: ``auto`` is any AEAD that this machine is fast with."""
+    """The interface. MTU in bytes. record_mode: ``auto`` is any AEAD that this machine is fast with.
+
+    processes: of the engine, for packets.
+    """
 
     interface: InterfaceName = Field(examples=["qt0"])
     addresses: tuple[InterfaceAddress, ...] = Field(min_length=1, examples=[["10.77.0.1/24"]])
@@ -86,15 +89,22 @@ class TunnelConfig(Section):
     engine: Literal["qtunnel", "wireguard-go", "boringtun-cli"] = "qtunnel"
     routes: Literal["auto", "off"] = "auto"
     record_mode: Literal["auto", "aes-256-gcm", "chacha20-poly1305", "off"] = "auto"
+    processes: Annotated[StrictInt, Field(ge=1, le=MAX_PROCESSES)] = 1
 
     @model_validator(mode="before")
     @classmethod
     def _own_engine(cls, value: Any) -> Any:
         if isinstance(value, dict) and value.get("engine", "qtunnel") != "qtunnel":
             asked = value.get("record_mode", "auto")
+            problems = []
             if asked not in ("auto", "off"):
                 words = f"needs engine: qtunnel; {value['engine']} has no record mode: off would be right"
-                raise ProblemsError([Problem(("record_mode",), words)])
+                problems.append(Problem(("record_mode",), words))
+            if value.get("processes", 1) != 1:
+                words = f"needs engine: qtunnel; {value['engine']} uses all cores by itself: leave it out"
+                problems.append(Problem(("processes",), words))
+            if problems:
+                raise ProblemsError(problems)
         return value
 
 

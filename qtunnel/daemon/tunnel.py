@@ -50,7 +50,7 @@ class Tunnel:
     ) -> None:  # fmt: skip
         tunnel = config.tunnel
         self._config, self._identity, self._events, self._current_psk = config, identity, events, current_psk
-        self.engine = open_engine(tunnel.engine, tunnel.interface)
+        self.engine = open_engine(tunnel.engine, tunnel.interface, processes=tunnel.processes)
         allowed = tuple(network for peer in config.peers for network in peer.allowed_ips)
         routes = tunnel.routes == "auto"
         self.mark = mark_of(config.node.wireguard_port) if routes else 0

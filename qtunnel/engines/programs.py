@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qtunnel.errors import EngineError
 
@@ -36,6 +36,12 @@ class Program:
         if path is None:
             raise EngineError(f"engine {self.name}: program {self.executable} is not found on PATH; {self.remedy}")
         return [path, *self.arguments(interface)]
+
+    def with_processes(self, count: int) -> Program:
+        """The same in that many processes, where it is one that can be told."""
+        if count == 1 or self.name != OWN:
+            return self
+        return replace(self, arguments=lambda interface: [*self.arguments(interface), "--processes", str(count)])
 
     def full_environment(self) -> dict[str, str]:
         """All that the program gets to see: no secrets, no notify socket, nothing of the daemon's own."""

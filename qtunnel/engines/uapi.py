@@ -410,6 +410,9 @@ def _peer_lines(peer: PeerSpec) -> list[Line]:
     return lines + [("allowed_ip", str(network)) for network in peer.allowed_ips]
 
 
-def open_engine(name: str, interface: str, *, log_line: LogLine | None = None) -> UapiEngine:
-    """The engine of that name in the configuration; raises ``EngineError`` for an unknown one. Starts nothing."""
-    return UapiEngine(find(name), interface, log_line=log_line)
+def open_engine(name: str, interface: str, *, processes: int = 1, log_line: LogLine | None = None) -> UapiEngine:
+    """The engine of that name in the configuration; raises ``EngineError`` for an unknown one. Starts nothing.
+
+    processes: that our own engine may use; the others see to that themselves.
+    """
+    return UapiEngine(find(name).with_processes(processes), interface, log_line=log_line)

@@ -152,7 +152,7 @@ class Inbound:
             return False
         work = Kind.OPEN_RECORD if kind == TYPE_RECORD else Kind.OPEN_RUN
         task = Task(work, session=index, size=size)
-        job = self._farm.submit(task, self._receiver.buffer.view[offset : offset + length])
+        job = self._farm.submit(task, self._receiver.buffer.view[offset : offset + length], now)
         if job is None:
             return False
         self._order.put(lambda now: self._opened_elsewhere(job, keypair, kind, burst, now), job)

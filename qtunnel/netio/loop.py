@@ -119,17 +119,20 @@ class Loop:
         device = self._device
         while self._running:
             deadline = min(device.next_deadline(), self._losses.next, self._next_look)
+            if self._farm is not None:
+                deadline = min(deadline, self._farm.next_deadline())
             for descriptor, _ in self._epoll.poll(max(0.0, deadline - clock())):
                 handler = self._handlers.get(descriptor)
                 if handler is not None:
                     handler()
                 elif self._uapi.owns(descriptor):
                     self._uapi.handle(descriptor)
-                if self._farm is not None:
-                    self._go_on()
                 if device.outbox:
                     self._flush()
             now = clock()
+            if self._farm is not None:
+                self._farm.end_stuck(now)
+                self._go_on()
             if now >= self._next_look:
                 self._link_changed()
             device.tick(now)

@@ -169,7 +169,7 @@ class Outbound:
             self._singles.add(peer, keypair, self._view[at + _VNET :], length - _VNET, now)
 
     def _send_split(self, peer: Peer, keypair: Keypair | None, at: int, length: int, now: float) -> None:
-        if keypair is not None and length >= WORTH_HANDING_OUT and self._hand_out_run(peer, keypair, at, length):
+        if keypair is not None and length >= WORTH_HANDING_OUT and self._hand_out_run(peer, keypair, at, length, now):
             return
         self._split_here(peer, keypair, at, length, now)
 
@@ -193,7 +193,7 @@ class Outbound:
         if self._order is not None:
             self._order.go_on(now)
 
-    def _hand_out_run(self, peer: Peer, keypair: Keypair, at: int, length: int) -> bool:
+    def _hand_out_run(self, peer: Peer, keypair: Keypair, at: int, length: int, now: float) -> bool:
         """Whether a worker took the super-packet. Raises ``OffloadError`` where it is none."""
         if self._farm is None or self._order is None or not self._farm.has_room:
             return False
@@ -205,7 +205,7 @@ class Outbound:
             remote=keypair.remote_index,
             mtu=self._device.state.mtu,
         )
-        job = self._farm.submit(task, self._view[at : at + length])
+        job = self._farm.submit(task, self._view[at : at + length], now)
         if job is None:
             return False
         keypair.send_counter += count
@@ -235,7 +235,7 @@ class Outbound:
             remote=keypair.remote_index,
             parity=int(parity),
         )
-        job = self._farm.submit(task, plain)
+        job = self._farm.submit(task, plain, now)
         if job is None:
             return False
 

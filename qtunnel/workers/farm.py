@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import mmap
 import os
 import select
@@ -33,9 +34,7 @@ from qtunnel.workers.messages import (
 )
 from qtunnel.workers.process import be_worker
 
-MAX_WORKERS: Final = 64
-
-_PATIENCE: Final = 5.0
+PATIENCE: Final = 5.0
 """Seconds that a worker may take for what it has in work, a few milliseconds usually, before it counts as stuck."""
 
 log = logging.getLogger(__name__)
@@ -47,6 +46,8 @@ class Job:
 
     worker: _Worker
     task: Task
+    since: float
+    """When it was handed out, in seconds."""
     result: Result | None = None
     writes: tuple[int, ...] = ()
     """Of OPEN_RUN: bytes of each write that lies in ``output``."""
@@ -94,6 +95,11 @@ class _Worker:
     """In work, by slot."""
 
 
+def _oldest(worker: _Worker) -> float:
+    """When its oldest job was handed out."""
+    return next((job.since for job in worker.jobs.values()), math.inf)
+
+
 class Farm:
     """``count`` processes. To be made before the engine has threads, keys or sockets, for they are forked."""
 
@@ -114,7 +120,7 @@ class Farm:
         if pid == 0:
             be_worker(theirs, memory, udp_segments=udp_segments)
         theirs.close()
-        ours.settimeout(_PATIENCE)
+        ours.settimeout(PATIENCE)
         self._workers[ours.fileno()] = _Worker(pid, ours, memory)
 
     @property
@@ -156,7 +162,7 @@ class Farm:
 
     # Bursts
 
-    def submit(self, task: Task, data: memoryview) -> Job | None:
+    def submit(self, task: Task, data: memoryview, now: float) -> Job | None:
         """Hand ``data`` out; the slot of the task is chosen here. None where all are busy, or it is too long."""
         worker = max(self._workers.values(), key=lambda worker: len(worker.free), default=None)
         if worker is None or not worker.free or len(data) > IN_SIZE:
@@ -172,7 +178,7 @@ class Farm:
             if error.errno != errno.EAGAIN:
                 self._lose(worker, "has ended")
             return None
-        job = worker.jobs[slot] = Job(worker, task)
+        job = worker.jobs[slot] = Job(worker, task, now)
         return job
 
     def collect(self, descriptor: int) -> None:
@@ -195,12 +201,22 @@ class Farm:
             if not worker.jobs:  # saves the call that would find nothing
                 return
 
+    def next_deadline(self) -> float:
+        """When ``end_stuck`` has to look, in seconds; infinite where nothing is in work."""
+        return min((_oldest(worker) + PATIENCE for worker in self._workers.values()), default=math.inf)
+
+    def end_stuck(self, now: float) -> None:
+        """End workers that had their time."""
+        for worker in list(self._workers.values()):
+            if now - _oldest(worker) >= PATIENCE:
+                self._lose(worker, "is stuck")
+
     def wait(self, job: Job) -> None:
         """Return when the job has a result, also where that takes the end of a stuck worker."""
         while job.result is None:
             poll = select.poll()
             poll.register(job.worker.sock, select.POLLIN)
-            if poll.poll(int(_PATIENCE * 1000)):
+            if poll.poll(int(PATIENCE * 1000)):
                 self.collect(job.worker.sock.fileno())
             else:
                 self._lose(job.worker, "is stuck")

@@ -48,6 +48,10 @@ def qkd(text: str) -> str:
             MINIMAL.replace("tunnel:\n", "tunnel:\n  engine: wireguard-go\n  record_mode: aes-256-gcm\n"),
             ["tunnel.record_mode: needs engine: qtunnel"],
         ),
+        (
+            MINIMAL.replace("tunnel:\n", "tunnel:\n  engine: wireguard-go\n  processes: 2\n"),
+            ["tunnel.processes: needs engine: qtunnel"],
+        ),
         (MINIMAL.replace("name: bob", "name: alice"), ["peers[0].name: is this node's own name"]),
         (MINIMAL.replace("bob.public", "alice.public"), ["17:13: peers[0].public: is this node's own public file"]),
         (MINIMAL.replace("bob.public", "bob.identity"), ["this is a secret identity file, not a public one"]),

@@ -1,0 +1,153 @@
+"""Engines with worker processes: nothing lost, nothing out of order, and what becomes of workers that end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.netns import Namespace, stop, two_hosts, wait_until
+from tests.wireguard.gateways import Gateway, tcp
+
+pytestmark = pytest.mark.root
+
+SIZE = 20_000_000
+PROCESSES = 3
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[Namespace, Namespace]]:
+    with two_hosts() as made:
+        yield made
+
+
+@pytest.fixture
+def gateways(hosts: tuple[Namespace, Namespace]) -> Iterator[tuple[Gateway, Gateway]]:
+    """Each with workers, not configured yet."""
+    left, right = (Gateway(host, index, options=("--processes", str(PROCESSES))) for index, host in enumerate(hosts))
+    yield left, right
+    for gateway in (left, right):
+        if gateway.process.poll() is None:
+            gateway.close()
+
+
+def meet(left: Gateway, right: Gateway, suite: str = "") -> None:
+    right.meet(left)
+    left.meet(right)
+    if suite:
+        for end, other in ((left, right), (right, left)):
+            end.set(f"public_key={other.public.hex()}", f"record_mode={suite}", "drop_sessions=true")
+    left.ping(right)
+    if suite:
+        wait_until(lambda: left.get("record_mode_state") == right.get("record_mode_state") == ["active"], "record mode")
+
+
+def workers(gateway: Gateway) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{engine(gateway)}/task/{engine(gateway)}/children").read_text().split()]
+
+
+def engine(gateway: Gateway) -> int:
+    """The engine itself: what was started may be ``ip netns exec``, which becomes it."""
+    return gateway.process.pid
+
+
+def ticks(pid: int) -> int:
+    """Processor time of a process, in ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def there(pid: int) -> bool:
+    """Whether the process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("suite", ["", "aes-256-gcm", "chacha20-poly1305"])
+def test_workers_carry_bulk_traffic(gateways: tuple[Gateway, Gateway], suite: str) -> None:
+    left, right = gateways
+    meet(left, right, suite)
+    everyone = workers(left) + workers(right)
+    assert len(everyone) == 2 * (PROCESSES - 1)
+    before = sum(map(ticks, everyone))
+    for version in (4, 6):
+        tcp(left, right, version, SIZE)
+        tcp(right, left, version, SIZE)
+    assert sum(map(ticks, everyone)) > before
+    retransmitted = left.host.run("nstat", "-asz", "TcpRetransSegs").stdout.split()[-2]
+    assert int(retransmitted) < 20, "TCP saw packets out of order, or lost"
+    for gateway in gateways:
+        assert "drops=''" in gateway.close().replace("no-peer-for-destination=1", "").replace(
+            "no-peer-for-destination=2", ""
+        ).replace("no-peer-for-destination=3", "")
+    wait_until(lambda: not any(map(there, everyone)), "the end of the workers")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_traffic_goes_on_without_workers_that_end_or_hang(
+    gateways: tuple[Gateway, Gateway], number: signal.Signals
+) -> None:
+    left, right = gateways
+    meet(left, right)
+    script = Path(__file__).parent.parent / "wireguard" / "tcp_transfer.py"
+    server = right.host.start(sys.executable, str(script), "receive", right.inner(4), str(3 * SIZE))
+    assert server.stdout is not None
+    assert server.stdout.readline() == "listening\n"
+    client = left.host.start(sys.executable, str(script), "send", right.inner(4), str(3 * SIZE))
+    victims = [workers(left)[0], workers(right)[0]]
+    wait_until(lambda: all(ticks(pid) > 2 for pid in victims), "work")
+    for pid in victims:
+        os.kill(pid, number)
+    assert server.communicate(timeout=60)[0] == "complete\n"
+    stop(client)
+    wait_until(lambda: not any(map(there, victims)), "the end of stuck workers")
+    assert len(workers(left)) == len(workers(right)) == PROCESSES - 2
+    tcp(left, right, 4, SIZE // 4)
+    for gateway in gateways:
+        assert "1 left" in gateway.close()
+
+
+def test_workers_end_with_an_engine_that_is_killed(gateways: tuple[Gateway, Gateway]) -> None:
+    left, _ = gateways
+    pids = workers(left)
+    left.process.kill()
+    left.process.wait(10)
+    wait_until(lambda: not any(map(there, pids)), "the end of the workers")
+
+
+def test_ctrl_c_is_for_the_engine(gateways: tuple[Gateway, Gateway]) -> None:
+    """A terminal sends it to the whole group: the engine ends them in its own time."""
+    left, right = gateways
+    meet(left, right)
+    for pid in workers(left):
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+    tcp(left, right, 4, SIZE // 4)
+    assert len(workers(left)) == PROCESSES - 1
+
+
+def test_without_offload_there_are_no_workers(hosts: tuple[Namespace, Namespace]) -> None:
+    gateway = Gateway(hosts[0], 0, options=("--processes", "2", "--offload", "off"))
+    assert not workers(gateway)
+    assert "no worker processes: without segmentation offload" in gateway.close()
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_with_wireguard_go(hosts: tuple[Namespace, Namespace], side: int) -> None:
+    options = ("--processes", "2")
+    programs = ["qtunnel", "wireguard-go"] if side == 0 else ["wireguard-go", "qtunnel"]
+    left, right = (
+        Gateway(host, index, program=program, options=options)
+        for index, (host, program) in enumerate(zip(hosts, programs, strict=True))
+    )
+    meet(left, right)
+    tcp(left, right, 4, SIZE // 2)
+    tcp(right, left, 6, SIZE // 2)
+    left.close()
+    right.close()
