@@ -53,6 +53,7 @@ READERS = {
     "engines/uapi.py": "/dev/net/tun",
     "netio/tun.py": "/dev/net/tun",
     "netio/background.py": "/dev/null and a pipe",
+    "workers/process.py": "/dev/null",
     "sandbox": "/proc, /dev/net/tun",
     "demo": "logs and pid files of its children, example configurations, /proc",
     "bench": "logs of the engines, /proc, /dev/net/tun",
