@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 
 from qtunnel.offload import checksum, headers
-from qtunnel.offload.headers import CHECKSUM_OFFSET, CWR, FIN, IPV4_ID, PSH, TCP, TCP_FLAGS, Form, Progression
+from qtunnel.offload.headers import CHECKSUM_OFFSET, CWR, FIN, IPV4_ID, PSH, TCP, TCP_FLAGS, Form
+from qtunnel.offload.progression import Progression
 
 MAX_RUN: Final = 64
 """Packets of a run: the kernel's UDP_GRO_CNT_MAX, and more than 65,535 bytes hold at an MTU of 1,420. It bounds, too,
@@ -36,14 +37,15 @@ class Shape:
         self.payload = payload = length - form.size
         self._buffer, self._offset, self._stride = buffer, offset, stride
         self._length, self._size = length, form.size
-        self._progression = Progression(form, payload, MAX_RUN)
-        self._bits = self._progression.bits
-        self._flags_shift = self._progression.shift(form.transport + TCP_FLAGS, 1)
-        kept = bytearray(b"\xff" * form.size)
-        headers.write16(kept, form.transport + CHECKSUM_OFFSET[form.protocol], 0)
-        self._kept = int.from_bytes(kept * MAX_RUN, "big")
+        self._field = form.transport + CHECKSUM_OFFSET[form.protocol]
+        self._predicted = bytearray(form.size * MAX_RUN)
+        self._progression = Progression(form, payload, self._predicted, form.size, MAX_RUN)
+        self._came = bytearray(form.size * MAX_RUN)
+        whole = np.dtype(f"V{form.size}")
+        self._came_rows = np.ndarray((MAX_RUN,), whole, self._came)
+        self._came_checksums = np.ndarray((MAX_RUN,), np.uint16, self._came, self._field, (form.size,))
         capacity = (len(buffer) - offset - form.size) // stride + 1
-        self._headers = np.ndarray((capacity,), np.dtype(f"V{form.size}"), buffer, offset, (stride,))
+        self._headers = np.ndarray((capacity,), whole, buffer, offset, (stride,))
         self._view = memoryview(buffer)
         self._payloads: list[memoryview] = []
 
@@ -63,37 +65,40 @@ class Shape:
 
         ``tail``: the length of the last one where it is shorter, else 0. Checksums of TCP and UDP are not looked at.
         """
-        form, size, bits = self.form, self._size, self._bits
+        form, size = self.form, self._size
         at = self._offset + first * self._stride
         header = self._buffer[at : at + size]
-        headers.write16(header, form.transport + CHECKSUM_OFFSET[form.protocol], 0)
+        headers.write16(header, self._field, 0)
         same_id = self._same_id(header, at)
-        came = int.from_bytes(self._headers[first : first + count].tobytes(), "big")
-        came &= self._kept >> bits * (MAX_RUN - count)
+        self._came_rows[:count] = self._headers[first : first + count]
+        self._came_checksums.fill(0)
+        predicted = self._predicted
         if form.protocol == TCP:
             # the first alone may have CWR, the last alone FIN and PSH
             flags = form.transport + TCP_FLAGS
             first_only = header[flags] & CWR
             header[flags] ^= first_only
-            predicted = self._progression.headers(header, count, same_id)
-            predicted += first_only << self._flags_shift + bits * (count - 1)
-            last = at + (count - 1) * self._stride
-            predicted += (self._buffer[last + flags] & _ENDS) << self._flags_shift
+            self._progression.lay(header, count, same_id)
+            predicted[flags] |= first_only
+            last = (count - 1) * self._stride
+            predicted[(count - 1) * size + flags] |= self._buffer[at + last + flags] & _ENDS
         else:
-            predicted = self._progression.headers(header, count, same_id)
+            self._progression.lay(header, count, same_id)
         if tail:
-            full = predicted & (1 << bits) - 1
-            shorter = bytearray(full.to_bytes(size, "big"))
-            headers.set_length(shorter, form, tail)
-            predicted += int.from_bytes(shorter, "big") - full
-        wrong = came ^ predicted
-        if not wrong:
+            headers.set_length(memoryview(predicted)[(count - 1) * size : count * size], form, tail)
+        if self._came[: count * size] == predicted[: count * size]:
             return count
+        return self._matched(count)
+
+    def _matched(self, count: int) -> int:
+        """How many of the headers that came are as predicted, where not all are."""
+        bits, end = 8 * self._size, count * self._size
+        wrong = int.from_bytes(self._came[:end], "big") ^ int.from_bytes(self._predicted[:end], "big")
         matched = count - 1 - (wrong.bit_length() - 1) // bits
-        if 0 < matched < count - 1 and form.protocol == TCP:
+        if 0 < matched < count - 1 and self.form.protocol == TCP:
             # perhaps the first that does not match only ends the run
             wrong >>= bits * (count - 1 - matched)
-            matched += not wrong & ~(_ENDS << self._flags_shift)
+            matched += not wrong & ~(_ENDS << bits - 8 * (self.form.transport + TCP_FLAGS + 1))
         return matched
 
     def _same_id(self, header: bytearray, at: int) -> bool:
