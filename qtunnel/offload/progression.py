@@ -28,7 +28,7 @@ class _Word:
     """Eight bytes of the headers, big-endian, that grow by the same from packet to packet."""
 
     def __init__(self, at: int, step: int, buffer: bytearray, stride: int, most: int) -> None:
-        self.at = at
+        self._at = at
         self._ramp = np.arange(most, dtype=np.uint64) * np.uint64(step)
         self._sums = np.empty(most, np.uint64)
         self._all = np.ndarray((most,), np.dtype("<u8"), buffer, at, (stride,))
@@ -39,9 +39,9 @@ class _Word:
         self._steps, self._sum, self._column = self._ramp[:count], self._sums[:count], self._all[:count]
 
     def write(self, first: bytearray) -> None:
-        self._base[()] = read64(first, self.at)[0]
+        self._base[()] = read64(first, self._at)[0]
         np.add(self._steps, self._base, out=self._sum)
-        self._sum.byteswap(inplace=True)
+        self._sum.byteswap(True)
         self._column[...] = self._sum
 
 
