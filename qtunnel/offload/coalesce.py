@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from qtunnel.offload import checksum, headers, vnet
-from qtunnel.offload.errors import OffloadError
 from qtunnel.offload.headers import (
     CHECKSUM_OFFSET,
     CWR,
@@ -28,7 +27,7 @@ from qtunnel.offload.headers import (
     URG,
     Form,
 )
-from qtunnel.offload.runs import Shape, Stretch, remainder_wanted
+from qtunnel.offload.runs import Shape, Stretch
 
 Write = list[bytes | bytearray | memoryview]
 """Buffers for one ``os.writev``: a vnet header, alone or with the packet's headers, then views of what follows."""
@@ -46,9 +45,6 @@ of a whole run, and what misses so often is no bulk traffic, or is meant to cost
 
 _read_numbers = struct.Struct(">II").unpack_from
 """TCP's sequence and acknowledgment numbers."""
-
-_FRAGMENT: Final = 0xBFFF
-"""All of the IPv4 header's fragment word but "don't fragment"."""
 
 _GSO_TYPES: Final = {
     (4, TCP): vnet.GSO_TCPV4,
@@ -86,8 +82,13 @@ class Coalescer:
 
     def coalesce_mixed(self, offset: int, stride: int, lengths: Sequence[int]) -> list[Write]:
         """As ``coalesce``, for packets of these lengths, in bytes."""
+        count = len(lengths)
+        if count:
+            length, last_length = lengths[0], lengths[-1]
+            if lengths.count(length) + (last_length != length) == count:  # so it is where a burst was a super-packet
+                return self.coalesce(offset, stride, count, length, last_length)
         writes: list[Write] = []
-        start, count = 0, len(lengths)
+        start = 0
         while start < count:
             length = lengths[start]
             end = start + 1
@@ -118,19 +119,19 @@ class Coalescer:
             at = offset + number * stride
             form = None
             if number + 1 < end + bool(tail) and misses < _MAX_MISSES:
-                form = self._beginning(at, length, stride, length if number + 1 < end else tail)
+                form = self._beginning(stretch, at, length, stride, length if number + 1 < end else tail)
             run = 1
             if form is not None:
                 shape = stretch.shape(form)
                 last = end + (tail > form.size)
-                count = min(last - number, shape.longest())
+                count = min(last - number, shape.longest)
                 shorter = tail if number + count > end else 0
                 matched = shape.matching(number, count, shorter)
                 misses += matched < 2
                 if matched > 1:
                     remainders = remainders or stretch.remainders(start, end)
                     full = matched - bool(shorter and matched == count)
-                    run = _good(remainders, number - start, full, remainder_wanted(self._buffer[at : at + 40], form))
+                    run = _good(remainders, number - start, full, shape.remainder_wanted(at))
                     if run == full < matched and self._good_tail(at + full * stride, tail, form):
                         run = matched
             if run > 1 and form is not None:
@@ -152,31 +153,25 @@ class Coalescer:
             self._stretches.move_to_end(key)
         return stretch
 
-    def _beginning(self, at: int, length: int, stride: int, next_length: int) -> Form | None:
+    def _beginning(self, stretch: Stretch, at: int, length: int, stride: int, next_length: int) -> Form | None:
         """The form of a packet that may begin a run with the next one, else None."""
         buffer, following = self._buffer, at + stride
         # addresses and ports; where they are elsewhere, behind options, the packet is not merged anyway
-        flow = slice(12, 24) if buffer[at] >> 4 == 4 else slice(8, 44)
-        first, stop = flow.start, flow.stop
+        first, stop = (12, 24) if buffer[at] >> 4 == 4 else (8, 44)
         if buffer[at + first : at + stop] != buffer[following + first : following + stop]:
             return None
-        try:
-            form = headers.parse(buffer, at, at + length)
-        except OffloadError:
+        form = stretch.form(at)
+        if form is None:
             return None
         version, transport, size, protocol = form
-        if min(length, next_length) <= size:
+        if length <= size or next_length <= size:
             return None
         if version == 4:
-            if transport != 20 or headers.read16(buffer, at + 6)[0] & _FRAGMENT:
-                return None
-            if checksum.total(buffer[at : at + 20]):
+            if int.from_bytes(buffer[at : at + 20], "big") % checksum.MODULUS:
                 return None
             identification = headers.read16(buffer, at + IPV4_ID)[0]
             if (headers.read16(buffer, following + IPV4_ID)[0] - identification) & 0xFFFF > 1:
                 return None
-        elif transport != 40:
-            return None
         if protocol == TCP:
             if buffer[at + transport + TCP_FLAGS] & _ALONE:
                 return None

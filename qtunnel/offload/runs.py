@@ -7,13 +7,16 @@ those that came. What this accepts is what Linux's GRO accepts (``tcp_gro_receiv
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
 from typing import Final
 
 import numpy as np
 
 from qtunnel.offload import checksum, headers
-from qtunnel.offload.headers import CHECKSUM_OFFSET, CWR, FIN, IPV4_ID, PSH, TCP, TCP_FLAGS, Form, Progression
+from qtunnel.offload.errors import OffloadError
+from qtunnel.offload.headers import CHECKSUM_OFFSET, CWR, FIN, IPV4_ID, PSH, TCP, TCP_FLAGS, Form
+from qtunnel.offload.progression import Progression
 
 MAX_RUN: Final = 64
 """Packets of a run: the kernel's UDP_GRO_CNT_MAX, and more than 65,535 bytes hold at an MTU of 1,420. It bounds, too,
@@ -24,8 +27,33 @@ MAX_PACKET: Final = 65535
 _MAX_FORMS: Final = 4
 """Header shapes kept per packet size: TCP with timestamps and without, UDP, and one more."""
 
+_signature_v4 = struct.Struct("4s2x4s").unpack_from
+_signature_tcp4 = struct.Struct("4s2x4s22xB").unpack_from
+_signature_v6 = struct.Struct("B3x4s").unpack_from
+_signature_tcp6 = struct.Struct("B3x4s44xB").unpack_from
+"""What decides on the form of a packet, with what else is near it and seldom changes in a flow: of IPv4 all before the
+checksum but the ID, of IPv6 all before the addresses but the flow label, and TCP's data offset."""
+_SIGNED: Final = 53
+
+_MAX_SIGNATURES: Final = 64
+"""Signatures kept per packet size, 20 kB."""
+
+_FRAGMENT: Final = 0xBFFF
+"""All of the IPv4 header's fragment word but "don't fragment"."""
+
 _ENDS: Final = FIN | PSH
 """TCP flags with which a run ends: the last packet of a super-packet alone has them."""
+
+
+def _mergeable(packet: bytearray, at: int, length: int) -> Form | None:
+    """The form of a TCP or UDP packet without IP options, extension headers and fragmentation; None for another."""
+    try:
+        form = headers.parse(packet, at, at + length)
+    except OffloadError:
+        return None
+    if form.version == 6:
+        return form if form.transport == 40 else None
+    return form if form.transport == 20 and not headers.read16(packet, at + 6)[0] & _FRAGMENT else None
 
 
 class Shape:
@@ -36,16 +64,22 @@ class Shape:
         self.payload = payload = length - form.size
         self._buffer, self._offset, self._stride = buffer, offset, stride
         self._length, self._size = length, form.size
-        self._progression = Progression(form, payload, MAX_RUN)
-        self._bits = self._progression.bits
-        self._flags_shift = self._progression.shift(form.transport + TCP_FLAGS, 1)
-        kept = bytearray(b"\xff" * form.size)
-        headers.write16(kept, form.transport + CHECKSUM_OFFSET[form.protocol], 0)
-        self._kept = int.from_bytes(kept * MAX_RUN, "big")
+        self._field = form.transport + CHECKSUM_OFFSET[form.protocol]
+        self._predicted = bytearray(form.size * MAX_RUN)
+        self._progression = Progression(form, payload, self._predicted, form.size, MAX_RUN)
+        self._came = bytearray(form.size * MAX_RUN)
+        whole = np.dtype(f"V{form.size}")
+        self._came_rows = np.ndarray((MAX_RUN,), whole, self._came)
+        self._came_checksums = np.ndarray((MAX_RUN,), np.uint16, self._came, self._field, (form.size,))
         capacity = (len(buffer) - offset - form.size) // stride + 1
-        self._headers = np.ndarray((capacity,), np.dtype(f"V{form.size}"), buffer, offset, (stride,))
+        self._headers = np.ndarray((capacity,), whole, buffer, offset, (stride,))
         self._view = memoryview(buffer)
         self._payloads: list[memoryview] = []
+        self._addresses = slice(12, 20) if form.version == 4 else slice(0, 40)
+        self._flow: bytes | bytearray = b""
+        self._wanted = b""
+        self.longest = min(MAX_RUN, (MAX_PACKET - form.size) // payload)
+        """Packets that one super-packet can hold."""
 
     def payloads(self, start: int, end: int) -> list[memoryview]:
         """Views of the payloads of full packets."""
@@ -54,46 +88,60 @@ class Shape:
             self._payloads.append(self._view[at + self._size : at + self._length])
         return self._payloads[start:end]
 
-    def longest(self) -> int:
-        """Packets that one super-packet can hold."""
-        return min(MAX_RUN, (MAX_PACKET - self._size) // self.payload)
+    def remainder_wanted(self, at: int) -> bytes:
+        """What ``Stretch.remainders`` has for packets with a good checksum, and headers like the one at ``at``.
+
+        An IPv4 header with a good checksum adds nothing.
+        """
+        flow = self._buffer[at + self._addresses.start : at + self._addresses.stop]
+        if flow != self._flow:
+            form, header = self.form, self._buffer[at : at + 40]
+            value = -checksum.pseudo_header(header, form.version, form.protocol, self._length - form.transport)
+            if form.version == 6:
+                value += int.from_bytes(header, "big")
+            self._wanted = checksum.swap(value % checksum.MODULUS).to_bytes(4, "little")
+            self._flow = flow
+        return self._wanted
 
     def matching(self, first: int, count: int, tail: int) -> int:
         """How many of ``count`` packets from ``first`` have the headers that a super-packet's packets would have.
 
         ``tail``: the length of the last one where it is shorter, else 0. Checksums of TCP and UDP are not looked at.
         """
-        form, size, bits = self.form, self._size, self._bits
+        form, size = self.form, self._size
         at = self._offset + first * self._stride
         header = self._buffer[at : at + size]
-        headers.write16(header, form.transport + CHECKSUM_OFFSET[form.protocol], 0)
+        headers.write16(header, self._field, 0)
         same_id = self._same_id(header, at)
-        came = int.from_bytes(self._headers[first : first + count].tobytes(), "big")
-        came &= self._kept >> bits * (MAX_RUN - count)
+        self._came_rows[:count] = self._headers[first : first + count]
+        self._came_checksums.fill(0)
+        predicted = self._predicted
         if form.protocol == TCP:
             # the first alone may have CWR, the last alone FIN and PSH
             flags = form.transport + TCP_FLAGS
             first_only = header[flags] & CWR
             header[flags] ^= first_only
-            predicted = self._progression.headers(header, count, same_id)
-            predicted += first_only << self._flags_shift + bits * (count - 1)
-            last = at + (count - 1) * self._stride
-            predicted += (self._buffer[last + flags] & _ENDS) << self._flags_shift
+            self._progression.lay(header, count, same_id)
+            predicted[flags] |= first_only
+            last = (count - 1) * self._stride
+            predicted[(count - 1) * size + flags] |= self._buffer[at + last + flags] & _ENDS
         else:
-            predicted = self._progression.headers(header, count, same_id)
+            self._progression.lay(header, count, same_id)
         if tail:
-            full = predicted & (1 << bits) - 1
-            shorter = bytearray(full.to_bytes(size, "big"))
-            headers.set_length(shorter, form, tail)
-            predicted += int.from_bytes(shorter, "big") - full
-        wrong = came ^ predicted
-        if not wrong:
+            headers.set_length(memoryview(predicted)[(count - 1) * size : count * size], form, tail)
+        if self._came[: count * size] == predicted[: count * size]:
             return count
+        return self._matched(count)
+
+    def _matched(self, count: int) -> int:
+        """How many of the headers that came are as predicted, where not all are."""
+        bits, end = 8 * self._size, count * self._size
+        wrong = int.from_bytes(self._came[:end], "big") ^ int.from_bytes(self._predicted[:end], "big")
         matched = count - 1 - (wrong.bit_length() - 1) // bits
-        if 0 < matched < count - 1 and form.protocol == TCP:
+        if 0 < matched < count - 1 and self.form.protocol == TCP:
             # perhaps the first that does not match only ends the run
             wrong >>= bits * (count - 1 - matched)
-            matched += not wrong & ~(_ENDS << self._flags_shift)
+            matched += not wrong & ~(_ENDS << bits - 8 * (self.form.transport + TCP_FLAGS + 1))
         return matched
 
     def _same_id(self, header: bytearray, at: int) -> bool:
@@ -114,8 +162,27 @@ class Stretch:
         capacity = (len(buffer) - offset - length) // stride + 1
         self._sums = checksum.Rows(buffer, offset, stride, capacity, length)
         self._shapes: OrderedDict[Form, Shape] = OrderedDict()
+        self._forms: dict[tuple[bytes | int, ...], Form | None] = {}
         self._view = memoryview(buffer)
         self._packets: list[memoryview] = []
+
+    def form(self, at: int) -> Form | None:
+        """The form of a packet that may be part of a run, as far as what seldom changes in a flow tells; else None."""
+        buffer = self._buffer
+        if self._length < _SIGNED:
+            return _mergeable(buffer, at, self._length)
+        if buffer[at] >> 4 == 4:
+            signature = (_signature_tcp4 if buffer[at + 9] == TCP else _signature_v4)(buffer, at)
+        else:
+            signature = (_signature_tcp6 if buffer[at + 6] == TCP else _signature_v6)(buffer, at)
+        try:
+            return self._forms[signature]
+        except KeyError:
+            pass
+        if len(self._forms) >= _MAX_SIGNATURES:
+            self._forms.clear()
+        form = self._forms[signature] = _mergeable(buffer, at, self._length)
+        return form
 
     def packets(self, start: int, end: int) -> list[memoryview]:
         """Views of full packets."""
@@ -137,14 +204,3 @@ class Stretch:
             self._shapes[form] = shape
         return shape
 
-
-def remainder_wanted(packet: bytearray, form: Form) -> bytes:
-    """What ``Stretch.remainders`` has for a packet with these headers and a good checksum.
-
-    An IPv4 header with a good checksum adds nothing.
-    """
-    length = headers.read16(packet, 2)[0] if form.version == 4 else headers.read16(packet, 4)[0] + 40
-    value = -checksum.pseudo_header(packet, form.version, form.protocol, length - form.transport)
-    if form.version == 6:
-        value += int.from_bytes(packet[:40], "big")
-    return checksum.swap(value % checksum.MODULUS).to_bytes(4, "little")

@@ -50,6 +50,15 @@ class _Nonces:
         view = memoryview(buffer)
         self.counters: Words = np.ndarray((MAX_RUN,), "<u8", buffer, 4, (12,))
         self.views = [view[at : at + 12] for at in range(0, len(buffer), 12)]
+        self._first: Words = np.zeros((), np.uint64)  # as an array: numpy takes 2 us to make one of a number
+        self._made: Words = np.empty(MAX_RUN, np.uint64)
+
+    def begin(self, counter: int) -> Words:
+        """Make them the nonces of a whole run from ``counter`` on; its counters."""
+        self._first[()] = counter
+        np.add(_STEPS, self._first, out=self._made)
+        self.counters[...] = self._made
+        return self._made
 
 
 class _SealLayout:
@@ -59,10 +68,18 @@ class _SealLayout:
         size = stride + MIN_DATA_SIZE
         rows = min(MAX_RUN, len(target) // size)
         view = memoryview(target)
-        self.kinds: Words = np.ndarray((rows,), "<u8", target, 0, (size,))
-        self.counters: Words = np.ndarray((rows,), "<u8", target, 8, (size,))
+        self._kinds: Words = np.ndarray((rows,), "<u8", target, 0, (size,))
+        self._counters: Words = np.ndarray((rows,), "<u8", target, 8, (size,))
+        self.kind = self.written = 0
+        """The first eight bytes of how many messages that are there."""
+        self.use(rows)
         self.sources = [source[at * stride : (at + 1) * stride] for at in range(min(_MAX_ROWS, len(source) // stride))]
         self.targets = [view[at * size + _HEADER : (at + 1) * size] for at in range(rows)]
+
+    def use(self, count: int) -> None:
+        """Columns of so many messages; kept, since mostly there are as many as the time before."""
+        self.count = count
+        self.kinds, self.counters = self._kinds[:count], self._counters[:count]
 
 
 class RowSealer:
@@ -74,6 +91,7 @@ class RowSealer:
         self._view = memoryview(self._target)
         self._nonces = _Nonces()
         self._layouts: dict[int, _SealLayout] = {}
+        self._written: _SealLayout | None = None
 
     def seal(
         self, seal: Callable[..., int], index: int, counter: int, stride: int, first: int, count: int, last: int
@@ -86,11 +104,14 @@ class RowSealer:
         """
         layout = self._layouts.get(stride) or self._layout(stride)
         size = stride + MIN_DATA_SIZE
-        layout.kinds[:count] = TYPE_DATA | index << 32
-        counters = layout.counters[:count]
-        np.add(_STEPS[:count], np.uint64(counter), out=counters)
+        if count != layout.count:
+            layout.use(count)
+        kind = TYPE_DATA | index << 32
+        if layout is not self._written or kind != layout.kind or count > layout.written:
+            self._written, layout.kind, layout.written = layout, kind, count
+            layout.kinds[...] = kind
         nonces = self._nonces
-        nonces.counters[:count] = counters
+        layout.counters[...] = nonces.begin(counter)[:count]
         full = count if last == stride else count - 1
         deque(map(seal, nonces.views, layout.sources[first : first + full], repeat(None), layout.targets), maxlen=0)
         end = full * size
