@@ -18,7 +18,7 @@ from types import TracebackType
 
 from qtunnel.bench import processes
 from qtunnel.bench.link import ADDRESS, ENDS, Link
-from qtunnel.bench.options import Mode, Suite
+from qtunnel.bench.options import STANDARD, Mode, Suite
 from qtunnel.constants import UAPI_DIRECTORY
 from qtunnel.crypto.dh import KEY_SIZE, public_key
 from qtunnel.engines.programs import OWN, Program, find
@@ -64,10 +64,12 @@ def ours(mode: Mode, suite: Suite) -> Contender:
 
 
 def rival(program: str) -> Contender:
-    """Any program that is started as ``PROGRAM INTERFACE`` and serves the UAPI socket.
+    """This qtunnel in standard mode, or a program that is started as ``PROGRAM INTERFACE`` and serves the UAPI socket.
 
     The environment keeps wireguard-go in the foreground and quiet; others go into the background as they like.
     """
+    if program == STANDARD:
+        return Contender("rival", find(OWN), "ra")
     path = shutil.which(program)
     assert path is not None, "checked with the options"
     environment = {"WG_PROCESS_FOREGROUND": "1", "LOG_LEVEL": "error", "WG_LOG_LEVEL": "error", "WG_SUDO": "true"}

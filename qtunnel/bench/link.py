@@ -28,6 +28,8 @@ _DELAY_QUEUE = 10_000
 _TCP_BUFFERS = "4096 131072 67108864"
 """Least, initial and most bytes: the kernel's 6 MB of window would hold TCP to 2.4 Gbit/s at 20 ms, whoever tunnels."""
 
+_CONGESTION = "/proc/sys/net/ipv4/tcp_congestion_control"
+
 _DELAY_TABLE = "100"
 _PROBABILITY_STEPS = 1_000_000
 """nft compares whole numbers: a step is 0.0001 percent of loss."""
@@ -63,6 +65,8 @@ class Link:
                 call("ip", "route", "add", f"{ADDRESS[far]}/32", *via, "dev", "wan")
                 if options.cuts:
                     _cut("wan")
+                if options.congestion:
+                    Path(_CONGESTION).write_text(options.congestion)
                 if options.delay_ms:
                     for direction in ("rmem", "wmem"):
                         Path(f"/proc/sys/net/ipv4/tcp_{direction}").write_text(_TCP_BUFFERS)
@@ -80,6 +84,11 @@ class Link:
         with self.networks[name].entered():
             call("ip", "addr", "add", f"{ADDRESS[name]}/24", "dev", "wan")
             call("ip", "link", "set", "wan", "up")
+
+
+def congestion_control() -> str:
+    """What TCP uses where nothing else is asked for."""
+    return Path(_CONGESTION).read_text().strip()
 
 
 def _join(here: Network, near: str, there: Network, far: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from qtunnel.errors import BenchError
@@ -12,8 +13,13 @@ Mode = Literal["standard", "record"]
 Suite = Literal["chacha20-poly1305", "aes-256-gcm"]
 Segmentation = Literal["gso", "datagrams"]
 
+STANDARD = "standard"
+"""As the rival: this qtunnel's own engine in standard mode."""
+
 KINDS = ("tcp1", "tcp4", "udp", "rtt", "memory")
 """What can be measured, in the order in which it is."""
+
+_CONGESTION = "/proc/sys/net/ipv4/tcp_available_congestion_control"
 
 MIN_SECONDS, MAX_SECONDS = 1.0, 3600.0
 MAX_ROUNDS = 1000
@@ -26,11 +32,13 @@ class LinkOptions:
 
     segmentation: whether it takes super-packets (UDP GSO) or cuts them to single datagrams, as most network cards do.
     loss: percent of the datagrams, dropped at random, each way. delay_ms: added to the round trip, half of it each way.
+    congestion: TCP's congestion control at both ends, by the kernel's name; empty for the machine's own.
     """
 
     segmentation: Segmentation = "gso"
     loss: float = 0.0
     delay_ms: float = 0.0
+    congestion: str = ""
 
     def check(self) -> None:
         """Raises ``BenchError`` where a value makes no sense."""
@@ -38,6 +46,9 @@ class LinkOptions:
             raise BenchError(f"--loss is a percentage from 0 to below 100, not {self.loss:g}")
         if not 0 <= self.delay_ms <= MAX_DELAY_MS:
             raise BenchError(f"--delay is 0 to {MAX_DELAY_MS:g} milliseconds, not {self.delay_ms:g}")
+        there = Path(_CONGESTION).read_text().split()
+        if self.congestion and self.congestion not in there:
+            raise BenchError(f"--congestion is one of {', '.join(there)}, not {self.congestion}")
 
     @property
     def cuts(self) -> bool:
@@ -52,7 +63,10 @@ class LinkOptions:
 
 @dataclass(frozen=True, slots=True)
 class TunnelOptions:
-    """``qtunnel bench tunnel``. seconds: of one measurement. rounds: times both engines run, taking turns."""
+    """``qtunnel bench tunnel``.
+
+    against: a program, or ``STANDARD``. seconds: of one measurement. rounds: times both engines run, taking turns.
+    """
 
     against: str = "wireguard-go"
     mode: Mode = "standard"
@@ -70,10 +84,10 @@ class TunnelOptions:
             raise BenchError(f"--seconds is {MIN_SECONDS:g} to {MAX_SECONDS:g}, not {self.seconds:g}")
         if not 1 <= self.rounds <= MAX_ROUNDS:
             raise BenchError(f"--rounds is 1 to {MAX_ROUNDS}, not {self.rounds}")
-        if shutil.which(self.against) is None:
+        if self.against != STANDARD and shutil.which(self.against) is None:
             raise BenchError(
                 f"{self.against} is not found; install it (Debian: apt-get install wireguard-go), build it with "
-                "scripts/build-wireguard-go, or name another userspace WireGuard with --against"
+                f"scripts/build-wireguard-go, or name another userspace WireGuard, or {STANDARD}, with --against"
             )
 
 

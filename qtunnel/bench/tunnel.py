@@ -13,9 +13,9 @@ from typing import Any
 
 from qtunnel import __version__
 from qtunnel.bench.engine import Contender, Pair, ours, rival
-from qtunnel.bench.link import Link
+from qtunnel.bench.link import Link, congestion_control
 from qtunnel.bench.measure import METRICS, Metric, measure
-from qtunnel.bench.options import TunnelOptions
+from qtunnel.bench.options import STANDARD, TunnelOptions
 from qtunnel.bench.tools import directory
 from qtunnel.errors import BenchError, QtunnelError
 
@@ -59,7 +59,11 @@ def _rounded(value: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """A finished run. records: for each round of record mode, its state at the end, and why if it was not active."""
+    """A finished run.
+
+    rival: path of the program, or ``STANDARD``. records: for each round of record mode, its state at the end, and why
+    if it was not active.
+    """
 
     options: TunnelOptions
     began: datetime
@@ -80,6 +84,7 @@ class Race:
             "link": "datagrams" if options.link.cuts else "gso",
             "loss_percent": options.link.loss,
             "delay_ms": options.link.delay_ms,
+            "congestion": options.link.congestion or congestion_control(),
             "seconds": options.seconds,
             "rounds": options.rounds,
             "processors": os.cpu_count(),
@@ -93,7 +98,8 @@ class Race:
 def race(options: TunnelOptions, say: Say) -> Race:
     """Run it in the sandbox. Raises ``QtunnelError`` that names the engine and the round where something fails."""
     began = datetime.now(UTC)
-    contenders = [ours(options.mode, options.suite), rival(options.against)]
+    other = rival(options.against)
+    contenders = [ours(options.mode, options.suite), other]
     values: dict[str, dict[str, list[float]]] = {contender.name: {} for contender in contenders}
     records: list[str] = []
     link = Link(options.link)
@@ -109,7 +115,8 @@ def race(options: TunnelOptions, say: Say) -> Race:
         for metric in METRICS
         if metric.key in values["ours"]
     ]
-    return Race(options, began, contenders[0].program.executable, lines, records)
+    name = options.against if options.against == STANDARD else other.program.executable
+    return Race(options, began, name, lines, records)
 
 
 def _say_in_round(say: Say, number: int, text: str) -> None:

@@ -43,7 +43,8 @@ def bench() -> None:
 
 @bench.command()
 @click.option("--against", default="wireguard-go", show_default=True, metavar="PROGRAM",
-              help="The rival: a userspace WireGuard that starts as 'PROGRAM INTERFACE'.")  # fmt: skip
+              help="The rival: a userspace WireGuard that starts as 'PROGRAM INTERFACE', or 'standard': "
+                   "qtunnel wg in standard mode.")  # fmt: skip
 @_mode
 @_suite
 @click.option("--seconds", type=float, default=5.0, show_default=True, help="How long each measurement takes.")
@@ -54,6 +55,8 @@ def bench() -> None:
               help="Random loss of single datagrams, each way; the link then takes single datagrams.")  # fmt: skip
 @click.option("--delay", type=float, default=0.0, metavar="MS",
               help="Milliseconds added to the round trip, half of them each way.")  # fmt: skip
+@click.option("--congestion", default="", metavar="NAME",
+              help="TCP's congestion control, as cubic or bbr.  [default: the machine's]")  # fmt: skip
 @click.option("--only", default=",".join(KINDS), show_default=True, metavar="KINDS", help="What to measure.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
 def tunnel(
@@ -65,6 +68,7 @@ def tunnel(
     link: Segmentation,
     loss: float,
     delay: float,
+    congestion: str,
     only: str,
     as_json: bool,
 ) -> None:
@@ -74,7 +78,8 @@ def tunnel(
     the rounds. How it progresses goes to standard error.
     """
     os.environ["PATH"] = _path()
-    options = TunnelOptions(against, mode, suite, seconds, rounds, LinkOptions(link, loss, delay), parse_kinds(only))
+    way = LinkOptions(link, loss, delay, congestion)
+    options = TunnelOptions(against, mode, suite, seconds, rounds, way, parse_kinds(only))
     options.check()
 
     def run() -> None:

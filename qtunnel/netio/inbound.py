@@ -24,8 +24,8 @@ from qtunnel.wireguard.device import Device
 from qtunnel.wireguard.limits import REJECT_AFTER_MESSAGES
 from qtunnel.wireguard.messages import MIN_DATA_SIZE, TYPE_DATA
 from qtunnel.wireguard.peer import Peer
+from qtunnel.wireguard.record_burst import Record, is_one_record
 from qtunnel.wireguard.record_format import TYPE_RECORD
-from qtunnel.wireguard.records import Arrived
 from qtunnel.wireguard.runs import MAX_RUN, OpenedRun, RunOpener
 from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.state import Drop
@@ -148,7 +148,9 @@ class Inbound:
             return False
         (index,) = _INDEX.unpack_from(self._receiver.buffer.bytes, offset + 4)
         keypair = self._device.state.sessions.get(index)
-        if keypair is None or keypair.expired(now) or (kind == TYPE_RECORD and keypair.records is None):
+        if keypair is None or keypair.expired(now):
+            return False
+        if kind == TYPE_RECORD and (keypair.records is None or not is_one_record(self._receiver.buffer, *burst[:3])):
             return False
         work = Kind.OPEN_RECORD if kind == TYPE_RECORD else Kind.OPEN_RUN
         task = Task(work, session=index, size=size)
@@ -164,9 +166,11 @@ class Inbound:
         if state.sessions.get(keypair.local_index) is not keypair or keypair.expired(now):
             state.drops[Drop.EXPIRED] += -(-burst.length // burst.size)
         elif job.done and kind == TYPE_RECORD and keypair.records is not None:
-            arrived = Arrived(job.counter, job.messages, job.messages, job.size)
-            records = self._device.records
-            for item in records.opened(keypair, keypair.records, arrived, job.output, burst.endpoint, now):
+            plain = job.output
+            record = Record(job.counter, plain, 0, len(plain), job.messages, job.missing, job.size)
+            items: list[memoryview] = []
+            self._device.records.opened(keypair, record, plain, items, burst.endpoint, now)
+            for item in items:
                 self._write_item(keypair.peer, item)
         elif job.done and kind == TYPE_DATA and self._accept_run(job, keypair):
             self._deliver_run(job, keypair, burst, now)

@@ -11,17 +11,18 @@ from cryptography.exceptions import InvalidTag
 
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.peer import Peer, short_key
+from qtunnel.wireguard.record_burst import ReceiveBuffer, Record, stretches, whole_record
 from qtunnel.wireguard.record_cut import RecordCutter
 from qtunnel.wireguard.record_format import (
     HEADER,
     HEADER_SIZE,
     MAX_BUFFER,
+    MAX_COUNTER,
     TAG_SIZE,
     capacity,
     datagram_size,
     fragments,
 )
-from qtunnel.wireguard.record_join import ReceiveBuffer, Record, whole_record
 from qtunnel.wireguard.record_link import REPORT_INTERVAL, RecordEvent
 from qtunnel.wireguard.record_plain import PlainError, Report, take_items
 from qtunnel.wireguard.session import Keypair, RecordKeys
@@ -30,7 +31,7 @@ from qtunnel.wireguard.timers import Timer
 from qtunnel.wireguard.transport import DATA_OVERHEAD, Transport
 
 Opened = tuple[Peer, list[memoryview]]
-"""A record's peer and its packets."""
+"""A peer and packets of it."""
 
 
 class Order(NamedTuple):
@@ -42,14 +43,8 @@ class Order(NamedTuple):
     parity: bool
 
 
-class Arrived(NamedTuple):
-    """A record that was opened elsewhere: its counter, its fragments, as many of them as came, their bytes."""
-
-    counter: int
-    expected: int
-    received: int
-    size: int
-
+_OPENED: Final = 2 * MAX_BUFFER
+"""Bytes of plaintext at once: as many as a burst brings, and a record that was waiting."""
 
 _nonce: Final = struct.Struct("<4xQ").pack
 
@@ -64,7 +59,7 @@ class Records:
         self._transport = transport
         self._cutter: RecordCutter | None = None
         self._mtu = 0
-        self._opened = memoryview(bytearray(MAX_BUFFER))
+        self._opened = memoryview(bytearray(_OPENED))
 
     def set_suite(self, peer: Peer, suite: str, now: float) -> None:
         """Switch record mode on with this AEAD, or off with an empty name. It begins with the next session."""
@@ -163,93 +158,109 @@ class Records:
     def open_burst(
         self, buffer: ReceiveBuffer, offset: int, length: int, size: int, endpoint: Endpoint, now: float
     ) -> Iterator[Opened]:
-        """Datagrams of ``size`` bytes one after the other, the last perhaps shorter; for each record that is whole the
-        peer, and the packets, each behind its vnet header.
+        """Datagrams of ``size`` bytes one after the other, the last perhaps shorter; a peer and the packets of records
+        of its that became whole, each behind its vnet header.
 
-        Sources and headers of the packets are not checked yet. Packets are valid until the next record.
+        Sources and headers of the packets are not checked yet. Packets are valid until the next step.
         """
-        end = offset + length
-        while offset < end:
-            unit, opened = self._open_first(buffer, offset, end - offset, size, endpoint, now)
-            if opened is not None:
-                yield opened
-            offset += unit
+        peer: Peer | None = None
+        packets: list[memoryview] = []
+        at = 0
+        for start, stretch in stretches(buffer, offset, length, size):
+            keypair = self._session(buffer, start, stretch, size, now)
+            if keypair is None:
+                continue
+            record = self._whole(keypair, buffer, start, stretch, size)
+            if record is None:
+                continue
+            needed = record.end - record.start - TAG_SIZE
+            if packets and (keypair.peer is not peer or at + needed > _OPENED):
+                assert peer is not None
+                yield peer, packets
+                packets, at = [], 0
+            peer = keypair.peer
+            self._open(keypair, record, self._opened[at : at + needed], packets, endpoint, now)
+            at += needed
+        if packets and peer is not None:
+            yield peer, packets
 
-    def _open_first(
-        self, buffer: ReceiveBuffer, offset: int, left: int, size: int, endpoint: Endpoint, now: float
-    ) -> tuple[int, Opened | None]:
-        """The first record of a burst, or what its first datagram completes; and how many bytes that were."""
-        unit = min(size, left)
-        if unit > HEADER_SIZE:
-            _, _, count, _, index, _ = HEADER.unpack_from(buffer.bytes, offset)
-            keypair = self._state.sessions.get(index)
-            if keypair is not None and keypair.records is not None and not keypair.expired(now):
-                with_parity = (count + 1) * size
-                whole = left if count > 1 else unit
-                if count > 1 and left > with_parity:
-                    whole = with_parity
-                record = whole_record(buffer, offset, whole, size)
-                if record is not None:
-                    return whole, (keypair.peer, self._open(keypair, keypair.records, record, endpoint, now))
-        return unit, self._open_one(buffer.view[offset : offset + unit], endpoint, now)
-
-    def _open_one(self, datagram: memoryview, endpoint: Endpoint, now: float) -> Opened | None:
-        if len(datagram) <= HEADER_SIZE:
-            self._state.drops[Drop.MALFORMED] += 1
+    def _session(self, buffer: ReceiveBuffer, offset: int, length: int, size: int, now: float) -> Keypair | None:
+        """The session that a stretch of datagrams says it belongs to."""
+        drops, count = self._state.drops, -(-length // size)
+        if min(size, length) <= HEADER_SIZE:
+            drops[Drop.MALFORMED] += count
             return None
-        keypair = self._session(HEADER.unpack_from(datagram)[4], now)
+        keypair = self._state.sessions.get(HEADER.unpack_from(buffer.bytes, offset)[4])
         if keypair is None or keypair.records is None:
-            return None
-        record = keypair.records.joiner.add(datagram)
-        return None if record is None else (keypair.peer, self._open(keypair, keypair.records, record, endpoint, now))
-
-    def _session(self, index: int, now: float) -> Keypair | None:
-        keypair = self._state.sessions.get(index)
-        if keypair is None or keypair.records is None:
-            self._state.drops[Drop.UNKNOWN_INDEX] += 1
+            drops[Drop.UNKNOWN_INDEX] += count
             return None
         if keypair.expired(now):
-            self._state.drops[Drop.EXPIRED] += 1
+            drops[Drop.EXPIRED] += count
             return None
         return keypair
 
+    def _whole(self, keypair: Keypair, buffer: ReceiveBuffer, offset: int, length: int, size: int) -> Record | None:
+        """The record that a stretch is, or that it completes; None where there is none, or it was delivered before."""
+        keys = keypair.records
+        assert keys is not None
+        counter = HEADER.unpack_from(buffer.bytes, offset)[5] & MAX_COUNTER
+        numbers = buffer.bytes[offset + 1 : offset + length : size]
+        if keys.window.seen(counter):
+            keys.joiner.late(counter, numbers)
+            return None
+        record = whole_record(buffer, offset, length, size)
+        return record or keys.joiner.add_stretch(buffer.view[offset : offset + length], size, numbers)
+
     def _open(
-        self, keypair: Keypair, keys: RecordKeys, record: Record, endpoint: Endpoint, now: float
-    ) -> list[memoryview]:
-        plain = self._opened[: record.end - record.start - TAG_SIZE]
+        self,
+        keypair: Keypair,
+        record: Record,
+        plain: memoryview,
+        packets: list[memoryview],
+        endpoint: Endpoint,
+        now: float,
+    ) -> None:
+        """Decrypt a record into ``plain``, and append its packets."""
+        keys = keypair.records
+        assert keys is not None
         try:
             keys.unseal(_nonce(record.counter), record.buffer[record.start : record.end], None, plain)
         except InvalidTag:
             self._state.drops[Drop.BAD_TAG] += 1
-            return []
-        arrived = Arrived(record.counter, record.expected, record.received, record.size)
-        return self.opened(keypair, keys, arrived, plain, endpoint, now)
+            return
+        self.opened(keypair, record, plain, packets, endpoint, now)
 
     def opened(
-        self, keypair: Keypair, keys: RecordKeys, record: Arrived, plain: memoryview, endpoint: Endpoint, now: float
-    ) -> list[memoryview]:
-        """An authentic record of the session; its packets, each behind its vnet header as in ``open_burst``."""
-        drops, peer = self._state.drops, keypair.peer
+        self,
+        keypair: Keypair,
+        record: Record,
+        plain: memoryview,
+        packets: list[memoryview],
+        endpoint: Endpoint,
+        now: float,
+    ) -> None:
+        """Account for an authentic record with that plaintext, and append its packets."""
+        drops, peer, keys = self._state.drops, keypair.peer, keypair.records
+        assert keys is not None
         if not keys.accept(record.counter):
             drops[Drop.REPLAYED] += 1
-            return []
+            return
         self._transport.authenticated(peer, keypair, endpoint, now)
-        keys.joiner.authentic(record.expected, record.received)
+        keys.joiner.authentic(record)
         peer.rx_bytes += record.size
-        packets: list[memoryview] = []
+        before = len(packets)
         try:
             for report in take_items(plain, packets):
                 self._reported(peer, keypair, keys, report, now)
         except PlainError:
             drops[Drop.BAD_PACKET] += 1
-        if packets:
+        if len(packets) > before:
             peer.timers.data_received(now)
             # Under the present session, also where these came under one before: the report confirms it.
             current = peer.keypairs.current
             present = current.records if current is not None and current.records is not None else keys
             if present.reported:
                 self._report_soon(peer, present, now)
-        return packets
 
     def _reported(self, peer: Peer, keypair: Keypair, keys: RecordKeys, report: Report, now: float) -> None:
         if keypair is not peer.keypairs.current:

@@ -13,9 +13,9 @@ from qtunnel.offload.coalesce import Coalescer
 from qtunnel.offload.errors import OffloadError
 from qtunnel.offload.split import Splitter
 from qtunnel.wireguard.messages import MIN_DATA_SIZE, TYPE_DATA
+from qtunnel.wireguard.record_burst import ReceiveBuffer, whole_record
 from qtunnel.wireguard.record_cut import RecordCutter
 from qtunnel.wireguard.record_format import TAG_SIZE
-from qtunnel.wireguard.record_join import ReceiveBuffer, whole_record
 from qtunnel.wireguard.runs import MAX_RUN, RowOpener, RowSealer
 from qtunnel.wireguard.session import RECORD_SUITES
 from qtunnel.wireguard.transport import packet_length
@@ -23,6 +23,7 @@ from qtunnel.workers.messages import (
     FORGET,
     IN_SIZE,
     KEY_SIZE,
+    NOTHING_MISSING,
     OUT_SIZE,
     REGION,
     RESULT,
@@ -175,7 +176,9 @@ class BurstWorker:
         length = record.end - record.start - TAG_SIZE
         sealed = record.buffer[record.start : record.end]
         ciphers.unseal_record(_nonce(record.counter), sealed, None, target[:length])
-        return RESULT.pack(*Result(Status.DONE, task.slot, length, record.size, record.expected, record.counter))
+        missing = NOTHING_MISSING if record.missing < 0 else record.missing
+        result = Result(Status.DONE, task.slot, length, record.size, record.expected, record.counter, missing)
+        return RESULT.pack(*result)
 
 
 def _put(pieces: Iterable[bytes | bytearray | memoryview], target: memoryview, end: int) -> int:

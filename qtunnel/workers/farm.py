@@ -19,6 +19,7 @@ from qtunnel.workers.messages import (
     FORGET,
     IN_SIZE,
     MAX_MESSAGE,
+    NOTHING_MISSING,
     REGION,
     RESULT,
     SESSION,
@@ -71,6 +72,12 @@ class Job:
     def counter(self) -> int:
         """See ``Result``."""
         return self.result.counter if self.result is not None else 0
+
+    @property
+    def missing(self) -> int:
+        """The fragment of a record that was healed; -1 for none."""
+        missing = self.result.missing if self.result is not None else NOTHING_MISSING
+        return -1 if missing == NOTHING_MISSING else missing
 
     @property
     def input(self) -> memoryview:
@@ -208,6 +215,9 @@ class Farm:
     def end_stuck(self, now: float) -> None:
         """End workers that had their time."""
         for worker in list(self._workers.values()):
+            if now - _oldest(worker) < PATIENCE:
+                continue
+            self.collect(worker.sock.fileno())  # perhaps it is the engine that was away
             if now - _oldest(worker) >= PATIENCE:
                 self._lose(worker, "is stuck")
 

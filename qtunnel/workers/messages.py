@@ -69,12 +69,16 @@ class Task(NamedTuple):
     parity: int = 0
 
 
+NOTHING_MISSING: Final = 255
+
+
 class Result(NamedTuple):
     """What became of it.
 
     length: bytes of what came out; size: of each datagram of it but the last, or bytes of the datagrams that a record
     came in; messages: how many,
-    or the fragments of a record; counter: of the first message, or of the record. Behind it, for OPEN_RUN,
+    or the fragments of a record; counter: of the first message, or of the record. missing: the
+    fragment of a record that was healed. Behind it, for OPEN_RUN,
     the length in bytes of each write that the packets make, one after the other in the slot.
     """
 
@@ -84,10 +88,11 @@ class Result(NamedTuple):
     size: int = 0
     messages: int = 0
     counter: int = 0
+    missing: int = NOTHING_MISSING
 
 
 TASK: Final = struct.Struct("<BBIIIQIIB")
-RESULT: Final = struct.Struct("<BBIIIQ")
+RESULT: Final = struct.Struct("<BBIIIQB")
 SESSION: Final = struct.Struct("<BIB")
 """kind, local index, and which suite of RECORD_SUITES, from 1 on; behind it the keys for sending and receiving, then
 those of the records where there is a suite."""

@@ -43,6 +43,19 @@ def test_a_race_measures_every_kind_for_both() -> None:
             assert measured[f"udp{size}_pps"][side] <= measured[f"udp{size}_offered_pps"][side]
 
 
+def test_record_mode_against_standard_mode_on_a_lossy_link() -> None:
+    """Two rounds: which of the two begins must not decide whose name is told."""
+    told = report(
+        bench(
+            *("tunnel", "--mode", "record", "--against", "standard", "--loss", "1", "--delay", "2"),
+            *("--congestion", "reno", "--rounds", "2", "--seconds", "1", "--only", "tcp1", "--json"),
+        )
+    )
+    assert (told["rival"], told["link"], told["congestion"]) == ("standard", "datagrams", "reno")
+    assert len(told["record_states"]) == 2
+    assert told["measured"]["tcp1_forth_gbps"]["rival"] > 0
+
+
 def test_rekeys_are_made_and_packets_counted() -> None:
     told = report(bench("rekey", "--rekeys", "4", "--interval", "0.25", "--rate", "500", "--json"))
     assert (told["bench"], told["rekeys"], told["in_force"], told["offered_pps"]) == ("rekey", 4, 4, 500)

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from qtunnel.offload import vnet
 from qtunnel.wireguard.messages import DATA_HEADER, MIN_DATA_SIZE, TYPE_DATA
-from qtunnel.wireguard.record_join import ReceiveBuffer, whole_record
+from qtunnel.wireguard.record_burst import ReceiveBuffer, whole_record
 from qtunnel.workers.bursts import BurstWorker
 from qtunnel.workers.messages import (
     FORGET,
     IN_SIZE,
+    NOTHING_MISSING,
     OUT_SIZE,
     REGION,
     RESULT,
@@ -175,12 +176,19 @@ def test_a_record_there_and_back(parity: int) -> None:
     assert AESGCM(KEYS[2]).decrypt(struct.pack("<4xQ", 9), sealed, None) == items
     result, plain, _ = ask(Task(Kind.OPEN_RECORD, session=INDEX, size=1440), datagrams)
     assert (result.status, result.counter, result.messages) == (Status.DONE, 9, record.expected)
+    assert result.missing == NOTHING_MISSING
     assert result.size == len(datagrams)
     assert plain == items
     forged = bytearray(datagrams)
     forged[len(forged) // 2 + 100] ^= 1
     assert ask(Task(Kind.OPEN_RECORD, session=INDEX, size=1440), bytes(forged))[0].status == Status.ODD
-    assert ask(Task(Kind.OPEN_RECORD, session=INDEX, size=1440), datagrams[:-1440])[0].status == Status.ODD
+    assert ask(Task(Kind.OPEN_RECORD, session=INDEX, size=1440), datagrams[: -2 * 1440])[0].status == Status.ODD
+    fewer = datagrams[: 3 * 1440] + datagrams[4 * 1440 :]
+    result, plain, _ = ask(Task(Kind.OPEN_RECORD, session=INDEX, size=1440), fewer)
+    if parity:
+        assert (result.status, result.missing, plain) == (Status.DONE, 3, items)
+    else:
+        assert result.status == Status.ODD
 
 
 def test_a_session_without_records_and_one_that_was_forgotten() -> None:
