@@ -8,18 +8,18 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from qtunnel.netio.in_order import InOrder
 from qtunnel.netio.outbound import WORTH_HANDING_OUT
 from qtunnel.netio.receive import Burst, Receiver
-from qtunnel.netio.tun import Tun
+from qtunnel.netio.tun import MAX_READ, Tun
 from qtunnel.netio.udp import UdpPort
 from qtunnel.offload import vnet
+from qtunnel.offload.chunk import chunk
 from qtunnel.offload.coalesce import Coalescer
 from qtunnel.offload.errors import OffloadError
-from qtunnel.offload.headers import CHECKSUM_OFFSET
-from qtunnel.offload.split import MAX_SEGMENTS
+from qtunnel.offload.items import ItemRules, header_size
 from qtunnel.wireguard.device import Device
 from qtunnel.wireguard.limits import REJECT_AFTER_MESSAGES
 from qtunnel.wireguard.messages import MIN_DATA_SIZE, TYPE_DATA
@@ -38,30 +38,9 @@ MAX_CALLS: Final = 4
 MAX_BYTES: Final = 256 << 10
 """Bytes, likewise; see outbound."""
 
-_LARGEST: Final = 1 << 17
-"""Bytes, more than any item has."""
-
-_ENOUGH: Final = 64
 _INDEX: Final = struct.Struct("<I")
-_CHECKSUM_OFFSETS: Final = frozenset(CHECKSUM_OFFSET.values())
-
-
-class _Rule(NamedTuple):
-    """What an item with a certain vnet header must be like. The kernel writes the checksum where the header says, and
-    cuts as it says: into the transport header, and not into thousands of pieces.
-
-    least, most: its bytes. start: where the transport header begins, if ``least`` is not 0.
-    """
-
-    least: int
-    start: int
-    most: int
-
-
-_NOTHING: Final = _Rule(_LARGEST, 0, 0)
-
-_MAX_HEADERS: Final = 256
-"""Vnet headers that are remembered; flows of one path have few."""
+_HDR_LEN: Final = struct.Struct("<H")
+_HDR_LEN_AT: Final = 2
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +58,8 @@ class Inbound:
         self._opener = RunOpener(device.state, device.transport, self._receiver.buffer.bytes)
         self._coalescer = Coalescer(self._opener.buffer, tun.udp_segments) if tun.segments else None
         self._opened = memoryview(self._opener.buffer)
-        self._rules: dict[bytes, _Rule] = {}
+        self._rules = ItemRules()
+        self._pieces = bytearray() if tun.udp_segments else bytearray(4 * MAX_READ)
         self.errors: Counter[str] = Counter()
 
     def read(self, descriptor: int, now: float) -> None:
@@ -197,33 +177,27 @@ class Inbound:
 
     def _write_item(self, peer: Peer, item: memoryview) -> None:
         """A packet or super-packet of a record, behind the vnet header that it had at its sender."""
-        length = len(item)
-        rule = self._rules.get(bytes(item[: vnet.SIZE])) or self._rule(bytes(item[: vnet.SIZE]))
+        rule = self._rules.rule(bytes(item[: vnet.SIZE]))
         at = vnet.SIZE
-        header = 40 if item[at] >> 4 == 6 else (item[at] & 15) * 4
-        if length < rule.least or length > rule.most or (rule.least and rule.start < header):
+        size = header_size(rule, item)
+        if size < 0:
             self._device.drops[Drop.BAD_PACKET] += 1
-        elif self._device.transport.inner_length(peer, item, at, length - at):
+        elif self._device.transport.inner_length(peer, item, at, len(item) - at):
             item[0] &= vnet.NEEDS_CSUM  # that a checksum was verified is nothing to take another's word for
-            self._write((item,))
-
-    def _rule(self, header: bytes) -> _Rule:
-        flags, _, _, gso_size, start, offset = vnet.HEADER.unpack(header)
-        try:
-            vnet.parse(header[: vnet.HEADER.size - 4] + bytes(_ENOUGH), 0, _ENOUGH)  # all but the checksum's
-        except OffloadError:
-            rule = _NOTHING
-        else:
-            most = gso_size * MAX_SEGMENTS if gso_size else _LARGEST
-            partial = flags & vnet.NEEDS_CSUM
-            if partial and offset not in _CHECKSUM_OFFSETS:
-                rule = _NOTHING
+            _HDR_LEN.pack_into(item, _HDR_LEN_AT, size)
+            if rule.udp_segments and not self._tun.udp_segments:
+                self._write_datagrams(item)
             else:
-                rule = _Rule(vnet.SIZE + start + offset + 2 if partial else 0, start if partial else 0, most)
-        if len(self._rules) >= _MAX_HEADERS:
-            self._rules.clear()
-        self._rules[header] = rule
-        return rule
+                self._write((item,))
+
+    def _write_datagrams(self, item: memoryview) -> None:
+        """A UDP super-packet for a kernel that cannot cut it."""
+        copy = bytearray(item)
+        try:
+            for piece in chunk(copy, 0, len(copy), 1, self._pieces):
+                self._write((piece,))
+        except OffloadError:
+            self._device.drops[Drop.BAD_PACKET] += 1
 
     def _write_run(self, run: OpenedRun) -> None:
         stride, lengths = run.stride, run.lengths

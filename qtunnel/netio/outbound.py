@@ -22,6 +22,7 @@ from qtunnel.offload.headers import parse
 from qtunnel.offload.split import Splitter
 from qtunnel.offload.split import parse as parse_super
 from qtunnel.wireguard.device import Device
+from qtunnel.wireguard.packets import ip_length
 from qtunnel.wireguard.peer import Peer
 from qtunnel.wireguard.runs import RunSealer
 from qtunnel.wireguard.session import Keypair
@@ -87,7 +88,10 @@ class Outbound:
                 limit = limits.get(peer)
                 if limit is None:
                     limit = limits[peer] = max_plain(peer, now)
-                if limit:
+                if limit and ip_length(view, end + _VNET, length - _VNET) != length - _VNET:
+                    # in a record the packet's own length tells where the next one begins
+                    self._device.drops[Drop.BAD_PACKET] += 1
+                elif limit:
                     self._singles.flush()
                     self._add(peer, length, limit, now)
                 else:

@@ -153,11 +153,15 @@ class UapiServer:
         while len(self._connections) < MAX_CONNECTIONS:
             try:
                 sock, _ = self.listener.accept()
-            except OSError:
-                return  # none left, or it went away
+            except BlockingIOError:
+                return
+            except OSError:  # of the connection, or no descriptor is left
+                break
             sock.setblocking(False)
             self._connections[sock.fileno()] = _Connection(sock, self._device)
             self._epoll.register(sock.fileno(), select.EPOLLIN)
+        if self._connections:  # who waits is heard when one of these has ended; being told all the time helps nobody
+            self._epoll.modify(self.listener.fileno(), 0)
 
     def owns(self, descriptor: int) -> bool:
         return descriptor in self._connections
@@ -187,6 +191,7 @@ class UapiServer:
         del self._connections[connection.sock.fileno()]
         connection.output[:] = bytes(len(connection.output))
         connection.sock.close()  # which also ends the watching
+        self._epoll.modify(self.listener.fileno(), select.EPOLLIN)
         self.accept()  # one that waited for a free place
 
     def close(self) -> None:

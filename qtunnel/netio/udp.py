@@ -18,6 +18,8 @@ from qtunnel.wireguard.endpoint import Endpoint
 BUFFER_SIZE = 8 << 20
 """Bytes the kernel may queue each way: 6 ms at 10 Gbit/s, more than one turn of the loop takes."""
 
+_IP_MTU_DISCOVER = 10
+_IP_PMTUDISC_OMIT = 5
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 _RANDOM_PORT_ATTEMPTS = 10
@@ -72,6 +74,9 @@ def _bind(family: socket.AddressFamily, port: int, fwmark: int, bursts: bool) ->
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         else:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+            # Routers may cut what is too long for them, as with WireGuard in the kernel. Otherwise one forged ICMP
+            # message would make all bursts to a peer go out in fragments for ten minutes.
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_OMIT)
         if bursts:
             with contextlib.suppress(OSError):  # kernels before 5.0
                 sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)

@@ -74,7 +74,7 @@ def parse(packet: Bytes, start: int, end: int) -> Form:
         if read16(packet, start + 6)[0] & _FRAGMENT:
             raise OffloadError("an IPv4 fragment")
     elif version == 6 and length >= 40:
-        transport, protocol = _skip_extensions(packet, start, end)
+        transport, protocol = skip_extensions(packet, start, end)
         claimed = read16(packet, start + 4)[0] + 40
     else:
         raise OffloadError(f"{length} bytes of IP version {version}")
@@ -96,7 +96,7 @@ def parse(packet: Bytes, start: int, end: int) -> Form:
     return Form(version, transport, size, protocol)
 
 
-def _skip_extensions(packet: Bytes, start: int, end: int) -> tuple[int, int]:
+def skip_extensions(packet: Bytes, start: int, end: int) -> tuple[int, int]:
     """Offset and protocol of what follows the IPv6 extension headers."""
     transport, protocol = 40, packet[start + 6]
     for _ in range(_MAX_EXTENSIONS):

@@ -22,14 +22,14 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from qtunnel.wireguard.packets import ip_length
+
 VNET_HEADER: Final = 10
 CONTROL: Final = 255
 KIND_REPORT: Final = 1
 KIND_QUESTION: Final = 2
 _CONTROL_HEADER: Final = struct.Struct("<BBH")
 _REPORT: Final = struct.Struct("<QQQQ")
-_IPV6_HEADER: Final = 40
-_IPV4_HEADER: Final = 20
 
 
 class PlainError(ValueError):
@@ -56,19 +56,9 @@ def packet_length(plain: memoryview, offset: int) -> int:
     """Bytes of the item with a packet that begins at ``offset``, vnet header included. Raises ``PlainError``."""
     at = offset + VNET_HEADER
     left = len(plain) - at
-    if left < _IPV4_HEADER:
-        raise PlainError(f"{left} bytes where a packet should be")
-    version = plain[at] >> 4
-    if version == 4:
-        length = plain[at + 2] << 8 | plain[at + 3]
-        shortest = _IPV4_HEADER
-    elif version == 6:
-        length = (plain[at + 4] << 8 | plain[at + 5]) + _IPV6_HEADER
-        shortest = _IPV6_HEADER
-    else:
-        raise PlainError(f"a packet of IP version {version}")
-    if not shortest <= length <= left:
-        raise PlainError(f"a packet of {length} bytes where there are {left}")
+    length = ip_length(plain, at, left) if left > 0 else 0
+    if not length:
+        raise PlainError(f"no IP packet in {left} bytes")
     return length + VNET_HEADER
 
 

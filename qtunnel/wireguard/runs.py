@@ -18,10 +18,11 @@ from cryptography.exceptions import InvalidTag
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.limits import REJECT_AFTER_MESSAGES
 from qtunnel.wireguard.messages import DATA_HEADER, MIN_DATA_SIZE, TYPE_DATA
+from qtunnel.wireguard.packets import IPV4_HEADER, IPV6_HEADER
 from qtunnel.wireguard.peer import Peer
 from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.state import DeviceState, Drop
-from qtunnel.wireguard.transport import IPV4_HEADER, IPV6_HEADER, Transport
+from qtunnel.wireguard.transport import Transport
 
 MAX_RUN: Final = 64
 """Packets in a run: as many as one UDP_SEGMENT call sends on any kernel."""
@@ -186,10 +187,12 @@ class _HeaderColumns:
 class _OpenLayout:
     """Where the parts of messages of ``size`` bytes from ``offset`` on are, and where their packets go."""
 
-    def __init__(self, source: bytearray, offset: int, size: int, target: bytearray) -> None:
+    def __init__(self, source: bytearray, offset: int, size: int, target: bytearray, count: int) -> None:
+        """For ``count`` messages and, where there is room, up to twice as many. Nobody has authenticated them yet, so
+        what this costs is in proportion to what they are."""
         stride = size - MIN_DATA_SIZE
         # The last one may be cut short by the buffer's end.
-        rows = min(MAX_RUN, (len(source) - offset - _HEADER) // size + 1)
+        rows = min(1 << count.bit_length(), MAX_RUN, (len(source) - offset - _HEADER) // size + 1)
         view, out = memoryview(source), memoryview(target)
         self.kinds: Words = np.ndarray((rows,), "<u8", source, offset, (size,))
         self.counters: Words = np.ndarray((rows,), "<u8", source, offset + 8, (size,))
@@ -244,7 +247,9 @@ class RowOpener:
         last = length - (count - 1) * size
         if size <= MIN_DATA_SIZE or last < MIN_DATA_SIZE:
             return None
-        layout = self._layouts.get((offset, size)) or self._layout(offset, size)
+        layout = self._layouts.get((offset, size))
+        if layout is None or count > layout.rows:
+            layout = self._layout(offset, size, count)
         kinds = layout.kinds[:count]
         first_kind = int(kinds[0])
         if kinds.tobytes() != first_kind.to_bytes(8, "little") * count:
@@ -284,10 +289,10 @@ class RowOpener:
         sound = lengths and min(lengths) >= IPV4_HEADER and max(lengths) <= rows.stride and lengths[-1] <= last
         return lengths if sound else []
 
-    def _layout(self, offset: int, size: int) -> _OpenLayout:
+    def _layout(self, offset: int, size: int, count: int) -> _OpenLayout:
         if len(self._layouts) >= _MAX_LAYOUTS:
             self._layouts.clear()
-        made = self._layouts[offset, size] = _OpenLayout(self._source, offset, size, self.buffer)
+        made = self._layouts[offset, size] = _OpenLayout(self._source, offset, size, self.buffer, count)
         return made
 
 

@@ -17,6 +17,7 @@ from qtunnel.wireguard.limits import (
     REKEY_AFTER_TIME,
 )
 from qtunnel.wireguard.messages import DATA_HEADER, MIN_DATA_SIZE, TAG_SIZE, TYPE_DATA
+from qtunnel.wireguard.packets import IPV4_HEADER, IPV6_HEADER, ip_length
 from qtunnel.wireguard.peer import Peer
 from qtunnel.wireguard.routing_loops import MAY_COME_BACK, comes_back
 from qtunnel.wireguard.session import Keypair
@@ -32,9 +33,6 @@ DATA_OVERHEAD: Final = MIN_DATA_SIZE
 _nonce = struct.Struct("<4xQ").pack
 _pack_header = DATA_HEADER.pack_into
 _unpack_header = DATA_HEADER.unpack_from
-
-IPV4_HEADER: Final = 20
-IPV6_HEADER: Final = 40
 
 
 class Transport:
@@ -214,7 +212,7 @@ class Transport:
     def inner_length(self, peer: Peer, plain: memoryview, offset: int, size: int) -> int:
         """Bytes of the packet at ``plain[offset : offset + size]`` without padding, if its source is the peer's to use;
         else 0, and counted."""
-        length = packet_length(plain, offset, size)
+        length = ip_length(plain, offset, size)
         if not length:
             self._state.drops[Drop.BAD_PACKET] += 1
             return 0
@@ -226,15 +224,3 @@ class Transport:
             self._state.drops[Drop.WRONG_SOURCE] += 1
             return 0
         return length
-
-
-def packet_length(plain: memoryview, offset: int, size: int) -> int:
-    """Bytes of the IP packet at ``plain[offset : offset + size]`` without padding; 0 where there is none."""
-    version = plain[offset] >> 4 if size else 0
-    if version == 4 and size >= IPV4_HEADER:
-        length = plain[offset + 2] << 8 | plain[offset + 3]
-        return length if IPV4_HEADER <= length <= size else 0
-    if version == 6 and size >= IPV6_HEADER:
-        length = (plain[offset + 4] << 8 | plain[offset + 5]) + IPV6_HEADER
-        return length if length <= size else 0
-    return 0

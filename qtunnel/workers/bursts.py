@@ -13,12 +13,12 @@ from qtunnel.offload.coalesce import Coalescer
 from qtunnel.offload.errors import OffloadError
 from qtunnel.offload.split import Splitter
 from qtunnel.wireguard.messages import MIN_DATA_SIZE, TYPE_DATA
+from qtunnel.wireguard.packets import ip_length
 from qtunnel.wireguard.record_burst import ReceiveBuffer, whole_record
 from qtunnel.wireguard.record_cut import RecordCutter
 from qtunnel.wireguard.record_format import TAG_SIZE
 from qtunnel.wireguard.runs import MAX_RUN, RowOpener, RowSealer
 from qtunnel.wireguard.session import RECORD_SUITES
-from qtunnel.wireguard.transport import packet_length
 from qtunnel.workers.messages import (
     FORGET,
     IN_SIZE,
@@ -140,7 +140,7 @@ class BurstWorker:
         lengths = self._opener.lengths_of_one_flow(rows)
         if not lengths:
             sizes = [rows.stride] * rows.full + [rows.last - MIN_DATA_SIZE] * (count - rows.full)
-            lengths = [packet_length(self._plain, row * rows.stride, size) for row, size in enumerate(sizes)]
+            lengths = [ip_length(self._plain, row * rows.stride, size) for row, size in enumerate(sizes)]
             if not all(lengths):
                 return None
         sizes = []

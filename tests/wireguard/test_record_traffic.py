@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from qtunnel.wireguard.record_format import TYPE_RECORD
+from qtunnel.wireguard.record_plain import Report
 from tests.support.netns import Namespace, run, wait_until
 from tests.wireguard.gateways import PORT, QTUNNEL, Gateway, tcp
 
@@ -178,3 +181,28 @@ def test_other_mtus(gateways: tuple[Gateway, Gateway], mtu: int) -> None:
 
 def test_the_option_is_known() -> None:
     assert "--offload" in run(*QTUNNEL, "wg", "--help").stdout
+
+
+INJECT = """
+import socket, sys
+link = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM)
+link.sendto(bytes.fromhex(sys.argv[2]), (sys.argv[1], 0x86DD))
+"""
+
+
+@pytest.mark.parametrize("claimed", [0, 2000])
+def test_a_packet_whose_length_is_not_its_own_gets_into_no_record(
+    gateways: tuple[Gateway, Gateway], claimed: int
+) -> None:
+    """What a packet claims to be longer or shorter would be taken for items of the engine's, or from other packets."""
+    left, right = gateways
+    meet(left, right, "aes-256-gcm")
+    addresses = [ipaddress.ip_address(end.inner(6)).packed for end in (left, right)]
+    report = Report(1 << 20, 1 << 20, 1, 1).pack()
+    packet = b"\x60\0\0\0" + claimed.to_bytes(2, "big") + b"\0\x40" + b"".join(addresses) + report
+    left.host.run(sys.executable, "-c", INJECT, left.interface, packet.hex())
+    left.ping(right)
+    assert active(left)
+    assert active(right)
+    assert "bad-inner-packet=1" in left.close()
+    assert "bad-inner-packet" not in right.close()
