@@ -58,7 +58,8 @@ class Outbound:
     def read(self, now: float) -> None:
         """Everything that waits, within the bounds above. Raises ``OSError`` where the TUN went away."""
         descriptor, view = self._tun.fd, self._view
-        peer_for, max_plain = self._transport.peer_for, self._records.max_plain
+        transport, udp = self._transport, self._udp
+        peer_for, max_plain = transport.peer_for, self._records.max_plain
         taken = 0
         first = True
         self._start = self._end = 0
@@ -72,6 +73,10 @@ class Outbound:
             taken += length
             peer = peer_for(view, end + _VNET, length - _VNET)
             if peer is not None:
+                if transport.hops != udp.hops:
+                    self._flush(now)
+                    self._singles.flush()
+                    udp.hops = transport.hops
                 limit = limits.get(peer)
                 if limit is None:
                     limit = limits[peer] = max_plain(peer, now)
@@ -89,6 +94,7 @@ class Outbound:
                 break
         self._flush(now)
         self._singles.flush()
+        udp.hops = 0
 
     # Record mode
 

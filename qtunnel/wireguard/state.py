@@ -41,6 +41,7 @@ class Drop(StrEnum):
     NO_ROUTE = "no-peer-for-destination"
     NO_ENDPOINT = "no-endpoint"
     ROUTING_LOOP = "endpoint-behind-itself"
+    TOO_MANY_TUNNELS = "too-many-tunnels-in-tunnels"
     STAGING_FULL = "staging-queue-full"
     GIVEN_UP = "handshake-given-up"
 
