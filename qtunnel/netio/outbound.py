@@ -71,7 +71,8 @@ class Outbound:
     def read(self, now: float) -> None:
         """Everything that waits, within the bounds above. Raises ``OSError`` where the TUN went away."""
         descriptor, view = self._tun.fd, self._view
-        peer_for, max_plain = self._transport.peer_for, self._records.max_plain
+        transport, udp = self._transport, self._udp
+        peer_for, max_plain = transport.peer_for, self._records.max_plain
         taken = 0
         first = True
         self._start = self._end = 0
@@ -85,6 +86,10 @@ class Outbound:
             taken += length
             peer = peer_for(view, end + _VNET, length - _VNET)
             if peer is not None:
+                if transport.hops != udp.hops:
+                    self._flush(now)
+                    self._singles.flush()
+                    udp.hops = transport.hops
                 limit = limits.get(peer)
                 if limit is None:
                     limit = limits[peer] = max_plain(peer, now)
@@ -105,6 +110,7 @@ class Outbound:
                 break
         self._flush(now)
         self._singles.flush()
+        udp.hops = 0
 
     # Record mode
 
@@ -145,10 +151,15 @@ class Outbound:
     def _send(self, peer: Peer, datagrams: memoryview, size: int) -> None:
         """In its turn."""
         if self._order is not None and self._order.busy:
-            copy = memoryview(bytes(datagrams))
-            self._order.put(lambda _: self._send(peer, copy, size))
+            copy, hops = memoryview(bytes(datagrams)), self._udp.hops
+            self._order.put(lambda _: self._send_with(hops, peer, copy, size))
         elif peer.endpoint is not None:
             self._udp.send_burst(datagrams, size, peer.endpoint)
+
+    def _send_with(self, hops: int, peer: Peer, datagrams: memoryview, size: int) -> None:
+        self._udp.hops = hops
+        self._send(peer, datagrams, size)
+        self._udp.hops = 0
 
     # Standard mode
 
@@ -213,10 +224,11 @@ class Outbound:
         if job is None:
             return False
         keypair.send_counter += count
+        hops = self._udp.hops
 
         def sealed(now: float) -> None:
             if job.done and job.messages == count:
-                self._send_sealed(peer, keypair, job, now)
+                self._send_sealed(hops, peer, keypair, job, now)
                 return
             self._arena[:length] = job.input
             current = self._transport.session(peer, now)
@@ -242,10 +254,11 @@ class Outbound:
         job = self._farm.submit(task, plain, now)
         if job is None:
             return False
+        hops = self._udp.hops
 
         def sealed(now: float) -> None:
             if job.done:
-                self._send_sealed(peer, keypair, job, now)
+                self._send_sealed(hops, peer, keypair, job, now)
             elif self._records.max_plain(peer, now) >= len(job.input):
                 self._send(peer, *self._records.seal(peer, job.input, now))
             else:
@@ -254,11 +267,11 @@ class Outbound:
         self._order.put(sealed, job)
         return True
 
-    def _send_sealed(self, peer: Peer, keypair: Keypair, job: Job, now: float) -> None:
+    def _send_sealed(self, hops: int, peer: Peer, keypair: Keypair, job: Job, now: float) -> None:
         """What a worker sealed, unless the session has ended since."""
         if self._device.state.sessions.get(keypair.local_index) is keypair:
             self._transport.sent(peer, keypair, len(job.output), now, data=True)
-            self._send(peer, job.output, job.size)
+            self._send_with(hops, peer, job.output, job.size)
 
 
 class _Singles:

@@ -10,7 +10,7 @@ import socket
 import struct
 from collections import Counter
 
-from qtunnel.netio.paths import IP_PKTINFO, Paths
+from qtunnel.netio.paths import IP_PKTINFO, AncillaryData, Paths
 from qtunnel.netio.receive import UDP_GRO
 from qtunnel.netio.routes import Routes
 from qtunnel.wireguard.endpoint import Endpoint
@@ -31,6 +31,7 @@ MAX_SEGMENTS = 64
 """Datagrams sent in one call: UDP_MAX_SEGMENTS of kernels before 6.9."""
 
 _UDP_SEGMENT = 103
+_INT = struct.Struct("=i")
 _SEND_WAIT = 10
 """Milliseconds to wait for room in the socket, 8 MB behind which the packets of 6 ms wait already."""
 
@@ -106,6 +107,8 @@ class UdpPort:
         self.paths = Paths(routes)
         self.segments = segments
         """Whether bursts go out in one call (UDP_SEGMENT)."""
+        self.hops = 0
+        """Hop limit of the datagrams that are sent, from now on; 0: the host's default."""
         self._segment_data: dict[int, tuple[int, int, bytes]] = {}
 
     def replace(self, sockets: list[socket.socket]) -> None:
@@ -120,7 +123,7 @@ class UdpPort:
         index = len(endpoint) == 4
         source = self.paths.source_of(endpoint)
         try:
-            self.sockets[index].sendmsg((data,), source, 0, endpoint)
+            self.sockets[index].sendmsg((data,), self._ancillary(source, index), 0, endpoint)
         except IndexError:
             self._failed("EAFNOSUPPORT", endpoint)
         except OSError as error:
@@ -130,7 +133,7 @@ class UdpPort:
                 return
             if error.errno == errno.EAGAIN and self._wait(endpoint):
                 with contextlib.suppress(OSError):
-                    self.sockets[index].sendmsg((data,), source, 0, endpoint)
+                    self.sockets[index].sendmsg((data,), self._ancillary(source, index), 0, endpoint)
                     return
             self._failed(errno.errorcode.get(error.errno or 0, "EIO"), endpoint)
 
@@ -152,7 +155,8 @@ class UdpPort:
         source = self.paths.source_of(endpoint)
         segment = self._segment_data.get(size) or self._segment(size)
         try:
-            self.sockets[len(endpoint) == 4].sendmsg((data,), (*source, segment), 0, endpoint)
+            index = len(endpoint) == 4
+            self.sockets[index].sendmsg((data,), (*self._ancillary(source, index), segment), 0, endpoint)
         except IndexError:
             self._failed("EAFNOSUPPORT", endpoint)
         except OSError as error:
@@ -165,6 +169,12 @@ class UdpPort:
                 self._send_singly(data, size, endpoint)
             else:
                 self._failed(errno.errorcode.get(error.errno or 0, "EIO"), endpoint)
+
+    def _ancillary(self, source: list[AncillaryData], ipv6: bool) -> list[AncillaryData]:
+        if not self.hops:
+            return source
+        kind = (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT) if ipv6 else (socket.IPPROTO_IP, socket.IP_TTL)
+        return [*source, (*kind, _INT.pack(self.hops))]
 
     def _send_singly(self, data: memoryview, size: int, endpoint: Endpoint) -> None:
         for start in range(0, len(data), size):

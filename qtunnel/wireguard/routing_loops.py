@@ -1,8 +1,13 @@
-"""Datagrams of our own that the host's routes bring back to the interface that they came from.
+"""Datagrams of our own, or of another tunnel here, that the host's routes bring back into the tunnel.
 
 A peer whose endpoint is routed into the tunnel to that same peer gets every datagram once more, 60 bytes larger each
 time, and twice as often from the path MTU on, where the kernel fragments it: one packet would keep a processor busy for
-good and leave no room for others. A peer behind *another* peer is fine, that is onion routing.
+good and leave no room for others. Such a datagram is told by its ports and its destination. A peer behind *another*
+peer is fine, that is onion routing.
+
+Two interfaces that carry each other make the same storm, and neither can tell whose datagram it has. So a tunnel takes
+hops away from what is a tunnel's datagram already (as RFC 2473 section 5.1 limits nested encapsulation, with what every
+IP header has): each sends it on with ``HOPS_PER_TUNNEL`` fewer than it came with, until none are left.
 """
 
 from __future__ import annotations
@@ -11,27 +16,54 @@ import ipaddress
 from typing import Final
 
 from qtunnel.wireguard.endpoint import Endpoint
+from qtunnel.wireguard.messages import TYPE_DATA
+from qtunnel.wireguard.record_format import TYPE_RECORD
 
 _UDP: Final = 17
 _FRAGMENT: Final = 44
 _IPV6_HEADER: Final = 40
 _FRAGMENT_HEADER: Final = 8
 _PORTS: Final = 4
+_IPV4_HEADER: Final = 20
+_NO_OPTIONS: Final = 0x45
+"""The first byte of an IPv4 header of just that size."""
+
+_WITH_DATA: Final = frozenset((TYPE_DATA, TYPE_RECORD))
+_UDP_HEADER: Final = 8
+_MESSAGE_HEADER: Final = 4
 
 MAY_COME_BACK: Final = frozenset((_UDP, _FRAGMENT))
 """IP protocols, or IPv6 next headers, of packets worth a look."""
 
+DEFAULT_HOPS: Final = 64
+"""Hop limit that a datagram starts with, unless the host is set to another (RFC 1700, net.ipv4.ip_default_ttl)."""
 
-def comes_back(packet: memoryview, port: int, endpoint: Endpoint) -> bool:
-    """Whether an IP packet for the peer at ``endpoint`` is a datagram that our port has sent to it.
+HOPS_PER_TUNNEL: Final = 8
+"""So that a packet passes 8 tunnels at most, as it does in the kernel (XMIT_RECURSION_LIMIT). With one tunnel in
+another, 56 hops are left for the way, more than any path of the Internet has."""
 
-    Of a fragmented datagram the first fragment is; the others say nothing, and end after one more round.
+
+def may_be_nested(buffer: memoryview, offset: int, length: int) -> bool:
+    """A quick look at the IP packet ``buffer[offset : offset + length]``, whose protocol is one of ``MAY_COME_BACK``:
+    whether it could be a tunnel's datagram with data. A storm is made of nothing else."""
+    first = buffer[offset]
+    if first == _NO_OPTIONS:
+        at = _IPV4_HEADER + _UDP_HEADER
+    elif first >> 4 == 6 and buffer[offset + 6] == _UDP:
+        at = _IPV6_HEADER + _UDP_HEADER
+    else:
+        return True
+    return length <= at or buffer[offset + at] in _WITH_DATA
+
+
+def udp_header(packet: memoryview) -> int:
+    """Where the UDP header of an IP packet begins; 0 where it has none that can be read.
+
+    Of a fragmented datagram the first fragment has it; the others say nothing, and end after one more round.
     """
-    version = packet[0] >> 4
-    if version == 4:
+    if packet[0] >> 4 == 4:
         at = (packet[0] & 15) * 4
         is_udp = packet[9] == _UDP and not (packet[6] & 0x1F or packet[7])
-        destination = packet[16:20]
     else:
         at = _IPV6_HEADER
         protocol = packet[6]
@@ -39,9 +71,26 @@ def comes_back(packet: memoryview, port: int, endpoint: Endpoint) -> bool:
             protocol = 0 if packet[at + 2] or packet[at + 3] & 0xF8 else packet[at]
             at += _FRAGMENT_HEADER
         is_udp = protocol == _UDP
-        destination = packet[24:40]
-    if not is_udp or len(packet) < at + _PORTS:
-        return False
+    return at if is_udp and len(packet) >= at + _PORTS else 0
+
+
+def comes_back(packet: memoryview, at: int, port: int, endpoint: Endpoint) -> bool:
+    """Whether a packet for the peer at ``endpoint``, with its UDP header ``at``, was sent to it by our port."""
     if (packet[at] << 8 | packet[at + 1], packet[at + 2] << 8 | packet[at + 3]) != (port, endpoint[1]):
         return False
+    destination = packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]
     return destination == ipaddress.ip_address(endpoint[0]).packed
+
+
+def hops_left(packet: memoryview, at: int) -> int | None:
+    """The hop limit to send a packet on with, if it is a tunnel's datagram; at 0 or less it went around too often.
+
+    None where it is none, so that the host's default applies. at: where its UDP header begins.
+    """
+    at += _UDP_HEADER
+    if len(packet) < at + _MESSAGE_HEADER or packet[at + 3]:
+        return None
+    kind = packet[at]
+    if kind not in _WITH_DATA or (kind == TYPE_DATA and (packet[at + 1] or packet[at + 2])):
+        return None
+    return min(packet[8] if packet[0] >> 4 == 4 else packet[7], DEFAULT_HOPS) - HOPS_PER_TUNNEL

@@ -42,6 +42,7 @@ class Drop(StrEnum):
     NO_ENDPOINT = "no-endpoint"
     ROUTING_LOOP = "endpoint-behind-itself"
     WORKER_LOST = "worker-lost"
+    TOO_MANY_TUNNELS = "too-many-tunnels-in-tunnels"
     STAGING_FULL = "staging-queue-full"
     GIVEN_UP = "handshake-given-up"
 

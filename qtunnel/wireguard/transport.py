@@ -19,7 +19,7 @@ from qtunnel.wireguard.limits import (
 from qtunnel.wireguard.messages import DATA_HEADER, MIN_DATA_SIZE, TAG_SIZE, TYPE_DATA
 from qtunnel.wireguard.packets import IPV4_HEADER, IPV6_HEADER, ip_length
 from qtunnel.wireguard.peer import Peer
-from qtunnel.wireguard.routing_loops import MAY_COME_BACK, comes_back
+from qtunnel.wireguard.routing_loops import MAY_COME_BACK, comes_back, hops_left, may_be_nested, udp_header
 from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.state import DeviceState, Drop
 
@@ -44,6 +44,8 @@ class Transport:
         self._sealed = memoryview(bytearray(MAX_DATAGRAM + MIN_DATA_SIZE + PADDING))
         self._opened = memoryview(bytearray(MAX_DATAGRAM))
         self._lookup = state.allowed_ips.lookup
+        self.hops = 0
+        """Hop limit for the datagrams of the packet that ``peer_for`` looked at last; 0: the host's default."""
 
     def seal(self, buffer: memoryview, length: int, now: float) -> tuple[Endpoint, memoryview] | None:
         """The datagram for the IP packet ``buffer[:length]``, or None where it was staged or dropped.
@@ -66,6 +68,7 @@ class Transport:
 
         count: of the packets that it stands for.
         """
+        self.hops = 0
         version = buffer[offset] >> 4 if length else 0
         if version == 4 and length >= IPV4_HEADER:
             peer = self._lookup(bytes(buffer[offset + 16 : offset + 20]))
@@ -81,12 +84,26 @@ class Transport:
         elif peer.endpoint is None:
             self._state.drops[Drop.NO_ENDPOINT] += count
             return None
-        elif protocol in MAY_COME_BACK and comes_back(
-            buffer[offset : offset + length], self._state.listen_port, peer.endpoint
-        ):
-            self._state.drops[Drop.ROUTING_LOOP] += count
-            return None
+        elif protocol in MAY_COME_BACK and may_be_nested(buffer, offset, length):
+            loop = self._loop(buffer[offset : offset + length], peer.endpoint)
+            if loop is not None:
+                self._state.drops[loop] += count
+                return None
         return peer
+
+    def _loop(self, packet: memoryview, endpoint: Endpoint) -> Drop | None:
+        """Why a packet may not go around once more, if it does."""
+        at = udp_header(packet)
+        if not at:
+            return None
+        if comes_back(packet, at, self._state.listen_port, endpoint):
+            return Drop.ROUTING_LOOP
+        hops = hops_left(packet, at)
+        if hops is not None:
+            if hops <= 0:
+                return Drop.TOO_MANY_TUNNELS
+            self.hops = hops
+        return None
 
     def session(self, peer: Peer, now: float) -> Keypair | None:
         """The session that packets to the peer may go out under now."""

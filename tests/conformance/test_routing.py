@@ -127,9 +127,12 @@ def test_a_default_route_through_the_tunnel(routed: tuple[Namespace, Namespace, 
     assert right.get("endpoint") == ["192.168.1.100:1"]
 
 
+Nested = tuple[Engine, Engine, Engine, Engine, Namespace]
+
+
 @pytest.fixture
-def nested(make: Make) -> Iterator[tuple[Engine, Engine, Engine, Engine]]:
-    """A tunnel over IPv4 loopback of one host, and a second one inside it: outer pair, inner pair.
+def nested(make: Make) -> Iterator[Nested]:
+    """A tunnel over IPv4 loopback of one host, and a second one inside it: outer pair, inner pair, and that host.
 
     Each pair is made in the same host and moved apart, so that the outer tunnel's sockets stay there.
     """
@@ -147,11 +150,11 @@ def nested(make: Make) -> Iterator[tuple[Engine, Engine, Engine, Engine]]:
         outers[1].peer(outers[0], "127.0.0.1:1", "fd00::5:1/128")
         inners[0].peer(inners[1], "[fd00::5:2]:5", "192.168.241.2/32", "fd00::2/128")
         inners[1].peer(inners[0], "[fd00::5:1]:5", "192.168.241.1/32", "fd00::1/128")
-        yield outers[0], outers[1], inners[0], inners[1]
+        yield outers[0], outers[1], inners[0], inners[1], middle
 
 
-def test_a_tunnel_in_a_tunnel(nested: tuple[Engine, Engine, Engine, Engine]) -> None:
-    _, _, left, right = nested
+def test_a_tunnel_in_a_tunnel(nested: Nested) -> None:
+    _, _, left, right, _ = nested
     for address in ("192.168.241.2", "fd00::2"):
         assert left.reaches(address, 3, "-s", "1300", "-M", "do" if "." in address else "want")
     assert right.reaches("192.168.241.1")
@@ -163,18 +166,27 @@ def test_a_tunnel_in_a_tunnel(nested: tuple[Engine, Engine, Engine, Engine]) -> 
     assert "receiver" in left.host.run("iperf3", "-c", "192.168.241.2", "-n", "4M").stdout
 
 
-def test_a_loop_of_tunnels_ends(nested: tuple[Engine, Engine, Engine, Engine]) -> None:
-    """The outer tunnel's peer is told to be behind the inner one, which runs through it: no storm, and no crash."""
-    outer, outer_end, inner, inner_end = nested
+@pytest.mark.parametrize("size", [56, 1200])
+def test_a_loop_of_tunnels_ends(nested: Nested, size: int) -> None:
+    """The outer tunnel's peer is told to be behind the inner one, which runs through it: no storm, and no crash.
+
+    Nobody decrypts what goes around, so each packet would grow until it is fragmented, and then multiply.
+    """
+    outer, outer_end, inner, inner_end, middle = nested
+    inner.host.ip("link", "set", inner.interface, "netns", middle.name)
+    inner.host = middle
+    inner.address("192.168.241.1/24", mtu=1340)
     assert inner.reaches("192.168.241.2")
     outer.set(f"public_key={outer_end.public.hex()}", "endpoint=192.168.241.2:7")
     outer_end.close()
     inner_end.close()
     before = counted(inner)[0]
-    assert not inner.reaches("192.168.241.2", 10)
-    assert counted(inner)[0] - before < 70_000
+    assert not inner.reaches("192.168.241.2", 10, "-f", "-s", str(size))
+    assert 10 * size < counted(inner)[0] - before < 70_000 + 10 * 8 * size  # ping has waited for 2 s
     assert inner.answers()
     assert outer.answers()
+    drops = [end.close() for end in (inner, outer)]
+    assert any("too-many-tunnels-in-tunnels=" in words for words in drops)
 
 
 def test_onion_routing(routed: tuple[Namespace, Namespace, Namespace], make: Make) -> None:
