@@ -203,4 +203,3 @@ class Stretch:
             shape = Shape(self._buffer, self._offset, self._stride, self._length, form)
             self._shapes[form] = shape
         return shape
-
