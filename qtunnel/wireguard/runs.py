@@ -214,6 +214,11 @@ class RunOpener:
 
         One result for each session that is met; each is valid until the next.
         """
+        if length <= size * MAX_RUN:
+            return self._open_part(offset, length, size, endpoint, now)
+        return self._open_parts(offset, length, size, endpoint, now)
+
+    def _open_parts(self, offset: int, length: int, size: int, endpoint: Endpoint, now: float) -> Iterator[OpenedRun]:
         while length > 0:
             part = min(length, size * MAX_RUN)
             yield from self._open_part(offset, part, size, endpoint, now)
