@@ -43,8 +43,8 @@ _MAX_MISSES: Final = 8
 """Predictions without a match in one stretch of packets before the rest go out alone: each costs as much as the merging
 of a whole run, and what misses so often is no bulk traffic, or is meant to cost."""
 
-_read_numbers = struct.Struct(">II").unpack_from
-"""TCP's sequence and acknowledgment numbers."""
+_read_numbers = struct.Struct(">IIxB").unpack_from
+"""TCP's sequence and acknowledgment numbers, and its flags."""
 
 _pack_header = vnet.HEADER.pack
 
@@ -165,15 +165,14 @@ class Coalescer:
         if version == 4:
             if int.from_bytes(buffer[at : at + 20], "big") % checksum.MODULUS:
                 return None
-            identification = headers.read16(buffer, at + IPV4_ID)[0]
-            if (headers.read16(buffer, following + IPV4_ID)[0] - identification) & 0xFFFF > 1:
+            if (headers.read16(buffer, following + IPV4_ID)[0] - headers.read16(buffer, at + IPV4_ID)[0]) & 0xFFFF > 1:
                 return None
         if protocol == TCP:
-            if buffer[at + transport + TCP_FLAGS] & _ALONE:
+            sequence, acknowledgment, flags = _read_numbers(buffer, at + transport + TCP_SEQUENCE)
+            if flags & _ALONE:
                 return None
-            sequence, acknowledgment = _read_numbers(buffer, at + transport + TCP_SEQUENCE)
-            goes_on = ((sequence + length - size) & 0xFFFFFFFF, acknowledgment)
-            return form if _read_numbers(buffer, following + transport + TCP_SEQUENCE) == goes_on else None
+            goes_on = (sequence + length - size) & 0xFFFFFFFF, acknowledgment
+            return form if _read_numbers(buffer, following + transport + TCP_SEQUENCE)[:2] == goes_on else None
         claimed, carried = headers.read32(buffer, at + transport + headers.UDP_LENGTH)[0] >> 16, length - transport
         unchecked = headers.read16(buffer, at + transport + CHECKSUM_OFFSET[UDP])[0] == 0
         return form if self._uso and claimed == carried and not unchecked else None
@@ -191,7 +190,7 @@ class Coalescer:
         last = at + (run - 1) * stride
         length = size + (run - 1) * shape.payload + (tail - size if tail else shape.payload)
         head = self._buffer[at : at + size]
-        headers.set_length(head, form, length)
+        headers.change_length(head, form, size + shape.payload, length)
         gso_type = shape.gso_type
         if protocol == TCP:
             flags = head[transport + TCP_FLAGS] = (

@@ -79,6 +79,7 @@ class Shape:
         whole = np.dtype(f"V{form.size}")
         self._came_rows = np.ndarray((MAX_RUN,), whole, self._came)
         self._came_checksums = np.ndarray((MAX_RUN,), np.uint16, self._came, self.field, (form.size,))
+        self._predicted_checksums = np.ndarray((MAX_RUN,), np.uint16, self._predicted, self.field, (form.size,))
         capacity = (len(buffer) - offset - form.size) // stride + 1
         self._headers = np.ndarray((capacity,), whole, buffer, offset, (stride,))
         self._view = memoryview(buffer)
@@ -116,17 +117,15 @@ class Shape:
 
         ``tail``: the length of the last one where it is shorter, else 0. Checksums of TCP and UDP are not looked at.
         """
-        form, size, field, buffer = self.form, self._size, self.field, self._buffer
+        form, size, buffer = self.form, self._size, self._buffer
         at = self._offset + first * self._stride
         header = buffer[at : at + size]
-        header[field : field + 2] = b"\0\0"
         # The second packet may repeat the IPv4 ID, as those may that forbid fragmentation (RFC 6864).
         same_id = False
         if form.version == 4 and header[6] & 0x40:
             following = at + self._stride + IPV4_ID
             same_id = buffer[following : following + 2] == header[IPV4_ID : IPV4_ID + 2]
         self._came_rows[:count] = self._headers[first : first + count]
-        self._came_checksums.fill(0)
         predicted = self._predicted
         if form.protocol == TCP:
             # the first alone may have CWR, the last alone FIN and PSH
@@ -141,6 +140,7 @@ class Shape:
             self._progression.lay(header, count, same_id)
         if tail:
             headers.set_length(memoryview(predicted)[(count - 1) * size : count * size], form, tail)
+        self._predicted_checksums[...] = self._came_checksums
         if self._came[: count * size] == predicted[: count * size]:
             return count
         return self._matched(count)

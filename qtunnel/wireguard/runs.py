@@ -232,16 +232,15 @@ class RunOpener:
             yield from self._singly(offset, length, size, endpoint, now)
             return
         layout = self._layouts.get((offset, size)) or self._layout(offset, size)
-        kinds = layout.kinds[:count]
-        first_kind = int(kinds[0])
-        if kinds.tobytes() != first_kind.to_bytes(8, "little") * count:
+        kinds = layout.kinds[:count].tobytes()
+        if kinds != kinds[:8] * count:
             yield from self._singly(offset, length, size, endpoint, now)
             return
-        if first_kind & 0xFFFFFFFF != TYPE_DATA:
+        kind = int.from_bytes(kinds[:8], "little")
+        if kind & 0xFFFFFFFF != TYPE_DATA:
             drops[Drop.MALFORMED] += count
             return
-        index = first_kind >> 32
-        keypair = self._state.sessions.get(index)
+        keypair = self._state.sessions.get(kind >> 32)
         if keypair is None:
             drops[Drop.UNKNOWN_INDEX] += count
             return
