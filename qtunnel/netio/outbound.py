@@ -195,11 +195,16 @@ class Outbound:
                 self._transport.stage(peer, bytes(row[: split.length]), now)
             self._transport.stage(peer, bytes(split.rows[split.count - 1][: split.last_length]), now)
             return
-        most = max(1, min(MAX_SEGMENTS, MAX_BURST // (split.stride + DATA_OVERHEAD)))
-        for first in range(0, split.count, most):
-            count = min(most, split.count - first)
-            last = split.last_padded if first + count == split.count else split.stride
-            self._send(peer, *self._sealer.seal(peer, keypair, split.stride, first, count, last, now))
+        count, stride, last = split.count, split.stride, split.last_padded
+        size = stride + DATA_OVERHEAD
+        if count <= MAX_SEGMENTS and count * size <= MAX_BURST:  # nearly always: the kernel was told (Tun.fit_bursts)
+            self._send(peer, *self._sealer.seal(peer, keypair, stride, 0, count, last, now))
+            return
+        most = max(1, min(MAX_SEGMENTS, MAX_BURST // size))
+        for first in range(0, count, most):
+            part = min(most, count - first)
+            end = last if first + part == count else stride
+            self._send(peer, *self._sealer.seal(peer, keypair, stride, first, part, end, now))
 
     # Workers
 

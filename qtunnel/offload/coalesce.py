@@ -43,15 +43,10 @@ _MAX_MISSES: Final = 8
 """Predictions without a match in one stretch of packets before the rest go out alone: each costs as much as the merging
 of a whole run, and what misses so often is no bulk traffic, or is meant to cost."""
 
-_read_numbers = struct.Struct(">II").unpack_from
-"""TCP's sequence and acknowledgment numbers."""
+_read_numbers = struct.Struct(">IIxB").unpack_from
+"""TCP's sequence and acknowledgment numbers, and its flags."""
 
-_GSO_TYPES: Final = {
-    (4, TCP): vnet.GSO_TCPV4,
-    (6, TCP): vnet.GSO_TCPV6,
-    (4, UDP): vnet.GSO_UDP_L4,
-    (6, UDP): vnet.GSO_UDP_L4,
-}
+_pack_header = vnet.HEADER.pack
 
 
 class Coalescer:
@@ -131,7 +126,8 @@ class Coalescer:
                 if matched > 1:
                     remainders = remainders or stretch.remainders(start, end)
                     full = matched - bool(shorter and matched == count)
-                    run = _good(remainders, number - start, full, shape.remainder_wanted(at))
+                    shape.look(at)
+                    run = _good(remainders, number - start, full, shape.remainder)
                     if run == full < matched and self._good_tail(at + full * stride, tail, form):
                         run = matched
             if run > 1 and form is not None:
@@ -169,15 +165,14 @@ class Coalescer:
         if version == 4:
             if int.from_bytes(buffer[at : at + 20], "big") % checksum.MODULUS:
                 return None
-            identification = headers.read16(buffer, at + IPV4_ID)[0]
-            if (headers.read16(buffer, following + IPV4_ID)[0] - identification) & 0xFFFF > 1:
+            if (headers.read16(buffer, following + IPV4_ID)[0] - headers.read16(buffer, at + IPV4_ID)[0]) & 0xFFFF > 1:
                 return None
         if protocol == TCP:
-            if buffer[at + transport + TCP_FLAGS] & _ALONE:
+            sequence, acknowledgment, flags = _read_numbers(buffer, at + transport + TCP_SEQUENCE)
+            if flags & _ALONE:
                 return None
-            sequence, acknowledgment = _read_numbers(buffer, at + transport + TCP_SEQUENCE)
-            goes_on = ((sequence + length - size) & 0xFFFFFFFF, acknowledgment)
-            return form if _read_numbers(buffer, following + transport + TCP_SEQUENCE) == goes_on else None
+            goes_on = (sequence + length - size) & 0xFFFFFFFF, acknowledgment
+            return form if _read_numbers(buffer, following + transport + TCP_SEQUENCE)[:2] == goes_on else None
         claimed, carried = headers.read32(buffer, at + transport + headers.UDP_LENGTH)[0] >> 16, length - transport
         unchecked = headers.read16(buffer, at + transport + CHECKSUM_OFFSET[UDP])[0] == 0
         return form if self._uso and claimed == carried and not unchecked else None
@@ -193,27 +188,21 @@ class Coalescer:
         form = shape.form
         _, transport, size, protocol = form
         last = at + (run - 1) * stride
-        field = CHECKSUM_OFFSET[protocol]
-        length = size + run * shape.payload if not tail else (run - 1) * shape.payload + tail
+        length = size + (run - 1) * shape.payload + (tail - size if tail else shape.payload)
         head = self._buffer[at : at + size]
-        headers.set_length(head, form, length)
-        gso_type = _GSO_TYPES[form.version, protocol]
+        headers.change_length(head, form, size + shape.payload, length)
+        gso_type = shape.gso_type
         if protocol == TCP:
             flags = head[transport + TCP_FLAGS] = (
                 head[transport + TCP_FLAGS] | self._buffer[last + transport + TCP_FLAGS]
             )
             if flags & CWR:
                 gso_type |= vnet.GSO_ECN
-        pseudo = checksum.pseudo_header(head, form.version, protocol, length - transport)
-        headers.write16(head, transport + field, pseudo)
-        header = vnet.HEADER.pack(vnet.NEEDS_CSUM, gso_type, size, shape.payload, transport, field)
-        write: Write = [header + head]
+        headers.write16(head, shape.field, (shape.pseudo + length) % checksum.MODULUS)
+        header = _pack_header(vnet.NEEDS_CSUM, gso_type, size, shape.payload, transport, shape.field - transport)
         if tail:
-            write += shape.payloads(number, number + run - 1)
-            write.append(self._view[last + size : last + tail])
-        else:
-            write += shape.payloads(number, number + run)
-        return write
+            return [header + head, *shape.payloads(number, number + run - 1), self._view[last + size : last + tail]]
+        return [header + head, *shape.payloads(number, number + run)]
 
 
 def _good(remainders: bytes, number: int, count: int, wanted: bytes) -> int:

@@ -109,17 +109,30 @@ def skip_extensions(packet: Bytes, start: int, end: int) -> tuple[int, int]:
 
 def set_ipv4_checksum(header: bytearray | memoryview, form: Form) -> None:
     """Write the checksum of an IPv4 header."""
-    write16(header, IPV4_CHECKSUM, 0)
+    header[IPV4_CHECKSUM : IPV4_CHECKSUM + 2] = b"\0\0"
     # the header is short, and of an even size: checksum.total, without what that asks first
     write16(header, IPV4_CHECKSUM, -int.from_bytes(header[: form.transport], "big") % checksum.MODULUS)
 
 
 def set_length(header: bytearray | memoryview, form: Form, length: int) -> None:
     """Write the packet's length into its IP and UDP headers, and the IPv4 header's checksum."""
-    if form.version == 4:
+    version, transport, _, protocol = form
+    if version == 4:
         write16(header, 2, length)
         set_ipv4_checksum(header, form)
     else:
         write16(header, 4, length - 40)
-    if form.protocol == UDP:
-        write16(header, form.transport + UDP_LENGTH, length - form.transport)
+    if protocol == UDP:
+        write16(header, transport + UDP_LENGTH, length - transport)
+
+
+def change_length(header: bytearray, form: Form, length: int, to: int) -> None:
+    """As ``set_length``, for headers with good checksums, of a packet of ``length`` bytes (RFC 1624)."""
+    version, transport, _, protocol = form
+    if version == 4:
+        write16(header, 2, to)
+        write16(header, IPV4_CHECKSUM, (read16(header, IPV4_CHECKSUM)[0] + length - to) % checksum.MODULUS)
+    else:
+        write16(header, 4, to - 40)
+    if protocol == UDP:
+        write16(header, transport + UDP_LENGTH, to - transport)

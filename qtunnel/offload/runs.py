@@ -13,9 +13,9 @@ from typing import Final
 
 import numpy as np
 
-from qtunnel.offload import checksum, headers
+from qtunnel.offload import checksum, headers, vnet
 from qtunnel.offload.errors import OffloadError
-from qtunnel.offload.headers import CHECKSUM_OFFSET, CWR, FIN, IPV4_ID, PSH, TCP, TCP_FLAGS, Form
+from qtunnel.offload.headers import CHECKSUM_OFFSET, CWR, FIN, IPV4_ID, PSH, TCP, TCP_FLAGS, UDP, Form
 from qtunnel.offload.progression import Progression
 
 MAX_RUN: Final = 64
@@ -41,6 +41,13 @@ _MAX_SIGNATURES: Final = 64
 _FRAGMENT: Final = 0xBFFF
 """All of the IPv4 header's fragment word but "don't fragment"."""
 
+_GSO_TYPES: Final = {
+    (4, TCP): vnet.GSO_TCPV4,
+    (6, TCP): vnet.GSO_TCPV6,
+    (4, UDP): vnet.GSO_UDP_L4,
+    (6, UDP): vnet.GSO_UDP_L4,
+}
+
 _ENDS: Final = FIN | PSH
 """TCP flags with which a run ends: the last packet of a super-packet alone has them."""
 
@@ -64,20 +71,25 @@ class Shape:
         self.payload = payload = length - form.size
         self._buffer, self._offset, self._stride = buffer, offset, stride
         self._length, self._size = length, form.size
-        self._field = form.transport + CHECKSUM_OFFSET[form.protocol]
+        self.field = form.transport + CHECKSUM_OFFSET[form.protocol]
+        self.gso_type = _GSO_TYPES[form.version, form.protocol]
         self._predicted = bytearray(form.size * MAX_RUN)
         self._progression = Progression(form, payload, self._predicted, form.size, MAX_RUN)
         self._came = bytearray(form.size * MAX_RUN)
         whole = np.dtype(f"V{form.size}")
         self._came_rows = np.ndarray((MAX_RUN,), whole, self._came)
-        self._came_checksums = np.ndarray((MAX_RUN,), np.uint16, self._came, self._field, (form.size,))
+        self._came_checksums = np.ndarray((MAX_RUN,), np.uint16, self._came, self.field, (form.size,))
+        self._predicted_checksums = np.ndarray((MAX_RUN,), np.uint16, self._predicted, self.field, (form.size,))
         capacity = (len(buffer) - offset - form.size) // stride + 1
         self._headers = np.ndarray((capacity,), whole, buffer, offset, (stride,))
         self._view = memoryview(buffer)
         self._payloads: list[memoryview] = []
         self._addresses = slice(12, 20) if form.version == 4 else slice(0, 40)
         self._flow: bytes | bytearray = b""
-        self._wanted = b""
+        self.pseudo = 0
+        """Sum of the pseudo-header, to which the length of a packet is to be added."""
+        self.remainder = b""
+        """What ``Stretch.remainders`` has for a packet with a good checksum."""
         self.longest = min(MAX_RUN, (MAX_PACKET - form.size) // payload)
         """Packets that one super-packet can hold."""
 
@@ -88,33 +100,32 @@ class Shape:
             self._payloads.append(self._view[at + self._size : at + self._length])
         return self._payloads[start:end]
 
-    def remainder_wanted(self, at: int) -> bytes:
-        """What ``Stretch.remainders`` has for packets with a good checksum, and headers like the one at ``at``.
-
-        An IPv4 header with a good checksum adds nothing.
-        """
+    def look(self, at: int) -> None:
+        """Set ``pseudo`` and ``remainder`` for packets of the flow that the one at ``at`` is of."""
         flow = self._buffer[at + self._addresses.start : at + self._addresses.stop]
         if flow != self._flow:
             form, header = self.form, self._buffer[at : at + 40]
-            value = -checksum.pseudo_header(header, form.version, form.protocol, self._length - form.transport)
+            self.pseudo = checksum.pseudo_header(header, form.version, form.protocol, 0) - form.transport
+            value = -self.pseudo - self._length  # and an IPv4 header with a good checksum adds nothing
             if form.version == 6:
                 value += int.from_bytes(header, "big")
-            self._wanted = checksum.swap(value % checksum.MODULUS).to_bytes(4, "little")
+            self.remainder = checksum.swap(value % checksum.MODULUS).to_bytes(4, "little")
             self._flow = flow
-        return self._wanted
 
     def matching(self, first: int, count: int, tail: int) -> int:
         """How many of ``count`` packets from ``first`` have the headers that a super-packet's packets would have.
 
         ``tail``: the length of the last one where it is shorter, else 0. Checksums of TCP and UDP are not looked at.
         """
-        form, size = self.form, self._size
+        form, size, buffer = self.form, self._size, self._buffer
         at = self._offset + first * self._stride
-        header = self._buffer[at : at + size]
-        headers.write16(header, self._field, 0)
-        same_id = self._same_id(header, at)
+        header = buffer[at : at + size]
+        # The second packet may repeat the IPv4 ID, as those may that forbid fragmentation (RFC 6864).
+        same_id = False
+        if form.version == 4 and header[6] & 0x40:
+            following = at + self._stride + IPV4_ID
+            same_id = buffer[following : following + 2] == header[IPV4_ID : IPV4_ID + 2]
         self._came_rows[:count] = self._headers[first : first + count]
-        self._came_checksums.fill(0)
         predicted = self._predicted
         if form.protocol == TCP:
             # the first alone may have CWR, the last alone FIN and PSH
@@ -124,11 +135,12 @@ class Shape:
             self._progression.lay(header, count, same_id)
             predicted[flags] |= first_only
             last = (count - 1) * self._stride
-            predicted[(count - 1) * size + flags] |= self._buffer[at + last + flags] & _ENDS
+            predicted[(count - 1) * size + flags] |= buffer[at + last + flags] & _ENDS
         else:
             self._progression.lay(header, count, same_id)
         if tail:
             headers.set_length(memoryview(predicted)[(count - 1) * size : count * size], form, tail)
+        self._predicted_checksums[...] = self._came_checksums
         if self._came[: count * size] == predicted[: count * size]:
             return count
         return self._matched(count)
@@ -143,15 +155,6 @@ class Shape:
             wrong >>= bits * (count - 1 - matched)
             matched += not wrong & ~(_ENDS << bits - 8 * (self.form.transport + TCP_FLAGS + 1))
         return matched
-
-    def _same_id(self, header: bytearray, at: int) -> bool:
-        """Whether the second packet repeats the IPv4 ID, as those may that forbid fragmentation (RFC 6864)."""
-        following = at + self._stride
-        return (
-            self.form.version == 4
-            and bool(header[6] & 0x40)
-            and self._buffer[following + IPV4_ID : following + IPV4_ID + 2] == header[IPV4_ID : IPV4_ID + 2]
-        )
 
 
 class Stretch:

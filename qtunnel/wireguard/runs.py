@@ -166,22 +166,36 @@ class _HeaderColumns:
             return np.ndarray((rows,), kind, target, at, (stride,))
 
         self.versions = column("V1", 0)
+        self.starts = {4: column("V4", 0), 6: column("V6", 0)}
         self.lengths = {4: column(">u2", 2), 6: column(">u2", 4)}
         self.sources = {4: column("V4", 12), 6: column("V16", 8)}
 
-    def lengths_of_one_flow(self, count: int, first: int) -> list[int]:
-        """Bytes of each packet, where all have the version and source of the first, whose first byte that is.
+    def lengths_of_one_flow(self, count: int, first: int) -> tuple[list[int], int]:
+        """Bytes of each packet, where all have the version and source of the first, whose first byte that is, and the
+        most of them; 0 for that where they have not, or where one is too short.
 
         Columns are compared as bytes, which takes a third of the time that numpy takes to compare their elements.
         """
         version = first >> 4
-        if version not in self.lengths or self.versions[:count].tobytes() != bytes((first,)) * count:
-            return []
+        if version not in self.lengths:
+            return [], 0
         sources = self.sources[version][:count].tobytes()
         if sources != sources[: len(sources) // count] * count:
-            return []
-        lengths: list[int] = self.lengths[version][:count].tolist()
-        return lengths if version == 4 else [length + IPV6_HEADER for length in lengths]
+            return [], 0
+        fixed = 0 if version == 4 else IPV6_HEADER
+        starts = self.starts[version][:count].tobytes()
+        size = len(starts) // count
+        if starts[:-2] == (starts[:size] * count)[:-2]:  # usually all are alike up to the length, and that but the last
+            length, last = (starts[size - 2] << 8 | starts[size - 1]) + fixed, (starts[-2] << 8 | starts[-1]) + fixed
+            lengths = [length] * count
+            lengths[-1] = last
+            least, most = (last, length) if last < length else (length, last)
+        elif self.versions[:count].tobytes() == bytes((first,)) * count:
+            lengths = [length + fixed for length in self.lengths[version][:count].tolist()]
+            least, most = min(lengths), max(lengths)
+        else:
+            return [], 0
+        return lengths, most if least >= IPV4_HEADER else 0
 
 
 class _OpenLayout:
@@ -206,8 +220,10 @@ class _OpenLayout:
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Data messages of one session, one after the other: ``count`` of them, ``full`` of ``size`` bytes each, and, where
-    that leaves one, the last one of ``last`` bytes. offset: of the first in the buffer."""
+    that leaves one, the last one of ``last`` bytes. kind: their type, with the three reserved bytes. offset: of the
+    first in the buffer."""
 
+    kind: int
     index: int
     offset: int
     size: int
@@ -241,7 +257,7 @@ class RowOpener:
         """The messages at ``source[offset : offset + length]``, of ``size`` bytes each, the last perhaps shorter; None
         where they have not all the same type and receiver index, or one is too short.
 
-        At most MAX_RUN of them. ``kind`` tells of what type they are.
+        At most MAX_RUN of them.
         """
         count = -(-length // size)
         last = length - (count - 1) * size
@@ -250,22 +266,18 @@ class RowOpener:
         layout = self._layouts.get((offset, size))
         if layout is None or count > layout.rows:
             layout = self._layout(offset, size, count)
-        kinds = layout.kinds[:count]
-        first_kind = int(kinds[0])
-        if kinds.tobytes() != first_kind.to_bytes(8, "little") * count:
+        kinds = layout.kinds[:count].tobytes()
+        if kinds != kinds[:8] * count:
             return None
+        first = int.from_bytes(kinds[:8], "little")
         full = count if last == size else count - 1
-        return Rows(first_kind >> 32, offset, size, count, full, last, layout)
-
-    @staticmethod
-    def kind(rows: Rows) -> int:
-        """The type of all the messages, with the three reserved bytes."""
-        return int(rows.layout.kinds[0]) & 0xFFFFFFFF
+        return Rows(first & 0xFFFFFFFF, first >> 32, offset, size, count, full, last, layout)
 
     def unseal(self, rows: Rows, unseal: Callable[..., int]) -> list[int]:
         """Open all; the counter of each. Raises ``InvalidTag`` where one is not authentic."""
         offset, size, count, full, last, layout = rows.offset, rows.size, rows.count, rows.full, rows.last, rows.layout
-        self._nonces.counters[:count] = layout.counters[:count]
+        made = self._nonces.counters
+        made[:count] = layout.counters[:count]
         nonces = self._nonces.views
         deque(map(unseal, nonces, layout.sources[:full], repeat(None), layout.targets), maxlen=0)
         if full < count:
@@ -273,7 +285,7 @@ class RowOpener:
             at = full * rows.stride
             target = self._plain[at : at + last - MIN_DATA_SIZE]
             unseal(nonces[full], self._view[start + _HEADER : start + last], None, target)
-        counters: list[int] = layout.counters[:count].tolist()
+        counters: list[int] = made[:count].tolist()
         return counters
 
     def lengths_of_one_flow(self, rows: Rows) -> list[int]:
@@ -282,12 +294,11 @@ class RowOpener:
         headers = rows.layout.headers
         if headers is None or not 2 < rows.count <= rows.layout.rows:
             return []
-        last = rows.last - MIN_DATA_SIZE
-        if last < IPV6_HEADER:
+        room = rows.last - MIN_DATA_SIZE
+        if room < IPV6_HEADER:
             return []
-        lengths = headers.lengths_of_one_flow(rows.count, self._plain[0])
-        sound = lengths and min(lengths) >= IPV4_HEADER and max(lengths) <= rows.stride and lengths[-1] <= last
-        return lengths if sound else []
+        lengths, most = headers.lengths_of_one_flow(rows.count, self._plain[0])
+        return lengths if 0 < most <= rows.stride and lengths[-1] <= room else []
 
     def _layout(self, offset: int, size: int, count: int) -> _OpenLayout:
         if len(self._layouts) >= _MAX_LAYOUTS:
@@ -313,6 +324,11 @@ class RunOpener:
 
         One result for each session that is met; each is valid until the next.
         """
+        if length <= size * MAX_RUN:
+            return self._open_part(offset, length, size, endpoint, now)
+        return self._open_parts(offset, length, size, endpoint, now)
+
+    def _open_parts(self, offset: int, length: int, size: int, endpoint: Endpoint, now: float) -> Iterator[OpenedRun]:
         while length > 0:
             part = min(length, size * MAX_RUN)
             yield from self._open_part(offset, part, size, endpoint, now)
@@ -331,24 +347,23 @@ class RunOpener:
         except InvalidTag:
             yield from self._singly(offset, length, size, endpoint, now)
             return
-        fresh = self._fresh(keypair, counters)
-        if not any(fresh):
-            return
-        peer, full, last = keypair.peer, rows.full, rows.last
+        peer = keypair.peer
+        replayed = self._replayed(keypair, counters)
+        if replayed:
+            self._state.drops[Drop.REPLAYED] += len(replayed)
+            if len(replayed) == rows.count:
+                return
+            length -= sum(size if row < rows.full else rows.last for row in replayed)
         self._transport.authenticated(peer, keypair, endpoint, now)
         peer.rx_bytes += length
-        if not all(fresh):
-            peer.rx_bytes -= sum(size if row < full else last for row, new in enumerate(fresh) if not new)
-        sizes = [rows.stride] * full + [last - MIN_DATA_SIZE] * (rows.count - full)
-        lengths = self._inner_lengths(peer, rows, sizes, fresh)
-        if any(sizes):
+        if rows.full or rows.last > MIN_DATA_SIZE:
             peer.timers.data_received(now)
-        yield OpenedRun(peer, rows.stride, lengths)
+        yield OpenedRun(peer, rows.stride, self._inner_lengths(peer, rows, replayed))
 
     def session(self, rows: Rows, now: float) -> Keypair | None:
         """The session that the messages are of, if it may receive; else None, and counted."""
         drops = self._state.drops
-        if self._rows.kind(rows) != TYPE_DATA:
+        if rows.kind != TYPE_DATA:
             drops[Drop.MALFORMED] += rows.count
             return None
         keypair = self._state.sessions.get(rows.index)
@@ -360,30 +375,31 @@ class RunOpener:
             return None
         return keypair
 
-    def _fresh(self, keypair: Keypair, counters: list[int]) -> list[bool]:
-        """Of each message whether it is new; those that are not are counted."""
+    @staticmethod
+    def _replayed(keypair: Keypair, counters: list[int]) -> set[int]:
+        """The numbers of the messages that are not new."""
         first, count = counters[0], len(counters)
         in_order = counters == list(range(first, first + count))
-        if counters[-1] < REJECT_AFTER_MESSAGES and in_order and keypair.window.accept_run(first, count):
-            return [True] * count
-        fresh = [counter < REJECT_AFTER_MESSAGES and keypair.window.accept(counter) for counter in counters]
-        self._state.drops[Drop.REPLAYED] += fresh.count(False)
-        return fresh
+        if in_order and counters[-1] < REJECT_AFTER_MESSAGES and keypair.window.accept_run(first, count):
+            return set()
+        accept = keypair.window.accept
+        return {row for row, counter in enumerate(counters) if counter >= REJECT_AFTER_MESSAGES or not accept(counter)}
 
-    def _inner_lengths(self, peer: Peer, rows: Rows, sizes: list[int], fresh: list[bool]) -> list[int]:
+    def _inner_lengths(self, peer: Peer, rows: Rows, replayed: set[int]) -> list[int]:
         """Bytes of each packet without its padding, 0 where it is not to be delivered."""
-        check = self._transport.inner_length
-        if all(fresh):
+        check, stride, count = self._transport.inner_length, rows.stride, rows.count
+        if not replayed:
             # Usually all are of one flow: then its source address is looked up once.
             lengths = self._rows.lengths_of_one_flow(rows)
             if lengths:
-                if check(peer, self._plain, 0, rows.stride):
+                if check(peer, self._plain, 0, stride):
                     return lengths
-                self._state.drops[Drop.WRONG_SOURCE] += rows.count - 1
-                return [0] * rows.count
+                self._state.drops[Drop.WRONG_SOURCE] += count - 1
+                return [0] * count
+        sizes = [stride] * (count - 1) + [rows.last - MIN_DATA_SIZE]
         return [
-            check(peer, self._plain, at * rows.stride, size) if size and is_fresh else 0
-            for at, (size, is_fresh) in enumerate(zip(sizes, fresh, strict=True))
+            check(peer, self._plain, row * stride, size) if size and row not in replayed else 0
+            for row, size in enumerate(sizes)
         ]
 
     def _singly(self, offset: int, length: int, size: int, endpoint: Endpoint, now: float) -> Iterator[OpenedRun]:

@@ -131,7 +131,7 @@ class BurstWorker:
         """Data messages of one session with counters in a row become writes to a TUN, one after the other."""
         self._received.view[: task.length] = source
         rows = self._opener.look(0, task.length, task.size)
-        if rows is None or RowOpener.kind(rows) != TYPE_DATA or rows.index != task.session:
+        if rows is None or rows.kind != TYPE_DATA or rows.index != task.session:
             return None
         counters = self._opener.unseal(rows, ciphers.unseal)
         first, count = counters[0], rows.count
