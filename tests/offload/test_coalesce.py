@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import accumulate
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtunnel.offload import vnet
+from qtunnel.offload import coalesce, vnet
 from qtunnel.offload.coalesce import MAX_STRETCHES, Coalescer, Write
 from qtunnel.offload.split import Splitter
 from tests.offload import reference
@@ -161,7 +163,14 @@ def _disturbed(one: Packet, source: random.Random) -> list[bytes]:
 def test_any_mix_comes_back_in_order_and_is_merged_as_the_kernel_would(
     packets: list[bytes], offset: int, gap: int, uso: bool
 ) -> None:
-    assert check(packets, offset, gap, uso) == reference.runs(packets, uso)
+    with patch.object(coalesce, "_MAX_MISSES", len(packets)):
+        assert check(packets, offset, gap, uso) == reference.runs(packets, uso)
+
+
+@given(mixes(), st.booleans())
+def test_what_misses_too_often_is_merged_less_and_never_otherwise(packets: list[bytes], uso: bool) -> None:
+    merged = set(accumulate(check(packets, 0, 0, uso)))
+    assert merged >= set(accumulate(reference.runs(packets, uso)))
 
 
 @given(mixes(), st.integers(0, 2**32))
