@@ -58,9 +58,9 @@ class Contender:
     records: Suite | None = None
 
 
-def ours(mode: Mode, suite: Suite) -> Contender:
+def ours(mode: Mode, suite: Suite, processes: int = 1) -> Contender:
     """This qtunnel's own engine."""
-    return Contender("ours", find(OWN), "qa", suite if mode == "record" else None)
+    return Contender("ours", find(OWN).with_processes(processes), "qa", suite if mode == "record" else None)
 
 
 def rival(program: str) -> Contender:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from qtunnel.constants import MAX_PROCESSES
 from qtunnel.errors import BenchError
 
 Mode = Literal["standard", "record"]
@@ -66,6 +68,7 @@ class TunnelOptions:
     """``qtunnel bench tunnel``.
 
     against: a program, or ``STANDARD``. seconds: of one measurement. rounds: times both engines run, taking turns.
+    processes: of each of our own engines. cores: that all of it may use, 0 for as many as there are.
     """
 
     against: str = "wireguard-go"
@@ -75,6 +78,8 @@ class TunnelOptions:
     rounds: int = 3
     link: LinkOptions = LinkOptions()
     kinds: tuple[str, ...] = KINDS
+    processes: int = 1
+    cores: int = 0
 
     def check(self) -> None:
         """Raises ``BenchError`` where it cannot be done."""
@@ -84,6 +89,11 @@ class TunnelOptions:
             raise BenchError(f"--seconds is {MIN_SECONDS:g} to {MAX_SECONDS:g}, not {self.seconds:g}")
         if not 1 <= self.rounds <= MAX_ROUNDS:
             raise BenchError(f"--rounds is 1 to {MAX_ROUNDS}, not {self.rounds}")
+        if not 1 <= self.processes <= MAX_PROCESSES:
+            raise BenchError(f"--processes is 1 to {MAX_PROCESSES}, not {self.processes}")
+        there = len(os.sched_getaffinity(0))
+        if not 0 <= self.cores <= there:
+            raise BenchError(f"--cores is at most {there} here, not {self.cores}")
         if self.against != STANDARD and shutil.which(self.against) is None:
             raise BenchError(
                 f"{self.against} is not found; install it (Debian: apt-get install wireguard-go), build it with "

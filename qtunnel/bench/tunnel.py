@@ -87,7 +87,8 @@ class Race:
             "congestion": options.link.congestion or congestion_control(),
             "seconds": options.seconds,
             "rounds": options.rounds,
-            "processors": os.cpu_count(),
+            "processors": options.cores or len(os.sched_getaffinity(0)),
+            "processes": options.processes,
             "kernel": platform.release(),
             "python": platform.python_version(),
             "record_states": self.records,
@@ -98,8 +99,10 @@ class Race:
 def race(options: TunnelOptions, say: Say) -> Race:
     """Run it in the sandbox. Raises ``QtunnelError`` that names the engine and the round where something fails."""
     began = datetime.now(UTC)
+    if options.cores:  # everything that is started from here on inherits it
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     other = rival(options.against)
-    contenders = [ours(options.mode, options.suite), other]
+    contenders = [ours(options.mode, options.suite, options.processes), other]
     values: dict[str, dict[str, list[float]]] = {contender.name: {} for contender in contenders}
     records: list[str] = []
     link = Link(options.link)

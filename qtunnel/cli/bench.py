@@ -57,6 +57,9 @@ def bench() -> None:
               help="Milliseconds added to the round trip, half of them each way.")  # fmt: skip
 @click.option("--congestion", default="", metavar="NAME",
               help="TCP's congestion control, as cubic or bbr.  [default: the machine's]")  # fmt: skip
+@click.option("--processes", type=int, default=1, show_default=True, help="Processes of each qtunnel wg.")
+@click.option("--cores", type=int, default=0, metavar="N",
+              help="Let all of it, engines and load, use only that many processors.")  # fmt: skip
 @click.option("--only", default=",".join(KINDS), show_default=True, metavar="KINDS", help="What to measure.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
 def tunnel(
@@ -69,6 +72,8 @@ def tunnel(
     loss: float,
     delay: float,
     congestion: str,
+    processes: int,
+    cores: int,
     only: str,
     as_json: bool,
 ) -> None:
@@ -79,7 +84,7 @@ def tunnel(
     """
     os.environ["PATH"] = _path()
     way = LinkOptions(link, loss, delay, congestion)
-    options = TunnelOptions(against, mode, suite, seconds, rounds, way, parse_kinds(only))
+    options = TunnelOptions(against, mode, suite, seconds, rounds, way, parse_kinds(only), processes, cores)
     options.check()
 
     def run() -> None:
