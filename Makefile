@@ -9,7 +9,7 @@ BENCH_TOOLS := iproute2 iperf3 ethtool nftables wireguard-go
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools demo test sim lint diagrams bench install uninstall clean
+.PHONY: venv dev demo-tools test-tools bench-tools demo test sim lint diagrams bench sweep plots install uninstall clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -61,6 +61,15 @@ bench: venv bench-tools
 		$(BIN)/qtunnel bench tunnel --against "$$rival" --mode record --suite $$suite $(ARGS); \
 	done; \
 	$(BIN)/qtunnel bench rekey
+
+# what docs/performance.md plots: half an hour on a quiet machine, then the plots
+RESULTS := benchmarks/results
+sweep: venv bench-tools
+	@set -e; rival=$$(scripts/build-wireguard-go $(TOOLS)); scripts/bench-sweep $(BIN)/qtunnel "$$rival" $(RESULTS)
+
+plots: venv
+	@$(BIN)/pip install --quiet '.[plots]' $(OUT)
+	@$(BIN)/python scripts/plot-performance $(RESULTS) docs/plots
 
 # as a service: the program in a virtual environment of its own that nobody's checkout changes, a link to it, the unit.
 # APP_DIR has to be its own, for it is removed as a whole; DESTDIR is put in front of all paths
