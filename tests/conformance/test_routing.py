@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -12,17 +13,20 @@ from tests.support.netns import Namespace, namespaces, run, wait_until
 
 pytestmark = pytest.mark.root
 
-Make = Callable[..., Engine]
+Make = Callable[..., list[Engine]]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes engines, and ends them."""
+    """Makes engines, each from its host, port and perhaps program, and ends them."""
     made: list[Engine] = []
 
-    def factory(host: Namespace, port: int = 51820, program: str = "qtunnel") -> Engine:
-        made.append(Engine(host, port=port, program=program))
-        return made[-1]
+    def factory(*wanted: tuple[Any, ...]) -> list[Engine]:
+        new = [Engine(*one) for one in wanted]
+        made.extend(new)
+        for engine in new:
+            engine.ready()
+        return new
 
     yield factory
     for engine in made:
@@ -54,7 +58,7 @@ def test_nat_with_keepalive(routed: tuple[Namespace, Namespace, Namespace], make
     nat = "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }; "
     router.run("nft", nat + "add rule ip nat post ip saddr 192.168.1.0/24 oifname outside snat to 10.0.0.1")
     conntrack_lifetime(router, 2)
-    left, right = make(client, 1), make(server, 2, "wireguard-go")
+    left, right = make((client, 1), (server, 2, "wireguard-go"))
     left.address("192.168.241.1/24")
     right.address("192.168.241.2/24")
     right.peer(left, "", "192.168.241.1/32")
@@ -72,7 +76,7 @@ def test_without_a_keepalive_the_nat_forgets(routed: tuple[Namespace, Namespace,
     client, router, server = routed
     nat = "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }; "
     router.run("nft", nat + "add rule ip nat post oifname outside meta l4proto udp snat to 10.0.0.1:4000-4999")
-    left, right = make(client, 1), make(server, 2)
+    left, right = make((client, 1), (server, 2))
     left.address("192.168.241.1/24")
     right.address("192.168.241.2/24")
     right.peer(left, "", "192.168.241.1/32")
@@ -93,7 +97,7 @@ def test_without_a_keepalive_the_nat_forgets(routed: tuple[Namespace, Namespace,
 def test_a_mark_that_reroutes_and_a_bound_socket(routed: tuple[Namespace, Namespace, Namespace], make: Make) -> None:
     client, _, server = routed
     server.ip("route", "add", "192.168.1.0/24", "via", "10.0.0.1")
-    left, right = make(client, 1), make(server, 2)
+    left, right = make((client, 1), (server, 2))
     left.address("192.168.241.1/24")
     right.address("192.168.241.2/24")
     right.peer(left, "", "192.168.241.1/32")
@@ -111,7 +115,7 @@ def test_a_default_route_through_the_tunnel(routed: tuple[Namespace, Namespace, 
     server.ip("route", "add", "192.168.1.0/24", "via", "10.0.0.1")
     client.ip("addr", "add", "fc00::9/96", "dev", "eth0", "nodad")
     client.ip("-6", "route", "add", "default", "via", "fc00::1")
-    left, right = make(client, 1), make(server, 2)
+    left, right = make((client, 1), (server, 2))
     left.address("192.168.241.1/24", "fd00::1/112")
     right.address("192.168.241.2/24", "fd00::2/112", "192.168.99.7/32", "abab::1111/128")
     right.peer(left, "", "192.168.241.1/32", "fd00::1/128")
@@ -123,7 +127,7 @@ def test_a_default_route_through_the_tunnel(routed: tuple[Namespace, Namespace, 
         client.ip(version, "rule", "add", "table", "main", "suppress_prefixlength", "0")
     client.run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/eth0/rp_filter")
     for address in ("192.168.99.7", "abab::1111"):
-        assert left.reaches(address, 100, "-f")
+        assert left.reaches(address, 100, "-i", "0.002")
     assert right.get("endpoint") == ["192.168.1.100:1"]
 
 
@@ -137,15 +141,13 @@ def nested(make: Make) -> Iterator[Nested]:
     Each pair is made in the same host and moved apart, so that the outer tunnel's sockets stay there.
     """
     with namespaces(3) as (middle, left, right):
-        outers = make(middle, 1), make(middle, 2)
-        inners = []
-        for number, (host, outer) in enumerate(((left, outers[0]), (right, outers[1])), 1):
-            middle.ip("link", "set", outer.interface, "netns", host.name)
-            outer.host = host
+        outers = make((middle, 1), (middle, 2))
+        inners = make((left, 5), (right, 5))
+        for number, (outer, inner) in enumerate(zip(outers, inners, strict=True), 1):
+            middle.ip("link", "set", outer.interface, "netns", inner.host.name)
+            outer.host = inner.host
             outer.address(f"fd00::5:{number}/112")
-            inner = make(host, 5)
             inner.address(f"192.168.241.{number}/24", f"fd00::{number}/112", mtu=1340)
-            inners.append(inner)
         outers[0].peer(outers[1], "127.0.0.1:2", "fd00::5:2/128")
         outers[1].peer(outers[0], "127.0.0.1:1", "fd00::5:1/128")
         inners[0].peer(inners[1], "[fd00::5:2]:5", "192.168.241.2/32", "fd00::2/128")
@@ -181,7 +183,7 @@ def test_a_loop_of_tunnels_ends(nested: Nested, size: int) -> None:
     outer_end.close()
     inner_end.close()
     before = counted(inner)[0]
-    assert not inner.reaches("192.168.241.2", 10, "-f", "-s", str(size))
+    assert inner.reaches_nobody("192.168.241.2", 10, "-s", str(size))
     assert 10 * size < counted(inner)[0] - before < 70_000 + 10 * 8 * size  # ping has waited for 2 s
     assert inner.answers()
     assert outer.answers()
@@ -193,7 +195,7 @@ def test_onion_routing(routed: tuple[Namespace, Namespace, Namespace], make: Mak
     """A second peer of one interface, whose endpoint is behind the first; and then behind itself."""
     client, _, server = routed
     server.ip("route", "add", "192.168.1.0/24", "via", "10.0.0.1")
-    left, right, onion = make(client, 1), make(server, 2), make(server, 5)
+    left, right, onion = make((client, 1), (server, 2), (server, 5))
     left.address("192.168.241.1/24", "192.168.242.1/24")
     right.address("192.168.241.2/24")
     onion.address("192.168.242.2/24")
@@ -205,9 +207,9 @@ def test_onion_routing(routed: tuple[Namespace, Namespace, Namespace], make: Mak
     assert onion.get("endpoint") == ["192.168.241.1:1"]
     onion.close()
     left.set(f"public_key={onion.public.hex()}", "endpoint=192.168.242.2:5")
-    assert not left.reaches("192.168.242.2", 3)
+    assert left.reaches_nobody("192.168.242.2", 3)
     assert left.reaches("192.168.241.2")
-    assert not left.reaches("192.168.242.2", 1, "-s", "3000")  # a first fragment, and others
+    assert left.reaches_nobody("192.168.242.2", 1, "-s", "3000")  # a first fragment, and others
     assert left.reaches("192.168.241.2")
     assert "endpoint-behind-itself=" in left.close()
 
@@ -218,7 +220,7 @@ def test_inner_sources_of_others_are_dropped_and_counted(
 ) -> None:
     client, _, server = routed
     server.ip("route", "add", "192.168.1.0/24", "via", "10.0.0.1")
-    left, right = make(client, 1), make(server, 2)
+    left, right = make((client, 1), (server, 2))
     inner = {4: ("192.168.241.1", "192.168.241.2"), 6: ("fd00::1", "fd00::2")}[version]
     length = {4: 24, 6: 112}[version]
     left.address(f"{inner[0]}/{length}")
@@ -229,7 +231,7 @@ def test_inner_sources_of_others_are_dropped_and_counted(
     other = "ab" * 32
     right.set(f"public_key={other}", f"allowed_ip={inner[0]}")  # a longer prefix: the address is theirs now
     sent, received = counted(left)[0], right.get("rx_bytes")[0]
-    assert not left.reaches(inner[1], 2)
+    assert left.reaches_nobody(inner[1], 2)
     assert counted(left)[0] > sent
     assert int(right.get("rx_bytes")[0]) > int(received)  # authenticated, so counted; but not delivered
     right.set(f"public_key={other}", "remove=true")

@@ -13,6 +13,7 @@ import pytest
 from qtunnel.secret import Secret
 from qtunnel.wireguard.noise import KeyPair
 from tests.support.netns import Namespace, join, namespaces, run, unique_name, wait_until
+from tests.support.ping import all_answered, ping
 from tests.wireguard.gateways import socket_path
 
 pytestmark = pytest.mark.root
@@ -51,8 +52,8 @@ class Site:
         return done.stderr
 
     def ping(self, address: str) -> None:
-        done = self.host.run("ping", "-n", "-c", "3", "-i", "0.1", "-W", "5", address, check=False)
-        assert " 3 received" in done.stdout, done.stdout
+        done = self.host.run(*ping(address, 3), check=False)
+        assert all_answered(done.stdout, 3), done.stdout
 
     def is_gone(self) -> bool:
         return self.interface not in self.host.links() and not socket_path(self.interface).exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_interface, ip_network
@@ -19,6 +18,8 @@ from qtunnel.engines.uapi import UapiEngine
 from qtunnel.secret import Secret
 from tests.engines.namespaces import Namespace, join
 from tests.engines.programs_here import PROGRAMS
+from tests.support.ping import answered
+from tests.support.ping import ping as echoes
 
 pytestmark = pytest.mark.root
 
@@ -85,18 +86,25 @@ def with_tunnel(left: Program, right: Program, interface: str, body: Callable[[E
     asyncio.run(main())
 
 
-async def ping(end: End, count: int, *, interval: float = 0.01, wait: int = 5, version: int = 4) -> tuple[int, int]:
-    """Packets sent and lost, from this end to the other through the tunnel."""
+async def ping(
+    end: End, count: int, *, interval: float = 0.01, wait: int | None = None, version: int = 4
+) -> tuple[int, int]:
+    """Of the first ``count`` echoes from this end to the other through the tunnel: how many there were, and were lost.
+
+    wait: seconds, where no answers are expected.
+    """
     target = f"10.77.{end.peer.number}.1" if version == 4 else f"fd77:{end.peer.number}::1"
+    command = echoes(target, count, interval=interval, patience=20)
+    if wait is not None:
+        command = ["ping", "-n", "-c", str(count), "-i", str(interval), "-W", str(wait), target]
     with end.namespace.entered():
         process = await asyncio.create_subprocess_exec(
-            *("ping", "-n", "-q", "-c", str(count), "-i", str(interval), "-W", str(wait), target),
+            *command,
             stdout=asyncio.subprocess.PIPE,
         )
     output, _ = await process.communicate()
-    found = re.search(r"(\d+) packets transmitted, (\d+) received", output.decode())
-    assert found is not None, output
-    return int(found[1]), int(found[1]) - int(found[2])
+    assert "packets transmitted" in output.decode(), output
+    return count, len(set(range(1, count + 1)) - answered(output.decode()))
 
 
 def key() -> Secret:

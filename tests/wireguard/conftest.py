@@ -20,8 +20,10 @@ def hosts() -> Iterator[tuple[Namespace, Namespace]]:
 @pytest.fixture
 def gateways(hosts: tuple[Namespace, Namespace]) -> Iterator[tuple[Gateway, Gateway]]:
     """``qtunnel wg`` in each of two hosts, not configured yet, link down."""
-    left, right = (Gateway(host, index) for index, host in enumerate(hosts))
+    left, right = (Gateway(host, index, wait=False) for index, host in enumerate(hosts))
     try:
+        left.ready()
+        right.ready()
         yield left, right
     finally:
         left.close()

@@ -13,6 +13,7 @@ from qtunnel.constants import UAPI_DIRECTORY
 from qtunnel.secret import Secret
 from qtunnel.wireguard.noise import KeyPair
 from tests.support.netns import Namespace, run, stop, unique_name, wait_until
+from tests.support.ping import all_answered, ping
 
 QTUNNEL = [sys.executable, "-m", "qtunnel"]
 PORT = 51820
@@ -47,7 +48,9 @@ class Gateway:
         program: str = "qtunnel",
         level: str = "info",
         options: tuple[str, ...] = (),
+        wait: bool = True,
     ) -> None:
+        """wait: until it answers; else ``ready`` does, so that several may start at once."""
         self.host = host
         self.number = index + 1
         self.interface = unique_name("qw")
@@ -58,7 +61,12 @@ class Gateway:
             self.process = host.start(*command)
         else:
             self.process = host.start("wireguard-go", "-f", self.interface, env=os.environ | {"LOG_LEVEL": "verbose"})
-        wait_until(self.answers, f"{program} answers")
+        if wait:
+            self.ready()
+
+    def ready(self) -> None:
+        """Wait until it answers."""
+        wait_until(self.answers, f"{self.interface} answers")
 
     def answers(self) -> bool:
         assert self.process.poll() is None, self.process.communicate()[0]
@@ -100,8 +108,8 @@ class Gateway:
 
     def ping(self, other: Gateway, version: int = 4, count: int = 5) -> None:
         """Every ping is answered, also the first, which starts the handshake."""
-        done = self.host.run("ping", "-n", "-i", "0.05", "-W", "5", "-c", str(count), other.inner(version), check=False)
-        assert f" {count} received" in done.stdout, done.stdout + done.stderr
+        done = self.host.run(*ping(other.inner(version), count), check=False)
+        assert all_answered(done.stdout, count), done.stdout + done.stderr
 
     def wg(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return run("wg", *arguments, check=check)
