@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from qtunnel.netio.singles import Singles
 from qtunnel.netio.tun import MAX_READ, Tun
 from qtunnel.netio.udp import MAX_BURST, MAX_SEGMENTS, UdpPort
 from qtunnel.offload import checksum, vnet
@@ -49,7 +50,7 @@ class Outbound:
         self._splitter = Splitter(self._arena)
         self._sealer = RunSealer(device.transport, self._splitter.output)
         self._chunks = bytearray(2 * MAX_READ)
-        self._singles = _Singles(device, udp)
+        self._singles = Singles(device, udp)
         # The record that is being filled: items at arena[start:end] for one peer
         self._peer: Peer | None = None
         self._start = 0
@@ -79,7 +80,8 @@ class Outbound:
                     self._singles.flush()
                     self._add(peer, length, limit, now)
                 else:
-                    self._flush(now)
+                    if self._peer is not None:
+                        self._flush(now)
                     self._send_standard(peer, length, now)
             if first:  # at once: most of the time nothing follows, and to find that out takes as long as to send
                 first = False
@@ -167,47 +169,3 @@ class Outbound:
             part = min(most, count - first)
             end = last if first + part == count else stride
             self._send(peer, *self._sealer.seal(peer, keypair, stride, first, part, end, now))
-
-
-class _Singles:
-    """Packets that came one by one: those of one size to one peer wait for each other, to go out in one burst."""
-
-    def __init__(self, device: Device, udp: UdpPort) -> None:
-        self._transport = device.transport
-        self._udp = udp
-        self._buffer = memoryview(bytearray(MAX_BURST + 2 * MAX_READ))
-        self._peer: Peer | None = None
-        self._size = 0
-        self._end = 0
-        self._count = 0
-
-    def add(self, peer: Peer, keypair: Keypair, buffer: memoryview, length: int, now: float) -> None:
-        """The packet ``buffer[:length]``, behind which there is room for padding."""
-        least = length + DATA_OVERHEAD
-        if self._count and (
-            peer is not self._peer
-            or least > self._size
-            or self._end + self._size > MAX_BURST
-            or self._count == MAX_SEGMENTS
-        ):
-            self.flush()
-        size = self._transport.seal_into(peer, keypair, buffer, length, now, self._buffer[self._end :])
-        if self._count and size > self._size:  # only its padding made it larger: it goes by itself
-            start = self._end
-            self.flush()
-            if peer.endpoint is not None:
-                self._udp.send(self._buffer[start : start + size], peer.endpoint)
-            return
-        if not self._count:
-            self._peer, self._size = peer, size
-        self._count += 1
-        self._end += size
-        if size < self._size:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what waits."""
-        if self._count and self._peer is not None and self._peer.endpoint is not None:
-            self._udp.send_burst(self._buffer[: self._end], self._size, self._peer.endpoint)
-        self._count = self._end = 0
-        self._peer = None

@@ -31,9 +31,6 @@ _LARGEST: Final = 65536
 _MAX_LAYOUTS: Final = 32
 """Sizes whose views are kept: about 20 kB each. Flows of one path have few sizes."""
 
-_MAX_ROWS: Final = 1366
-"""Packets that one super-packet may be split into."""
-
 _HEADER: Final = DATA_HEADER.size
 _STEPS: Final = np.arange(MAX_RUN, dtype=np.uint64)
 
@@ -64,21 +61,29 @@ class _SealLayout:
     """Where the parts of messages with ``stride`` bytes of packet are."""
 
     def __init__(self, source: memoryview, target: bytearray, stride: int) -> None:
-        size = stride + MIN_DATA_SIZE
-        rows = min(MAX_RUN, len(target) // size)
-        view = memoryview(target)
-        self._kinds: Words = np.ndarray((rows,), "<u8", target, 0, (size,))
-        self._counters: Words = np.ndarray((rows,), "<u8", target, 8, (size,))
+        self._source, self._target = source, memoryview(target)
+        self._stride, self._size = stride, stride + MIN_DATA_SIZE
+        rows = min(MAX_RUN, len(target) // self._size)
+        self._kinds: Words = np.ndarray((rows,), "<u8", target, 0, (self._size,))
+        self._counters: Words = np.ndarray((rows,), "<u8", target, 8, (self._size,))
         self.kind = self.written = 0
         """The first eight bytes of how many messages that are there."""
+        self.sources: list[memoryview] = []
+        self.targets: list[memoryview] = []
         self.use(rows)
-        self.sources = [source[at * stride : (at + 1) * stride] for at in range(min(_MAX_ROWS, len(source) // stride))]
-        self.targets = [view[at * size + _HEADER : (at + 1) * size] for at in range(rows)]
 
     def use(self, count: int) -> None:
         """Columns of so many messages; kept, since mostly there are as many as the time before."""
         self.count = count
         self.kinds, self.counters = self._kinds[:count], self._counters[:count]
+
+    def reach(self, packets: int, messages: int) -> None:
+        """Have views of so many; made as they are needed, since a size that is rare comes in small runs."""
+        stride, size = self._stride, self._size
+        for at in range(len(self.sources) * stride, packets * stride, stride):
+            self.sources.append(self._source[at : at + stride])
+        for at in range(len(self.targets) * size, messages * size, size):
+            self.targets.append(self._target[at + _HEADER : at + size])
 
 
 class RunSealer:
@@ -114,6 +119,8 @@ class RunSealer:
         nonces = self._nonces
         layout.counters[...] = nonces.begin(counter)[:count]
         full = count if last == stride else count - 1
+        if len(layout.sources) < first + full or len(layout.targets) < full:
+            layout.reach(first + full, full)
         seal: Callable[..., int] = keypair.seal
         deque(map(seal, nonces.views, layout.sources[first : first + full], repeat(None), layout.targets), maxlen=0)
         end = full * size
