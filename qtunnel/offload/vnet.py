@@ -72,7 +72,7 @@ def parse(buffer: Bytes, start: int, end: int) -> VnetHeader:
     if end > len(buffer) or end - start < SIZE:
         raise OffloadError(f"a vnet header has {SIZE} bytes, not {min(end, len(buffer)) - start}")
     header = _parse(bytes(buffer[start : start + SIZE]))
-    if header.flags & NEEDS_CSUM and header.csum_start + header.csum_offset + 2 > end - start - SIZE:
-        size = end - start - SIZE
-        raise OffloadError(f"checksum at {header.csum_start} + {header.csum_offset} in a packet of {size} bytes")
+    flags, _, _, _, csum_start, csum_offset = header
+    if flags & NEEDS_CSUM and csum_start + csum_offset + 2 > end - start - SIZE:
+        raise OffloadError(f"checksum at {csum_start} + {csum_offset} in a packet of {end - start - SIZE} bytes")
     return header

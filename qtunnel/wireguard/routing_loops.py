@@ -31,7 +31,7 @@ def comes_back(packet: memoryview, port: int, endpoint: Endpoint) -> bool:
     if version == 4:
         at = (packet[0] & 15) * 4
         is_udp = packet[9] == _UDP and not (packet[6] & 0x1F or packet[7])
-        destination = packet[16:20]
+        destination = slice(16, 20)
     else:
         at = _IPV6_HEADER
         protocol = packet[6]
@@ -39,9 +39,9 @@ def comes_back(packet: memoryview, port: int, endpoint: Endpoint) -> bool:
             protocol = 0 if packet[at + 2] or packet[at + 3] & 0xF8 else packet[at]
             at += _FRAGMENT_HEADER
         is_udp = protocol == _UDP
-        destination = packet[24:40]
+        destination = slice(24, 40)
     if not is_udp or len(packet) < at + _PORTS:
         return False
     if (packet[at] << 8 | packet[at + 1], packet[at + 2] << 8 | packet[at + 3]) != (port, endpoint[1]):
         return False
-    return destination == ipaddress.ip_address(endpoint[0]).packed
+    return packet[destination] == ipaddress.ip_address(endpoint[0]).packed
