@@ -26,7 +26,8 @@ from qtunnel.wireguard.messages import MIN_DATA_SIZE, TYPE_DATA
 from qtunnel.wireguard.peer import Peer
 from qtunnel.wireguard.record_burst import Record, is_one_record
 from qtunnel.wireguard.record_format import TYPE_RECORD
-from qtunnel.wireguard.runs import MAX_RUN, OpenedRun, RunOpener
+from qtunnel.wireguard.rows import MAX_RUN
+from qtunnel.wireguard.runs import OpenedRun, RunOpener
 from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.state import Drop
 from qtunnel.workers.farm import Farm, Job

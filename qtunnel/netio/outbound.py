@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 from typing import Final
 
 from qtunnel.netio.in_order import InOrder
+from qtunnel.netio.singles import Singles
 from qtunnel.netio.tun import MAX_READ, Tun
 from qtunnel.netio.udp import MAX_BURST, MAX_SEGMENTS, UdpPort
 from qtunnel.offload import checksum, vnet
@@ -62,7 +62,7 @@ class Outbound:
         self._splitter = Splitter(self._arena)
         self._sealer = RunSealer(device.transport, self._splitter.output)
         self._chunks = bytearray(2 * MAX_READ)
-        self._singles = _Singles(device, self._send)
+        self._singles = Singles(device, self._send)
         # The record that is being filled: items at arena[start:end] for one peer
         self._peer: Peer | None = None
         self._start = 0
@@ -100,7 +100,8 @@ class Outbound:
                     self._singles.flush()
                     self._add(peer, length, limit, now)
                 else:
-                    self._flush(now)
+                    if self._peer is not None:
+                        self._flush(now)
                     self._send_standard(peer, length, now)
             if first:  # at once: most of the time nothing follows, and to find that out takes as long as to send
                 first = False
@@ -277,46 +278,3 @@ class Outbound:
         if self._device.state.sessions.get(keypair.local_index) is keypair:
             self._transport.sent(peer, keypair, len(job.output), now, data=True)
             self._send_with(hops, peer, job.output, job.size)
-
-
-class _Singles:
-    """Packets that came one by one: those of one size to one peer wait for each other, to go out in one burst."""
-
-    def __init__(self, device: Device, send: Callable[[Peer, memoryview, int], None]) -> None:
-        self._transport = device.transport
-        self._send = send
-        self._buffer = memoryview(bytearray(MAX_BURST + 2 * MAX_READ))
-        self._peer: Peer | None = None
-        self._size = 0
-        self._end = 0
-        self._count = 0
-
-    def add(self, peer: Peer, keypair: Keypair, buffer: memoryview, length: int, now: float) -> None:
-        """The packet ``buffer[:length]``, behind which there is room for padding."""
-        least = length + DATA_OVERHEAD
-        if self._count and (
-            peer is not self._peer
-            or least > self._size
-            or self._end + self._size > MAX_BURST
-            or self._count == MAX_SEGMENTS
-        ):
-            self.flush()
-        size = self._transport.seal_into(peer, keypair, buffer, length, now, self._buffer[self._end :])
-        if self._count and size > self._size:  # only its padding made it larger: it goes by itself
-            start = self._end
-            self.flush()
-            self._send(peer, self._buffer[start : start + size], size)
-            return
-        if not self._count:
-            self._peer, self._size = peer, size
-        self._count += 1
-        self._end += size
-        if size < self._size:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what waits."""
-        if self._count and self._peer is not None:
-            self._send(self._peer, self._buffer[: self._end], self._size)
-        self._count = self._end = 0
-        self._peer = None

@@ -6,6 +6,7 @@ A sum is kept unfolded: everything is modulo 65,535, of which 65,536 is 1. So a 
 
 from __future__ import annotations
 
+import struct
 import sys
 from typing import Final
 
@@ -20,6 +21,8 @@ MODULUS: Final = 0xFFFF
 
 _NUMPY_FROM: Final = 2048
 """Bytes from which numpy's sum is faster than one division of a long integer: 2.2 us each, measured."""
+
+_write = struct.Struct(">H").pack_into
 
 _MULTIPLE: Final = MODULUS << 16
 """A multiple of the modulus greater than any sum of 65,535 bytes, for subtracting without going below 0."""
@@ -66,10 +69,7 @@ def finish(packet: bytearray | memoryview, csum_start: int, csum_offset: int) ->
 
     A result of 0 is written as 0xffff, which is the same and, for UDP, does not mean "none" (as the kernel does).
     """
-    value = MODULUS - total(packet[csum_start:])
-    position = csum_start + csum_offset
-    packet[position] = value >> 8
-    packet[position + 1] = value & 0xFF
+    _write(packet, csum_start + csum_offset, MODULUS - total(packet[csum_start:]))
 
 
 class Rows:

@@ -32,7 +32,7 @@ MAX_LAYOUTS: Final = 32
 one per datagram size. A shape of usual size takes 10 kB, the largest possible 300 kB, so 10 MB is the worst case;
 making it anew costs 20 us."""
 
-_MAX_PLANS: Final = 256
+MAX_PLANS: Final = 256
 """Lengths of super-packets that are known: under 100 kB. A flow that is short of window or of data has a few."""
 
 _signature_v4 = struct.Struct("14s2x4s").unpack_from
@@ -206,7 +206,7 @@ class Splitter:
         packet = parse(buffer, offset, length, header)
         plan = _Plan(packet, self._layout(packet.form, header.gso_size, mtu), mtu)
         if signature and header.flags & vnet.NEEDS_CSUM and (packet.form.version == 4 or packet.form.transport == 40):
-            if len(self._plans) >= _MAX_PLANS:
+            if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
             plan.data_offset = buffer[start + plan.data_offset_at]
             self._plans[signature, length, mtu] = plan

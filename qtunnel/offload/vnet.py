@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from qtunnel.offload.errors import OffloadError
@@ -32,7 +33,7 @@ GSO_ECN: Final = 0x80
 """A bit beside TCPV4 or TCPV6: the first segment alone carries CWR (RFC 3168 section 6.1.2)."""
 _GSO_TYPES: Final = frozenset((GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_TCPV4 | GSO_ECN, GSO_TCPV6 | GSO_ECN))
 
-_unpack = HEADER.unpack_from
+_unpack = HEADER.unpack
 
 
 class VnetHeader(NamedTuple):
@@ -52,18 +53,26 @@ class VnetHeader(NamedTuple):
         return HEADER.pack(*self)
 
 
-def parse(buffer: Bytes, start: int, end: int) -> VnetHeader:
-    """The header at ``buffer[start:]`` of a packet that ends at ``end``; raises ``OffloadError`` if it is unsound."""
-    if end > len(buffer) or end - start < SIZE:
-        raise OffloadError(f"a vnet header has {SIZE} bytes, not {min(end, len(buffer)) - start}")
-    header = VnetHeader._make(_unpack(buffer, start))
-    flags, gso_type, _, gso_size, csum_start, csum_offset = header
+@lru_cache(maxsize=256)  # flows of one path have few, and most packets have the same as the one before
+def _parse(data: bytes) -> VnetHeader:
+    """The header in 10 bytes, checked as far as it does not depend on the packet."""
+    header = VnetHeader._make(_unpack(data))
+    flags, gso_type, _, gso_size, _, _ = header
     if flags & ~_FLAGS:
         raise OffloadError(f"vnet flags {flags:#x} are not known")
     if gso_type not in _GSO_TYPES:
         raise OffloadError(f"GSO type {gso_type:#x} is not known")
     if gso_type and not gso_size:
         raise OffloadError(f"GSO type {gso_type:#x} with segments of 0 bytes")
+    return header
+
+
+def parse(buffer: Bytes, start: int, end: int) -> VnetHeader:
+    """The header at ``buffer[start:]`` of a packet that ends at ``end``; raises ``OffloadError`` if it is unsound."""
+    if end > len(buffer) or end - start < SIZE:
+        raise OffloadError(f"a vnet header has {SIZE} bytes, not {min(end, len(buffer)) - start}")
+    header = _parse(bytes(buffer[start : start + SIZE]))
+    flags, _, _, _, csum_start, csum_offset = header
     if flags & NEEDS_CSUM and csum_start + csum_offset + 2 > end - start - SIZE:
         raise OffloadError(f"checksum at {csum_start} + {csum_offset} in a packet of {end - start - SIZE} bytes")
     return header

@@ -143,15 +143,17 @@ class Transport:
         assert peer.endpoint is not None
         self._state.outbox.append((peer.endpoint, bytes(self._sealed[:size])))
 
+    def padded(self, length: int) -> int:
+        """Bytes of a packet of ``length`` bytes with its padding: to a multiple of 16, but not beyond the MTU."""
+        padded = length + -length % PADDING
+        return padded if padded <= self._state.mtu else max(length, self._state.mtu)
+
     def seal_into(
         self, peer: Peer, keypair: Keypair, buffer: memoryview, length: int, now: float, target: memoryview
     ) -> int:
         """The message for the packet ``buffer[:length]``, which PADDING bytes of room follow; its bytes in target."""
-        padded = length
-        if length % PADDING:
-            padded = length + -length % PADDING
-            if padded > self._state.mtu:
-                padded = max(length, self._state.mtu)
+        padded = self.padded(length)
+        if padded > length:
             buffer[length:padded] = bytes(padded - length)
         counter = keypair.send_counter
         keypair.send_counter = counter + 1

@@ -17,7 +17,7 @@ from qtunnel.wireguard.packets import ip_length
 from qtunnel.wireguard.record_burst import ReceiveBuffer, whole_record
 from qtunnel.wireguard.record_cut import RecordCutter
 from qtunnel.wireguard.record_format import TAG_SIZE
-from qtunnel.wireguard.runs import MAX_RUN, RowOpener, RowSealer
+from qtunnel.wireguard.rows import MAX_RUN, RowOpener, RowSealer
 from qtunnel.wireguard.session import RECORD_SUITES
 from qtunnel.workers.messages import (
     FORGET,

@@ -246,6 +246,26 @@ def test_a_bad_checksum_stays_alone_as_it_came() -> None:
     assert check([*packets[:2], short[:-1] + b"x"]) == [2, 1]
 
 
+def test_what_is_told_from_one_packet_does_not_hold_for_another_of_its_length() -> None:
+    plain = BASE
+    optioned = replace(BASE, tcp_options=TIMESTAMPS, payload=BASE.payload[12:])
+    datagram = replace(BASE, protocol=UDP, payload=BASE.payload + bytes(12))
+    for one in (plain, optioned, datagram, plain, optioned):
+        for version in (4, 6):
+            assert check([packet.pack() for packet in following(4, replace(one, version=version))]) == [4]
+        for byte, value in ((0, 0x46), (6, 0x60), (7, 1), (9, 1)):
+            assert check([_with_byte(packet.pack(), byte, value) for packet in following(4, one)]) == [1] * 4
+
+
+def _with_byte(packet: bytes, at: int, value: int) -> bytes:
+    """Another byte in the IPv4 header, whose checksum stays good."""
+    changed = bytearray(packet)
+    changed[at] = value
+    changed[10:12] = bytes(2)
+    changed[10:12] = reference.internet_checksum(bytes(changed[:20])).to_bytes(2, "big")
+    return bytes(changed)
+
+
 def test_udp_without_a_checksum_or_without_leave_is_not_merged() -> None:
     datagrams = [replace(BASE, protocol=UDP, identification=7 + i) for i in range(4)]
     assert check([one.pack() for one in datagrams]) == [4]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 from qtunnel.offload import vnet
 from qtunnel.offload.chunk import chunk
 from qtunnel.offload.errors import OffloadError
-from qtunnel.offload.split import MAX_LAYOUTS, Split, Splitter, padded
+from qtunnel.offload.split import MAX_LAYOUTS, MAX_PLANS, Split, Splitter, padded
 from tests.offload import reference
 from tests.offload.reference import TCP, UDP, Packet
-from tests.offload.strategies import content, super_packets
+from tests.offload.strategies import TIMESTAMPS, content, super_packets
 
 BUFFER = bytearray(80000)
 SPLITTER = Splitter(BUFFER)
@@ -191,6 +192,52 @@ def test_hostile_bytes_raise_nothing_else(seed: int, six: bool, data: st.DataObj
     sizes = (split.count - 1) * split.stride + split.last_padded
     assert sizes <= len(split.buffer)
     assert len(packets_of(split)) == split.count
+
+
+@given(st.booleans(), st.sampled_from((b"", TIMESTAMPS)), st.data())
+def test_one_like_a_known_one_is_checked_and_split_as_if_it_were_the_first(
+    six: bool, options: bytes, data: st.DataObject
+) -> None:
+    packet = Packet(version=6 if six else 4, payload=content(3000, 7), tcp_options=options)
+    known = packet.super_packet(1000)
+    split_bytes(known)
+    length = len(known)
+    places = st.sampled_from((*range(20), 42, 62))  # vnet header, IP header up to the checksum, TCP's data offset
+    changes = data.draw(st.lists(st.tuples(places, st.integers(0, 255)), min_size=1, max_size=2))
+    like = bytearray(known)
+    for at, value in changes:
+        like[at] = value
+    if data.draw(st.booleans()):
+        length -= data.draw(st.integers(1, 2000))
+    outcomes = []
+    for splitter in (SPLITTER, Splitter(BUFFER)):
+        BUFFER[: len(like)] = like
+        try:
+            split = splitter.split(0, length, 1420)
+            outcomes.append([bytes(split.buffer[: (split.count - 1) * split.stride + split.last_padded]), split.count])
+        except OffloadError as error:
+            outcomes.append([str(error)])
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("checksum", range(5))
+def test_a_header_checksum_that_counts_down_below_zero(checksum: int) -> None:
+    packet = Packet(payload=content(300, 3))
+    first = reference.split(packet, 100)[0]
+    above = int.from_bytes(first[10:12], "big") - checksum
+    packet = replace(packet, identification=(packet.identification + above) % 0xFFFF)
+    expected = reference.split(packet, 100)
+    assert int.from_bytes(expected[0][10:12], "big") == checksum
+    assert packets_of(split_bytes(packet.super_packet(100))) == expected
+
+
+def test_the_super_packets_known_are_bounded() -> None:
+    splitter = Splitter(BUFFER)
+    for size in range(2000, 2000 + 3 * MAX_PLANS):
+        data = Packet(payload=bytes(size)).super_packet(1000)
+        BUFFER[: len(data)] = data
+        splitter.split(0, len(data), 1420)
+        assert len(splitter._plans) <= MAX_PLANS
 
 
 def test_chunks_have_room_or_are_refused() -> None:
