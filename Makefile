@@ -36,7 +36,7 @@ demo: venv demo-tools
 test: dev test-tools lint
 	$(BIN)/pytest $(ARGS)
 
-# the whole convergence simulation, within two hours: 1,000 rekeys for each of 100 seeds (the tests run 60 for each);
+# the whole convergence simulation, within two hours: 1,000 rekeys for each of 100 seeds (the tests run 20 for each);
 # SIM_SEEDS=10 is a tenth of it, and ARGS="-n auto" uses all processors
 SIM_REKEYS ?= 1000
 SIM_SEEDS  ?= 100

@@ -58,9 +58,12 @@ class Child:
         return self._directory / f"{self.name}.pid"
 
     @property
-    def outside_pid(self) -> str:
-        """Its process id as the machine outside sees it."""
-        return self._pid_file.read_text()
+    def outside_pid(self) -> str | None:
+        """Its process id as the machine outside sees it; ``None`` where it was never started."""
+        try:
+            return self._pid_file.read_text() or None
+        except FileNotFoundError:
+            return None
 
     @property
     def process(self) -> asyncio.subprocess.Process:

@@ -267,7 +267,7 @@ async def _main(lab: Lab, options: DemoOptions, as_json: bool) -> int:
             run.failures.append(str(error))
         except asyncio.CancelledError:
             run.failures.append("interrupted")
-    if options.keep and interruptible:
+    if options.keep and interruptible and look_around(lab):
         summary = run.summary()
         tell(summary, options, as_json)
         problems = await keep(lab, sys.stderr if as_json else sys.stdout)
@@ -327,10 +327,12 @@ def tell(summary: Summary, options: DemoOptions, as_json: bool) -> None:
 
 
 def look_around(lab: Lab) -> str:
-    """How to get at a run that was kept."""
-    lines = ["", "The tunnel stays up. From another terminal, as the same user:"]
+    """How to get at a run that was kept; empty where it ended before there was a gateway to look at."""
+    lines = []
     program = " ".join(qtunnel_command())
     for name, daemon in lab.daemons.items():
+        if daemon.outside_pid is None:
+            continue
         enter = enter_command(daemon.outside_pid)
         lines += [
             f"# {name}",
@@ -338,8 +340,11 @@ def look_around(lab: Lab) -> str:
             f"{enter} {program} status --socket {lab.socket(name)}",
             f"{enter} tail -f {daemon.log}",
         ]
-    lines += [f"Configurations and logs are in {DIRECTORY}, in there. End it with Ctrl-C here.", ""]
-    return "\n".join(lines)
+    if not lines:
+        return ""
+    first = "The tunnel stays up. From another terminal, as the same user:"
+    last = f"Configurations and logs are in {DIRECTORY}, in there. End it with Ctrl-C here."
+    return "\n".join(["", first, *lines, last, ""])
 
 
 def enter_command(pid: str) -> str:

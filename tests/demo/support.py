@@ -75,13 +75,26 @@ class Demo:
         self._told.close()
 
 
-def traces() -> dict[str, list[str]]:
+PLACES = {
+    "/run/netns": ("alice", "bob", "kme", "qtunnel"),
+    "/run/wireguard": ("qt0",),
+    "/run/qtunnel": ("alice", "bob"),
+    "/run/qtunnel-demo": ("",),
+    "/sys/class/net": ("wan", "qt0"),
+}
+"""Where a run could leave something, and how its names begin there; others use these places too."""
+
+
+def traces() -> list[str]:
     """What a run could leave on the machine."""
-    places = ("/run/netns", "/run/wireguard", "/run/qtunnel", "/run/qtunnel-demo")
-    found = {place: sorted(os.listdir(place)) if os.path.isdir(place) else [] for place in places}
-    found["tmp"] = sorted(name for name in os.listdir(tempfile.gettempdir()) if "qtunnel" in name)
-    found["links"] = sorted(name for name in os.listdir("/sys/class/net") if name.startswith(("wan", "qt")))
-    return found
+    found = [
+        f"{place}/{name}"
+        for place, names in PLACES.items()
+        if os.path.isdir(place)
+        for name in os.listdir(place)
+        if name.startswith(names)
+    ]
+    return sorted(found + [f"tmp/{name}" for name in os.listdir(tempfile.gettempdir()) if "qtunnel" in name])
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.demo.support import Demo, report, running
+from tests.support.netns import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -117,6 +118,27 @@ def test_a_run_that_is_kept_says_how_to_look_around() -> None:
         demo.process.send_signal(signal.SIGINT)
         code, output, _ = demo.finish()
     assert (report(output)["ok"], code) == (True, 0)
+
+
+def test_a_run_whose_gateways_never_started_is_not_kept_and_says_why() -> None:
+    demo = Demo("--seconds", "5", "--keep", "--json")
+    try:
+        demo.wait_for("starting two KMEs")
+        os.kill(wait_until(lambda: started(demo, "kme-a"), "kme-a runs"), signal.SIGKILL)
+        code, output, said = demo.finish()
+    finally:
+        demo.close()
+    told = report(output)
+    assert (told["ok"], code) == (False, 1)
+    assert any(error.startswith("kme-a was ended by SIGKILL") for error in told["errors"]), told
+    assert "qtunnel: " not in said
+
+
+def started(demo: Demo, name: str) -> int | None:
+    try:
+        return demo.program(name)
+    except (AssertionError, OSError):
+        return None
 
 
 def test_without_iperf3_one_line_names_the_package(tmp_path: Path) -> None:

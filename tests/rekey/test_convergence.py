@@ -11,9 +11,9 @@ from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
 from tests.rekey.simulation import Conditions, Host, Simulation
 
-REKEYS = int(os.environ.get("QTUNNEL_SIM_REKEYS", "60"))
+REKEYS = int(os.environ.get("QTUNNEL_SIM_REKEYS", "20"))
 SEEDS = int(os.environ.get("QTUNNEL_SIM_SEEDS", "100"))
-"""The suite runs 100 seeds of 60 rekeys; ``make sim`` 1,000 each."""
+"""The suite runs 100 seeds of 20 rekeys; ``make sim`` 1,000 each."""
 
 BAD = Conditions(loss=0.3, duplicate=0.2, least_delay=0.005, most_delay=0.4)
 """Delays that differ by more than the gap between two datagrams reorder them."""
