@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _numbers = itertools.count()
@@ -33,6 +34,12 @@ def wait_until(condition: Callable[[], Any], what: str, timeout: float = 15.0) -
             return value
         assert time.monotonic() < deadline, f"in vain waited {timeout:g} s: {what}"
         time.sleep(0.02)
+
+
+def ticks(pid: int) -> int:
+    """Processor time of a process, in ticks of the kernel's clock."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def run(*command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:

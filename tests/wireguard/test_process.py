@@ -5,14 +5,17 @@ from __future__ import annotations
 import ast
 import os
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import qtunnel.wireguard as room
-from tests.support.netns import Namespace, namespaces, unique_name, wait_until
+from qtunnel.netio.uapi_socket import MAX_CONNECTIONS
+from tests.support.netns import Namespace, namespaces, ticks, unique_name, wait_until
 from tests.wireguard.gateways import QTUNNEL, Gateway, socket_path, talk
 
 NOBODY = 65534
@@ -153,6 +156,30 @@ def test_the_same_name_in_another_namespace(host: Namespace) -> None:
         assert gateway.answers()
     finally:
         gateway.close()
+
+
+@pytest.mark.root
+def test_clients_for_whom_there_is_no_place_wait_and_cost_nothing(host: Namespace) -> None:
+    gateway = Gateway(host, 0)
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(MAX_CONNECTIONS + 3)]
+    for client in clients:
+        client.connect(str(socket_path(gateway.interface)))  # waits where the backlog is full
+        client.settimeout(20)
+    for client in clients[:MAX_CONNECTIONS]:  # all places are taken
+        client.sendall(b"get=1\n\n")
+        assert client.recv(65536).endswith(b"errno=0\n\n")
+    before = ticks(gateway.process.pid)
+    time.sleep(1)
+    assert ticks(gateway.process.pid) - before < os.sysconf("SC_CLK_TCK") // 2
+    clients[0].close()
+    clients[1].close()
+    for client in clients[MAX_CONNECTIONS : MAX_CONNECTIONS + 2]:
+        client.sendall(b"get=1\n\n")
+        assert client.recv(65536).endswith(b"errno=0\n\n")
+    for client in clients[2:]:
+        client.close()
+    wait_until(gateway.answers, "an answer to one more")
+    gateway.close()
 
 
 @pytest.mark.root

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Namespace, stop, two_hosts, wait_until
-from tests.wireguard.gateways import Gateway, tcp
+from tests.support.netns import Namespace, stop, ticks, two_hosts, unique_name, wait_until
+from tests.wireguard.gateways import QTUNNEL, Gateway, socket_path, tcp
 
 pytestmark = pytest.mark.root
 
@@ -53,12 +53,6 @@ def workers(gateway: Gateway) -> list[int]:
 def engine(gateway: Gateway) -> int:
     """The engine itself: what was started may be ``ip netns exec``, which becomes it."""
     return gateway.process.pid
-
-
-def ticks(pid: int) -> int:
-    """Processor time of a process, in ticks."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
 
 
 def there(pid: int) -> bool:
@@ -151,3 +145,17 @@ def test_with_wireguard_go(hosts: tuple[Namespace, Namespace], side: int) -> Non
     tcp(right, left, 6, SIZE // 2)
     left.close()
     right.close()
+
+
+def test_in_the_background(hosts: tuple[Namespace, Namespace]) -> None:
+    """The command returns, though its output is waited for, and all ends with the socket."""
+    name = unique_name("qw")
+    hosts[0].run(*QTUNNEL, "wg", "--processes", str(PROCESSES), name)
+    found = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if name.encode() in path.read_bytes().split(b"\0")
+    ]
+    assert len(found) == PROCESSES
+    socket_path(name).unlink()
+    wait_until(lambda: not any(map(there, found)), "the end of all")
