@@ -16,6 +16,7 @@ from qtunnel.offload import vnet
 from qtunnel.offload.coalesce import Coalescer
 from qtunnel.offload.errors import OffloadError
 from qtunnel.offload.headers import CHECKSUM_OFFSET
+from qtunnel.offload.rejoin import rejoin
 from qtunnel.offload.split import MAX_SEGMENTS
 from qtunnel.wireguard.device import Device
 from qtunnel.wireguard.messages import TYPE_DATA
@@ -101,8 +102,8 @@ class Inbound:
             for peer, items in self._device.records.open_burst(
                 self._receiver.buffer, offset, length, size, endpoint, now
             ):
-                for item in items:
-                    self._write_item(peer, item)
+                for write in rejoin([item for item in items if self._sound(peer, item)]):
+                    self._write(write)
         elif kind == TYPE_DATA and length <= size:  # by itself: without the preparations for many
             packet = self._device.transport.open(self._receiver.buffer.view[offset : offset + length], endpoint, now)
             if packet is not None:
@@ -115,17 +116,17 @@ class Inbound:
             for start in range(offset, offset + length, size):
                 self._device.handle(view[start : min(start + size, offset + length)], endpoint, now)
 
-    def _write_item(self, peer: Peer, item: memoryview) -> None:
-        """A packet or super-packet of a record, behind the vnet header that it had at its sender."""
+    def _sound(self, peer: Peer, item: memoryview) -> bool:
+        """Whether to deliver a packet or super-packet of a record, behind the vnet header that it had at its sender."""
         length = len(item)
         rule = self._rules.get(bytes(item[: vnet.SIZE])) or self._rule(bytes(item[: vnet.SIZE]))
         at = vnet.SIZE
         header = 40 if item[at] >> 4 == 6 else (item[at] & 15) * 4
         if length < rule.least or length > rule.most or (rule.least and rule.start < header):
             self._device.drops[Drop.BAD_PACKET] += 1
-        elif self._device.transport.inner_length(peer, item, at, length - at):
-            item[0] &= vnet.NEEDS_CSUM  # that a checksum was verified is nothing to take another's word for
-            self._write((item,))
+            return False
+        item[0] &= vnet.NEEDS_CSUM  # that a checksum was verified is nothing to take another's word for
+        return self._device.transport.inner_length(peer, item, at, length - at) > 0
 
     def _rule(self, header: bytes) -> _Rule:
         flags, _, _, gso_size, start, offset = vnet.HEADER.unpack(header)

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from qtunnel.netio.paths import AncillaryData, Path, Paths
 from qtunnel.wireguard.endpoint import Endpoint
-from qtunnel.wireguard.record_join import ReceiveBuffer
+from qtunnel.wireguard.record_burst import ReceiveBuffer
 
 MAX_DATAGRAM: Final = 65536
 SLOTS: Final = 3

@@ -34,6 +34,9 @@ PARITY: Final = 255
 MAX_COUNT: Final = 64
 """Fragments of a record: as many as one UDP_SEGMENT call may cut on any kernel that has it (UDP_MAX_SEGMENTS)."""
 
+NUMBERS: Final = bytes(range(MAX_COUNT))
+"""The fragment numbers in order."""
+
 MAX_COUNTER: Final = (1 << 48) - 1
 TAG_SIZE: Final = 16
 

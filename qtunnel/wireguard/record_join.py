@@ -6,9 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from qtunnel.wireguard.record_burst import ReceiveBuffer, Record
 from qtunnel.wireguard.record_format import (
     HEADER,
     HEADER_SIZE,
@@ -16,9 +14,9 @@ from qtunnel.wireguard.record_format import (
     MAX_COUNT,
     MAX_COUNTER,
     MIN_SIZE,
+    NUMBERS,
     PARITY,
     SIZE_STEP,
-    TAG_SIZE,
     TYPE_RECORD,
 )
 
@@ -26,87 +24,8 @@ MAX_PARTIAL = 8
 """Records of one session that wait for datagrams. Datagrams of two records overtake each other only where paths
 differ by more than a record takes, 0.1 ms; eight of them are half a megabyte."""
 
-_NUMBERS = bytes(range(MAX_COUNT))
 _MAX_HEALED = 64
 """Records healed a moment ago whose missing fragment may come late."""
-
-_MAX_PLACES = 256
-"""Combinations of offset, count and datagram size whose views are kept: a few of each, half a kilobyte."""
-
-Pieces = npt.NDArray[np.void]
-"""Pieces of 16 bytes at equal distances."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A whole record: its ciphertext with tag is ``buffer[start:end]``."""
-
-    counter: int
-    buffer: memoryview
-    start: int
-    end: int
-    expected: int
-    """Its fragments."""
-    received: int
-    """As many of them as had arrived."""
-    size: int
-    """Bytes of the datagrams that had arrived."""
-
-
-class ReceiveBuffer:
-    """Memory that datagrams are received into, and where headers and displaced bytes of a record in it are."""
-
-    def __init__(self, size: int) -> None:
-        self.bytes = bytearray(size)
-        self.view = memoryview(self.bytes)
-        self._places: dict[tuple[int, int, int], tuple[Pieces, Pieces]] = {}
-
-    def restore(self, offset: int, count: int, size: int) -> None:
-        """Put the displaced 16 bytes of ciphertext back where the headers stood. offset: of the first datagram."""
-        if count > 1:
-            headers, kept = self._places.get((offset, count, size)) or self._place(offset, count, size)
-            headers[:] = kept
-
-    def _place(self, offset: int, count: int, size: int) -> tuple[Pieces, Pieces]:
-        if len(self._places) >= _MAX_PLACES:
-            self._places.clear()
-        made = self._places[offset, count, size] = (
-            np.ndarray((count - 1,), "V16", self.bytes, offset + size, (size,)),
-            np.ndarray((count - 1,), "V16", self.bytes, offset + HEADER_SIZE),
-        )
-        return made
-
-
-def whole_record(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> Record | None:
-    """The record, where ``buffer[offset : offset + length]`` holds just its fragments in order, each but the last of
-    ``size`` bytes, or all of its datagrams with parity; None where it is anything else, with nothing changed.
-
-    This is the usual case on a link that keeps UDP_SEGMENT bursts together. The ciphertext is put right in place.
-    """
-    kind, fragment, count, reserved, _, tail = HEADER.unpack_from(buffer.bytes, offset)
-    last = tail >> 48
-    if kind != TYPE_RECORD or fragment or reserved or not 0 < count <= MAX_COUNT or length > MAX_BUFFER + size:
-        return None
-    end = (count - 1) * size + last
-    if count == 1:
-        plausible = last == length and last >= HEADER_SIZE + TAG_SIZE
-    else:
-        whole = length == end or (length == (count + 1) * size and buffer.bytes[offset + count * size + 1] == PARITY)
-        fits = MIN_SIZE <= size <= MAX_BUFFER // count and size % SIZE_STEP == 0 and HEADER_SIZE < last <= size
-        plausible = whole and fits and _in_order(buffer, offset, count, size, tail)
-    if not plausible:
-        return None
-    buffer.restore(offset, count, size)
-    start = offset + HEADER_SIZE * count
-    return Record(tail & MAX_COUNTER, buffer.view, start, offset + end, count, count, length)
-
-
-def _in_order(buffer: ReceiveBuffer, offset: int, count: int, size: int, tail: int) -> bool:
-    """Whether all are fragments of one record, each in its place."""
-    if buffer.bytes[offset + 1 : offset + (count - 1) * size + 2 : size] != _NUMBERS[:count]:
-        return False
-    words = np.ndarray((count,), "<u8", buffer.bytes, offset + 8, (size,))
-    return words.tobytes() == tail.to_bytes(8, "little") * count
 
 
 class _Partial:
@@ -149,6 +68,20 @@ class _Partial:
                 self._put(fragment, data)
             self.arrived += length
 
+    def add_run(self, first: int, count: int, datagrams: memoryview, size: int) -> None:
+        """``count`` fragments from ``first`` on, ``size`` bytes each, but perhaps the last of the record."""
+        full = count if first + count < self.count else count - 1
+        bits = (1 << full) - 1 << first
+        if full > 1 and not self.fragments & bits and self._is_size(size):
+            at = first * size
+            self.buffer.view[at : at + full * size] = datagrams[: full * size]
+            self.fragments |= bits
+            self.arrived += full * size
+            first, datagrams = first + full, datagrams[full * size :]
+            count -= full
+        for number in range(count):
+            self.add(first + number, datagrams[number * size : (number + 1) * size])
+
     def _is_size(self, length: int) -> bool:
         """Whether a datagram that is not the last may be so long; the first one decides."""
         if not self.size:
@@ -176,17 +109,17 @@ class _Partial:
             return self.size > 0
         return not missing & (missing - 1) and bool(self.parity)
 
-    def heal(self) -> None:
-        """Make the one missing fragment of the others and the parity."""
+    def heal(self) -> int:
+        """Make the fragment that is missing of the others and the parity; -1 where none is."""
         missing = self.missing().bit_length() - 1
-        size, count = self.size, self.count
-        view = self.buffer.view
-        end = (count - 1) * size + self.last
-        view[end : count * size] = bytes(count * size - end)
-        view[missing * size : (missing + 1) * size] = self.parity
-        rows = np.ndarray((count, size // 8), "<u8", self.buffer.bytes)
-        np.bitwise_xor.reduce(rows, axis=0, out=rows[missing])
-        self.fragments |= 1 << missing
+        if missing >= 0:
+            size, count = self.size, self.count
+            view = self.buffer.view
+            end = (count - 1) * size + self.last
+            view[end : count * size] = bytes(count * size - end)
+            view[missing * size : (missing + 1) * size] = self.parity
+            self.buffer.heal(0, count, size, missing)
+        return missing
 
 
 @dataclass(slots=True)
@@ -212,53 +145,65 @@ class RecordJoiner:
         self._healed: OrderedDict[int, int] = OrderedDict()  # counter: the fragment that was missing
         self._free: list[ReceiveBuffer] = []
 
+    def __contains__(self, counter: int) -> bool:
+        """Whether datagrams of that record wait for others."""
+        return counter in self._partial
+
     def add(self, datagram: memoryview) -> Record | None:
         """A datagram of this session; the record that it completes. Valid until the next call."""
-        if len(datagram) <= HEADER_SIZE:
+        return self.add_stretch(datagram, len(datagram), bytes(datagram[1:2]))
+
+    def add_stretch(self, datagrams: memoryview, size: int, numbers: bytes | bytearray) -> Record | None:
+        """The same for datagrams whose headers differ in the fragment ``numbers`` alone, ``size`` bytes each, the last
+        perhaps shorter."""
+        if len(datagrams) - (len(numbers) - 1) * size <= HEADER_SIZE:
             return None
-        kind, fragment, count, reserved, _, tail = HEADER.unpack_from(datagram)
+        kind, _, count, reserved, _, tail = HEADER.unpack_from(datagrams)
         counter, last = tail & MAX_COUNTER, tail >> 48
-        plausible = (
-            kind == TYPE_RECORD
-            and not reserved
-            and 0 < count <= MAX_COUNT
-            and HEADER_SIZE < last <= MAX_BUFFER // count
-        )
-        if not plausible or (fragment >= count and (fragment != PARITY or count == 1)):
+        plausible = kind == TYPE_RECORD and not reserved and 0 < count <= MAX_COUNT
+        if not plausible or not HEADER_SIZE < last <= MAX_BUFFER // count:
+            return None
+        if any(number >= count and number != PARITY for number in numbers):
             return None
         partial = self._partial.get(counter)
         if partial is None:
             if self._seen(counter):
-                self._late(counter, fragment)
+                self.late(counter, numbers)
                 return None
             partial = self._begin(counter, count, last)
         elif partial.count != count or partial.last != last:
             return None
-        partial.add(fragment, datagram)
-        if not partial.complete():
-            return None
+        first, run = numbers[0], len(numbers) - (numbers[-1] == PARITY)
+        if run > 1 and numbers[:run] == NUMBERS[first : first + run]:
+            partial.add_run(first, run, datagrams[: run * size], size)
+            datagrams, numbers = datagrams[run * size :], numbers[run:]
+        for place, number in enumerate(numbers):
+            partial.add(number, datagrams[place * size : (place + 1) * size])
+        return self._whole(counter, partial) if partial.complete() else None
+
+    def _whole(self, counter: int, partial: _Partial) -> Record:
         del self._partial[counter]
         self._free.append(partial.buffer)
-        received = partial.received
-        missing = partial.missing()
-        if missing:
-            self._healed[counter] = missing.bit_length() - 1
-            if len(self._healed) > _MAX_HEALED:
-                self._healed.popitem(last=False)
-            partial.heal()
+        missing = partial.heal()
         partial.buffer.restore(0, partial.count, partial.size)
         end = (partial.count - 1) * partial.size + partial.last
         start = HEADER_SIZE * partial.count
-        return Record(counter, partial.buffer.view, start, end, partial.count, received, partial.arrived)
+        return Record(counter, partial.buffer.view, start, end, partial.count, missing, partial.arrived)
 
     def authentic(self, record: Record) -> None:
         """A record's tag was right: what arrived of it counts."""
         self.counters.expected += record.expected
-        self.counters.received += record.received
+        self.counters.received += record.expected
+        if record.missing >= 0:
+            self.counters.received -= 1
+            self._healed[record.counter] = record.missing
+            if len(self._healed) > _MAX_HEALED:
+                self._healed.popitem(last=False)
 
-    def _late(self, counter: int, fragment: int) -> None:
-        """A datagram of a record that was delivered: not lost, if it was the one that had to be healed."""
-        if self._healed.get(counter) == fragment:
+    def late(self, counter: int, numbers: bytes | bytearray) -> None:
+        """Datagrams of a record that was delivered: one is not lost, if it was what had to be healed."""
+        missing = self._healed.get(counter)
+        if missing is not None and missing in numbers:
             del self._healed[counter]
             self.counters.received += 1
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
 
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.peer import Peer, short_key
+from qtunnel.wireguard.record_burst import ReceiveBuffer, Record, stretches, whole_record
 from qtunnel.wireguard.record_cut import RecordCutter
 from qtunnel.wireguard.record_format import (
     HEADER,
     HEADER_SIZE,
     MAX_BUFFER,
+    MAX_COUNTER,
     TAG_SIZE,
     capacity,
     datagram_size,
     fragments,
 )
-from qtunnel.wireguard.record_join import ReceiveBuffer, Record, whole_record
 from qtunnel.wireguard.record_link import REPORT_INTERVAL, RecordEvent
 from qtunnel.wireguard.record_plain import PlainError, Report, take_items
 from qtunnel.wireguard.session import Keypair, RecordKeys
@@ -30,7 +32,10 @@ from qtunnel.wireguard.timers import Timer
 from qtunnel.wireguard.transport import DATA_OVERHEAD, Transport
 
 Opened = tuple[Peer, list[memoryview]]
-"""A record's peer and its packets."""
+"""A peer and packets of it."""
+
+_OPENED: Final = 2 * MAX_BUFFER
+"""Bytes of plaintext at once: as many as a burst brings, and a record that was waiting."""
 
 _nonce: Final = struct.Struct("<4xQ").pack
 
@@ -45,7 +50,7 @@ class Records:
         self._transport = transport
         self._cutter: RecordCutter | None = None
         self._mtu = 0
-        self._opened = memoryview(bytearray(MAX_BUFFER))
+        self._opened = memoryview(bytearray(_OPENED))
 
     def set_suite(self, peer: Peer, suite: str, now: float) -> None:
         """Switch record mode on with this AEAD, or off with an empty name. It begins with the next session."""
@@ -92,22 +97,35 @@ class Records:
         keypair, keys = self._sending(peer, now)
         cutter = self.cutter()
         assert cutter is not None
+        size, parity = cutter.size, peer.records.sizer.parity
         burst, at = memoryview(b""), 0
-        for plain in plains:
-            if not 0 < len(plain) <= cutter.max_plain:
-                self._state.drops[Drop.BAD_PACKET] += 1
+        for length, alike in groupby(plains, len):
+            left = list(alike)
+            if not 0 < length <= cutter.max_plain:
+                self._state.drops[Drop.BAD_PACKET] += len(left)
                 continue
-            needed = (fragments(len(plain), cutter.size) + 1) * cutter.size
-            if at and (at + needed > most or not cutter.room(len(plain), at)):
-                yield burst, cutter.size
-                at = 0
-            burst, _ = self._seal(peer, keypair, keys, plain, now, data=True, at=at)
-            at = len(burst)
-            if at % cutter.size:  # the last datagram is a shorter one, and ends the burst
-                yield burst, cutter.size
-                at = 0
+            count = fragments(length, size)
+            while left:
+                room = min(most // size - at // size, cutter.room(at)) // (count + 1)
+                if at and (not room or count == 1):
+                    yield burst, size
+                    at = 0
+                    continue
+                if count == 1:
+                    yield self._seal(peer, keypair, keys, left.pop(0), now, data=True)
+                    continue
+                several = left[: max(room, 1) if parity else 1]
+                del left[: len(several)]
+                counter = keys.send_counter
+                keys.send_counter = counter + len(several)
+                burst = cutter.cut_alike(keys.seal, several, keypair.remote_index, counter, parity=parity, at=at)
+                self._transport.sent(peer, keypair, len(burst) - at, now, data=True)
+                at = len(burst)
+                if at % size:  # the last datagram is a shorter one, and ends the burst
+                    yield burst, size
+                    at = 0
         if at:
-            yield burst, cutter.size
+            yield burst, size
 
     def _sending(self, peer: Peer, now: float) -> tuple[Keypair, RecordKeys]:
         keypair = peer.keypairs.current
@@ -121,100 +139,119 @@ class Records:
         return keypair, keypair.records
 
     def _seal(
-        self, peer: Peer, keypair: Keypair, keys: RecordKeys, plain: memoryview, now: float, *, data: bool, at: int = 0
+        self, peer: Peer, keypair: Keypair, keys: RecordKeys, plain: memoryview, now: float, *, data: bool
     ) -> tuple[memoryview, int]:
         cutter = self.cutter()
         assert cutter is not None
         counter = keys.send_counter
         keys.send_counter = counter + 1
-        parity = peer.records.sizer.parity
-        datagrams = cutter.cut(keys.seal, plain, keypair.remote_index, counter, parity=parity, at=at)
-        self._transport.sent(peer, keypair, len(datagrams) - at, now, data=data)
-        return datagrams, cutter.size
+        single = fragments(len(plain), cutter.size) == 1
+        parity = peer.records.sizer.doubles(len(plain), now) if single else peer.records.sizer.parity
+        datagrams = cutter.cut(keys.seal, plain, keypair.remote_index, counter, parity=parity)
+        self._transport.sent(peer, keypair, len(datagrams), now, data=data)
+        return datagrams, len(datagrams) // (1 + parity) if single else cutter.size
 
     def open_burst(
         self, buffer: ReceiveBuffer, offset: int, length: int, size: int, endpoint: Endpoint, now: float
     ) -> Iterator[Opened]:
-        """Datagrams of ``size`` bytes one after the other, the last perhaps shorter; for each record that is whole the
-        peer, and the packets, each behind its vnet header.
+        """Datagrams of ``size`` bytes one after the other, the last perhaps shorter; a peer and the packets of records
+        of its that became whole, each behind its vnet header.
 
-        Sources and headers of the packets are not checked yet. Packets are valid until the next record.
+        Sources and headers of the packets are not checked yet. Packets are valid until the next step.
         """
-        end = offset + length
-        while offset < end:
-            unit, opened = self._open_first(buffer, offset, end - offset, size, endpoint, now)
-            if opened is not None:
-                yield opened
-            offset += unit
+        keypair: Keypair | None = None
+        packets: list[memoryview] = []
+        at = known = 0
+        heard = False
+        for start, stretch in stretches(buffer, offset, length, size):
+            if min(size, stretch) <= HEADER_SIZE:
+                self._state.drops[Drop.MALFORMED] += -(-stretch // size)
+                continue
+            _, _, _, _, index, tail = HEADER.unpack_from(buffer.bytes, start)
+            if keypair is None or index != known:
+                if packets and keypair is not None:
+                    yield keypair.peer, packets
+                    packets, at = [], 0
+                keypair, known = self._session(index, -(-stretch // size), now), index
+                heard = False
+            if keypair is None:
+                continue
+            keys = keypair.records
+            assert keys is not None
+            numbers = buffer.bytes[start + 1 : start + stretch : size]
+            counter = tail & MAX_COUNTER
+            if keys.window.seen(counter):
+                keys.joiner.late(counter, numbers)
+                continue
+            # A record of which something waits is not healed here: what seems to be missing may be that.
+            record = None if counter in keys.joiner else whole_record(buffer, start, stretch, size)
+            if record is None:
+                record = keys.joiner.add_stretch(buffer.view[start : start + stretch], size, numbers)
+            if record is None:
+                continue
+            needed = record.end - record.start - TAG_SIZE
+            if at + needed > _OPENED:
+                if packets:
+                    yield keypair.peer, packets
+                packets, at = [], 0
+            plain = self._opened[at : at + needed]
+            if not self._unseal(keys, record, plain):
+                continue
+            at += needed
+            if not heard:
+                heard = True
+                self._transport.authenticated(keypair.peer, keypair, endpoint, now)
+            self._take(keypair, keys, record, plain, packets, now)
+        if packets and keypair is not None:
+            yield keypair.peer, packets
 
-    def _open_first(
-        self, buffer: ReceiveBuffer, offset: int, left: int, size: int, endpoint: Endpoint, now: float
-    ) -> tuple[int, Opened | None]:
-        """The first record of a burst, or what its first datagram completes; and how many bytes that were."""
-        unit = min(size, left)
-        if unit > HEADER_SIZE:
-            _, _, count, _, index, _ = HEADER.unpack_from(buffer.bytes, offset)
-            keypair = self._state.sessions.get(index)
-            if keypair is not None and keypair.records is not None and not keypair.expired(now):
-                with_parity = (count + 1) * size
-                whole = left if count > 1 else unit
-                if count > 1 and left > with_parity:
-                    whole = with_parity
-                record = whole_record(buffer, offset, whole, size)
-                if record is not None:
-                    return whole, (keypair.peer, self._open(keypair, keypair.records, record, endpoint, now))
-        return unit, self._open_one(buffer.view[offset : offset + unit], endpoint, now)
-
-    def _open_one(self, datagram: memoryview, endpoint: Endpoint, now: float) -> Opened | None:
-        if len(datagram) <= HEADER_SIZE:
-            self._state.drops[Drop.MALFORMED] += 1
-            return None
-        keypair = self._session(HEADER.unpack_from(datagram)[4], now)
-        if keypair is None or keypair.records is None:
-            return None
-        record = keypair.records.joiner.add(datagram)
-        return None if record is None else (keypair.peer, self._open(keypair, keypair.records, record, endpoint, now))
-
-    def _session(self, index: int, now: float) -> Keypair | None:
+    def _session(self, index: int, datagrams: int, now: float) -> Keypair | None:
+        """The session with that receiver index, if it has records; else None, and counted."""
         keypair = self._state.sessions.get(index)
         if keypair is None or keypair.records is None:
-            self._state.drops[Drop.UNKNOWN_INDEX] += 1
+            self._state.drops[Drop.UNKNOWN_INDEX] += datagrams
             return None
         if keypair.expired(now):
-            self._state.drops[Drop.EXPIRED] += 1
+            self._state.drops[Drop.EXPIRED] += datagrams
             return None
         return keypair
 
-    def _open(
-        self, keypair: Keypair, keys: RecordKeys, record: Record, endpoint: Endpoint, now: float
-    ) -> list[memoryview]:
-        drops, peer = self._state.drops, keypair.peer
-        plain = self._opened[: record.end - record.start - TAG_SIZE]
+    def _unseal(self, keys: RecordKeys, record: Record, plain: memoryview) -> bool:
+        """Decrypt the record into ``plain``; False where it is not authentic, and counted."""
         try:
             keys.unseal(_nonce(record.counter), record.buffer[record.start : record.end], None, plain)
         except InvalidTag:
-            drops[Drop.BAD_TAG] += 1
-            return []
-        if not keys.accept(record.counter):
-            drops[Drop.REPLAYED] += 1
-            return []
-        self._transport.authenticated(peer, keypair, endpoint, now)
+            self._state.drops[Drop.BAD_TAG] += 1
+            return False
+        keys.accept(record.counter)
         keys.joiner.authentic(record)
+        return True
+
+    def _take(
+        self,
+        keypair: Keypair,
+        keys: RecordKeys,
+        record: Record,
+        plain: memoryview,
+        packets: list[memoryview],
+        now: float,
+    ) -> None:
+        """Append the packets of an authentic record, and heed its reports."""
+        peer = keypair.peer
         peer.rx_bytes += record.size
-        packets: list[memoryview] = []
+        before = len(packets)
         try:
             for report in take_items(plain, packets):
                 self._reported(peer, keypair, keys, report, now)
         except PlainError:
-            drops[Drop.BAD_PACKET] += 1
-        if packets:
+            self._state.drops[Drop.BAD_PACKET] += 1
+        if len(packets) > before:
             peer.timers.data_received(now)
             # Under the present session, also where these came under one before: the report confirms it.
             current = peer.keypairs.current
             present = current.records if current is not None and current.records is not None else keys
             if present.reported:
                 self._report_soon(peer, present, now)
-        return packets
 
     def _reported(self, peer: Peer, keypair: Keypair, keys: RecordKeys, report: Report, now: float) -> None:
         if keypair is not peer.keypairs.current:
@@ -245,7 +282,7 @@ class Records:
         asks = link.probe_due(now)
         if keypair is not None and peer.endpoint is not None and (asks or self._unreported(keypair)):
             self._send_report(peer, keypair, peer.endpoint, now, question=asks)
-        link.rest(now)
+        link.rest(keypair.send_counter if keypair is not None else 0, now)
         if not link.active:
             peer.timers.arm(Timer.RECORD, max(link.next_look, now + REPORT_INTERVAL))
 
@@ -259,8 +296,9 @@ class Records:
             return
         keys.reported, keys.last_report = True, now
         report = memoryview(keys.report(question=question).pack())
-        datagrams, _ = self._seal(peer, keypair, keys, report, now, data=False)
-        self._state.outbox.append((endpoint, bytes(datagrams)))
+        datagrams, size = self._seal(peer, keypair, keys, report, now, data=False)
+        for at in range(0, len(datagrams), size):  # one, or the same twice
+            self._state.outbox.append((endpoint, bytes(datagrams[at : at + size])))
 
     def _say(self, peer: Peer) -> None:
         log.warning(

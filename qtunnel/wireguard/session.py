@@ -9,8 +9,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from qtunnel.crypto.kdf import Label
 from qtunnel.secret import Secret
 from qtunnel.wireguard.limits import PREVIOUS_KEYPAIRS, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME
+from qtunnel.wireguard.record_burst import ReceiveBuffer
 from qtunnel.wireguard.record_format import MAX_BUFFER, MAX_COUNTER
-from qtunnel.wireguard.record_join import ReceiveBuffer, RecordJoiner
+from qtunnel.wireguard.record_join import RecordJoiner
 from qtunnel.wireguard.record_plain import Report
 from qtunnel.wireguard.replay import ReplayWindow
 

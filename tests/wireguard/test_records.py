@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import random
 import struct
+from itertools import groupby
 
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from qtunnel.wireguard.record_burst import ReceiveBuffer, Record, stretches, whole_record
 from qtunnel.wireguard.record_cut import RecordCutter
 from qtunnel.wireguard.record_format import (
     HEADER,
@@ -26,7 +28,7 @@ from qtunnel.wireguard.record_format import (
     datagram_size,
     fragments,
 )
-from qtunnel.wireguard.record_join import MAX_PARTIAL, ReceiveBuffer, Record, RecordJoiner, whole_record
+from qtunnel.wireguard.record_join import MAX_PARTIAL, RecordJoiner
 
 AEAD = AESGCM(bytes(range(32)))
 INDEX = 0xA1B2C3D4
@@ -42,7 +44,8 @@ def pieces(datagrams: memoryview, size: int) -> list[bytes]:
 
 
 def cut(length: int, size: int, counter: int = 0, *, parity: bool = False) -> list[bytes]:
-    return pieces(RecordCutter(size).cut(AEAD.encrypt_into, plain(length), INDEX, counter, parity=parity), size)
+    datagrams = RecordCutter(size).cut(AEAD.encrypt_into, plain(length), INDEX, counter, parity=parity)
+    return pieces(datagrams, len(datagrams) // (1 + parity) if fragments(length, size) == 1 else size)
 
 
 def opened(record: Record) -> bytes:
@@ -82,12 +85,12 @@ def test_every_datagram_has_its_header_and_size(shape: tuple[int, int], counter:
     length, size = shape
     datagrams = cut(length, size, counter, parity=parity)
     count = fragments(length, size)
-    has_parity = parity and count > 1
     last = length + TAG_SIZE + HEADER_SIZE * count - (count - 1) * size
     assert HEADER_SIZE < last <= size
-    sizes = [size] * (count + 1) if has_parity else [size] * (count - 1) + [last]
+    full = size if count > 1 else last
+    sizes = [full] * (count + 1) if parity else [full] * (count - 1) + [last]
     assert [len(data) for data in datagrams] == sizes
-    numbers = [*range(count), PARITY] if has_parity else range(count)
+    numbers = [*range(count), PARITY] if parity else range(count)
     for number, data in zip(numbers, datagrams, strict=True):
         assert HEADER.unpack_from(data) == (5, number, count, 0, INDEX, counter | last << 48)
 
@@ -95,10 +98,65 @@ def test_every_datagram_has_its_header_and_size(shape: tuple[int, int], counter:
 @given(shapes(), st.booleans())
 def test_a_burst_in_one_piece_is_one_record(shape: tuple[int, int], parity: bool) -> None:
     length, size = shape
-    buffer, total = received(cut(length, size, 7, parity=parity))
-    record = whole_record(buffer, 24, total, size)
+    datagrams = cut(length, size, 7, parity=parity)
+    buffer, total = received(datagrams)
+    record = whole_record(buffer, 24, total, len(datagrams[0]))
     assert record is not None
     assert (record.counter, opened(record)) == (7, bytes(plain(length)))
+
+
+@given(shapes(), st.data())
+def test_a_burst_with_one_loss_is_healed_in_place(shape: tuple[int, int], data: st.DataObject) -> None:
+    length, size = shape
+    datagrams = cut(length, size, 7, parity=True)
+    lost = data.draw(st.integers(0, len(datagrams) - 1))
+    rest = datagrams[:lost] + datagrams[lost + 1 :]
+    buffer, total = received(rest)
+    record = whole_record(buffer, 24, total, len(rest[0]))
+    assert record is not None
+    assert opened(record) == bytes(plain(length))
+    assert record.missing == (-1 if lost == len(datagrams) - 1 else lost)
+
+
+@given(st.lists(st.tuples(shapes(), st.booleans()), min_size=1, max_size=6), st.data())
+def test_records_in_a_burst_are_found(records: list[tuple[tuple[int, int], bool]], data: st.DataObject) -> None:
+    """Of several records, all of whose datagrams have one size, some may be missing; stretches are what is left."""
+    size = records[0][0][1]
+    stream = []
+    for counter, ((length, _), parity) in enumerate(records):
+        datagrams = cut(min(length, capacity(MAX_COUNT, size)), size, counter, parity=parity)
+        stream += [(counter, one) for one in datagrams if len(one) == size and data.draw(st.integers(0, 9))]
+    assume(stream)
+    buffer, total = received([one for _, one in stream])
+    found = stretches(buffer, 24, total, size)
+    assert [length // size for _, length in found] == [
+        len(list(group)) for _, group in groupby(stream, lambda one: one[0])
+    ]
+    assert [start for start, _ in found] == [24 + sum(length for _, length in found[:at]) for at in range(len(found))]
+
+
+@given(st.binary(min_size=1, max_size=400), st.integers(1, 64))
+def test_stretches_of_anything_are_all_of_it(data: bytes, size: int) -> None:
+    buffer = ReceiveBuffer(len(data) + 64)
+    buffer.view[: len(data)] = data
+    found = stretches(buffer, 0, len(data), size)
+    assert [start for start, _ in found] + [len(data)] == [0, *(start + length for start, length in found)]
+
+
+@given(shapes(), st.booleans(), st.data())
+def test_stretches_join_as_datagrams_do(shape: tuple[int, int], parity: bool, data: st.DataObject) -> None:
+    """A record that comes in several bursts."""
+    length, size = shape
+    datagrams = cut(length, size, parity=parity)
+    to = joiner()
+    texts: list[bytes] = []
+    while datagrams and not texts:
+        count = data.draw(st.integers(1, len(datagrams)))
+        unit = len(datagrams[0])
+        burst, datagrams = b"".join(datagrams[:count]), datagrams[count:]
+        record = to.add_stretch(memoryview(burst), unit, burst[1::unit])
+        texts += [opened(record)] if record is not None else []
+    assert texts == [bytes(plain(length))]
 
 
 @given(shapes(), st.booleans(), st.randoms(use_true_random=False))
@@ -124,8 +182,7 @@ def test_parity_heals_one_loss_and_no_more(shape: tuple[int, int], data: st.Data
     datagrams = cut(length, size, parity=True)
     lost = data.draw(st.integers(0, len(datagrams) - 1))
     rest = datagrams[:lost] + datagrams[lost + 1 :]
-    whole = [bytes(plain(length))] if len(datagrams) > 1 else []
-    assert join(rest) == whole
+    assert join(rest) == [bytes(plain(length))]
     if len(rest) > 2:
         assert join(rest[:-1]) == []
 
@@ -226,9 +283,11 @@ def test_a_forged_datagram_is_at_most_a_loss(shape: tuple[int, int], data: st.Da
 def test_other_bursts_are_left_as_they_are() -> None:
     datagrams = cut(30_000, 1448)
     swapped = [*datagrams[:2], datagrams[3], datagrams[2], *datagrams[4:]]
-    other = [*datagrams[:2], cut(30_000, 1448, 1)[2], *datagrams[3:]]
-    bursts = (datagrams[1:], datagrams[:-1], datagrams[:3] + datagrams[4:], datagrams[1::-1], swapped, other)
-    for burst in bursts:
+    healed = cut(30_000, 1448, parity=True)
+    two_lost = [*healed[:2], *healed[4:]]
+    jumbled = [healed[1], healed[0], *healed[3:]]
+    bursts = (datagrams[1:], datagrams[:-1], datagrams[:3] + datagrams[4:], datagrams[1::-1], swapped)
+    for burst in (*bursts, two_lost, jumbled, healed[-1:] * 2, [*healed, healed[-1]]):
         buffer, total = received(burst)
         before = bytes(buffer.bytes)
         assert whole_record(buffer, 24, total, 1448) is None

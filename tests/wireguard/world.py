@@ -13,8 +13,8 @@ from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.limits import PADDING
 from qtunnel.wireguard.noise import KeyPair
 from qtunnel.wireguard.peer import Peer
+from qtunnel.wireguard.record_burst import ReceiveBuffer
 from qtunnel.wireguard.record_format import TYPE_RECORD
-from qtunnel.wireguard.record_join import ReceiveBuffer
 from qtunnel.wireguard.record_plain import VNET_HEADER
 from qtunnel.wireguard.timers import NEVER
 
