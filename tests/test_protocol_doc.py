@@ -38,7 +38,7 @@ from qtunnel.rekey.inbound import IN_TABLE, InState
 from qtunnel.rekey.outbound import KEYS_KEPT_ON, OUT_TABLE, OutState
 from qtunnel.secret import Secret
 from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
-from qtunnel.wireguard import limits, uapi
+from qtunnel.wireguard import limits, record_join, record_link, record_size, uapi
 from tests import docs_handshake as docs
 from tests.docs_handshake import DOCUMENT, End, Epoch
 from tests.docs_tables import number
@@ -370,6 +370,30 @@ def test_numbers(section: str, modules: tuple[ModuleType, ...]) -> None:
     for name, value in DOCUMENT.table(section, "name", "value").mapping("name", "value").items():
         found = {float(getattr(module, name)) for module in modules if hasattr(module, name)}
         assert found == {number(value)}, name
+
+
+def test_numbers_of_records_and_loss() -> None:
+    """Section 10.4 has no table; its sentences hold these."""
+    prose = " ".join(DOCUMENT.prose.split())
+    for sentence in (
+        f"reports every {record_link.REPORT_INTERVAL:g} s",
+        f"at least {record_size.MIN_SAMPLE:,} fragments, or {record_size.MIN_LOST} lost ones",
+        f"{record_size.CHANCE:g} standard deviations and {record_size.CHANCE:g} fragments",
+        f"from {record_size.PARITY_LOSS * 100:g} % on, records have parity",
+        f"s is 1/{1 / record_size.BUSY_LOSS:g} for busy traffic, 1/{1 / record_size.THIN_LOSS:g} for thin",
+        f"busy above {record_size.BUSY:,} fragments a second between two reports, thin below {record_size.THIN:,}",
+        f"From {record_size.DOUBLING_LOSS * 100:g} % on records of one fragment have parity, too, up to "
+        f"{record_size.DOUBLED:,} of them a second and {record_size.DOUBLED_AT_ONCE} at once",
+        f"From {record_link.TOO_LOSSY * 100:g} % on busy traffic",
+        f"again after {record_link.REST:g} s, with {record_link.TOO_LOSSY / 2 * 100:g} % believed",
+        f"up to {record_size.SMALL} bytes counts as {record_size.SMALL_COUNTS}",
+        f"no such rest for {record_link.REST:g} s",
+        f"keep {record_join.MAX_PARTIAL} records",
+        f"went out for {record_link.SILENCE:g} s",
+    ):
+        assert sentence in prose, sentence
+    assert (record_size.ALARM, record_size.CALM) == (1 / 2, 1 / 16)
+    assert (record_link.LOOK, record_link.WORSE, record_link.WORSE_LOOKS) == (1, 1 / 2, 2)
 
 
 def test_every_number_of_the_rekeying_core_is_there() -> None:

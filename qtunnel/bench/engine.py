@@ -254,10 +254,15 @@ class Pair:
         return self.engines[end].get().peers[self.public[far]].values.get(key)
 
     def record_state(self) -> str:
-        """The state of record mode at alice, who sends forth, and why records are not sent where they are not."""
-        state = self.peer_value("alice", "record_mode_state") or "unknown"
-        reason = self.peer_value("alice", "record_mode_reason")
-        return f"{state} ({reason})" if reason else state
+        """The state of record mode, and why records are not sent where they are not; of each end, if they differ."""
+        states = {}
+        for end in ENDS:
+            state = self.peer_value(end, "record_mode_state") or "unknown"
+            reason = self.peer_value(end, "record_mode_reason")
+            states[end] = f"{state} ({reason})" if reason else state
+        if len(set(states.values())) == 1:
+            return states[ENDS[0]]
+        return ", ".join(f"{state} at {end}" for end, state in states.items())
 
     def check(self) -> None:
         """Raises ``BenchError`` where an engine ended."""

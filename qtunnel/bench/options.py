@@ -21,7 +21,8 @@ STANDARD = "standard"
 KINDS = ("tcp1", "tcp4", "udp", "rtt", "memory")
 """What can be measured, in the order in which it is."""
 
-_CONGESTION = "/proc/sys/net/ipv4/tcp_available_congestion_control"
+_CONGESTION = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
+"""What a network namespace may use."""
 
 MIN_SECONDS, MAX_SECONDS = 1.0, 3600.0
 MAX_ROUNDS = 1000
@@ -50,7 +51,7 @@ class LinkOptions:
             raise BenchError(f"--delay is 0 to {MAX_DELAY_MS:g} milliseconds, not {self.delay_ms:g}")
         there = Path(_CONGESTION).read_text().split()
         if self.congestion and self.congestion not in there:
-            raise BenchError(f"--congestion is one of {', '.join(there)}, not {self.congestion}")
+            raise BenchError(f"--congestion is one of {', '.join(there)} here, not {self.congestion}")
 
     @property
     def cuts(self) -> bool:

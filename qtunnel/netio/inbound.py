@@ -20,11 +20,12 @@ from qtunnel.offload.chunk import chunk
 from qtunnel.offload.coalesce import Coalescer
 from qtunnel.offload.errors import OffloadError
 from qtunnel.offload.items import ItemRules, header_size
+from qtunnel.offload.rejoin import rejoin
 from qtunnel.wireguard.device import Device
 from qtunnel.wireguard.limits import REJECT_AFTER_MESSAGES
 from qtunnel.wireguard.messages import MIN_DATA_SIZE, TYPE_DATA
 from qtunnel.wireguard.peer import Peer
-from qtunnel.wireguard.record_burst import Record, is_one_record
+from qtunnel.wireguard.record_burst import Record, counter_of_one
 from qtunnel.wireguard.record_format import TYPE_RECORD
 from qtunnel.wireguard.rows import MAX_RUN
 from qtunnel.wireguard.runs import OpenedRun, RunOpener
@@ -42,6 +43,7 @@ MAX_BYTES: Final = 256 << 10
 _INDEX: Final = struct.Struct("<I")
 _HDR_LEN: Final = struct.Struct("<H")
 _HDR_LEN_AT: Final = 2
+_GSO_TYPE_AT: Final = 1
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +102,7 @@ class Inbound:
             for peer, items in self._device.records.open_burst(
                 self._receiver.buffer, offset, length, size, endpoint, now
             ):
-                for item in items:
-                    self._write_item(peer, item)
+                self._deliver(peer, items)
         elif kind == TYPE_DATA and length <= size:  # by itself: without the preparations for many
             packet = self._device.transport.open(self._receiver.buffer.view[offset : offset + length], endpoint, now)
             if packet is not None:
@@ -131,8 +132,10 @@ class Inbound:
         keypair = self._device.state.sessions.get(index)
         if keypair is None or keypair.expired(now):
             return False
-        if kind == TYPE_RECORD and (keypair.records is None or not is_one_record(self._receiver.buffer, *burst[:3])):
-            return False
+        if kind == TYPE_RECORD:
+            counter = counter_of_one(self._receiver.buffer, *burst[:3])
+            if counter < 0 or keypair.records is None or not keypair.records.begins(counter):
+                return False
         work = Kind.OPEN_RECORD if kind == TYPE_RECORD else Kind.OPEN_RUN
         task = Task(work, session=index, size=size)
         job = self._farm.submit(task, self._receiver.buffer.view[offset : offset + length], now)
@@ -149,10 +152,8 @@ class Inbound:
         elif job.done and kind == TYPE_RECORD and keypair.records is not None:
             plain = job.output
             record = Record(job.counter, plain, 0, len(plain), job.messages, job.missing, job.size)
-            items: list[memoryview] = []
-            self._device.records.opened(keypair, record, plain, items, burst.endpoint, now)
-            for item in items:
-                self._write_item(keypair.peer, item)
+            items = self._device.records.opened(keypair, record, plain, burst.endpoint, now)
+            self._deliver(keypair.peer, items)
         elif job.done and kind == TYPE_DATA and self._accept_run(job, keypair):
             self._deliver_run(job, keypair, burst, now)
         else:  # not in order, not whole, or not authentic
@@ -176,22 +177,26 @@ class Inbound:
                 self._write((output[at : at + size],))
             at += size
 
-    def _write_item(self, peer: Peer, item: memoryview) -> None:
-        """A packet or super-packet of a record, behind the vnet header that it had at its sender."""
-        rule = self._rules.rule(bytes(item[: vnet.SIZE]))
+    def _deliver(self, peer: Peer, items: list[memoryview]) -> None:
+        """Packets and super-packets of records, each behind the vnet header that it had at its sender."""
+        for write in rejoin([item for item in items if self._sound(peer, item)]):
+            if write[0][_GSO_TYPE_AT] == vnet.GSO_UDP_L4 and not self._tun.udp_segments:
+                self._write_datagrams(b"".join(write))
+            else:
+                self._write(write)
+
+    def _sound(self, peer: Peer, item: memoryview) -> bool:
+        """Whether the packet is as its vnet header has it, and from the peer."""
         at = vnet.SIZE
-        size = header_size(rule, item)
+        size = header_size(self._rules.rule(bytes(item[:at])), item)
         if size < 0:
             self._device.drops[Drop.BAD_PACKET] += 1
-        elif self._device.transport.inner_length(peer, item, at, len(item) - at):
-            item[0] &= vnet.NEEDS_CSUM  # that a checksum was verified is nothing to take another's word for
-            _HDR_LEN.pack_into(item, _HDR_LEN_AT, size)
-            if rule.udp_segments and not self._tun.udp_segments:
-                self._write_datagrams(item)
-            else:
-                self._write((item,))
+            return False
+        item[0] &= vnet.NEEDS_CSUM  # that a checksum was verified is nothing to take another's word for
+        _HDR_LEN.pack_into(item, _HDR_LEN_AT, size)
+        return self._device.transport.inner_length(peer, item, at, len(item) - at) > 0
 
-    def _write_datagrams(self, item: memoryview) -> None:
+    def _write_datagrams(self, item: bytes) -> None:
         """A UDP super-packet for a kernel that cannot cut it."""
         copy = bytearray(item)
         try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from qtunnel.offload import headers, split, vnet
+from qtunnel.offload import checksum, headers, split, vnet
 from qtunnel.offload.errors import OffloadError
-from qtunnel.offload.headers import CHECKSUM_OFFSET, CWR, FIN, IPV4_ID, PSH, TCP, TCP_FLAGS, TCP_SEQUENCE
+from qtunnel.offload.headers import CHECKSUM_OFFSET, CWR, FIN, IPV4_CHECKSUM, IPV4_ID, PSH, TCP, TCP_FLAGS, TCP_SEQUENCE
 
 
 def chunk(buffer: bytearray, offset: int, length: int, most: int, output: bytearray) -> list[memoryview]:
-    """Cut the super-packet at ``offset`` (``length`` bytes, vnet header included) into ones of ``most`` segments.
+    """Cut the super-packet at ``offset`` (``length`` bytes, vnet header included) into ones of up to ``most`` segments.
 
     Each, a vnet header and a packet with a partial checksum, is a view of ``output``; they lie there one after another.
     Splitting them gives the same packets as splitting the whole. What has no more than ``most`` segments, or is no
@@ -26,42 +26,48 @@ def chunk(buffer: bytearray, offset: int, length: int, most: int, output: bytear
     if most < 1:
         raise OffloadError(f"chunks of {most} segments")
     start, end, form, _, pseudo = packet
-    size, transport, step = form.size, form.transport, most * header.gso_size
     count = -(-segments // most)
+    most = -(-segments // count)  # all about equally large
+    size, transport, step = form.size, form.transport, most * header.gso_size
     if count * (vnet.SIZE + size) + packet.payload > len(output):
         raise OffloadError(f"{count} chunks do not fit in {len(output)} bytes")
     source, target = memoryview(buffer), memoryview(output)
-    original = bytes(source[start : start + size])
+    checksum_at = transport + CHECKSUM_OFFSET[form.protocol]
+
+    def headed(payload: int) -> bytearray:
+        """The vnet header and the packet's for so many bytes of payload."""
+        head = bytearray(source[start : start + size])
+        headers.set_length(head, form, size + payload)
+        headers.write16(head, checksum_at, (pseudo + size + payload - transport) % checksum.MODULUS)
+        gso = (vnet.GSO_NONE, 0) if payload <= header.gso_size else (header.gso_type, header.gso_size)
+        kind, segment = gso
+        fields = vnet.NEEDS_CSUM, kind, size, segment, transport, CHECKSUM_OFFSET[form.protocol]
+        return bytearray(vnet.HEADER.pack(*fields)) + head
+
+    head, first = headed(step), start + size
+    ip, tcp = vnet.SIZE, vnet.SIZE + transport
+    sequence = flags = 0
+    if form.protocol == TCP:
+        sequence, flags = headers.read32(head, tcp + TCP_SEQUENCE)[0], head[tcp + TCP_FLAGS]
+    identification = headers.read16(head, ip + IPV4_ID)[0]
     chunks = []
     at = 0
     for index in range(count):
-        first = start + size + index * step
         payload = min(step, end - first)
-        packet_length = size + payload
-        stop = at + vnet.SIZE + packet_length
-        single = payload <= header.gso_size
-        vnet.HEADER.pack_into(
-            output,
-            at,
-            vnet.NEEDS_CSUM,
-            vnet.GSO_NONE if single else header.gso_type,
-            size,
-            0 if single else header.gso_size,
-            transport,
-            CHECKSUM_OFFSET[form.protocol],
-        )
-        head = target[at + vnet.SIZE : at + vnet.SIZE + size]
-        head[:] = original
-        if form.version == 4:
-            headers.write16(head, IPV4_ID, (headers.read16(original, IPV4_ID)[0] + index * most) & 0xFFFF)
+        if payload != step:
+            head = headed(payload)
+        if index and form.version == 4:
+            number = (identification + index * most) & 0xFFFF
+            before = headers.read16(head, ip + IPV4_CHECKSUM)[0] + headers.read16(head, ip + IPV4_ID)[0]
+            headers.write16(head, ip + IPV4_ID, number)
+            headers.write16(head, ip + IPV4_CHECKSUM, (before - number) % checksum.MODULUS)
         if form.protocol == TCP:
-            sequence = headers.read32(original, transport + TCP_SEQUENCE)[0] + index * step
-            headers.write32(head, transport + TCP_SEQUENCE, sequence & 0xFFFFFFFF)
-            head[transport + TCP_FLAGS] &= ~((CWR if index else 0) | (0 if index == count - 1 else FIN | PSH))
-        headers.set_length(head, form, packet_length)
-        partial = (pseudo + packet_length - transport) % 0xFFFF
-        headers.write16(head, transport + CHECKSUM_OFFSET[form.protocol], partial)
-        target[at + vnet.SIZE + size : stop] = source[first : first + payload]
+            headers.write32(head, tcp + TCP_SEQUENCE, (sequence + index * step) & 0xFFFFFFFF)
+            head[tcp + TCP_FLAGS] = flags & ~((CWR if index else 0) | (0 if index == count - 1 else FIN | PSH))
+        stop = at + vnet.SIZE + size + payload
+        body = at + vnet.SIZE + size
+        target[at:body] = head
+        target[body:stop] = source[first : first + payload]
         chunks.append(target[at:stop])
-        at = stop
+        at, first = stop, first + payload
     return chunks

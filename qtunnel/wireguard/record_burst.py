@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -25,8 +24,8 @@ from qtunnel.wireguard.record_format import (
 _MAX_PLACES: Final = 512
 """Combinations of offset, count and datagram size whose views are kept: of 64 offsets a few each, half a kilobyte."""
 
-_ALL_BUT_FRAGMENT: Final = np.array(0xFFFFFFFF_FFFF00FF, np.uint64)
-"""What the first word of a header has in common in all datagrams of a record."""
+_ALL_BUT_FRAGMENT: Final = np.array((0xFFFFFFFF_FFFF00FF, 0xFFFFFFFF_FFFFFFFF), np.uint64)
+"""What a header has in common in all datagrams of a record."""
 
 Pieces = npt.NDArray[np.void]
 """Pieces of 16 bytes at equal distances."""
@@ -83,15 +82,30 @@ def stretches(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> lis
 
     Datagrams that are too short for a header may stand at the end, and in a stretch of their own everywhere.
     """
+    if length <= size:
+        return [(offset, length)]
     count = -(-length // size)
-    whole = count if length - (count - 1) * size >= HEADER_SIZE else count - 1
-    if whole < 2 or size < HEADER_SIZE:
+    headed = count if length - (count - 1) * size >= HEADER_SIZE else count - 1
+    if headed < 2 or size < HEADER_SIZE:
         return [(at, min(size, offset + length - at)) for at in range(offset, offset + length, size)]
-    firsts = np.ndarray((whole,), "<u8", buffer.bytes, offset, (size,)) & _ALL_BUT_FRAGMENT
-    seconds = np.ndarray((whole,), "<u8", buffer.bytes, offset + 8, (size,))
-    changes = (firsts[1:] != firsts[:-1]) | (seconds[1:] != seconds[:-1])
-    starts = [0, *(np.flatnonzero(changes) + 1).tolist(), whole, *range(whole + 1, count + 1)]
-    return [(offset + start * size, min(stop * size, length) - start * size) for start, stop in pairwise(starts)]
+    words = np.ndarray((headed, 2), "<u8", buffer.bytes, offset, (size, 8))
+    heads = (words & _ALL_BUT_FRAGMENT).tobytes()
+    found = []
+    first = 0
+    while first < headed:
+        at = first * HEADER_SIZE
+        head = heads[at : at + HEADER_SIZE]
+        run = min(head[2], headed - first)  # all fragments, a guess
+        if not run or heads[at : at + run * HEADER_SIZE] != head * run:
+            run = 1
+        while heads[at + run * HEADER_SIZE : at + (run + 1) * HEADER_SIZE] == head:
+            run += 1
+        start = first * size
+        first += run
+        found.append((offset + start, min(first * size, length) - start))
+    if headed < count:
+        found.append((offset + headed * size, length - headed * size))
+    return found
 
 
 def whole_record(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> Record | None:
@@ -134,10 +148,12 @@ def whole_record(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> 
     return Record(counter, buffer.view, offset + HEADER_SIZE * count, offset + end, count, missing, length)
 
 
-def is_one_record(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> bool:
-    """Whether the first header at ``buffer[offset : offset + length]`` is of a record with as many bytes as that."""
+def counter_of_one(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> int:
+    """The counter in the first header at ``buffer[offset : offset + length]``, if that is of a record with as many bytes
+    as that; else -1."""
     _, _, count, _, _, tail = HEADER.unpack_from(buffer.bytes, offset)
-    return length in ((count - 1) * size + (tail >> 48), count * size, (count + 1) * size)
+    fits = length in ((count - 1) * size + (tail >> 48), count * size, (count + 1) * size)
+    return tail & MAX_COUNTER if fits else -1
 
 
 def _gap(numbers: bytearray, count: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -30,19 +30,31 @@ _MAX_PLACES = 256
 _FRAGMENT_STEP = np.arange(MAX_COUNT, dtype=np.uint64) << np.uint64(8)
 """The fragment number in the first word of a header."""
 
+_COUNTER_STEP = np.arange(MAX_COUNT, dtype=np.uint64)[:, None]
+"""From record to record."""
+
 
 class _Places:
-    """Where headers, displaced bytes and words of a record of ``count`` fragments are in a buffer, from ``at`` on."""
+    """Where headers, displaced bytes and words of ``records`` records of ``count`` fragments each are in a buffer, from
+    ``at`` on."""
 
-    def __init__(self, buffer: bytearray, size: int, count: int, at: int) -> None:
-        strides = (size,)
-        self.first_words = np.ndarray((count,), "<u8", buffer, at, strides)
-        self.second_words = np.ndarray((count,), "<u8", buffer, at + 8, strides)
-        self.displaced = np.ndarray((count - 1,), "V16", buffer, at + size, strides)
-        self.kept = np.ndarray((count - 1,), "V16", buffer, at + HEADER_SIZE)
+    def __init__(self, buffer: bytearray, size: int, count: int, at: int, records: int, *, parity: bool) -> None:
         self.steps = _FRAGMENT_STEP[:count]
-        self.words = np.ndarray((count, size // 8), "<u8", buffer, at)
-        self.parity = np.ndarray((size // 8,), "<u8", buffer, at + count * size)
+        datagrams = count
+        if parity:
+            self.steps = np.append(self.steps, np.uint64(PARITY << 8))
+            datagrams += 1
+        stride = datagrams * size
+        self.first_words = np.ndarray((records, datagrams), "<u8", buffer, at, (stride, size))
+        self.second_words = np.ndarray((records, datagrams), "<u8", buffer, at + 8, (stride, size))
+        self.displaced = np.ndarray((records, count - 1), "V16", buffer, at + size, (stride, size))
+        self.kept = np.ndarray((records, count - 1), "V16", buffer, at + HEADER_SIZE, (stride, HEADER_SIZE))
+        self.counters = _COUNTER_STEP[:records]
+        words = (size - HEADER_SIZE) // 8
+        behind = at + HEADER_SIZE
+        self.words = np.ndarray((records, count, words), "<u8", buffer, behind, (stride, size, 8))
+        if parity:
+            self.parity = np.ndarray((records, words), "<u8", buffer, behind + count * size, (stride, 8))
 
 
 class RecordCutter:
@@ -58,45 +70,63 @@ class RecordCutter:
         """Bytes of plaintext that fit into one record."""
         self._buffer = bytearray(2 * (MAX_BUFFER // size + 1) * size)
         self._view = memoryview(self._buffer)
-        self._places: dict[tuple[int, int], _Places] = {}
+        self._zeros = bytes(size)
+        self._places: dict[tuple[int, int, int, bool], _Places] = {}
 
-    def room(self, plain: int, at: int) -> bool:
-        """Whether a record of ``plain`` bytes has room from ``at`` on."""
-        return at + (fragments(plain, self.size) + 1) * self.size <= len(self._buffer)
+    def room(self, at: int) -> int:
+        """Datagrams that have room from ``at`` on."""
+        return (len(self._buffer) - at) // self.size
 
     def cut(self, seal: Seal, plain: memoryview, index: int, counter: int, *, parity: bool, at: int = 0) -> memoryview:
-        """The datagrams of the record one after the other, all of ``size`` bytes but, without parity, the last; behind
-        those of earlier calls that end at ``at``.
+        """The datagrams of the record one after the other, all of ``size`` bytes but, without parity, the last; of a
+        record of one fragment both of its size. Behind those of earlier calls that end at ``at``.
 
         Raises ``ValueError`` where ``plain`` is empty or longer than ``max_plain``, or the counter is used up.
         """
-        length = len(plain)
-        if not 0 < length <= self.max_plain or not 0 <= counter <= MAX_COUNTER:
+        return self.cut_alike(seal, (plain,), index, counter, parity=parity, at=at)
+
+    def cut_alike(
+        self, seal: Seal, plains: Sequence[memoryview], index: int, counter: int, *, parity: bool, at: int = 0
+    ) -> memoryview:
+        """The same for records of equally many bytes under successive counters; of more than one only with parity, of
+        two fragments or more, and where there is ``room``."""
+        length, records = len(plains[0]), len(plains)
+        if not 0 < length <= self.max_plain or not 0 <= counter <= MAX_COUNTER - records + 1:
             raise ValueError(f"a record of {length} bytes with counter {counter} cannot be made")
-        size = self.size
+        size, view = self.size, self._view
         count = fragments(length, size)
+        stride = (count + parity) * size
+        sealed = length + TAG_SIZE
         start = at + HEADER_SIZE * count
-        end = start + length + TAG_SIZE
-        seal(_nonce(counter), plain, None, self._view[start:end])
-        first = TYPE_RECORD | count << 16 | index << 32
-        second = counter | end - at - (count - 1) * size << 48
+        for number, plain in enumerate(plains, counter):
+            seal(_nonce(number), plain, None, view[start : start + sealed])
+            start += stride
+        end = start - stride + sealed
+        last = end - at - (records * stride - parity * size - size)
+        first, second = TYPE_RECORD | count << 16 | index << 32, counter | last << 48
         if count == 1:
             _words(self._buffer, at, first, second)
-            return self._view[:end]
-        places = self._places.get((count, at)) or self._place(count, at)
+            if not parity:
+                return view[:end]
+            view[end : 2 * end - at] = view[at:end]
+            self._buffer[end + 1] = PARITY
+            return view[: 2 * end - at]
+        places = self._places.get((count, at, records, parity)) or self._place(count, at, records, parity)
         places.kept[:] = places.displaced
         np.add(places.steps, np.uint64(first), out=places.first_words)
-        places.second_words[:] = second
+        np.add(places.counters, np.uint64(second), out=places.second_words)
         if not parity:
-            return self._view[:end]
-        behind = at + count * size
-        self._view[end:behind] = bytes(behind - end)
-        np.bitwise_xor.reduce(places.words, axis=0, out=places.parity)
-        _words(self._buffer, behind, first | PARITY << 8, second)
-        return self._view[: behind + size]
+            return view[:end]
+        padding = size - last
+        if padding:
+            for behind in range(at + count * size, at + records * stride, stride):
+                view[behind - padding : behind] = self._zeros[:padding]
+        np.bitwise_xor.reduce(places.words, axis=1, out=places.parity)
+        return view[: at + records * stride]
 
-    def _place(self, count: int, at: int) -> _Places:
+    def _place(self, count: int, at: int, records: int, parity: bool) -> _Places:
         if len(self._places) >= _MAX_PLACES:
             self._places.clear()
-        made = self._places[count, at] = _Places(self._buffer, self.size, count, at)
+        made = _Places(self._buffer, self.size, count, at, records, parity=parity)
+        self._places[count, at, records, parity] = made
         return made

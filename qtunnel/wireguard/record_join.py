@@ -145,6 +145,10 @@ class RecordJoiner:
         self._healed: OrderedDict[int, int] = OrderedDict()  # counter: the fragment that was missing
         self._free: list[ReceiveBuffer] = []
 
+    def __contains__(self, counter: int) -> bool:
+        """Whether datagrams of that record wait for others."""
+        return counter in self._partial
+
     def add(self, datagram: memoryview) -> Record | None:
         """A datagram of this session; the record that it completes. Valid until the next call."""
         return self.add_stretch(datagram, len(datagram), bytes(datagram[1:2]))

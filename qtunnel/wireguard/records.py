@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -97,7 +98,8 @@ class Records:
         return self._seal(peer, keypair, keys, plain, now, data=True)
 
     def order(self, peer: Peer, now: float) -> Order:
-        """As ``seal``, for somebody else to do; what comes of it is to be accounted for by ``Transport.sent``."""
+        """As ``seal`` for a record of several datagrams, but for somebody else to make; what comes of it is to be
+        accounted for by ``Transport.sent``."""
         keypair, keys = self._sending(peer, now)
         cutter = self.cutter()
         assert cutter is not None
@@ -115,22 +117,35 @@ class Records:
         keypair, keys = self._sending(peer, now)
         cutter = self.cutter()
         assert cutter is not None
+        size, parity = cutter.size, peer.records.sizer.parity
         burst, at = memoryview(b""), 0
-        for plain in plains:
-            if not 0 < len(plain) <= cutter.max_plain:
-                self._state.drops[Drop.BAD_PACKET] += 1
+        for length, alike in groupby(plains, len):
+            left = list(alike)
+            if not 0 < length <= cutter.max_plain:
+                self._state.drops[Drop.BAD_PACKET] += len(left)
                 continue
-            needed = (fragments(len(plain), cutter.size) + 1) * cutter.size
-            if at and (at + needed > most or not cutter.room(len(plain), at)):
-                yield burst, cutter.size
-                at = 0
-            burst, _ = self._seal(peer, keypair, keys, plain, now, data=True, at=at)
-            at = len(burst)
-            if at % cutter.size:  # the last datagram is a shorter one, and ends the burst
-                yield burst, cutter.size
-                at = 0
+            count = fragments(length, size)
+            while left:
+                room = min(most // size - at // size, cutter.room(at)) // (count + 1)
+                if at and (not room or count == 1):
+                    yield burst, size
+                    at = 0
+                    continue
+                if count == 1:
+                    yield self._seal(peer, keypair, keys, left.pop(0), now, data=True)
+                    continue
+                several = left[: max(room, 1) if parity else 1]
+                del left[: len(several)]
+                counter = keys.send_counter
+                keys.send_counter = counter + len(several)
+                burst = cutter.cut_alike(keys.seal, several, keypair.remote_index, counter, parity=parity, at=at)
+                self._transport.sent(peer, keypair, len(burst) - at, now, data=True)
+                at = len(burst)
+                if at % size:  # the last datagram is a shorter one, and ends the burst
+                    yield burst, size
+                    at = 0
         if at:
-            yield burst, cutter.size
+            yield burst, size
 
     def _sending(self, peer: Peer, now: float) -> tuple[Keypair, RecordKeys]:
         keypair = peer.keypairs.current
@@ -144,16 +159,17 @@ class Records:
         return keypair, keypair.records
 
     def _seal(
-        self, peer: Peer, keypair: Keypair, keys: RecordKeys, plain: memoryview, now: float, *, data: bool, at: int = 0
+        self, peer: Peer, keypair: Keypair, keys: RecordKeys, plain: memoryview, now: float, *, data: bool
     ) -> tuple[memoryview, int]:
         cutter = self.cutter()
         assert cutter is not None
         counter = keys.send_counter
         keys.send_counter = counter + 1
-        parity = peer.records.sizer.parity
-        datagrams = cutter.cut(keys.seal, plain, keypair.remote_index, counter, parity=parity, at=at)
-        self._transport.sent(peer, keypair, len(datagrams) - at, now, data=data)
-        return datagrams, cutter.size
+        single = fragments(len(plain), cutter.size) == 1
+        parity = peer.records.sizer.doubles(len(plain), now) if single else peer.records.sizer.parity
+        datagrams = cutter.cut(keys.seal, plain, keypair.remote_index, counter, parity=parity)
+        self._transport.sent(peer, keypair, len(datagrams), now, data=data)
+        return datagrams, len(datagrams) // (1 + parity) if single else cutter.size
 
     def open_burst(
         self, buffer: ReceiveBuffer, offset: int, length: int, size: int, endpoint: Endpoint, now: float
@@ -163,97 +179,106 @@ class Records:
 
         Sources and headers of the packets are not checked yet. Packets are valid until the next step.
         """
-        peer: Peer | None = None
+        keypair: Keypair | None = None
         packets: list[memoryview] = []
-        at = 0
+        at = known = 0
+        heard = False
         for start, stretch in stretches(buffer, offset, length, size):
-            keypair = self._session(buffer, start, stretch, size, now)
+            if min(size, stretch) <= HEADER_SIZE:
+                self._state.drops[Drop.MALFORMED] += -(-stretch // size)
+                continue
+            _, _, _, _, index, tail = HEADER.unpack_from(buffer.bytes, start)
+            if keypair is None or index != known:
+                if packets and keypair is not None:
+                    yield keypair.peer, packets
+                    packets, at = [], 0
+                keypair, known = self._session(index, -(-stretch // size), now), index
+                heard = False
             if keypair is None:
                 continue
-            record = self._whole(keypair, buffer, start, stretch, size)
+            keys = keypair.records
+            assert keys is not None
+            numbers = buffer.bytes[start + 1 : start + stretch : size]
+            counter = tail & MAX_COUNTER
+            if keys.window.seen(counter):
+                keys.joiner.late(counter, numbers)
+                continue
+            # A record of which something waits is not healed here: what seems to be missing may be that.
+            record = None if counter in keys.joiner else whole_record(buffer, start, stretch, size)
+            if record is None:
+                record = keys.joiner.add_stretch(buffer.view[start : start + stretch], size, numbers)
             if record is None:
                 continue
             needed = record.end - record.start - TAG_SIZE
-            if packets and (keypair.peer is not peer or at + needed > _OPENED):
-                assert peer is not None
-                yield peer, packets
+            if at + needed > _OPENED:
+                if packets:
+                    yield keypair.peer, packets
                 packets, at = [], 0
-            peer = keypair.peer
-            self._open(keypair, record, self._opened[at : at + needed], packets, endpoint, now)
+            plain = self._opened[at : at + needed]
+            if not self._unseal(keys, record, plain):
+                continue
             at += needed
-        if packets and peer is not None:
-            yield peer, packets
+            if not heard:
+                heard = True
+                self._transport.authenticated(keypair.peer, keypair, endpoint, now)
+            self._take(keypair, keys, record, plain, packets, now)
+        if packets and keypair is not None:
+            yield keypair.peer, packets
 
-    def _session(self, buffer: ReceiveBuffer, offset: int, length: int, size: int, now: float) -> Keypair | None:
-        """The session that a stretch of datagrams says it belongs to."""
-        drops, count = self._state.drops, -(-length // size)
-        if min(size, length) <= HEADER_SIZE:
-            drops[Drop.MALFORMED] += count
-            return None
-        keypair = self._state.sessions.get(HEADER.unpack_from(buffer.bytes, offset)[4])
+    def _session(self, index: int, datagrams: int, now: float) -> Keypair | None:
+        """The session with that receiver index, if it has records; else None, and counted."""
+        keypair = self._state.sessions.get(index)
         if keypair is None or keypair.records is None:
-            drops[Drop.UNKNOWN_INDEX] += count
+            self._state.drops[Drop.UNKNOWN_INDEX] += datagrams
             return None
         if keypair.expired(now):
-            drops[Drop.EXPIRED] += count
+            self._state.drops[Drop.EXPIRED] += datagrams
             return None
         return keypair
 
-    def _whole(self, keypair: Keypair, buffer: ReceiveBuffer, offset: int, length: int, size: int) -> Record | None:
-        """The record that a stretch is, or that it completes; None where there is none, or it was delivered before."""
-        keys = keypair.records
-        assert keys is not None
-        counter = HEADER.unpack_from(buffer.bytes, offset)[5] & MAX_COUNTER
-        numbers = buffer.bytes[offset + 1 : offset + length : size]
-        if keys.window.seen(counter):
-            keys.joiner.late(counter, numbers)
-            return None
-        record = whole_record(buffer, offset, length, size)
-        return record or keys.joiner.add_stretch(buffer.view[offset : offset + length], size, numbers)
-
-    def _open(
-        self,
-        keypair: Keypair,
-        record: Record,
-        plain: memoryview,
-        packets: list[memoryview],
-        endpoint: Endpoint,
-        now: float,
-    ) -> None:
-        """Decrypt a record into ``plain``, and append its packets."""
-        keys = keypair.records
-        assert keys is not None
+    def _unseal(self, keys: RecordKeys, record: Record, plain: memoryview) -> bool:
+        """Decrypt the record into ``plain``; False where it is not authentic, and counted."""
         try:
             keys.unseal(_nonce(record.counter), record.buffer[record.start : record.end], None, plain)
         except InvalidTag:
             self._state.drops[Drop.BAD_TAG] += 1
-            return
-        self.opened(keypair, record, plain, packets, endpoint, now)
+            return False
+        keys.accept(record.counter)
+        keys.joiner.authentic(record)
+        return True
 
     def opened(
+        self, keypair: Keypair, record: Record, plain: memoryview, endpoint: Endpoint, now: float
+    ) -> list[memoryview]:
+        """The packets of an authentic record that somebody else opened; as ``open_burst`` gives them."""
+        keys = keypair.records
+        packets: list[memoryview] = []
+        if keys is None or not keys.accept(record.counter):
+            self._state.drops[Drop.REPLAYED] += 1
+            return packets
+        keys.joiner.authentic(record)
+        self._transport.authenticated(keypair.peer, keypair, endpoint, now)
+        self._take(keypair, keys, record, plain, packets, now)
+        return packets
+
+    def _take(
         self,
         keypair: Keypair,
+        keys: RecordKeys,
         record: Record,
         plain: memoryview,
         packets: list[memoryview],
-        endpoint: Endpoint,
         now: float,
     ) -> None:
-        """Account for an authentic record with that plaintext, and append its packets."""
-        drops, peer, keys = self._state.drops, keypair.peer, keypair.records
-        assert keys is not None
-        if not keys.accept(record.counter):
-            drops[Drop.REPLAYED] += 1
-            return
-        self._transport.authenticated(peer, keypair, endpoint, now)
-        keys.joiner.authentic(record)
+        """Append the packets of an authentic record, and heed its reports."""
+        peer = keypair.peer
         peer.rx_bytes += record.size
         before = len(packets)
         try:
             for report in take_items(plain, packets):
                 self._reported(peer, keypair, keys, report, now)
         except PlainError:
-            drops[Drop.BAD_PACKET] += 1
+            self._state.drops[Drop.BAD_PACKET] += 1
         if len(packets) > before:
             peer.timers.data_received(now)
             # Under the present session, also where these came under one before: the report confirms it.
@@ -291,7 +316,7 @@ class Records:
         asks = link.probe_due(now)
         if keypair is not None and peer.endpoint is not None and (asks or self._unreported(keypair)):
             self._send_report(peer, keypair, peer.endpoint, now, question=asks)
-        link.rest(now)
+        link.rest(keypair.send_counter if keypair is not None else 0, now)
         if not link.active:
             peer.timers.arm(Timer.RECORD, max(link.next_look, now + REPORT_INTERVAL))
 
@@ -305,8 +330,9 @@ class Records:
             return
         keys.reported, keys.last_report = True, now
         report = memoryview(keys.report(question=question).pack())
-        datagrams, _ = self._seal(peer, keypair, keys, report, now, data=False)
-        self._state.outbox.append((endpoint, bytes(datagrams)))
+        datagrams, size = self._seal(peer, keypair, keys, report, now, data=False)
+        for at in range(0, len(datagrams), size):  # one, or the same twice
+            self._state.outbox.append((endpoint, bytes(datagrams[at : at + size])))
 
     def _say(self, peer: Peer) -> None:
         log.warning(

@@ -62,6 +62,10 @@ class RecordKeys:
     def may_send(self) -> bool:
         return self.send_counter <= MAX_COUNTER
 
+    def begins(self, counter: int) -> bool:
+        """Whether nothing of that record was there before."""
+        return counter not in self.joiner and not self.window.seen(counter)
+
     def accept(self, counter: int) -> bool:
         """An authenticated record; False where it was there before."""
         if not self.window.accept(counter):

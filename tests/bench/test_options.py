@@ -26,7 +26,10 @@ def test_what_is_left_out_is_sane() -> None:
         (TunnelOptions(against="sh", rounds=0), "--rounds is 1 to"),
         (TunnelOptions(against="sh", link=LinkOptions(loss=100)), "--loss is a percentage"),
         (TunnelOptions(against="sh", link=LinkOptions(delay_ms=-1)), "--delay is 0 to 1000"),
-        (TunnelOptions(against="sh", link=LinkOptions(congestion="none")), "--congestion is one of .*reno"),
+        (
+            TunnelOptions(against="sh", link=LinkOptions(congestion="none")),
+            "--congestion is one of .*reno",
+        ),
         (RekeyOptions(rekeys=0), "--rekeys is 1 to"),
         (RekeyOptions(interval=0.01), "--interval is 0.05 to"),
         (RekeyOptions(rate=-1), "--rate is 0 to"),

@@ -31,7 +31,7 @@ def test_a_udp_super_packet_in_a_record_is_cut_where_the_kernel_cannot() -> None
         version=4, protocol=UDP, payload=bytes(range(250)) * 10, source=_packed(alice), destination=_packed(bob)
     )
     item = memoryview(bytearray(packet.super_packet(1000, 0)))
-    inbound._write_item(bob.peer(alice), item)
+    inbound._deliver(bob.peer(alice), [item])
     theirs.setblocking(False)
     datagrams = [theirs.recv(70_000) for _ in range(3)]
     for written, expected in zip(datagrams, reference.split(packet, 1000), strict=True):
