@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # how long it takes says nothing on a machine at work
+hypothesis.settings.load_profile("untimed")
 
 
 def missing_for_root_tests() -> str:
