@@ -102,7 +102,7 @@ class Outbound:
                 else:
                     if self._peer is not None:
                         self._flush(now)
-                    self._send_standard(peer, length, now)
+                    self._send_standard(peer, length, now, first)
             if first:  # at once: most of the time nothing follows, and to find that out takes as long as to send
                 first = False
                 self._flush(now)
@@ -164,7 +164,7 @@ class Outbound:
 
     # Standard mode
 
-    def _send_standard(self, peer: Peer, length: int, now: float) -> None:
+    def _send_standard(self, peer: Peer, length: int, now: float, first: bool) -> None:
         at = self._end
         keypair = self._transport.session(peer, now)
         try:
@@ -181,6 +181,8 @@ class Outbound:
         if keypair is None:
             self._singles.flush()
             self._transport.stage(peer, bytes(self._view[at + _VNET : at + length]), now)
+        elif first:
+            self._singles.send(peer, keypair, self._view[at + _VNET :], length - _VNET, now)
         else:
             self._singles.add(peer, keypair, self._view[at + _VNET :], length - _VNET, now)
 

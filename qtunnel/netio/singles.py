@@ -59,6 +59,11 @@ class Singles:
         if size < self._stride:
             self.flush()
 
+    def send(self, peer: Peer, keypair: Keypair, buffer: memoryview, length: int, now: float) -> None:
+        """Send the packet ``buffer[:length]``, behind which there is room for padding, by itself; nothing may wait."""
+        size = self._transport.seal_into(peer, keypair, buffer, length, now, self._sealed)
+        self._send(peer, self._sealed[:size], size)
+
     def flush(self) -> None:
         """Send what waits."""
         count, peer, keypair = self._count, self._peer, self._keypair
@@ -67,7 +72,6 @@ class Singles:
         self._count = 0
         self._peer = self._keypair = None
         if count == 1:
-            size = self._transport.seal_into(peer, keypair, self._plain, self._length, self._now, self._sealed)
-            self._send(peer, self._sealed[:size], size)
+            self.send(peer, keypair, self._plain, self._length, self._now)
             return
         self._send(peer, *self._sealer.seal(peer, keypair, self._stride, 0, count, self._last, self._now))

@@ -149,8 +149,8 @@ def whole_record(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> 
 
 
 def counter_of_one(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> int:
-    """The counter in the first header at ``buffer[offset : offset + length]``, if that is of a record with as many bytes
-    as that; else -1."""
+    """The counter in the first header at ``buffer[offset : offset + length]``, if that is of a record with as many
+    bytes; else -1."""
     _, _, count, _, _, tail = HEADER.unpack_from(buffer.bytes, offset)
     fits = length in ((count - 1) * size + (tail >> 48), count * size, (count + 1) * size)
     return tail & MAX_COUNTER if fits else -1

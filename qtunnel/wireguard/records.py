@@ -80,7 +80,7 @@ class Records:
 
     def max_plain(self, peer: Peer, now: float) -> int:
         """Bytes that a record to the peer should have at most; 0 where records don't go there now."""
-        if not peer.records.active:
+        if not peer.records.suite or not peer.records.active:  # most peers have none, and this is asked for every read
             return 0
         keypair, cutter = peer.keypairs.current, self.cutter()
         if keypair is None or keypair.records is None or cutter is None or not keypair.may_send(now):

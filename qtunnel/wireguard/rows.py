@@ -55,8 +55,8 @@ class _Nonces:
 class _SealLayout:
     """Where the parts of messages with ``stride`` bytes of packet are."""
 
-    def __init__(self, source: memoryview, target: bytearray, stride: int) -> None:
-        self._source, self._target = source, memoryview(target)
+    def __init__(self, source: memoryview, target: memoryview, stride: int) -> None:
+        self._source, self._target = source, target
         self._stride, self._size = stride, stride + MIN_DATA_SIZE
         rows = min(MAX_RUN, len(target) // self._size)
         self._kinds: Words = np.ndarray((rows,), "<u8", target, 0, (self._size,))
@@ -86,8 +86,8 @@ class RowSealer:
 
     def __init__(self, source: bytearray) -> None:
         self._source = memoryview(source)
-        self._target = bytearray(MAX_RUN * (_LARGEST + MIN_DATA_SIZE))  # touched, and so in memory, as far as needed
-        self._view = memoryview(self._target)
+        # numpy leaves it to the kernel to clear: in memory only as far as it is used
+        self._view = np.zeros(MAX_RUN * (_LARGEST + MIN_DATA_SIZE), np.uint8).data
         self._nonces = _Nonces()
         self._layouts: dict[int, _SealLayout] = {}
         self._written: _SealLayout | None = None
@@ -125,7 +125,7 @@ class RowSealer:
     def _layout(self, stride: int) -> _SealLayout:
         if len(self._layouts) >= _MAX_LAYOUTS:
             self._layouts.clear()
-        made = self._layouts[stride] = _SealLayout(self._source, self._target, stride)
+        made = self._layouts[stride] = _SealLayout(self._source, self._view, stride)
         return made
 
 

@@ -86,6 +86,15 @@ def test_datagrams_are_those_of_packets_sealed_alone(way: Way, seed: int) -> Non
         if source.random() < 0.05:
             way.singles.flush()
             came += way.datagrams()
+            alone = packets(source, way.alice, way.bob)[0]
+            room = memoryview(bytearray(alone) + bytearray(16))
+            datagram = alice.device.seal(room, len(alone), world.now)
+            assert datagram is not None
+            expected.append(bytes(datagram[1]))
+            keypair = way.peer.keypairs.current
+            assert keypair is not None
+            room[len(alone) :] = b"x" * 16
+            way.singles.send(way.peer, keypair, room, len(alone), way.world.now)
     way.singles.flush()
     way.singles.flush()
     came += way.datagrams()
