@@ -384,7 +384,7 @@ def test_numbers_of_records_and_loss() -> None:
         f"busy above {record_size.BUSY:,} fragments a second between two reports, thin below {record_size.THIN:,}",
         f"From {record_size.DOUBLING_LOSS * 100:g} % on records of one fragment have parity, too, up to "
         f"{record_size.DOUBLED:,} of them a second and {record_size.DOUBLED_AT_ONCE} at once",
-        f"From {record_link.TOO_LOSSY * 100:g} % on busy traffic",
+        f"From {record_link.TOO_LOSSY * 100:g} % on, where {record_link.LASTING} measurements one after the other show",
         f"again after {record_link.REST:g} s, with {record_link.TOO_LOSSY / 2 * 100:g} % believed",
         f"up to {record_size.SMALL} bytes counts as {record_size.SMALL_COUNTS}",
         f"no such rest for {record_link.REST:g} s",

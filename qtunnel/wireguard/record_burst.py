@@ -78,7 +78,8 @@ class ReceiveBuffer:
 
 def stretches(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> list[tuple[int, int]]:
     """Where in ``buffer[offset : offset + length]``, datagrams of ``size`` bytes but the last, those of one record
-    follow each other: offsets and lengths. The headers of a stretch differ in the fragment number alone.
+    follow each other: offsets and lengths. The headers of a stretch differ in the fragment number alone, as far as
+    it matters: what the AEAD tells anyway is not looked at where that saves time.
 
     Datagrams that are too short for a header may stand at the end, and in a stretch of their own everywhere.
     """
@@ -88,6 +89,12 @@ def stretches(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> lis
     headed = count if length - (count - 1) * size >= HEADER_SIZE else count - 1
     if headed < 2 or size < HEADER_SIZE:
         return [(at, min(size, offset + length - at)) for at in range(offset, offset + length, size)]
+    if (
+        headed == count and 0 <= count - buffer.bytes[offset + 2] <= 1
+    ):  # one record, most of the time: looked at by half
+        tails = np.ndarray((count,), "<u8", buffer.bytes, offset + 8, (size,)).tobytes()
+        if tails == tails[:8] * count:
+            return [(offset, length)]
     words = np.ndarray((headed, 2), "<u8", buffer.bytes, offset, (size, 8))
     heads = (words & _ALL_BUT_FRAGMENT).tobytes()
     found = []

@@ -53,6 +53,9 @@ class _Places:
         words = (size - HEADER_SIZE) // 8
         behind = at + HEADER_SIZE
         self.words = np.ndarray((records, count, words), "<u8", buffer, behind, (stride, size, 8))
+        if records == 1:  # numpy is faster with one dimension
+            self.first_words, self.second_words = self.first_words[0], self.second_words[0]
+            self.displaced, self.kept = self.displaced[0], self.kept[0]
         if parity:
             self.parity = np.ndarray((records, words), "<u8", buffer, behind + count * size, (stride, 8))
 
@@ -114,7 +117,10 @@ class RecordCutter:
         places = self._places.get((count, at, records, parity)) or self._place(count, at, records, parity)
         places.kept[:] = places.displaced
         np.add(places.steps, np.uint64(first), out=places.first_words)
-        np.add(places.counters, np.uint64(second), out=places.second_words)
+        if records == 1:
+            places.second_words[:] = second
+        else:
+            np.add(places.counters, np.uint64(second), out=places.second_words)
         if not parity:
             return view[:end]
         padding = size - last

@@ -30,6 +30,10 @@ TOO_LOSSY: Final = 0.04
 save is less than what their parity costs (measured without delay: at 3 % records carry 1.05 to 1.3 times as much as
 standard mode, at 5 % 0.8 to 1)."""
 
+LASTING: Final = 3
+"""Measurements one after the other that show such a loss before a rest: a queue that overflows for some round trips, as
+TCP finds its rate, is no lossy link."""
+
 REST: Final = 10.0
 """Seconds until records are tried again on such a link: a third of a second tells whether it still loses."""
 
@@ -113,6 +117,7 @@ class RecordLink:
         self._rate = 0.0
         self._no_rest_until = 0.0
         self._worse_looks = 0
+        self._lossy = 0
         self.session = -1
         """Receiver index of the session that counters are of."""
 
@@ -172,9 +177,13 @@ class RecordLink:
         if elapsed >= REPORT_INTERVAL / 2:
             self._rate = _share(latest, report, parity=self.sizer.parity)[0] / elapsed
             self.sizer.carries(self._rate)
-        if not self.sizer.measured(*_share(before, report, parity=self.sizer.parity)):
+        expected, received = _share(before, report, parity=self.sizer.parity)
+        if not self.sizer.measured(expected, received):
             self._baseline = before
-        if self.sizer.loss < TOO_LOSSY or not self.sizer.busy or now < self._no_rest_until:
+            return None
+        lossy = self.sizer.loss >= TOO_LOSSY and expected - received >= expected * TOO_LOSSY / 2
+        self._lossy = self._lossy + 1 if lossy else 0
+        if self._lossy < LASTING or not self.sizer.busy or now < self._no_rest_until:
             return None
         self.reason = f"{self.sizer.loss:.0%} of the datagrams are lost"
         self._unanswered_since = None
@@ -210,7 +219,7 @@ class RecordLink:
             self.sizer.believe(TOO_LOSSY / 2)
         elif not idle:
             return
-        self.reason, self._reported_at = "", now
+        self.reason, self._reported_at, self._lossy = "", now, 0
         self._machine.fire(RecordEvent.RESTED)
 
     def probe_from(self, now: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtunnel.offload import vnet
@@ -49,6 +49,7 @@ def simple(packet: Packet) -> bool:
     )
 
 
+@settings(deadline=None)
 @given(super_packets(), st.integers(1, 60))
 def test_a_chunked_super_packet_is_one_again(made: tuple[Packet, int], most: int) -> None:
     packet, gso_size = made
@@ -61,6 +62,7 @@ def test_a_chunked_super_packet_is_one_again(made: tuple[Packet, int], most: int
         assert writes == [bytes(item) for item in items]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(super_packets(), st.integers(2, 20)), min_size=1, max_size=3), st.data())
 def test_whatever_happens_to_a_piece_the_packets_are_the_same(
     sent: list[tuple[tuple[Packet, int], int]], data: st.DataObject
@@ -81,6 +83,7 @@ def test_whatever_happens_to_a_piece_the_packets_are_the_same(
     assert [packet for write in rejoined(items) for packet in packets(write)] == expected
 
 
+@settings(deadline=None)
 @given(super_packets(), st.sampled_from([FIN, PSH]))
 def test_what_was_pushed_is_not_held_back(made: tuple[Packet, int], flag: int) -> None:
     """A piece that ends a run is its last."""

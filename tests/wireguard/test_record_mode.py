@@ -13,7 +13,7 @@ from qtunnel.wireguard.limits import REJECT_AFTER_TIME
 from qtunnel.wireguard.messages import TYPE_DATA
 from qtunnel.wireguard.record_burst import ReceiveBuffer
 from qtunnel.wireguard.record_format import HEADER_SIZE, MAX_COUNT, TYPE_RECORD, fragments
-from qtunnel.wireguard.record_link import LAST_PROBE, LOOK, REST, SILENCE, RecordLink, RecordState
+from qtunnel.wireguard.record_link import LAST_PROBE, LASTING, LOOK, REST, SILENCE, TOO_LOSSY, RecordLink, RecordState
 from qtunnel.wireguard.record_plain import VNET_HEADER, Report
 from qtunnel.wireguard.record_size import (
     BUSY,
@@ -264,49 +264,79 @@ def test_thin_traffic_stays_in_records_that_are_small_and_heal() -> None:
     assert len(bob.delivered) > 2000 * (1 - 0.04)
 
 
+def lose(link: RecordLink, reports: int, now: float, share: float = 0.1) -> float:
+    """Reports of 100,000 fragments a second; when the last came."""
+    for _ in range(reports):
+        now += 0.1
+        said = link._baseline
+        link.reported(
+            Report(
+                said.next + 1000,
+                said.expected + 10_000,
+                said.received + round(10_000 * (1 - share)),
+                said.delivered + 1000,
+            ),
+            1 << 40,
+            now,
+        )
+    return now
+
+
 def resting() -> RecordLink:
-    """At 0.2, after a rate of 100,000 fragments a second."""
+    """At 0.5, after a rate of 100,000 fragments a second."""
+    link = RecordLink()
+    link.set_suite("aes-256-gcm", 0)
+    link.use_session(1)
+    link.reported(Report(1, 1, 1, 1), 1, 0.2)
+    lose(link, LASTING - 1, 0.2)
+    assert link.active
+    lose(link, 1, 0.4)
+    assert not link.active
+    return link
+
+
+def test_a_moment_of_loss_is_no_lossy_link() -> None:
     link = RecordLink()
     link.set_suite("aes-256-gcm", 0)
     link.use_session(1)
     link.reported(Report(1, 1, 1, 1), 1, 0.1)
-    link.reported(Report(1001, 10_001, 9_001, 1001), 2000, 0.2)
-    assert link.state is RecordState.RESTING
-    return link
+    now = lose(link, LASTING - 1, 0.1, 0.3)
+    assert link.sizer.loss > TOO_LOSSY
+    for _ in range(10):
+        now = lose(link, LASTING - 1, lose(link, 1, now, 0.001), 0.1)
+    assert link.active
 
 
 @pytest.mark.parametrize(("rate", "ends"), [(60_000, REST), (40_000, 3 * LOOK), (THIN / 2, 3 * LOOK)])
 def test_a_rest_ends_when_it_is_over_or_when_it_makes_things_worse(rate: float, ends: float) -> None:
     link = resting()
-    now = 0.2
+    now = 0.5
     while link.state is RecordState.RESTING:
         now = max(link.next_look, now + 0.1)
         link.rest(int(rate * now), now)
-    assert now - 0.2 == pytest.approx(ends)
+    assert now - 0.5 == pytest.approx(ends)
     mistaken = ends < REST
-    link.reported(Report(2001, 20_001, 18_001, 2001), 3000, now + 0.1)
+    now = lose(link, LASTING, now)
     assert link.active == mistaken
     if mistaken:
-        for number in range(1, 5):
-            share = Report(2001 + number, 20_001 + number * 10_000, 18_001 + number * 9_000, 2001 + number)
-            link.reported(share, 3000, now + REST + number / 10)
+        lose(link, 2, now + REST)  # the first is of traffic after a pause
         assert not link.active
 
 
 def test_a_pause_of_the_traffic_is_no_mistake_of_the_rest() -> None:
     link = resting()
-    for look, sent in ((1.2, 0), (2.2, 90_000), (3.2, 91_000), (4.2, 180_000)):
+    for look, sent in ((1.5, 0), (2.5, 90_000), (3.5, 91_000), (4.5, 180_000)):
         link.rest(sent, look)
     assert link.state is RecordState.RESTING
-    link.rest(180_000, 5.2)
+    link.rest(180_000, 5.5)
     assert link.active
-    link.reported(Report(2001, 20_001, 18_001, 2001), 3000, 5.3)
+    lose(link, LASTING, 5.5)
     assert not link.active
 
 
 def test_a_new_session_while_resting_says_nothing_of_the_rate() -> None:
     link = resting()
-    for look, sent in ((1.2, 500_000), (2.2, 590_000), (3.2, 10), (4.2, 80_000)):
+    for look, sent in ((1.5, 500_000), (2.5, 590_000), (3.5, 10), (4.5, 80_000)):
         link.rest(sent, look)
     assert link.state is RecordState.RESTING
 

@@ -10,7 +10,7 @@ from itertools import groupby
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from qtunnel.wireguard.record_burst import ReceiveBuffer, Record, stretches, whole_record
@@ -105,6 +105,7 @@ def test_a_burst_in_one_piece_is_one_record(shape: tuple[int, int], parity: bool
     assert (record.counter, opened(record)) == (7, bytes(plain(length)))
 
 
+@settings(deadline=None)
 @given(shapes(), st.data())
 def test_a_burst_with_one_loss_is_healed_in_place(shape: tuple[int, int], data: st.DataObject) -> None:
     length, size = shape
@@ -118,6 +119,7 @@ def test_a_burst_with_one_loss_is_healed_in_place(shape: tuple[int, int], data: 
     assert record.missing == (-1 if lost == len(datagrams) - 1 else lost)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(shapes(), st.booleans()), min_size=1, max_size=6), st.data())
 def test_records_in_a_burst_are_found(records: list[tuple[tuple[int, int], bool]], data: st.DataObject) -> None:
     """Of several records, all of whose datagrams have one size, some may be missing; stretches are what is left."""
@@ -143,6 +145,7 @@ def test_stretches_of_anything_are_all_of_it(data: bytes, size: int) -> None:
     assert [start for start, _ in found] + [len(data)] == [0, *(start + length for start, length in found)]
 
 
+@settings(deadline=None)
 @given(shapes(), st.booleans(), st.data())
 def test_stretches_join_as_datagrams_do(shape: tuple[int, int], parity: bool, data: st.DataObject) -> None:
     """A record that comes in several bursts."""
@@ -251,6 +254,7 @@ def test_bytes_that_are_no_datagram(data: bytes) -> None:
             opened(record)
 
 
+@settings(deadline=None)
 @given(shapes(), st.data())
 def test_a_forged_datagram_is_at_most_a_loss(shape: tuple[int, int], data: st.DataObject) -> None:
     """Whatever is changed in one datagram, no other plaintext comes out, and the next record is whole."""
