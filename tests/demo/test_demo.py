@@ -117,7 +117,8 @@ def test_a_run_that_is_kept_says_how_to_look_around() -> None:
             assert "qt0" in done.stdout
         demo.process.send_signal(signal.SIGINT)
         code, output, _ = demo.finish()
-    assert (report(output)["ok"], code) == (True, 0)
+    told = report(output)
+    assert (told["ok"], code) == (True, 0), told
 
 
 def test_a_run_whose_gateways_never_started_is_not_kept_and_says_why() -> None:

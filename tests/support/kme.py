@@ -134,7 +134,7 @@ def pair_configs(pki: Path, key: dict[str, Any] | None = None) -> tuple[dict[str
                 "kme_id": partner,
                 "listen": f"127.0.0.1:{ports[kme_id][1]}",
                 "url": f"https://127.0.0.1:{ports[partner][1]}",
-                "timeout": "1500ms",
+                "timeout": "20s",  # nothing here waits for it; a busy machine takes seconds for a TLS handshake
             },
             "saes": [{"sae_id": sae, "kme": "local" if home == kme_id else "partner"} for sae, home in SAES.items()],
             "key": key or {},
