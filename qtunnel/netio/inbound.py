@@ -138,7 +138,7 @@ class Inbound:
                 return False
         work = Kind.OPEN_RECORD if kind == TYPE_RECORD else Kind.OPEN_RUN
         task = Task(work, session=index, size=size)
-        job = self._farm.submit(task, self._receiver.buffer.view[offset : offset + length], now)
+        job = self._farm.submit(task, self._receiver.buffer.view[offset : offset + length])
         if job is None:
             return False
         self._order.put(lambda now: self._opened_elsewhere(job, keypair, kind, burst, now), job)
@@ -163,7 +163,7 @@ class Inbound:
     @staticmethod
     def _accept_run(job: Job, keypair: Keypair) -> bool:
         last = job.counter + job.messages - 1
-        return last < REJECT_AFTER_MESSAGES and keypair.window.accept_run(job.counter, job.messages)
+        return last < REJECT_AFTER_MESSAGES and keypair.window.accept_all(job.counter, job.messages)
 
     def _deliver_run(self, job: Job, keypair: Keypair, burst: Burst, now: float) -> None:
         peer, transport = keypair.peer, self._device.transport

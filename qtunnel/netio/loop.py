@@ -66,6 +66,7 @@ class Loop:
         }
         if farm is not None:
             self._handlers |= {descriptor: partial(farm.collect, descriptor) for descriptor in farm.descriptors}
+            farm.on_lost = self._handlers.__delitem__
         for descriptor in self._handlers:
             self._epoll.register(descriptor, select.EPOLLIN)
         self._catch_signals()
@@ -120,7 +121,7 @@ class Loop:
         while self._running:
             deadline = min(device.next_deadline(), self._losses.next, self._next_look)
             if self._farm is not None:
-                deadline = min(deadline, self._farm.next_deadline())
+                deadline = min(deadline, clock() + self._farm.time_left())
             for descriptor, _ in self._epoll.poll(max(0.0, deadline - clock())):
                 handler = self._handlers.get(descriptor)
                 if handler is not None:
@@ -131,7 +132,7 @@ class Loop:
                     self._flush()
             now = clock()
             if self._farm is not None:
-                self._farm.end_stuck(now)
+                self._farm.end_stuck()
                 self._go_on()
             if now >= self._next_look:
                 self._link_changed()
@@ -168,7 +169,7 @@ class Loop:
     def _flush(self) -> None:
         outbox = self._device.outbox
         for endpoint, datagram in outbox:
-            self._udp.send(datagram, endpoint)
+            self._outbound.post(datagram, endpoint)
         outbox.clear()
 
     def _read_tun(self) -> None:

@@ -22,6 +22,7 @@ from qtunnel.offload.headers import parse
 from qtunnel.offload.split import Splitter
 from qtunnel.offload.split import parse as parse_super
 from qtunnel.wireguard.device import Device
+from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.packets import ip_length
 from qtunnel.wireguard.peer import Peer
 from qtunnel.wireguard.runs import RunSealer
@@ -29,7 +30,7 @@ from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.state import Drop
 from qtunnel.wireguard.transport import DATA_OVERHEAD
 from qtunnel.workers.farm import Farm, Job
-from qtunnel.workers.messages import Kind, Task
+from qtunnel.workers.messages import IN_SIZE, Kind, Task
 
 MAX_PACKETS: Final = 64
 """Reads before the other direction has its turn: of small packets, 0.3 ms."""
@@ -187,7 +188,7 @@ class Outbound:
             self._singles.add(peer, keypair, self._view[at + _VNET :], length - _VNET, now)
 
     def _send_split(self, peer: Peer, keypair: Keypair | None, at: int, length: int, now: float) -> None:
-        if keypair is not None and length >= WORTH_HANDING_OUT and self._hand_out_run(peer, keypair, at, length, now):
+        if keypair is not None and length >= WORTH_HANDING_OUT and self._hand_out_run(peer, keypair, at, length):
             return
         self._split_here(peer, keypair, at, length, now)
 
@@ -211,12 +212,19 @@ class Outbound:
 
     # Workers
 
+    def post(self, datagram: bytes, endpoint: Endpoint) -> None:
+        """Send a datagram of the engine's own, in its turn."""
+        if self._order is not None and self._order.busy:
+            self._order.put(lambda _: self._udp.send(datagram, endpoint))
+        else:
+            self._udp.send(datagram, endpoint)
+
     def go_on(self, now: float) -> None:
         """Send what workers have done, as far as it is its turn."""
         if self._order is not None:
             self._order.go_on(now)
 
-    def _hand_out_run(self, peer: Peer, keypair: Keypair, at: int, length: int, now: float) -> bool:
+    def _hand_out_run(self, peer: Peer, keypair: Keypair, at: int, length: int) -> bool:
         """Whether a worker took the super-packet. Raises ``OffloadError`` where it is none."""
         if self._farm is None or self._order is None or not self._farm.has_room:
             return False
@@ -228,7 +236,7 @@ class Outbound:
             remote=keypair.remote_index,
             mtu=self._device.state.mtu,
         )
-        job = self._farm.submit(task, self._view[at : at + length], now)
+        job = self._farm.submit(task, self._view[at : at + length])
         if job is None:
             return False
         keypair.send_counter += count
@@ -238,10 +246,13 @@ class Outbound:
             if job.done and job.messages == count:
                 self._send_sealed(hops, peer, keypair, job, now)
                 return
+            if not self._knows(peer):
+                return
             self._arena[:length] = job.input
-            current = self._transport.session(peer, now)
+            self._udp.hops = hops
             with contextlib.suppress(OffloadError):
-                self._split_here(peer, current, 0, length, now)
+                self._split_here(peer, self._transport.session(peer, now), 0, length, now)
+            self._udp.hops = 0
 
         self._order.put(sealed, job)
         return True
@@ -250,30 +261,38 @@ class Outbound:
         """Whether a worker took the record."""
         if self._farm is None or self._order is None or not self._farm.has_room:
             return False
-        keypair, counter, size, parity = self._records.order(peer, now)
+        if len(plain) > IN_SIZE:
+            return False
+        keypair, keys, size, parity = self._records.order(peer, now)
         task = Task(
             Kind.SEAL_RECORD,
             session=keypair.local_index,
             size=size,
-            counter=counter,
+            counter=keys.send_counter,
             remote=keypair.remote_index,
             parity=int(parity),
         )
-        job = self._farm.submit(task, plain, now)
+        job = self._farm.submit(task, plain)
         if job is None:
             return False
+        keys.send_counter += 1
         hops = self._udp.hops
 
         def sealed(now: float) -> None:
             if job.done:
                 self._send_sealed(hops, peer, keypair, job, now)
-            elif self._records.max_plain(peer, now) >= len(job.input):
-                self._send(peer, *self._records.seal(peer, job.input, now))
+            elif self._knows(peer) and self._records.max_plain(peer, now) >= len(job.input):
+                self._send_with(hops, peer, *self._records.seal(peer, job.input, now))
             else:
                 self._device.drops[Drop.WORKER_LOST] += 1
 
         self._order.put(sealed, job)
         return True
+
+    def _knows(self, peer: Peer) -> bool:
+        """Whether it is still a peer of the interface, which is still up."""
+        state = self._device.state
+        return state.up and state.peers.get(peer.public_key) is peer
 
     def _send_sealed(self, hops: int, peer: Peer, keypair: Keypair, job: Job, now: float) -> None:
         """What a worker sealed, unless the session has ended since."""

@@ -153,15 +153,13 @@ class UapiServer:
         while len(self._connections) < MAX_CONNECTIONS:
             try:
                 sock, _ = self.listener.accept()
-            except BlockingIOError:
-                return
-            except OSError:  # of the connection, or no descriptor is left
-                break
+            except OSError:
+                return  # none left, or it went away
             sock.setblocking(False)
             self._connections[sock.fileno()] = _Connection(sock, self._device)
             self._epoll.register(sock.fileno(), select.EPOLLIN)
-        if self._connections:  # who waits is heard when one of these has ended; being told all the time helps nobody
-            self._epoll.modify(self.listener.fileno(), 0)
+        # Who waits is heard when one of these has ended; to be told all the time helps nobody.
+        self._epoll.modify(self.listener.fileno(), 0)
 
     def owns(self, descriptor: int) -> bool:
         return descriptor in self._connections

@@ -36,10 +36,10 @@ Opened = tuple[Peer, list[memoryview]]
 
 
 class Order(NamedTuple):
-    """What a record is to be made with elsewhere. size: of its datagrams, in bytes."""
+    """What a record is to be made with elsewhere. keys: whose counter it takes. size: of its datagrams, in bytes."""
 
     keypair: Keypair
-    counter: int
+    keys: RecordKeys
     size: int
     parity: bool
 
@@ -98,14 +98,12 @@ class Records:
         return self._seal(peer, keypair, keys, plain, now, data=True)
 
     def order(self, peer: Peer, now: float) -> Order:
-        """As ``seal`` for a record of several datagrams, but for somebody else to make; what comes of it is to be
-        accounted for by ``Transport.sent``."""
+        """As ``seal`` for a record of several datagrams, but for somebody else to make; whoever takes it takes the
+        counter, too, and what comes of it is to be accounted for by ``Transport.sent``."""
         keypair, keys = self._sending(peer, now)
         cutter = self.cutter()
         assert cutter is not None
-        counter = keys.send_counter
-        keys.send_counter = counter + 1
-        return Order(keypair, counter, cutter.size, peer.records.sizer.parity)
+        return Order(keypair, keys, cutter.size, peer.records.sizer.parity)
 
     def seal_many(
         self, peer: Peer, plains: Sequence[memoryview], most: int, now: float

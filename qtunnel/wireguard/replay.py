@@ -48,6 +48,17 @@ class ReplayWindow:
         self._greatest += count
         return True
 
+    def accept_all(self, first: int, count: int) -> bool:
+        """``accept`` for ``count`` counters from ``first`` on, where none was there before; else False, no change."""
+        if self.accept_run(first, count):
+            return True
+        counters = range(first, first + count)
+        if any(map(self.seen, counters)):
+            return False
+        for counter in counters:
+            self.accept(counter)
+        return True
+
     def _forget(self, skipped: int) -> None:
         """Clear the slots of the ``skipped`` counters after the greatest, which had another counter before."""
         if skipped >= REPLAY_WINDOW:

@@ -93,12 +93,14 @@ class BurstWorker:
         source = self._memory[place : place + task.length]
         target = self._memory[out : out + OUT_SIZE]
         ciphers = self._sessions.get(task.session)
-        answer = None
-        if ciphers is not None:
-            try:
-                answer = self._work[Kind(kind)](task, ciphers, source, target)
-            except (InvalidTag, OffloadError):
-                answer = None
+        if ciphers is None:
+            return RESULT.pack(*Result(Status.ODD, task.slot))
+        try:
+            answer = self._work[Kind(kind)](task, ciphers, source, target)
+        except (InvalidTag, OffloadError):
+            answer = None
+        except Exception as error:  # a burst leaves nothing behind: none is worth the end of a worker
+            return RESULT.pack(*Result(Status.BROKEN, task.slot)) + type(error).__name__.encode()
         return answer or RESULT.pack(*Result(Status.ODD, task.slot))
 
     def _learn(self, message: bytes) -> None:

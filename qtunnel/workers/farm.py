@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import logging
 import math
 import mmap
@@ -10,6 +10,8 @@ import os
 import select
 import signal
 import socket
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,7 +50,7 @@ class Job:
     worker: _Worker
     task: Task
     since: float
-    """When it was handed out, in seconds."""
+    """When it was handed out, in monotonic seconds, which don't pass while the machine is suspended."""
     result: Result | None = None
     writes: tuple[int, ...] = ()
     """Of OPEN_RUN: bytes of each write that lies in ``output``."""
@@ -113,6 +115,10 @@ class Farm:
     def __init__(self, count: int, *, udp_segments: bool) -> None:
         """Raises ``EngineError`` where the machine has no room for them."""
         self._workers: dict[int, _Worker] = {}
+        self.on_lost: Callable[[int], None] = lambda descriptor: None
+        """Told of a descriptor that is closed next, and may be somebody else's soon."""
+        self._broken: set[str] = set()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as it may be inherited, the kernel would forget them
         try:
             self._memory = memoryview(mmap.mmap(-1, count * REGION))
             for number in range(count):
@@ -127,7 +133,7 @@ class Farm:
         if pid == 0:
             be_worker(theirs, memory, udp_segments=udp_segments)
         theirs.close()
-        ours.settimeout(PATIENCE)
+        ours.setblocking(False)
         self._workers[ours.fileno()] = _Worker(pid, ours, memory)
 
     @property
@@ -164,12 +170,25 @@ class Farm:
         for worker in list(self._workers.values()):
             try:
                 worker.sock.send(message)
-            except OSError as error:
-                self._lose(worker, "is stuck" if isinstance(error, TimeoutError) else "has ended")
+            except BlockingIOError:
+                self._insist(worker, message)
+            except OSError:
+                self._lose(worker, "has ended")
+
+    def _insist(self, worker: _Worker, message: bytes | bytearray) -> None:
+        """Wait for room: a worker that does not have the keys of a session is of no use."""
+        poll = select.poll()
+        poll.register(worker.sock, select.POLLOUT)
+        try:
+            if not poll.poll(int(PATIENCE * 1000)):
+                raise BlockingIOError
+            worker.sock.send(message)
+        except OSError:
+            self._lose(worker, "is stuck")
 
     # Bursts
 
-    def submit(self, task: Task, data: memoryview, now: float) -> Job | None:
+    def submit(self, task: Task, data: memoryview) -> Job | None:
         """Hand ``data`` out; the slot of the task is chosen here. None where all are busy, or it is too long."""
         worker = max(self._workers.values(), key=lambda worker: len(worker.free), default=None)
         if worker is None or not worker.free or len(data) > IN_SIZE:
@@ -179,13 +198,15 @@ class Farm:
         worker.memory[place : place + len(data)] = data
         task = task._replace(slot=slot, length=len(data))
         try:
-            worker.sock.send(TASK.pack(*task), socket.MSG_DONTWAIT)
-        except OSError as error:
+            worker.sock.send(TASK.pack(*task))
+        except BlockingIOError:
             worker.free.append(slot)
-            if error.errno != errno.EAGAIN:
-                self._lose(worker, "has ended")
             return None
-        job = worker.jobs[slot] = Job(worker, task, now)
+        except OSError:
+            worker.free.append(slot)
+            self._lose(worker, "has ended")
+            return None
+        job = worker.jobs[slot] = Job(worker, task, time.monotonic())
         return job
 
     def collect(self, descriptor: int) -> None:
@@ -193,7 +214,7 @@ class Farm:
         worker = self._workers.get(descriptor)
         while worker is not None:
             try:
-                answer = worker.sock.recv(MAX_MESSAGE, socket.MSG_DONTWAIT)
+                answer = worker.sock.recv(MAX_MESSAGE)
             except BlockingIOError:
                 return
             except OSError:
@@ -204,16 +225,21 @@ class Farm:
             result = Result._make(RESULT.unpack_from(answer))
             job = worker.jobs.pop(result.slot)
             job.result = result
-            job.writes = tuple(size for (size,) in WRITE.iter_unpack(answer[RESULT.size :]))
+            if result.status == Status.BROKEN:
+                self._say_broken(job.task, answer[RESULT.size :].decode("ascii", "replace"))
+            else:
+                job.writes = tuple(size for (size,) in WRITE.iter_unpack(answer[RESULT.size :]))
             if not worker.jobs:  # saves the call that would find nothing
                 return
 
-    def next_deadline(self) -> float:
-        """When ``end_stuck`` has to look, in seconds; infinite where nothing is in work."""
-        return min((_oldest(worker) + PATIENCE for worker in self._workers.values()), default=math.inf)
+    def time_left(self) -> float:
+        """Seconds until ``end_stuck`` has to look; infinite where nothing is in work."""
+        oldest = min(map(_oldest, self._workers.values()), default=math.inf)
+        return math.inf if oldest == math.inf else oldest + PATIENCE - time.monotonic()
 
-    def end_stuck(self, now: float) -> None:
+    def end_stuck(self) -> None:
         """End workers that had their time."""
+        now = time.monotonic()
         for worker in list(self._workers.values()):
             if now - _oldest(worker) < PATIENCE:
                 continue
@@ -237,13 +263,21 @@ class Farm:
 
     def _lose(self, worker: _Worker, why: str) -> None:
         """A worker is not there any more. What it had in work is undone; its memory is still there."""
-        del self._workers[worker.sock.fileno()]
+        descriptor = worker.sock.fileno()
+        del self._workers[descriptor]
+        self.on_lost(descriptor)
         left = len(self._workers)
         log.error("msg=%r", f"worker process {worker.pid} {why}; {left} left")
         for job in worker.jobs.values():
             job.result = Result(Status.ODD, job.task.slot)
         worker.jobs.clear()
-        self._end(worker, kill=True)
+        self._end(worker)
+
+    def _say_broken(self, task: Task, error: str) -> None:
+        words = f"a worker could not do {Kind(task.kind).name}: {error}"
+        if words not in self._broken:  # once of each kind
+            self._broken.add(words)
+            log.error("msg=%r", f"{words}; the engine does these itself, please report it")
 
     def close(self) -> None:
         """End the workers, who wait for no one."""
@@ -252,8 +286,9 @@ class Farm:
         self._workers.clear()
 
     @staticmethod
-    def _end(worker: _Worker, *, kill: bool = False) -> None:
+    def _end(worker: _Worker) -> None:
+        """At once: it has nothing to save."""
         worker.sock.close()
-        if kill:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(worker.pid, signal.SIGKILL)
-        os.waitpid(worker.pid, 0)
+            os.waitpid(worker.pid, 0)

@@ -15,11 +15,11 @@ from qtunnel.wireguard.session import RECORD_SUITES
 SLOTS: Final = 4
 """Bursts that one worker has at once: one in work, one that waits for it, two that wait for their turn to go on."""
 
-IN_SIZE: Final = 66_048
-"""Bytes of a burst of datagrams or a super-packet with its vnet header, rounded up."""
+IN_SIZE: Final = 98_304
+"""Bytes of what is handed out: 64 datagrams of 1,500 bytes, a record's items, a super-packet with its vnet header."""
 
-OUT_SIZE: Final = 98_304
-"""Bytes of what comes of it: 65,535 bytes in 64 messages have 70,000, vnet headers of single packets are less."""
+OUT_SIZE: Final = 131_072
+"""Bytes of what comes of it: a record has MAX_BUFFER, 81,920, and with parity at most half as much again."""
 
 SLOT_SIZE: Final = IN_SIZE + OUT_SIZE
 REGION: Final = SLOTS * SLOT_SIZE
@@ -46,6 +46,8 @@ class Status(IntEnum):
     DONE = 1
     ODD = 2
     """Not what a worker can do; the engine has to look at it itself."""
+    BROKEN = 4
+    """The same, and nobody thought of it; behind it in ASCII the name of the exception that it made."""
     FAILED = 3
     """The worker ends; behind it in ASCII the name of the exception that it met."""
 

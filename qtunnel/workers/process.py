@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import os
 import signal
 import socket
 from typing import Final, NoReturn
 
+from qtunnel.process import drop_privileges
 from qtunnel.workers.bursts import BurstWorker
 from qtunnel.workers.messages import MAX_MESSAGE, Status
 
@@ -28,7 +30,8 @@ def be_worker(sock: socket.socket, memory: memoryview, *, udp_segments: bool) ->
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        _keep_only(sock.fileno())
+        sock = _keep_only(sock)
+        drop_privileges()
         worker = BurstWorker(memory, udp_segments=udp_segments)
         gc.freeze()
         _serve(sock, worker)
@@ -42,13 +45,16 @@ def be_worker(sock: socket.socket, memory: memoryview, *, udp_segments: bool) ->
         os._exit(code)
 
 
-def _keep_only(kept: int) -> None:
+def _keep_only(sock: socket.socket) -> socket.socket:
     """Close all else: who waits for the engine's output must not wait for this process, too."""
+    kept = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, _STANDARD)
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(_STANDARD):
         os.dup2(null, descriptor)
     os.closerange(_STANDARD, kept)
     os.closerange(kept + 1, _MAX_DESCRIPTOR)
+    sock.detach()
+    return socket.socket(fileno=kept)
 
 
 def _serve(sock: socket.socket, worker: BurstWorker) -> None:

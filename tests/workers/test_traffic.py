@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,10 @@ def test_workers_carry_bulk_traffic(gateways: tuple[Gateway, Gateway], suite: st
     meet(left, right, suite)
     everyone = workers(left) + workers(right)
     assert len(everyone) == 2 * (PROCESSES - 1)
+    for pid in everyone:
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert "CapEff:\t0000000000000000" in status
+        assert "NoNewPrivs:\t1" in status
     before = sum(map(ticks, everyone))
     for version in (4, 6):
         tcp(left, right, version, SIZE)
@@ -102,6 +107,11 @@ def test_traffic_goes_on_without_workers_that_end_or_hang(
     stop(client)
     wait_until(lambda: not any(map(there, victims)), "the end of stuck workers")
     assert len(workers(left)) == len(workers(right)) == PROCESSES - 2
+    for gateway in gateways:  # the descriptor that a lost worker had may be a client's now
+        assert gateway.get("public_key")
+    before = ticks(engine(left))
+    time.sleep(1)
+    assert ticks(engine(left)) - before < os.sysconf("SC_CLK_TCK") // 2
     tcp(left, right, 4, SIZE // 4)
     for gateway in gateways:
         assert "1 left" in gateway.close()
@@ -159,3 +169,12 @@ def test_in_the_background(hosts: tuple[Namespace, Namespace]) -> None:
     assert len(found) == PROCESSES
     socket_path(name).unlink()
     wait_until(lambda: not any(map(there, found)), "the end of all")
+
+
+def test_it_ends_while_a_worker_is_stopped(gateways: tuple[Gateway, Gateway]) -> None:
+    left, _ = gateways
+    pids = workers(left)
+    os.kill(pids[0], signal.SIGSTOP)
+    left.process.terminate()
+    assert left.process.wait(10) == 0
+    wait_until(lambda: not any(map(there, pids)), "the end of the workers")
