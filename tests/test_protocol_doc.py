@@ -389,7 +389,9 @@ def test_numbers_of_records_and_loss() -> None:
         f"up to {record_size.SMALL} bytes counts as {record_size.SMALL_COUNTS}",
         f"no such rest for {record_link.REST:g} s",
         f"keep {record_join.MAX_PARTIAL} records",
+        f"after {record_link.ASK:g} s, a question is sent, and again every {record_link.ASK_AGAIN:g} s",
         f"went out for {record_link.SILENCE:g} s",
+        f"gives way if {record_join.MAX_NEWER} began to wait after it",
     ):
         assert sentence in prose, sentence
     assert (record_size.ALARM, record_size.CALM) == (1 / 2, 1 / 16)

@@ -24,6 +24,10 @@ MAX_PARTIAL = 8
 """Records of one session that wait for datagrams. Datagrams of two records overtake each other only where paths
 differ by more than a record takes, 0.1 ms; eight of them are half a megabyte."""
 
+MAX_NEWER = 64
+"""Records that may begin to wait after one, until it is taken for lost: enough that a flow of forged beginnings pushes
+out none that is under way, few enough that what will never be whole is not in the way for long."""
+
 _MAX_HEALED = 64
 """Records healed a moment ago whose missing fragment may come late."""
 
@@ -31,10 +35,11 @@ _MAX_HEALED = 64
 class _Partial:
     """A record of which something is missing."""
 
-    __slots__ = ("arrived", "buffer", "count", "fragments", "last", "parity", "size", "tail")
+    __slots__ = ("arrived", "begun", "buffer", "count", "fragments", "last", "parity", "size", "tail")
 
-    def __init__(self, buffer: ReceiveBuffer, count: int, last: int) -> None:
+    def __init__(self, buffer: ReceiveBuffer, count: int, last: int, begun: int) -> None:
         self.buffer = buffer
+        self.begun = begun  # its number among those that ever waited
         self.count = count
         self.last = last
         self.fragments = 0  # a bit for each that is there
@@ -130,9 +135,14 @@ class JoinCounters:
     received: int = 0
 
 
+_Key = tuple[int, int, int]
+"""Counter, count of fragments, bytes of the last: what the headers of a record say of it."""
+
+
 class RecordJoiner:
-    """The records of one session that wait for datagrams: at most ``MAX_PARTIAL``. Who has the fewest fragments gives
-    way, the oldest of them first, so that forged datagrams push out each other.
+    """The records of one session that wait for datagrams: at most ``MAX_PARTIAL``. What waits for longest gives way if
+    ``MAX_NEWER`` came after it; else who has the fewest fragments, the oldest of them first, so that forged datagrams
+    push out each other. One whose header tells another count or size is another record: both wait, until the tag tells.
 
     seen: whether a record of that counter was delivered already. make_buffer: a buffer of MAX_BUFFER bytes.
     """
@@ -141,13 +151,14 @@ class RecordJoiner:
         self.counters = JoinCounters()
         self._seen = seen
         self._make_buffer = make_buffer
-        self._partial: OrderedDict[int, _Partial] = OrderedDict()
+        self._partial: OrderedDict[_Key, _Partial] = OrderedDict()
+        self._begun = 0
         self._healed: OrderedDict[int, int] = OrderedDict()  # counter: the fragment that was missing
         self._free: list[ReceiveBuffer] = []
 
     def __contains__(self, counter: int) -> bool:
         """Whether datagrams of that record wait for others."""
-        return counter in self._partial
+        return any(known == counter for known, _, _ in self._partial)
 
     def add(self, datagram: memoryview) -> Record | None:
         """A datagram of this session; the record that it completes. Valid until the next call."""
@@ -165,30 +176,29 @@ class RecordJoiner:
             return None
         if any(number >= count and number != PARITY for number in numbers):
             return None
-        partial = self._partial.get(counter)
+        key = counter, count, last
+        partial = self._partial.get(key)
         if partial is None:
             if self._seen(counter):
                 self.late(counter, numbers)
                 return None
-            partial = self._begin(counter, count, last)
-        elif partial.count != count or partial.last != last:
-            return None
+            partial = self._begin(key)
         first, run = numbers[0], len(numbers) - (numbers[-1] == PARITY)
         if run > 1 and numbers[:run] == NUMBERS[first : first + run]:
             partial.add_run(first, run, datagrams[: run * size], size)
             datagrams, numbers = datagrams[run * size :], numbers[run:]
         for place, number in enumerate(numbers):
             partial.add(number, datagrams[place * size : (place + 1) * size])
-        return self._whole(counter, partial) if partial.complete() else None
+        return self._whole(key, partial) if partial.complete() else None
 
-    def _whole(self, counter: int, partial: _Partial) -> Record:
-        del self._partial[counter]
+    def _whole(self, key: _Key, partial: _Partial) -> Record:
+        del self._partial[key]
         self._free.append(partial.buffer)
         missing = partial.heal()
         partial.buffer.restore(0, partial.count, partial.size)
         end = (partial.count - 1) * partial.size + partial.last
         start = HEADER_SIZE * partial.count
-        return Record(counter, partial.buffer.view, start, end, partial.count, missing, partial.arrived)
+        return Record(key[0], partial.buffer.view, start, end, partial.count, missing, partial.arrived)
 
     def authentic(self, record: Record) -> None:
         """A record's tag was right: what arrived of it counts."""
@@ -207,10 +217,14 @@ class RecordJoiner:
             del self._healed[counter]
             self.counters.received += 1
 
-    def _begin(self, counter: int, count: int, last: int) -> _Partial:
+    def _begin(self, key: _Key) -> _Partial:
+        self._begun += 1
         if len(self._partial) >= MAX_PARTIAL:
-            poorest = min(self._partial, key=lambda waiting: self._partial[waiting].received)
-            self._free.append(self._partial.pop(poorest).buffer)
+            victim = next(iter(self._partial))
+            if self._begun - self._partial[victim].begun <= MAX_NEWER:
+                victim = min(self._partial, key=lambda waiting: self._partial[waiting].received)
+            self._free.append(self._partial.pop(victim).buffer)
         buffer = self._free.pop() if self._free else self._make_buffer()
-        made = self._partial[counter] = _Partial(buffer, count, last)
+        _, count, last = key
+        made = self._partial[key] = _Partial(buffer, count, last, self._begun)
         return made

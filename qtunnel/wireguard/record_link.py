@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from enum import Enum
+from math import inf
 from typing import Final
 
 from qtunnel.statemachine import Machine
+from qtunnel.wireguard.record_format import MAX_COUNT
 from qtunnel.wireguard.record_plain import Report
 from qtunnel.wireguard.record_size import RecordSizer
+
+NEVER: Final = inf
 
 REPORT_INTERVAL: Final = 0.1
 """Seconds between two reports while records arrive: at 10 Gbit/s one in 2,000 records, and loss is met in a tenth of
 a second."""
 
 SILENCE: Final = 3.0
-"""Seconds that records may go out without a report: two round trips over satellites, and 30 reports missed."""
+"""Seconds until a record with packets has to be reported: two round trips over satellites, and 30 reports missed."""
+
+ASK: Final = 1.0
+ASK_AGAIN: Final = 0.5
+"""Seconds until the peer of such a record is asked for a report, and between two questions: of single records with long
+pauses between them, or of their reports, one may be lost, but hardly four questions as well."""
 
 FIRST_PROBE: Final = 0.25
 LAST_PROBE: Final = 64.0
@@ -104,8 +113,11 @@ class RecordLink:
         self._machine = Machine(RECORD_TABLE, RecordState.OFF)
         self._must_reach = 0
         self._baseline = self._latest = Report(0, 0, 0, 0)
-        self._unanswered_since: float | None = None
-        self._last_data = 0.0
+        self._unanswered_since = NEVER
+        """When the first record with packets went out that no report has covered."""
+        self._unanswered = 0
+        """Its counter."""
+        self._next_question = NEVER
         self._probe_interval = FIRST_PROBE
         self._pause = FIRST_PAUSE
         self._active_since = 0.0
@@ -145,23 +157,31 @@ class RecordLink:
         """Records go out under that session; in a new one counters begin again, and what was agreed stays agreed."""
         if index != self.session:
             self.session = index
-            self._must_reach = 0
+            self._must_reach = self._unanswered = 0
             self._baseline = self._latest = Report(0, 0, 0, 0)
 
     def data_sent(self, counter: int, now: float) -> RecordEvent | None:
         """A record with packets goes out under ``counter``; the event, where it is the last for a while."""
-        before, self._last_data = self._last_data, now
-        if self._unanswered_since is None or now - before > SILENCE:  # after a pause, what was lost before it is old
-            self._unanswered_since = now
-        elif now - self._unanswered_since > SILENCE:
-            return self._give_up(RecordEvent.SILENCE, counter, now, f"no report of the peer for {SILENCE:.0f} s")
-        return None
+        if self._unanswered_since == NEVER:
+            self._unanswered_since, self._unanswered = now, counter
+            self._next_question = now + ASK
+            return None
+        return self.silent(counter, now)
+
+    def silent(self, counter: int, now: float) -> RecordEvent | None:
+        """Whether the peer has been silent for too long, ``counter`` being that of the next record; then the event."""
+        if not self.active or now - self._unanswered_since < SILENCE:
+            return None
+        return self._give_up(RecordEvent.SILENCE, counter, now, f"no report of the peer for {SILENCE:.0f} s")
 
     def reported(self, report: Report, sent: int, now: float) -> RecordEvent | None:
         """The peer's report, under a session in which ``sent`` records went out; the event that it brought about."""
-        if report.next > sent or report.received > report.expected:
+        if report.next > sent or not report.received <= report.expected <= MAX_COUNT * report.delivered:
             return None  # no honest peer says so
-        self._unanswered_since = None
+        if any(new < old for new, old in zip(report.counts, self._latest.counts, strict=True)):
+            return None  # overtaken by the one after it
+        if report.next > self._unanswered:
+            self._unanswered_since = self._next_question = NEVER
         before, self._baseline = self._baseline, report
         latest, self._latest = self._latest, report
         elapsed, self._reported_at = now - self._reported_at, now
@@ -186,7 +206,7 @@ class RecordLink:
         if self._lossy < LASTING or not self.sizer.busy or now < self._no_rest_until:
             return None
         self.reason = f"{self.sizer.loss:.0%} of the datagrams are lost"
-        self._unanswered_since = None
+        self._unanswered_since = self._next_question = NEVER
         self._rest_until = now + REST
         self._looked, self._looked_at, self._worse_looks = now, -1, 0
         self._machine.fire(RecordEvent.LOSSY)
@@ -194,7 +214,9 @@ class RecordLink:
 
     @property
     def next_look(self) -> float:
-        """When ``probe_due`` or ``rest`` has something to do, where records are not sent."""
+        """When ``probe_due``, ``silent`` or ``rest`` has something to do."""
+        if self.active:
+            return min(self._next_question, self._unanswered_since + SILENCE)
         return self._looked + LOOK if self.state is RecordState.RESTING else self.next_probe
 
     def rest(self, sent: int, now: float) -> None:
@@ -229,6 +251,9 @@ class RecordLink:
 
     def probe_due(self, now: float) -> bool:
         """Whether to ask the peer now; the next time is set."""
+        if self.active and now >= self._next_question:
+            self._next_question = now + ASK_AGAIN
+            return True
         if self.state is not RecordState.PROBING or now < self.next_probe:
             return False
         self.next_probe = now + self._probe_interval
@@ -246,6 +271,6 @@ class RecordLink:
 
     def _probe_from(self, now: float, reason: str) -> None:
         self.reason = reason
-        self._unanswered_since = None
+        self._unanswered_since = self._next_question = NEVER
         self._probe_interval = FIRST_PROBE
         self.next_probe = now

@@ -46,6 +46,11 @@ class Report:
     delivered: int
     question: bool = False
 
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """What only ever grows in a session."""
+        return self.next, self.expected, self.received, self.delivered
+
     def pack(self) -> bytes:
         """As an item of a record."""
         body = _REPORT.pack(self.next, self.expected, self.received, self.delivered)

@@ -19,12 +19,13 @@ from qtunnel.wireguard.record_format import (
     HEADER_SIZE,
     MAX_BUFFER,
     MAX_COUNTER,
+    NUMBERS,
     TAG_SIZE,
     capacity,
     datagram_size,
     fragments,
 )
-from qtunnel.wireguard.record_link import REPORT_INTERVAL, RecordEvent
+from qtunnel.wireguard.record_link import NEVER, REPORT_INTERVAL, RecordEvent
 from qtunnel.wireguard.record_plain import PlainError, Report, take_items
 from qtunnel.wireguard.session import Keypair, RecordKeys
 from qtunnel.wireguard.state import DeviceState, Drop
@@ -151,9 +152,11 @@ class Records:
         assert keypair.records is not None
         link = peer.records
         link.use_session(keypair.local_index)
+        before = link.next_look
         if link.data_sent(keypair.records.send_counter, now) is not None:
             self._say(peer)
-            peer.timers.arm(Timer.RECORD, link.next_probe)
+        if link.next_look < before or not link.active:
+            self._look(peer)
         return keypair, keypair.records
 
     def _seal(
@@ -185,7 +188,7 @@ class Records:
             if min(size, stretch) <= HEADER_SIZE:
                 self._state.drops[Drop.MALFORMED] += -(-stretch // size)
                 continue
-            _, _, _, _, index, tail = HEADER.unpack_from(buffer.bytes, start)
+            _, _, count, _, index, tail = HEADER.unpack_from(buffer.bytes, start)
             if keypair is None or index != known:
                 if packets and keypair is not None:
                     yield keypair.peer, packets
@@ -202,7 +205,9 @@ class Records:
                 keys.joiner.late(counter, numbers)
                 continue
             # A record of which something waits is not healed here: what seems to be missing may be that.
-            record = None if counter in keys.joiner else whole_record(buffer, start, stretch, size)
+            record = None
+            if numbers[:count] == NUMBERS[:count] or counter not in keys.joiner:
+                record = whole_record(buffer, start, stretch, size)
             if record is None:
                 record = keys.joiner.add_stretch(buffer.view[start : start + stretch], size, numbers)
             if record is None:
@@ -311,12 +316,22 @@ class Records:
         link, keypair = peer.records, peer.keypairs.current
         if not link.suite:
             return
+        keys = keypair.records if keypair is not None else None
+        if link.silent(keys.send_counter if keys is not None else 0, now) is not None:
+            self._say(peer)
         asks = link.probe_due(now)
         if keypair is not None and peer.endpoint is not None and (asks or self._unreported(keypair)):
             self._send_report(peer, keypair, peer.endpoint, now, question=asks)
         link.rest(keypair.send_counter if keypair is not None else 0, now)
-        if not link.active:
+        if not link.active or link.next_look < NEVER:
             peer.timers.arm(Timer.RECORD, max(link.next_look, now + REPORT_INTERVAL))
+
+    @staticmethod
+    def _look(peer: Peer) -> None:
+        """Have the timer look after the link when that is due."""
+        due = peer.records.next_look
+        if peer.timers.at[Timer.RECORD] > due:
+            peer.timers.arm(Timer.RECORD, due)
 
     @staticmethod
     def _unreported(keypair: Keypair) -> bool:

@@ -8,7 +8,8 @@ from qtunnel.wireguard.limits import REJECT_AFTER_TIME
 from qtunnel.wireguard.messages import TYPE_DATA
 from qtunnel.wireguard.record_burst import ReceiveBuffer
 from qtunnel.wireguard.record_format import HEADER_SIZE, TYPE_RECORD
-from qtunnel.wireguard.record_link import LAST_PROBE, SILENCE, RecordState
+from qtunnel.wireguard.record_link import LAST_PROBE, SILENCE, RecordEvent, RecordLink, RecordState
+from qtunnel.wireguard.record_plain import Report
 from qtunnel.wireguard.session import RecordKeys
 from tests.wireguard.world import End, World, connected, ip_packet, pair
 
@@ -127,6 +128,49 @@ def test_silence_falls_back_says_why_and_asks_again() -> None:
     world.lose = lambda source, destination, data: False
     world.advance(LAST_PROBE)
     assert states(alice, bob) == (RecordState.ACTIVE, RecordState.ACTIVE)
+
+
+@pytest.mark.parametrize("interval", [1.0, 4.0, 30.0, 170.0])
+def test_silence_is_noticed_however_seldom_something_is_sent(interval: float) -> None:
+    world, alice, bob = agreed()
+    world.lose = lambda source, destination, data: data[0] == TYPE_RECORD
+    assert alice.send_record(bob, *packets(alice, bob, 1))
+    world.settle()
+    world.advance(interval)
+    world.advance(SILENCE)
+    assert alice.peer(bob).records.state is RecordState.PROBING
+
+
+def test_a_single_record_that_is_lost_is_no_silence() -> None:
+    world, alice, bob = agreed()
+    world.lose = lambda source, destination, data: data[0] == TYPE_RECORD
+    assert alice.send_record(bob, *packets(alice, bob, 1))
+    world.settle()
+    world.lose = lambda source, destination, data: False
+    world.history.clear()
+    world.advance(60)
+    assert states(alice, bob) == (RecordState.ACTIVE, RecordState.ACTIVE)
+    records = [data for _, _, data in world.history if data[0] == TYPE_RECORD]
+    assert len(records) == 2  # a question and its answer
+
+
+def test_reports_that_overtook_each_other_and_impossible_ones_change_nothing() -> None:
+    link = RecordLink()
+    link.set_suite("aes-256-gcm", 0.0)
+    link.use_session(1)
+    assert link.reported(Report(100, 4000, 4000, 100), 100, 1.0) is RecordEvent.CONFIRMED
+    for report in (
+        Report(50, 2000, 2000, 50),  # an old one
+        Report(200, 1 << 40, 1 << 39, 200),  # more fragments than so many records can have
+        Report(300, 4001, 4001, 101),  # more records than were sent
+        Report(200, 5000, 5001, 200),
+    ):
+        assert link.reported(report, 200, 1.5) is None
+    for number in range(2, 40):  # half of all is lost
+        link.reported(
+            Report(100 * number, 4000 * number, 4000 + 2000 * (number - 1), 100 * number), 10_000, 2.0 + number
+        )
+    assert link.sizer.loss > 0.3
 
 
 def test_old_reports_do_not_bring_it_back() -> None:

@@ -28,7 +28,7 @@ from qtunnel.wireguard.record_format import (
     datagram_size,
     fragments,
 )
-from qtunnel.wireguard.record_join import MAX_PARTIAL, RecordJoiner
+from qtunnel.wireguard.record_join import MAX_NEWER, MAX_PARTIAL, RecordJoiner
 
 AEAD = AESGCM(bytes(range(32)))
 INDEX = 0xA1B2C3D4
@@ -203,9 +203,33 @@ def test_forged_beginnings_push_out_each_other() -> None:
     datagrams = cut(20_000, 1448)
     to = joiner()
     assert join(datagrams[:3], to) == []
-    for counter in range(1, 10 * MAX_PARTIAL):
+    for counter in range(1, MAX_NEWER):
         assert join(cut(40_000, 1448, counter)[:1], to) == []
     assert join(datagrams[3:], to) == [bytes(plain(20_000))]
+
+
+def test_what_will_never_be_whole_is_not_in_the_way_for_long() -> None:
+    """Rich ones that wait for ever, and new ones of which two at a time are under way."""
+    to = joiner()
+    for counter in range(1000, 1000 + MAX_PARTIAL):
+        assert join(cut(60_000, 1448, counter)[:-1], to) == []
+    whole = 0
+    rest: list[bytes] = []
+    for counter in range(2 * MAX_NEWER):
+        datagrams = cut(20_000, 1448, counter)
+        whole += len(join([*datagrams[:-2], *rest], to))
+        rest = datagrams[-2:]
+    assert whole > MAX_NEWER - 2 * MAX_PARTIAL
+
+
+def test_a_forged_claim_of_a_counter_is_another_record() -> None:
+    datagrams = cut(20_000, 1448, 5)
+    for forged in (cut(30_000, 1448, 5)[:1], cut(19_000, 1448, 5)[-1:]):
+        to = joiner()
+        assert join(forged, to) == []
+        assert 5 in to
+        assert 6 not in to
+        assert join(datagrams, to) == [bytes(plain(20_000))]
 
 
 def counts(to: RecordJoiner, datagrams: list[bytes]) -> tuple[int, int]:
