@@ -33,8 +33,14 @@ bench-tools:
 demo: venv demo-tools
 	@$(BIN)/qtunnel demo $(ARGS)
 
+# tests of real networks one after the other, for they share the machine's time; the others side by side
 test: dev test-tools lint
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/pytest -n auto -m "not root"
+	$(BIN)/pytest -m root
+else
 	$(BIN)/pytest $(ARGS)
+endif
 
 # the whole convergence simulation, within two hours: 1,000 rekeys for each of 100 seeds (the tests run 20 for each);
 # SIM_SEEDS=10 is a tenth of it, and ARGS="-n auto" uses all processors
