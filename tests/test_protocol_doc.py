@@ -385,7 +385,8 @@ def test_numbers_of_records_and_loss() -> None:
         f"From {record_size.DOUBLING_LOSS * 100:g} % on records of one fragment have parity, too, up to "
         f"{record_size.DOUBLED:,} of them a second and {record_size.DOUBLED_AT_ONCE} at once",
         f"From {record_link.TOO_LOSSY * 100:g} % on, where {record_link.LASTING} measurements one after the other show",
-        f"again after {record_link.REST:g} s, with {record_link.TOO_LOSSY / 2 * 100:g} % believed",
+        f"again after {record_link.REST:g} s, doubled up to {record_link.LAST_REST:g} s where it is so again within "
+        f"{record_link.SOON:g} s, with {record_link.TOO_LOSSY / 2 * 100:g} % believed",
         f"up to {record_size.SMALL} bytes counts as {record_size.SMALL_COUNTS}",
         f"no such rest for {record_link.REST:g} s",
         f"keep {record_join.MAX_PARTIAL} records",

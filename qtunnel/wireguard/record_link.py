@@ -46,6 +46,10 @@ TCP finds its rate, is no lossy link."""
 REST: Final = 10.0
 """Seconds until records are tried again on such a link: a third of a second tells whether it still loses."""
 
+SOON: Final = 5.0
+LAST_REST: Final = 80.0
+"""Seconds within which a link that lost too much again has its rest doubled, up to the last."""
+
 LOOK: Final = 1.0
 """Seconds between two looks at a rest: what a TCP flow needs to find its new rate."""
 
@@ -122,7 +126,10 @@ class RecordLink:
         self._pause = FIRST_PAUSE
         self._active_since = 0.0
         self.next_probe = 0.0
+        self._rest = REST
         self._rest_until = 0.0
+        self._rested_at = -SOON
+        self._heard = 0
         self._looked = 0.0
         self._looked_at = -1
         self._reported_at = 0.0
@@ -174,8 +181,12 @@ class RecordLink:
             return None
         return self._give_up(RecordEvent.SILENCE, counter, now, f"no report of the peer for {SILENCE:.0f} s")
 
-    def reported(self, report: Report, sent: int, now: float) -> RecordEvent | None:
-        """The peer's report, under a session in which ``sent`` records went out; the event that it brought about."""
+    def reported(self, report: Report, sent: int, now: float, heard: int = 0) -> RecordEvent | None:
+        """The peer's report, under a session in which ``sent`` records went out; the event that it brought about.
+
+        heard: datagrams with packets that came from the peer under the session. They make it busy as well: what the
+        acknowledgments of a bulk flow cost slows that flow.
+        """
         if report.next > sent or not report.received <= report.expected <= MAX_COUNT * report.delivered:
             return None  # no honest peer says so
         if any(new < old for new, old in zip(report.counts, self._latest.counts, strict=True)):
@@ -195,7 +206,8 @@ class RecordLink:
         if self.state is not RecordState.ACTIVE:
             return None
         if elapsed >= REPORT_INTERVAL / 2:
-            self._rate = _share(latest, report, parity=self.sizer.parity)[0] / elapsed
+            came, self._heard = max(0, heard - self._heard), heard
+            self._rate = (_share(latest, report, parity=self.sizer.parity)[0] + came) / elapsed
             self.sizer.carries(self._rate)
         expected, received = _share(before, report, parity=self.sizer.parity)
         if not self.sizer.measured(expected, received):
@@ -207,7 +219,8 @@ class RecordLink:
             return None
         self.reason = f"{self.sizer.loss:.0%} of the datagrams are lost"
         self._unanswered_since = self._next_question = NEVER
-        self._rest_until = now + REST
+        self._rest = min(2 * self._rest, LAST_REST) if now - self._rested_at < SOON else REST
+        self._rest_until = now + self._rest
         self._looked, self._looked_at, self._worse_looks = now, -1, 0
         self._machine.fire(RecordEvent.LOSSY)
         return RecordEvent.LOSSY
@@ -219,25 +232,26 @@ class RecordLink:
             return min(self._next_question, self._unanswered_since + SILENCE)
         return self._looked + LOOK if self.state is RecordState.RESTING else self.next_probe
 
-    def rest(self, sent: int, now: float) -> None:
+    def rest(self, traffic: int, now: float) -> None:
         """Go back to records once the rest is over, and half the loss is believed then; or where it was a mistake, or
         nothing goes any more.
 
-        sent: data messages of the peer's present session so far.
+        traffic: datagrams with packets of the peer's present session so far, both ways.
         """
         if self.state is not RecordState.RESTING or now < self._looked + LOOK:
             return
         idle = False
-        if 0 <= self._looked_at <= sent:  # not the first look, nor the first of a session
-            rate = (sent - self._looked_at) / (now - self._looked)
+        if 0 <= self._looked_at <= traffic:  # not the first look, nor the first of a session
+            rate = (traffic - self._looked_at) / (now - self._looked)
             self.sizer.carries(rate)
             worse = not self.sizer.busy or rate < self._rate * WORSE
             self._worse_looks = self._worse_looks + 1 if worse else 0
             idle = not rate
-        self._looked, self._looked_at = now, sent
+        self._looked, self._looked_at = now, traffic
         if self._worse_looks == WORSE_LOOKS:
             self._no_rest_until = now + REST
         elif now >= self._rest_until:
+            self._rested_at = now
             self.sizer.believe(TOO_LOSSY / 2)
         elif not idle:
             return

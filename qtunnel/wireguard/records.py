@@ -295,7 +295,7 @@ class Records:
             return
         link = peer.records
         link.use_session(keypair.local_index)
-        event = link.reported(report, keys.send_counter, now)
+        event = link.reported(report, keys.send_counter, now, keypair.heard)
         if event is RecordEvent.CONFIRMED:
             log.info("peer=%s suite=%s msg=%r", short_key(peer.public_key), keys.suite, "record mode is on")
         elif event is RecordEvent.LOSSY:
@@ -322,7 +322,7 @@ class Records:
         asks = link.probe_due(now)
         if keypair is not None and peer.endpoint is not None and (asks or self._unreported(keypair)):
             self._send_report(peer, keypair, peer.endpoint, now, question=asks)
-        link.rest(keypair.send_counter if keypair is not None else 0, now)
+        link.rest(keypair.send_counter + keypair.heard if keypair is not None else 0, now)
         if not link.active or link.next_look < NEVER:
             peer.timers.arm(Timer.RECORD, max(link.next_look, now + REPORT_INTERVAL))
 

@@ -16,6 +16,11 @@ class ReplayWindow:
         self._seen = bytearray(REPLAY_WINDOW)
         self._greatest = -1
 
+    @property
+    def next(self) -> int:
+        """One more than the greatest counter that was accepted."""
+        return self._greatest + 1
+
     def accept(self, counter: int) -> bool:
         """True, and remembered, if it is new; only for counters whose packet was authenticated."""
         ahead = counter - self._greatest

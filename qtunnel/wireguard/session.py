@@ -130,6 +130,11 @@ class Keypair:
         self.send_counter = 0
         self.window = ReplayWindow()
 
+    @property
+    def heard(self) -> int:
+        """Datagrams with packets that came under this session, about."""
+        return self.window.next + (self.records.joiner.counters.received if self.records is not None else 0)
+
     def may_send(self, now: float) -> bool:
         return not self.expired(now) and self.send_counter < REJECT_AFTER_MESSAGES
 

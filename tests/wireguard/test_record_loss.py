@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qtunnel.wireguard.record_burst import ReceiveBuffer
 from qtunnel.wireguard.record_format import MAX_COUNT, TYPE_RECORD, fragments
-from qtunnel.wireguard.record_link import LASTING, LOOK, REST, TOO_LOSSY, RecordLink, RecordState
+from qtunnel.wireguard.record_link import LAST_REST, LASTING, LOOK, REST, SOON, TOO_LOSSY, RecordLink, RecordState
 from qtunnel.wireguard.record_plain import VNET_HEADER, Report
 from qtunnel.wireguard.record_size import (
     BUSY,
@@ -176,6 +176,46 @@ def test_a_rest_ends_when_it_is_over_or_when_it_makes_things_worse(rate: float, 
     if mistaken:
         lose(link, 2, now + REST)  # the first is of traffic after a pause
         assert not link.active
+
+
+def rest(link: RecordLink, now: float) -> float:
+    """Let it rest until it is over; when that is."""
+    while not link.active:
+        now = max(link.next_look, now + 0.1)
+        link.rest(int(60_000 * now), now)
+    return now
+
+
+def test_a_link_that_stays_lossy_is_tried_less_and_less_often() -> None:
+    link = resting()
+    now = 0.5
+    rests = []
+    for _ in range(5):
+        began, now = now, rest(link, now)
+        rests.append(now - began)
+        now = lose(link, LASTING, now)
+        assert not link.active
+    assert rests == pytest.approx([REST, 2 * REST, 4 * REST, LAST_REST, LAST_REST])
+    now = lose(link, int(SOON * 10) + 1, rest(link, now), 0.001)
+    now = lose(link, 3, now, 0.2)
+    assert not link.active
+    assert rest(link, now) - now == pytest.approx(REST)
+
+
+@pytest.mark.parametrize("heard", [0, 30_000])
+def test_acknowledgments_of_a_busy_flow_rest_as_well(heard: int) -> None:
+    """A few of them go out, each in a record, and many datagrams come in, a second."""
+    link = RecordLink()
+    link.set_suite("aes-256-gcm", 0)
+    link.use_session(1)
+    link.reported(Report(1, 1, 1, 1), 1, 0.1)
+    now = 0.1
+    for number in range(1, 20):
+        now += 0.1
+        sent = 100 * number
+        report = Report(sent, sent - 10 * number, sent - 10 * number, sent - 10 * number)
+        link.reported(report, 1 << 40, now, int(heard * now))
+    assert link.active == (heard == 0)
 
 
 def test_a_pause_of_the_traffic_is_no_mistake_of_the_rest() -> None:
