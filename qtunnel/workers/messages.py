@@ -46,9 +46,9 @@ class Status(IntEnum):
     DONE = 1
     ODD = 2
     """Not what a worker can do; the engine has to look at it itself."""
-    BROKEN = 4
+    BROKEN = 3
     """The same, and nobody thought of it; behind it in ASCII the name of the exception that it made."""
-    FAILED = 3
+    FAILED = 4
     """The worker ends; behind it in ASCII the name of the exception that it met."""
 
 
