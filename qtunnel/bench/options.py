@@ -82,6 +82,11 @@ class TunnelOptions:
     processes: int = 1
     cores: int = 0
 
+    @property
+    def processors(self) -> int:
+        """That all of it may use."""
+        return self.cores or len(os.sched_getaffinity(0))
+
     def check(self) -> None:
         """Raises ``BenchError`` where it cannot be done."""
         self.link.check()

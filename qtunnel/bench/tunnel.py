@@ -87,7 +87,7 @@ class Race:
             "congestion": options.link.congestion or congestion_control(),
             "seconds": options.seconds,
             "rounds": options.rounds,
-            "processors": options.cores or len(os.sched_getaffinity(0)),
+            "processors": options.processors,
             "processes": options.processes,
             "kernel": platform.release(),
             "python": platform.python_version(),

@@ -21,7 +21,7 @@ def race_table(race: Race) -> Table:
         words.append(f"{link.delay_ms:g} ms delay")
     if link.congestion:
         words.append(link.congestion)
-    notes = [f"medians of {options.rounds} rounds, {options.seconds:g} s each; {os.cpu_count()} processors"]
+    notes = [f"medians of {options.rounds} rounds, {options.seconds:g} s each; {options.processors} processors"]
     notes += [f"record mode ended as {state}" for state in sorted(set(race.records)) if state != "active"]
     table = Table(title=", ".join(words), caption="\n".join(notes))
     table.add_column("", no_wrap=True)

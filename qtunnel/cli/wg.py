@@ -14,11 +14,11 @@ import click
 from qtunnel.constants import MAX_PROCESSES, UAPI_DIRECTORY
 from qtunnel.errors import EngineError
 from qtunnel.netio.background import run_in_background
-from qtunnel.netio.kernel import forbid_core_dumps
 from qtunnel.netio.loop import open_loop
 from qtunnel.netio.syslog import SOCKET as SYSLOG
 from qtunnel.netio.syslog import SyslogHandler
 from qtunnel.netio.tun import check_name
+from qtunnel.process import forbid_core_dumps
 
 GARBAGE = 50_000
 """Objects more than before until cycles are looked for: packets leave none, and a look takes as long as a burst."""

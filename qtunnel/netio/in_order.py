@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from qtunnel.workers.farm import Farm, Job
+from qtunnel.workers.messages import Task
 
 MAX_WAITING: Final = 96
 """Entries that may wait until the engine waits itself for the first of them. Of 64 datagrams each they take 6,144
@@ -29,9 +31,22 @@ class InOrder:
         """Whether something is before what would be sent now. Not so for what an action itself sends."""
         return bool(self._waiting) and not self._at_work
 
-    def put(self, action: Action, job: Job | None = None) -> None:
-        """Do this after all that waits, and once its job is over."""
-        self._waiting.append((job, action))
+    def put(self, action: Action) -> None:
+        """Do this after all that waits."""
+        self._waiting.append((None, action))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a worker would take a task."""
+        return self._farm.has_room
+
+    def hand_out(self, task: Task, data: memoryview, done: Callable[[Job, float], None]) -> bool:
+        """Whether a worker took the task; ``done`` is called with it in its turn, once it is over."""
+        job = self._farm.submit(task, data)
+        if job is None:
+            return False
+        self._waiting.append((job, partial(done, job)))
+        return True
 
     def go_on(self, now: float) -> None:
         """Do what may be done by now; where too much waits, wait for what is first."""

@@ -54,7 +54,6 @@ class Inbound:
     def __init__(self, tun: Tun, device: Device, udp: UdpPort, farm: Farm | None = None) -> None:
         """farm: workers that take large bursts, if there are any."""
         self._tun = tun
-        self._farm = farm
         self._order = InOrder(farm) if farm is not None else None
         self._device = device
         self._receiver = Receiver(udp.paths)
@@ -92,7 +91,7 @@ class Inbound:
                     self._take(Burst(start, min(size, offset + length - start), size, endpoint), now)
                 return
         kind = self._receiver.buffer.bytes[offset] if length else 0
-        if self._farm is not None and length >= WORTH_HANDING_OUT and self._hand_out(kind, burst, now):
+        if self._order is not None and length >= WORTH_HANDING_OUT and self._hand_out(self._order, kind, burst, now):
             return
         self._open(kind, burst, now)
 
@@ -122,11 +121,11 @@ class Inbound:
         if self._order is not None:
             self._order.go_on(now)
 
-    def _hand_out(self, kind: int, burst: Burst, now: float) -> bool:
+    def _hand_out(self, order: InOrder, kind: int, burst: Burst, now: float) -> bool:
         """Whether a worker took the burst."""
         offset, length, size, _ = burst
-        single = length > size * MAX_RUN if kind == TYPE_DATA else kind != TYPE_RECORD
-        if self._farm is None or self._order is None or single or size <= MIN_DATA_SIZE:
+        known = length <= size * MAX_RUN if kind == TYPE_DATA else kind == TYPE_RECORD
+        if not known or size <= MIN_DATA_SIZE:
             return False
         (index,) = _INDEX.unpack_from(self._receiver.buffer.bytes, offset + 4)
         keypair = self._device.state.sessions.get(index)
@@ -138,11 +137,11 @@ class Inbound:
                 return False
         work = Kind.OPEN_RECORD if kind == TYPE_RECORD else Kind.OPEN_RUN
         task = Task(work, session=index, size=size)
-        job = self._farm.submit(task, self._receiver.buffer.view[offset : offset + length])
-        if job is None:
-            return False
-        self._order.put(lambda now: self._opened_elsewhere(job, keypair, kind, burst, now), job)
-        return True
+
+        def opened(job: Job, now: float) -> None:
+            self._opened_elsewhere(job, keypair, kind, burst, now)
+
+        return order.hand_out(task, self._receiver.buffer.view[offset : offset + length], opened)
 
     def _opened_elsewhere(self, job: Job, keypair: Keypair, kind: int, burst: Burst, now: float) -> None:
         """A worker opened the burst: what it had no part in is whether all is new, and whose the sources are."""

@@ -1,15 +1,13 @@
-"""Calls that Python does not wrap: prctl, inotify, and a netlink socket that tells when links change."""
+"""Calls that Python does not wrap: setns, inotify, and a netlink socket that tells when links change."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import socket
 import struct
 from pathlib import Path
 
-_PR_SET_DUMPABLE = 4
 _IN_ATTRIB = 0x004
 _IN_MOVED_FROM = 0x040
 _IN_DELETE = 0x200
@@ -26,12 +24,6 @@ _ATTRIBUTE_U32 = struct.Struct("=HHI")
 _NLMSG_ERROR_CODE = struct.Struct("=i")
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def forbid_core_dumps() -> None:
-    """No core file, and no other process of this user may read this one's memory: it holds keys."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
 
 
 def enter_network_namespace(descriptor: int) -> None:

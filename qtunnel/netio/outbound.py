@@ -54,7 +54,6 @@ class Outbound:
         """farm: workers that take large bursts, if there are any."""
         self._tun = tun
         self._device = device
-        self._farm = farm
         self._order = InOrder(farm) if farm is not None else None
         self._transport = device.transport
         self._records = device.records
@@ -227,7 +226,7 @@ class Outbound:
 
     def _hand_out_run(self, peer: Peer, keypair: Keypair, at: int, length: int) -> bool:
         """Whether a worker took the super-packet. Raises ``OffloadError`` where it is none."""
-        if self._farm is None or self._order is None or not self._farm.has_room:
+        if self._order is None or not self._order.has_room:
             return False
         count = parse_super(self._arena, at, length, vnet.parse(self._arena, at, at + length)).segments
         task = Task(
@@ -237,13 +236,9 @@ class Outbound:
             remote=keypair.remote_index,
             mtu=self._device.state.mtu,
         )
-        job = self._farm.submit(task, self._view[at : at + length])
-        if job is None:
-            return False
-        keypair.send_counter += count
         hops = self._udp.hops
 
-        def sealed(now: float) -> None:
+        def sealed(job: Job, now: float) -> None:
             if job.done and job.messages == count:
                 self._send_sealed(hops, peer, keypair, job, now)
                 return
@@ -255,14 +250,14 @@ class Outbound:
                 self._split_here(peer, self._transport.session(peer, now), 0, length, now)
             self._udp.hops = 0
 
-        self._order.put(sealed, job)
+        if not self._order.hand_out(task, self._view[at : at + length], sealed):
+            return False
+        keypair.send_counter += count
         return True
 
     def _hand_out_record(self, peer: Peer, plain: memoryview, now: float) -> bool:
         """Whether a worker took the record."""
-        if self._farm is None or self._order is None or not self._farm.has_room:
-            return False
-        if len(plain) > IN_SIZE:
+        if self._order is None or not self._order.has_room or len(plain) > IN_SIZE:
             return False
         keypair, keys, size, parity = self._records.order(peer, now)
         task = Task(
@@ -273,13 +268,9 @@ class Outbound:
             remote=keypair.remote_index,
             parity=int(parity),
         )
-        job = self._farm.submit(task, plain)
-        if job is None:
-            return False
-        keys.send_counter += 1
         hops = self._udp.hops
 
-        def sealed(now: float) -> None:
+        def sealed(job: Job, now: float) -> None:
             if job.done:
                 self._send_sealed(hops, peer, keypair, job, now)
             elif self._knows(peer) and self._records.max_plain(peer, now) >= len(job.input):
@@ -287,7 +278,9 @@ class Outbound:
             else:
                 self._device.drops[Drop.WORKER_LOST] += 1
 
-        self._order.put(sealed, job)
+        if not self._order.hand_out(task, plain, sealed):
+            return False
+        keys.send_counter += 1
         return True
 
     def _knows(self, peer: Peer) -> bool:

@@ -35,14 +35,13 @@ class Rule(NamedTuple):
     """What a packet behind a certain vnet header must be like.
 
     most: its bytes with that header. version, protocol: 0 for any. start: where its transport header begins, 0 for
-    anywhere. udp_segments: whether it takes a TUN that cuts UDP.
+    anywhere.
     """
 
     most: int
     version: int = 0
     protocol: int = 0
     start: int = 0
-    udp_segments: bool = False
 
 
 NOTHING: Final = Rule(0)
@@ -80,7 +79,7 @@ def _make(header: bytes) -> Rule:
     else:
         start = 0
     most = vnet.SIZE + headers.MAX_HEADERS + gso_size * MAX_SEGMENTS if gso_type else _LARGEST
-    return Rule(most, version, protocol, start, gso_type == vnet.GSO_UDP_L4)
+    return Rule(most, version, protocol, start)
 
 
 def header_size(rule: Rule, item: memoryview) -> int:

@@ -89,9 +89,7 @@ def stretches(buffer: ReceiveBuffer, offset: int, length: int, size: int) -> lis
     headed = count if length - (count - 1) * size >= HEADER_SIZE else count - 1
     if headed < 2 or size < HEADER_SIZE:
         return [(at, min(size, offset + length - at)) for at in range(offset, offset + length, size)]
-    if (
-        headed == count and 0 <= count - buffer.bytes[offset + 2] <= 1
-    ):  # one record, most of the time: looked at by half
+    if headed == count and 0 <= count - buffer.bytes[offset + 2] <= 1:  # most of the time one record: half is looked at
         tails = np.ndarray((count,), "<u8", buffer.bytes, offset + 8, (size,)).tobytes()
         if tails == tails[:8] * count:
             return [(offset, length)]

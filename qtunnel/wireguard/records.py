@@ -156,7 +156,7 @@ class Records:
         if link.data_sent(keypair.records.send_counter, now) is not None:
             self._say(peer)
         if link.next_look < before or not link.active:
-            self._look(peer)
+            self._wake(peer, link.next_look)
         return keypair, keypair.records
 
     def _seal(
@@ -230,12 +230,9 @@ class Records:
 
     def _session(self, index: int, datagrams: int, now: float) -> Keypair | None:
         """The session with that receiver index, if it has records; else None, and counted."""
-        keypair = self._state.sessions.get(index)
-        if keypair is None or keypair.records is None:
+        keypair = self._state.receiving(index, datagrams, now)
+        if keypair is not None and keypair.records is None:
             self._state.drops[Drop.UNKNOWN_INDEX] += datagrams
-            return None
-        if keypair.expired(now):
-            self._state.drops[Drop.EXPIRED] += datagrams
             return None
         return keypair
 
@@ -304,10 +301,13 @@ class Records:
         if report.question:
             self._report_soon(peer, keys, now)
 
-    @staticmethod
-    def _report_soon(peer: Peer, keys: RecordKeys, now: float) -> None:
+    def _report_soon(self, peer: Peer, keys: RecordKeys, now: float) -> None:
         keys.reported = False
-        due = max(now, keys.last_report + REPORT_INTERVAL)
+        self._wake(peer, max(now, keys.last_report + REPORT_INTERVAL))
+
+    @staticmethod
+    def _wake(peer: Peer, due: float) -> None:
+        """Have the timer go off at that time at the latest."""
         if peer.timers.at[Timer.RECORD] > due:
             peer.timers.arm(Timer.RECORD, due)
 
@@ -325,13 +325,6 @@ class Records:
         link.rest(keypair.send_counter + keypair.heard if keypair is not None else 0, now)
         if not link.active or link.next_look < NEVER:
             peer.timers.arm(Timer.RECORD, max(link.next_look, now + REPORT_INTERVAL))
-
-    @staticmethod
-    def _look(peer: Peer) -> None:
-        """Have the timer look after the link when that is due."""
-        due = peer.records.next_look
-        if peer.timers.at[Timer.RECORD] > due:
-            peer.timers.arm(Timer.RECORD, due)
 
     @staticmethod
     def _unreported(keypair: Keypair) -> bool:

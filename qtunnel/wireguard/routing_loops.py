@@ -17,14 +17,13 @@ from typing import Final
 
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.messages import TYPE_DATA
+from qtunnel.wireguard.packets import IPV4_HEADER, IPV6_HEADER
 from qtunnel.wireguard.record_format import TYPE_RECORD
 
 _UDP: Final = 17
 _FRAGMENT: Final = 44
-_IPV6_HEADER: Final = 40
 _FRAGMENT_HEADER: Final = 8
 _PORTS: Final = 4
-_IPV4_HEADER: Final = 20
 _NO_OPTIONS: Final = 0x45
 """The first byte of an IPv4 header of just that size."""
 
@@ -48,9 +47,9 @@ def may_be_nested(buffer: memoryview, offset: int, length: int) -> bool:
     whether it could be a tunnel's datagram with data. A storm is made of nothing else."""
     first = buffer[offset]
     if first == _NO_OPTIONS:
-        at = _IPV4_HEADER + _UDP_HEADER
+        at = IPV4_HEADER + _UDP_HEADER
     elif first >> 4 == 6 and buffer[offset + 6] == _UDP:
-        at = _IPV6_HEADER + _UDP_HEADER
+        at = IPV6_HEADER + _UDP_HEADER
     else:
         return True
     return length <= at or buffer[offset + at] in _WITH_DATA
@@ -65,7 +64,7 @@ def udp_header(packet: memoryview) -> int:
         at = (packet[0] & 15) * 4
         is_udp = packet[9] == _UDP and not (packet[6] & 0x1F or packet[7])
     else:
-        at = _IPV6_HEADER
+        at = IPV6_HEADER
         protocol = packet[6]
         if protocol == _FRAGMENT and len(packet) >= at + _FRAGMENT_HEADER:
             protocol = 0 if packet[at + 2] or packet[at + 3] & 0xF8 else packet[at]

@@ -208,6 +208,11 @@ class Rows:
         """Bytes from packet to packet."""
         return self.size - MIN_DATA_SIZE
 
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each packet with its padding."""
+        return [self.stride] * (self.count - 1) + [self.last - MIN_DATA_SIZE]
+
 
 class RowOpener:
     """Opens messages of one session that lie side by side, with the session's cipher alone.

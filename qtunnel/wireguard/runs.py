@@ -79,7 +79,10 @@ class RunOpener:
         if rows is None:
             yield from self._singly(offset, length, size, endpoint, now)
             return
-        keypair = self.session(rows, now)
+        if rows.kind != TYPE_DATA:
+            self._state.drops[Drop.MALFORMED] += rows.count
+            return
+        keypair = self._state.receiving(rows.index, rows.count, now)
         if keypair is None:
             return
         try:
@@ -99,21 +102,6 @@ class RunOpener:
         if rows.full or rows.last > MIN_DATA_SIZE:
             peer.timers.data_received(now)
         yield OpenedRun(peer, rows.stride, self._inner_lengths(peer, rows, replayed))
-
-    def session(self, rows: Rows, now: float) -> Keypair | None:
-        """The session that the messages are of, if it may receive; else None, and counted."""
-        drops = self._state.drops
-        if rows.kind != TYPE_DATA:
-            drops[Drop.MALFORMED] += rows.count
-            return None
-        keypair = self._state.sessions.get(rows.index)
-        if keypair is None:
-            drops[Drop.UNKNOWN_INDEX] += rows.count
-            return None
-        if keypair.expired(now):
-            drops[Drop.EXPIRED] += rows.count
-            return None
-        return keypair
 
     @staticmethod
     def _replayed(keypair: Keypair, counters: list[int]) -> set[int]:
@@ -136,10 +124,9 @@ class RunOpener:
                     return lengths
                 self._state.drops[Drop.WRONG_SOURCE] += count - 1
                 return [0] * count
-        sizes = [stride] * (count - 1) + [rows.last - MIN_DATA_SIZE]
         return [
             check(peer, self._plain, row * stride, size) if size and row not in replayed else 0
-            for row, size in enumerate(sizes)
+            for row, size in enumerate(rows.sizes)
         ]
 
     def _singly(self, offset: int, length: int, size: int, endpoint: Endpoint, now: float) -> Iterator[OpenedRun]:

@@ -135,6 +135,17 @@ class DeviceState:
             peer.pending.handshake.wipe()
             peer.pending = None
 
+    def receiving(self, index: int, messages: int, now: float) -> Keypair | None:
+        """The session that messages with that receiver index are of; None, and counted, where it may not receive."""
+        keypair = self.sessions.get(index)
+        if keypair is None:
+            self.drops[Drop.UNKNOWN_INDEX] += messages
+            return None
+        if keypair.expired(now):
+            self.drops[Drop.EXPIRED] += messages
+            return None
+        return keypair
+
     def forget(self, keypairs: list[Keypair]) -> None:
         for keypair in keypairs:
             if self.sessions.pop(keypair.local_index, None) is not None:

@@ -185,11 +185,10 @@ class Transport:
         if kind != TYPE_DATA:
             drops[Drop.MALFORMED] += 1
             return None
-        keypair = self._state.sessions.get(index)
+        keypair = self._state.receiving(index, 1, now)
         if keypair is None:
-            drops[Drop.UNKNOWN_INDEX] += 1
             return None
-        if keypair.expired(now) or counter >= REJECT_AFTER_MESSAGES:
+        if counter >= REJECT_AFTER_MESSAGES:
             drops[Drop.EXPIRED] += 1
             return None
         plain = self._opened[: size - MIN_DATA_SIZE]

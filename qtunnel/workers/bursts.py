@@ -141,8 +141,7 @@ class BurstWorker:
             return None
         lengths = self._opener.lengths_of_one_flow(rows)
         if not lengths:
-            sizes = [rows.stride] * rows.full + [rows.last - MIN_DATA_SIZE] * (count - rows.full)
-            lengths = [ip_length(self._plain, row * rows.stride, size) for row, size in enumerate(sizes)]
+            lengths = [ip_length(self._plain, row * rows.stride, size) for row, size in enumerate(rows.sizes)]
             if not all(lengths):
                 return None
         sizes = []

@@ -77,11 +77,10 @@ NOTHING_MISSING: Final = 255
 class Result(NamedTuple):
     """What became of it.
 
-    length: bytes of what came out; size: of each datagram of it but the last, or bytes of the datagrams that a record
-    came in; messages: how many,
-    or the fragments of a record; counter: of the first message, or of the record. missing: the
-    fragment of a record that was healed. Behind it, for OPEN_RUN,
-    the length in bytes of each write that the packets make, one after the other in the slot.
+    length: bytes of what came out. size: of each datagram of it but the last, or of all that a record came in.
+    messages: how many, or the fragments of a record. counter: of the first message, or of the record. missing: the
+    fragment of a record that was healed. Behind it, for OPEN_RUN, the length in bytes of each write that the packets
+    make, one after the other in the slot.
     """
 
     status: int
