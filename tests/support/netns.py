@@ -42,6 +42,14 @@ def ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
+def gone(pid: int) -> bool:
+    """Whether the process is no more, or only a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def run(*command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; a failure shows what it said."""
     done = subprocess.run(

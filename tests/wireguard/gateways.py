@@ -119,6 +119,21 @@ class Gateway:
         return stop(self.process)
 
 
+def meet_in_records(left: Gateway, right: Gateway, suite: str) -> None:
+    """Tunnel with record mode at both ends, agreed."""
+    right.meet(left)
+    left.meet(right)
+    for end, other in ((left, right), (right, left)):
+        end.set(f"public_key={other.public.hex()}", f"record_mode={suite}", "drop_sessions=true")
+    left.ping(right)
+    wait_until(lambda: active(left) and active(right), "record mode")
+
+
+def active(gateway: Gateway) -> bool:
+    """Whether its one peer gets records."""
+    return gateway.get("record_mode_state") == ["active"]
+
+
 def tcp(sender: Gateway, receiver: Gateway, version: int, size: int) -> None:
     """Send that many bytes over TCP through the tunnel; all arrive unchanged."""
     script = Path(__file__).with_name("tcp_transfer.py")

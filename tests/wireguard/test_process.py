@@ -15,7 +15,7 @@ import pytest
 
 import qtunnel.wireguard as room
 from qtunnel.netio.uapi_socket import MAX_CONNECTIONS
-from tests.support.netns import Namespace, namespaces, ticks, unique_name, wait_until
+from tests.support.netns import Namespace, gone, namespaces, ticks, unique_name, wait_until
 from tests.wireguard.gateways import QTUNNEL, Gateway, socket_path, talk
 
 NOBODY = 65534
@@ -45,13 +45,6 @@ def process_of(interface: str) -> int:
             if interface.encode() in arguments and b"wg" in arguments:
                 return int(entry.name)
     raise AssertionError(f"no process serves {interface}")
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:

@@ -137,12 +137,18 @@ def lose(link: RecordLink, reports: int, now: float, share: float = 0.1) -> floa
     return now
 
 
-def resting() -> RecordLink:
-    """At 0.5, after a rate of 100,000 fragments a second."""
+def confirmed(now: float) -> RecordLink:
+    """A link that is in use since then."""
     link = RecordLink()
     link.set_suite("aes-256-gcm", 0)
     link.use_session(1)
-    link.reported(Report(1, 1, 1, 1), 1, 0.2)
+    link.reported(Report(1, 1, 1, 1), 1, now)
+    return link
+
+
+def resting() -> RecordLink:
+    """At 0.5, after a rate of 100,000 fragments a second."""
+    link = confirmed(0.2)
     lose(link, LASTING - 1, 0.2)
     assert link.active
     lose(link, 1, 0.4)
@@ -151,10 +157,7 @@ def resting() -> RecordLink:
 
 
 def test_a_moment_of_loss_is_no_lossy_link() -> None:
-    link = RecordLink()
-    link.set_suite("aes-256-gcm", 0)
-    link.use_session(1)
-    link.reported(Report(1, 1, 1, 1), 1, 0.1)
+    link = confirmed(0.1)
     now = lose(link, LASTING - 1, 0.1, 0.3)
     assert link.sizer.loss > TOO_LOSSY
     for _ in range(10):
@@ -205,10 +208,7 @@ def test_a_link_that_stays_lossy_is_tried_less_and_less_often() -> None:
 @pytest.mark.parametrize("heard", [0, 30_000])
 def test_acknowledgments_of_a_busy_flow_rest_as_well(heard: int) -> None:
     """A few of them go out, each in a record, and many datagrams come in, a second."""
-    link = RecordLink()
-    link.set_suite("aes-256-gcm", 0)
-    link.use_session(1)
-    link.reported(Report(1, 1, 1, 1), 1, 0.1)
+    link = confirmed(0.1)
     now = 0.1
     for number in range(1, 20):
         now += 0.1

@@ -15,26 +15,12 @@ from qtunnel.bench import stream
 from qtunnel.wireguard.record_format import TYPE_RECORD
 from qtunnel.wireguard.record_plain import Report
 from tests.support.netns import Namespace, run, wait_until
-from tests.wireguard.gateways import PORT, QTUNNEL, Gateway, tcp
+from tests.wireguard.gateways import PORT, QTUNNEL, Gateway, active, meet_in_records, tcp
 
 pytestmark = pytest.mark.root
 
 SUITES = ["aes-256-gcm", "chacha20-poly1305"]
 SIZE = 3_000_000
-
-
-def meet(left: Gateway, right: Gateway, suite: str) -> None:
-    """Tunnel with record mode at both ends, agreed."""
-    right.meet(left)
-    left.meet(right)
-    for end, other in ((left, right), (right, left)):
-        end.set(f"public_key={other.public.hex()}", f"record_mode={suite}", "drop_sessions=true")
-    left.ping(right)
-    wait_until(lambda: active(left) and active(right), "record mode")
-
-
-def active(gateway: Gateway) -> bool:
-    return gateway.get("record_mode_state") == ["active"]
 
 
 def nft(host: Namespace, command: str) -> str:
@@ -78,7 +64,7 @@ def test_everything_goes_in_records(gateways: tuple[Gateway, Gateway], suite: st
     left, right = gateways
     if link == "datagrams":
         cut_bursts(left, right)
-    meet(left, right, suite)
+    meet_in_records(left, right, suite)
     with counted(left.host) as types:
         for version in (4, 6):
             left.ping(right, version)
@@ -94,7 +80,7 @@ def test_everything_goes_in_records(gateways: tuple[Gateway, Gateway], suite: st
 def test_a_link_that_loses_datagrams(gateways: tuple[Gateway, Gateway], loss: float) -> None:
     left, right = gateways
     cut_bursts(left, right)
-    meet(left, right, SUITES[0])
+    meet_in_records(left, right, SUITES[0])
     lose(right.host, loss)
     tcp(left, right, 4, SIZE)
     tcp(right, left, 6, SIZE)
@@ -129,7 +115,7 @@ def test_with_parity_packets_get_lost_less_often_than_datagrams(gateways: tuple[
     """Packets one by one, as often as they may go twice, too; 1 % of the datagrams are lost."""
     left, right = gateways
     cut_bursts(left, right)
-    meet(left, right, SUITES[0])
+    meet_in_records(left, right, SUITES[0])
     lose(right.host, 1)
     lost(left, right, rate, 2.5)  # by now the loss is known
     with_parity = lost(left, right, rate, 5)
@@ -143,7 +129,7 @@ def test_with_parity_packets_get_lost_less_often_than_datagrams(gateways: tuple[
 
 def test_packets_go_on_where_records_stop_getting_through(gateways: tuple[Gateway, Gateway]) -> None:
     left, right = gateways
-    meet(left, right, SUITES[0])
+    meet_in_records(left, right, SUITES[0])
     left.ping(right, 4, 20)
     nft(right.host, "add table inet deaf")
     nft(right.host, "add chain inet deaf input { type filter hook input priority 0; }")
@@ -176,7 +162,7 @@ def test_never_towards_a_peer_without_it(hosts: tuple[Namespace, Namespace]) -> 
 
 def test_switched_off_at_run_time(gateways: tuple[Gateway, Gateway]) -> None:
     left, right = gateways
-    meet(left, right, SUITES[1])
+    meet_in_records(left, right, SUITES[1])
     for end, other in ((left, right), (right, left)):
         end.set(f"public_key={other.public.hex()}", "record_mode=off")
     with counted(left.host) as types:
@@ -239,7 +225,7 @@ def test_a_packet_whose_length_is_not_its_own_gets_into_no_record(
 ) -> None:
     """What a packet claims to be longer or shorter would be taken for items of the engine's, or from other packets."""
     left, right = gateways
-    meet(left, right, "aes-256-gcm")
+    meet_in_records(left, right, "aes-256-gcm")
     addresses = [ipaddress.ip_address(end.inner(6)).packed for end in (left, right)]
     report = Report(1 << 20, 1 << 20, 1, 1).pack()
     packet = b"\x60\0\0\0" + claimed.to_bytes(2, "big") + b"\0\x40" + b"".join(addresses) + report
