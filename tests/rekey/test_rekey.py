@@ -193,7 +193,7 @@ def test_min_sources_counts() -> None:
 
 def test_a_lying_kme_installs_nothing_and_is_named() -> None:
     simulation = Simulation(1, CLEAN)
-    simulation.kme.lying = True
+    simulation.kme.liars.add("b")
     simulation.run_for(60.0)
     assert all(host.engine.blocked for host in simulation.hosts.values())
     assert "key-mismatch" in reasons(simulation, "a") | reasons(simulation, "b")

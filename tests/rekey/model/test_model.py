@@ -1,0 +1,33 @@
+"""The rekeying core against its rules, in whatever worlds hypothesis makes (tests/rekey/model/plan.py).
+
+The suite runs QTUNNEL_SOAK_RUNS plans, always the same ones; ``make soak`` other ones and more. A plan that fails is
+printed as small as it could be made, as a call that goes into an ``@example``.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.rekey.model.plan import Plan, plans
+from tests.rekey.model.run import run
+
+RUNS = int(os.environ.get("QTUNNEL_SOAK_RUNS", "200"))
+FIRST = int(os.environ.get("QTUNNEL_SOAK_SEED", "0"))
+CHUNK = 50
+
+
+@pytest.mark.parametrize("chunk", range(FIRST, FIRST + max(1, RUNS // CHUNK)))
+def test_the_rules_hold_in_every_world(chunk: int) -> None:
+    @seed(chunk)
+    @settings(
+        max_examples=CHUNK, derandomize=False, database=None, deadline=None, print_blob=False,
+        suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink),
+    )  # fmt: skip
+    @given(plans())
+    def holds(plan: Plan) -> None:
+        run(plan)
+
+    holds()
