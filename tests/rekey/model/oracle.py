@@ -179,7 +179,7 @@ class Oracle:
         """The status, held against the engine. Whether the daemon has to drop the session."""
         world, end = self._world, host.name
         wire, side = world.wires[end], world.sides[end]
-        stats = PeerStats(None, wire.last_handshake, 0, 0, wire.claims())
+        stats = PeerStats(None, wire.last_handshake, 0, 0, wire.claims(), newest_epoch=wire.newest)
         view = self._views[end].complete(host.node.peers[host.peer].view(), world.now)
         config = cast(
             PeerConfig,
@@ -216,6 +216,9 @@ class Oracle:
             if status.protection == "qkd+pqc":
                 enough = len(truth.info.sources) >= max(1, side.min_sources)
                 self._hold(enough, f"{end}: shows QKD, which is not in epoch {truth.epoch}")
+            shown = {used.source for used in status.key_ids}
+            self._hold(shown <= set(truth.info.sources), f"{end}: shows sources that are not in it")
+            self._hold(truth.info.chained or not status.chained, f"{end}: shows a chain that is not in it")
             if not wire.plain:
                 ids = [(used.source, used.key_id) for used in status.key_ids]
                 self._hold(ids == [(ref.source, ref.key_id) for ref in truth.info.keys], f"{end}: shows other keys")

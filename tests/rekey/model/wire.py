@@ -86,6 +86,11 @@ class Wire:
             return self._ledger.in_force(self.last_handshake, self._clock())
         return None if session is None else session.epoch
 
+    @property
+    def newest(self) -> int | None:
+        """The newest epoch that it can be, where the engine cannot tell."""
+        return self._ledger.newest if self.plain else None
+
     # -- what it does by itself
 
     @property
