@@ -22,6 +22,12 @@ from qtunnel.rekey.timing import KEY_LIFETIME, REPLACED_KEPT
 from qtunnel.secret import RandomBytes, Secret
 from qtunnel.terms import ChainPolicy, Policy, QkdPolicy, record_suite
 
+OVERTAKEN = {
+    Shortfall.QKD: ("qkd-required", "the policy has become stricter while the exchange was under way"),
+    Shortfall.CHAIN: ("chain-required", "another epoch came first, and the policy requires a chain, which this lacks"),
+}
+"""Why an exchange that was good when its answer was made is not installed any more: reason and words."""
+
 
 class PeerContext:
     """State of one peer, and the outbox that its machines write to."""

@@ -14,7 +14,7 @@ from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
 from qtunnel.handshake.transcript import Sealed
 from qtunnel.keys.chain import link
 from qtunnel.keys.policy import Shortfall, sources_required
-from qtunnel.rekey.context import PeerContext
+from qtunnel.rekey.context import OVERTAKEN, PeerContext
 from qtunnel.rekey.limits import EPOCH_JUMP
 from qtunnel.rekey.model import Fetched, FetchNew, Now, Send
 from qtunnel.rekey.timing import (
@@ -218,6 +218,8 @@ class Outbound:
             if answer.epoch > context.floor + EPOCH_JUMP:
                 return self._fail("epoch", f"the peer claims to be at epoch {answer.epoch}, out of all bounds")
             context.hear_of(answer.epoch)
+            if answer.verdict is Verdict.CHAIN_REQUIRED:
+                context.chain.settle(None)  # the offer listed it, and the peer holds none of them
             outcome = self._fail(_reason(answer.verdict), _sentence(answer))
             return Outcome.RETRY_NOW if answer.verdict is Verdict.STALE_EPOCH else outcome
         settled = context.chain.settle(answer.chain)
@@ -255,8 +257,11 @@ class Outbound:
             context.notice("message.rejected", message="committed", reason="authentication", detail="wrong tag")
             return None
         keys = sealed.keys
-        if context.judge(context.policy, len(keys.keys), chained=keys.chained) is Shortfall.QKD:
-            return self._fail("qkd-required", "the policy has become stricter while the exchange was under way")
+        shortfall = context.judge(context.policy, len(keys.keys), chained=keys.chained)
+        if shortfall is not None:
+            if shortfall is Shortfall.CHAIN:
+                context.chain.settle(None)  # what is built on it would lack the chain as well
+            return self._fail(*OVERTAKEN[shortfall])
         self._machine.fire(OutEvent.CONFIRMED)
         if keys.epoch > context.floor:
             new = link(keys.epoch, keys.chain, qkd=bool(keys.keys))

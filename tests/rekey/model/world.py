@@ -13,7 +13,7 @@ from qtunnel.identity import Identity
 from qtunnel.rekey.model import Block, Defect, Effect, FetchById, FetchNew, Install, Memory, Now, Remember, Send
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
-from tests.rekey.model.oracle import Oracle
+from tests.rekey.model.oracle import BrokenRuleError, Oracle
 from tests.rekey.model.plan import (
     ENDS,
     Action,
@@ -41,6 +41,8 @@ TUNNEL_LOSS = 0.05
 SLOW_KME = 10.0
 UNKNOWN = object()
 RECORDED = 12
+STANDSTILL = 10_000
+"""Steps at one moment: the most that happen at once are some hundred, of a replay."""
 
 
 class RecordedKmes(KmePair):
@@ -81,6 +83,7 @@ class World(Simulation):
         self.in_place: dict[str, int | object | None] = dict.fromkeys(ENDS)
         self.incarnation = dict.fromkeys(ENDS, 0)
         self._cut: dict[str, Crash] = {}
+        self._still = 0
         self._done = dict.fromkeys(ENDS, 0)
         self._until: dict[tuple[str, str], float] = {}
         self._weather: list[tuple[float, Conditions]] = []
@@ -358,5 +361,9 @@ class World(Simulation):
         return max(times)
 
     def _step(self, upcoming: float) -> None:
+        before = self.now
         super()._step(upcoming)
+        self._still = self._still + 1 if self.now == before else 0
+        if self._still > STANDSTILL:
+            raise BrokenRuleError(f"at {self.now - 1000.0:.3f} s: time does not go on")
         self.oracle.check()
