@@ -122,10 +122,12 @@ class PeerContext:
         return tuple(failures)
 
     def install(
-        self, keys: EpochKeys, now: Now, *, handshake_now: bool, chain: Callable[[], None], **memory: object
-    ) -> None:
-        """An epoch is committed: hand its PSK to the engine. chain: brings the epoch chain up to date. memory: what
-        else is to be remembered of it."""
+        self, keys: EpochKeys, now: Now, *, handshake_now: bool, chain: Callable[[], None], made: float | None = None,
+        **memory: object,
+    ) -> None:  # fmt: skip
+        """An epoch is committed: hand its PSK to the engine. chain: brings the epoch chain up to date. made: monotonic
+        seconds, where not now. memory: what else is to be remembered of it."""
+        begins_anew = self.memory.had_epochs and not keys.chained
         self.floor = max(self.floor, keys.epoch)
         self.epoch = max(self.epoch, keys.epoch)
         # First of all: a crash between the two must not let an older epoch in later.
@@ -140,10 +142,13 @@ class PeerContext:
         else:
             self.effects.append(Install(self.name, keys.epoch, keys.psk.copy(), None, None, handshake_now, suite))
         chain()
-        info = EpochInfo.of(keys, now.mono)
+        info = EpochInfo.of(keys, now.mono if made is None else made)
         self._forget_epochs(now)
         self.epochs[keys.epoch] = info
         self.guard.install(info)
+        if begins_anew:
+            detail = "one end had lost the chain's secrets: what earlier epochs had of QKD protects no more"
+            self.notice("chain.reset", epoch=keys.epoch, detail=detail)
         self.show_protection()
 
     def _forget_epochs(self, now: Now) -> None:

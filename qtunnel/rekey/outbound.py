@@ -11,7 +11,7 @@ from qtunnel.errors import HandshakeError
 from qtunnel.handshake.fragments import EXCHANGE_ID_SIZE, MessageType
 from qtunnel.handshake.initiator import Initiator
 from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
-from qtunnel.handshake.transcript import Sealed
+from qtunnel.handshake.transcript import EpochKeys, Sealed
 from qtunnel.keys.chain import link
 from qtunnel.keys.policy import Shortfall, sources_required
 from qtunnel.rekey.context import OVERTAKEN, PeerContext
@@ -19,8 +19,8 @@ from qtunnel.rekey.limits import EPOCH_JUMP
 from qtunnel.rekey.model import Fetched, FetchNew, Now, Send
 from qtunnel.rekey.timing import (
     ATTEMPT_LIMIT,
+    COMMIT_LIMIT,
     FETCH_LIMIT,
-    PENDING_LIMIT,
     UNANSWERED_AFTER,
     Retransmitter,
     grow,
@@ -90,6 +90,9 @@ class Outbound:
         self._exchange = b""
         self._initiator: Initiator | None = None
         self._sealed: Sealed | None = None
+        self._sealed_at = 0.0
+        self._unconfirmed: tuple[EpochKeys | None, float] = (None, 0.0)
+        """Of the exchange whose commit was never confirmed, and when they were made; monotonic seconds."""
         self._retransmitter: Retransmitter | None = None
         self._started = 0.0
         self._failures: tuple[tuple[str, str], ...] = ()
@@ -222,19 +225,33 @@ class Outbound:
                 context.chain.settle(None)  # the offer listed it, and the peer holds none of them
             outcome = self._fail(_reason(answer.verdict), _sentence(answer))
             return Outcome.RETRY_NOW if answer.verdict is Verdict.STALE_EPOCH else outcome
-        settled = context.chain.settle(answer.chain)
-        if settled is not None:
-            context.floor = max(context.floor, settled.epoch)
-            context.remember(epoch=context.floor)
-            context.notice("epoch.settled", epoch=settled.epoch)
+        self._settle(answer.chain, now)
         context.peer_capabilities = answer.capabilities
         if answer.detail:
             context.notice("peer.says", detail=answer.detail)
         context.chain.doubt(link(sealed.keys.epoch, sealed.keys.chain, qkd=bool(sealed.keys.keys)))
-        self._sealed = sealed
+        self._sealed, self._sealed_at = sealed, now.mono
         self._machine.fire(OutEvent.ACCEPTED)
-        self._send(MessageType.COMMIT, sealed.commit, now, PENDING_LIMIT - (now.mono - self._started))
+        self._send(MessageType.COMMIT, sealed.commit, now, COMMIT_LIMIT)
         return None
+
+    def _settle(self, chosen: bytes | None, now: Now) -> None:
+        """The answer says whether the peer has the epoch that it never confirmed: then it is good here, too."""
+        context, (unconfirmed, made) = self._context, self._unconfirmed
+        self._unconfirmed = None, 0.0
+        settled = context.chain.settle(chosen)
+        if settled is None or settled.epoch <= context.floor:
+            return
+        context.notice("epoch.settled", epoch=settled.epoch)
+        if unconfirmed is None or unconfirmed.epoch != settled.epoch or self._overtaken(unconfirmed) is not None:
+            context.floor = settled.epoch
+            context.remember(epoch=context.floor)
+            return
+        context.install(unconfirmed, now, handshake_now=True, chain=lambda: None, made=made)
+
+    def _overtaken(self, keys: EpochKeys) -> Shortfall | None:
+        """Why keys that were good when their answer came are not installed any more."""
+        return self._context.judge(self._context.policy, len(keys.keys), chained=keys.chained)
 
     def _judge(self, answer: Answer) -> None:
         shortfall = self._context.judge(answer.policy, len(answer.keys), chained=answer.chain is not None)
@@ -257,7 +274,7 @@ class Outbound:
             context.notice("message.rejected", message="committed", reason="authentication", detail="wrong tag")
             return None
         keys = sealed.keys
-        shortfall = context.judge(context.policy, len(keys.keys), chained=keys.chained)
+        shortfall = self._overtaken(keys)
         if shortfall is not None:
             if shortfall is Shortfall.CHAIN:
                 context.chain.settle(None)  # what is built on it would lack the chain as well
@@ -302,7 +319,8 @@ class Outbound:
         if retransmitter is None:
             return None
         if retransmitter.over(now.mono):
-            if self.state is OutState.COMMITTING:
+            if self.state is OutState.COMMITTING and self._sealed is not None:
+                self._unconfirmed = self._sealed.keys, self._sealed_at
                 return self._fail("unconfirmed", "the peer did not confirm the commit; a new exchange settles it")
             if self._mismatch is not None and self._initiator is not None:
                 self._spend(self._initiator.offer)

@@ -7,29 +7,13 @@ from dataclasses import replace
 import pytest
 
 from qtunnel.handshake.fragments import MessageType
-from qtunnel.rekey.model import EpochInfo, Memory
+from qtunnel.rekey.model import Memory
 from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
 from tests.rekey.simulation import Conditions, Simulation
+from tests.rekey.test_heal import installed, lose
 from tests.rekey.test_rekey import CLEAN, REQUIRED, done, reasons
 
 STRICT = Policy(QkdPolicy.REQUIRED, chain=ChainPolicy.REQUIRED)
-
-
-def installed(simulation: Simulation, name: str) -> EpochInfo:
-    host = simulation.hosts[name]
-    info = host.node.peers[host.peer].view().installed
-    assert info is not None
-    return info
-
-
-def lose(simulation: Simulation, *kinds: MessageType, of: str = "ab") -> None:
-    """From here on all messages of these types are lost that one of these ends sends."""
-
-    def delivers(receiver: str, sender: str, datagram: bytes) -> None:
-        if datagram[0] not in kinds or sender not in of:
-            Simulation._deliver(simulation, receiver, sender, datagram)
-
-    simulation._deliver = delivers  # type: ignore[method-assign]  # a fault of the network's
 
 
 def of_roles(simulation: Simulation) -> tuple[str, str]:

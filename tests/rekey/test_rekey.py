@@ -240,6 +240,8 @@ def test_a_restart_resets_the_chain_and_the_next_epoch_has_one_again() -> None:
     first = simulation.hosts["a"].node.peers["b"].view().installed
     assert first is not None
     assert not first.chained
+    for host in simulation.hosts.values():
+        assert host.count("chain.reset") == host.count("chain.reset", epoch=first.epoch) == 1
     done(simulation)
     second = simulation.hosts["a"].node.peers["b"].view().installed
     assert second is not None
