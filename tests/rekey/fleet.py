@@ -85,6 +85,7 @@ class Fleet:
         self.nodes = {name: RekeyNode(identities[name], rng.randbytes) for name in identities}
         self.links = {name: Pair(KmePair(rng)) for name in names}
         self.counts = Counts()
+        self._deadlines = dict.fromkeys(identities, 0.0)
         policy = Policy(QkdPolicy.REQUIRED)
         for name in names:
             for end, other in ((HUB, name), (name, HUB)):
@@ -102,16 +103,22 @@ class Fleet:
 
     @property
     def deadline(self) -> float:
-        return min(time for node in self.nodes.values() if (time := node.deadline) is not None)
+        """When the next node has something to do."""
+        return min(self._deadlines.values())
 
     def tick(self) -> None:
-        for name, node in self.nodes.items():
-            node.tick(self.now())
-            self.carry_out(name)
+        """Everything that the passing of time brings."""
+        now = self.now()
+        for name, due in list(self._deadlines.items()):
+            if due <= now.mono:
+                self.nodes[name].tick(now)
+                self.carry_out(name)
 
     def carry_out(self, name: str) -> None:
         for effect in self.nodes[name].take_effects():
             self._effect(name, effect)
+        due = self.nodes[name].deadline
+        self._deadlines[name] = float("inf") if due is None else due
 
     def _effect(self, name: str, effect: Effect) -> None:
         link = self.links[name if name != HUB else effect.peer] if effect.peer else None
@@ -201,18 +208,14 @@ class Virtual:
             self._at(when, lambda: self.fleet.receive(receiver, datagram, sender))
 
     def run_until(self, done: Callable[[], bool]) -> None:
-        fleet = self.fleet
-        fleet.tick()
-        due = fleet.deadline
         while not done():
+            due = self.fleet.deadline
             if self._queue and self._queue[0][0] <= due:
                 self.time, _, what = heapq.heappop(self._queue)
                 what()
-                due = min(due, fleet.deadline)
             else:
                 self.time = max(self.time, due)
-                fleet.tick()
-                due = fleet.deadline
+                self.fleet.tick()
 
 
 class Sockets:
