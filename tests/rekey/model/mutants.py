@@ -190,7 +190,7 @@ def found(mutant: Mutant, runs: int = RUNS) -> str | None:
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return None
-    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr.strip().splitlines()[-1]
+    return (done.stdout or done.stderr or f"ended with {done.returncode}").strip().splitlines()[-1]
 
 
 def main(wanted: list[str]) -> int:

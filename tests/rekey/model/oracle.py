@@ -13,6 +13,7 @@ from qtunnel.daemon.epochs import Epochs
 from qtunnel.daemon.view import Tally, is_stale, peer_status
 from qtunnel.engines.base import PeerStats
 from qtunnel.handshake.fragments import MessageType
+from qtunnel.keys.policy import Protection
 from qtunnel.rekey.model import EpochInfo, FetchById, FetchNew, Install, Remember, Send
 from qtunnel.rekey.timing import COMMIT_LIMIT
 from qtunnel.terms import ChainPolicy, KeyRef, QkdPolicy
@@ -58,6 +59,8 @@ class Oracle:
         self._had: dict[str, bool] = {}
         self._floor: dict[str, int] = {}
         self._views: dict[str, Epochs] = {}
+        self._changed: dict[str, float] = {}
+        self._weak: set[tuple[str, bytes]] = set()
         self._shown: dict[str, object] = {}
         self._refused: dict[str, float] = {"a": -1e9, "b": -1e9}
 
@@ -76,6 +79,14 @@ class Oracle:
         self._floor[end] = memory.epoch
         self._views[end] = Epochs()
         self._sealed[end] = set()
+
+    def changes(self, end: str) -> None:
+        """The policy is another one from now on; what is in place has to satisfy it, or goes."""
+        world = self._world
+        newest = max((its for its in self.epochs.values() if end in its.made), key=lambda its: its.epoch, default=None)
+        if newest is None or len(newest.info.sources) < max(1, world.sides[end].min_sources):
+            self._good[end] = world.now
+        self._changed[end] = world.now
 
     def remembers(self, host: Host, effect: Remember) -> None:
         before, after = self._world.disk[host.name], effect.memory
@@ -130,6 +141,7 @@ class Oracle:
         self._hold(side.qkd is not QkdPolicy.OFF or not sources, f"{name} has QKD keys though the policy is off")
         if side.qkd is QkdPolicy.REQUIRED and sources < max(1, side.min_sources):
             self._hold(self._relaxed(end), f"{name} has {sources} QKD sources")
+            self._weak.add((end, psk))
         if side.chain is ChainPolicy.REQUIRED and self._had[end]:
             self._hold(info.chained, f"{name} has no chain though the policy requires one")
         truth.made[end] = world.now
@@ -178,6 +190,11 @@ class Oracle:
         age = world.now - truth.made[end]
         limit = world.max_age(end) + world.sides[end].grace + LOOK
         self._hold(age <= limit, f"{end}: sends under epoch {truth.epoch} of {age:.1f} s ago")
+        side = world.sides[end]
+        if side.qkd is QkdPolicy.REQUIRED and world.now - self._changed.get(end, -1e9) > LOOK:
+            enough = len(truth.info.sources) >= max(1, side.min_sources)
+            allowed = enough or (side.may_relax and ((end, session.psk) in self._weak or self._relaxed(end)))
+            self._hold(allowed, f"{end}: sends under epoch {truth.epoch}, which its policy does not allow")
 
     def look(self, host: Host) -> bool:
         """The status, held against the engine. Whether the daemon has to drop the session."""
@@ -191,6 +208,8 @@ class Oracle:
                 name=host.peer, policy=side.policy, qkd=SimpleNamespace(policy="any", max_age=world.max_age(end))
             ),
         )
+        if view.protection in (Protection.BLOCKED, Protection.STARTING) and world.now - self._refused[end] >= REFUSAL:
+            self._hold(wire.session is None, f"{end}: has a session, and is {view.protection.value}")
         placed = world.in_place[end]
         installed = placed if isinstance(placed, int) else None
         stale = is_stale(config, view, stats, world.now)

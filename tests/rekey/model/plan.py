@@ -3,7 +3,8 @@ makes it again."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import Enum
 
 from hypothesis import strategies as st
 
@@ -58,10 +59,11 @@ class Crash(Action):
 
 @dataclass(frozen=True)
 class Change(Action):
-    """The end starts anew with another policy."""
+    """The end has another policy: from now on, or after a new start."""
 
     end: str
     side: Side
+    live: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,20 @@ class Plan:
         return self.a if end == "a" else self.b
 
 
+def code(value: object) -> str:
+    """The expression that makes it, without what is as always."""
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}.{value.name}"
+    if isinstance(value, tuple):
+        return f"({''.join(f'{code(item)}, ' for item in value)})"
+    if is_dataclass(value):
+        given = [
+            (its.name, getattr(value, its.name)) for its in fields(value) if getattr(value, its.name) != its.default
+        ]
+        return f"{type(value).__name__}({', '.join(f'{name}={code(its)}' for name, its in given)})"
+    return repr(value)
+
+
 _short = st.sampled_from([0.0, 0.03, 0.3, 2.0, 11.0, 25.0])
 _while = st.sampled_from([1.0, 10.0, 40.0, 95.0, 200.0])
 _after = st.sampled_from([0.0, 0.02, 0.06, 0.6, 5.0, 19.0, 33.0, 100.0, 250.0])
@@ -186,7 +202,7 @@ _actions = st.one_of(
     st.builds(Move, _after),
     st.builds(Clock, _after, _end, st.sampled_from([-1e9, -100.0, 100.0, 1e8])),
     st.builds(Refuse, _after, _end, _while),
-    st.builds(Change, _after, _end, _sides),
+    st.builds(Change, _after, _end, _sides, st.booleans()),
 )  # fmt: skip
 
 
@@ -214,7 +230,5 @@ def plans(draw: st.DrawFn) -> Plan:
 
 def with_endpoints(plan: Plan, roams: str, other_knows: bool) -> Plan:
     """The end that roams knows the other's address; the other may know where it is at the start."""
-    from dataclasses import replace
-
     a, b = (replace(plan.side(end), endpoint=end == roams or other_knows) for end in ENDS)
     return replace(plan, a=a, b=b)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, note, seed, settings
 
-from tests.rekey.model.plan import Plan, plans
-from tests.rekey.model.run import run
+from tests.rekey.model.plan import Plan, code, plans
+from tests.rekey.model.run import Result, run
 
 RUNS = int(os.environ.get("QTUNNEL_SOAK_RUNS", "200"))
 FIRST = int(os.environ.get("QTUNNEL_SOAK_SEED", "0"))
@@ -28,6 +28,23 @@ def test_the_rules_hold_in_every_world(chunk: int) -> None:
     )  # fmt: skip
     @given(plans())
     def holds(plan: Plan) -> None:
-        run(plan)
+        try:
+            results.append(run(plan))
+        except BaseException:
+            note(f"again: {code(plan)}")
+            raise
 
+    results: list[Result] = []
     holds()
+    print(tell(chunk, results))
+
+
+def tell(chunk: int, results: list[Result]) -> str:
+    """What a chunk's plans came to."""
+    slowest = max(results, key=lambda its: its.share)
+    healed = [its.healed for its in results if its.healed is not None]
+    return (
+        f"chunk {chunk}: {len(results)} plans, {sum(its.epochs for its in results)} epochs; {len(healed)} with a "
+        f"common epoch in the end, after {max(healed, default=0):.0f} s at most, and {slowest.share:.0%} of the bound; "
+        f"{sum(its.remedied for its in results)} with the remedy for a lost chain"
+    )

@@ -317,7 +317,14 @@ class World(Simulation):
                     self._at(self.now + self.plan.interval, lambda: self._overdue(action))
             case Change():
                 self.sides[action.end] = replace(action.side, endpoint=self.sides[action.end].endpoint)
-                self.crash(action.end, 0.0, keep=True)
+                host = self.hosts.get(action.end)
+                change = None if host is None else getattr(host.node, "change_peer", None)
+                if action.live and change is not None:
+                    self.configure(action.end)
+                    self.oracle.changes(action.end)
+                    change(self.settings[action.end], self.present(action.end))
+                else:
+                    self.crash(action.end, 0.0, keep=True)
             case Kme():
                 if action.what == "loses":
                     self.kme.lose_keys()
