@@ -99,6 +99,10 @@ class PeerContext:
         """Whether an epoch is allowed by our policy as it stands now and by the peer's; None if so."""
         return judge(self.policy, remote, sources, chained=chained, had_epochs=self.memory.had_epochs)
 
+    def overtaken(self, keys: EpochKeys) -> Shortfall | None:
+        """Why keys that were good when their answer was made are not to be installed any more; None if they are."""
+        return self.judge(self.policy, len(keys.keys), chained=keys.chained)
+
     @property
     def chain_lost(self) -> bool:
         """Whether our policy requires a chain that we do not hold any more."""

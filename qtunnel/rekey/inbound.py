@@ -318,7 +318,7 @@ class Inbound:
         if keys.epoch <= context.floor:
             self._end(InEvent.EXPIRED)  # a newer epoch is in place already
             return False
-        shortfall = context.judge(context.policy, len(keys.keys), chained=keys.chained)
+        shortfall = context.overtaken(keys)
         if shortfall is not None:
             reason, detail = OVERTAKEN[shortfall]
             context.notice("rekey.failed", role="responder", reason=reason, detail=detail)

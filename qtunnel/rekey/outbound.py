@@ -243,15 +243,11 @@ class Outbound:
         if settled is None or settled.epoch <= context.floor:
             return
         context.notice("epoch.settled", epoch=settled.epoch)
-        if unconfirmed is None or unconfirmed.epoch != settled.epoch or self._overtaken(unconfirmed) is not None:
+        if unconfirmed is None or unconfirmed.epoch != settled.epoch or context.overtaken(unconfirmed) is not None:
             context.floor = settled.epoch
             context.remember(epoch=context.floor)
             return
         context.install(unconfirmed, now, handshake_now=True, chain=lambda: None, made=made)
-
-    def _overtaken(self, keys: EpochKeys) -> Shortfall | None:
-        """Why keys that were good when their answer came are not installed any more."""
-        return self._context.judge(self._context.policy, len(keys.keys), chained=keys.chained)
 
     def _judge(self, answer: Answer) -> None:
         shortfall = self._context.judge(answer.policy, len(answer.keys), chained=answer.chain is not None)
@@ -274,7 +270,7 @@ class Outbound:
             context.notice("message.rejected", message="committed", reason="authentication", detail="wrong tag")
             return None
         keys = sealed.keys
-        shortfall = self._overtaken(keys)
+        shortfall = context.overtaken(keys)
         if shortfall is not None:
             if shortfall is Shortfall.CHAIN:
                 context.chain.settle(None)  # what is built on it would lack the chain as well

@@ -51,8 +51,8 @@ MUTANTS = (
         "the initiator installs without waiting for the confirmation",
         (
             OUTBOUND,
-            "        self._sealed = sealed\n",
-            "        self._sealed = sealed\n"
+            "        self._sealed, self._sealed_at = sealed, now.mono\n",
+            "        self._sealed, self._sealed_at = sealed, now.mono\n"
             "        context.install(sealed.keys, now, handshake_now=True, chain=lambda: None)\n",
         ),
     ),
@@ -149,7 +149,7 @@ MUTANTS = (
     ),
     mutant(
         "an epoch that was never confirmed is forgotten",
-        (OUTBOUND, "settled = context.chain.settle(answer.chain)", "settled = context.chain.settle(None)"),
+        (OUTBOUND, "settled = context.chain.settle(chosen)", "settled = context.chain.settle(None)"),
     ),
     mutant(
         "an exchange that lacks the chain by now is installed",
