@@ -22,6 +22,31 @@ def of_roles(simulation: Simulation) -> tuple[str, str]:
     return first, "b" if first == "a" else "a"
 
 
+@pytest.mark.parametrize("down", [{"a"}, {"b"}, {"a", "b"}])
+def test_every_epoch_of_an_outage_builds_on_the_last_one_with_qkd(down: set[str]) -> None:
+    preferred = Policy(QkdPolicy.PREFERRED)
+    simulation = Simulation(1, CLEAN, policy_a=preferred, policy_b=preferred)
+    done(simulation, 2)
+    simulation.kme.down = down
+    for _ in range(8):
+        done(simulation)
+        simulation.run_until(lambda: simulation.agreed, limit=5)
+        chains = []
+        for name in "ab":
+            its = installed(simulation, name)
+            assert its.chained
+            assert not its.keys
+            peer = simulation.hosts[name].node.peers[simulation.hosts[name].peer]
+            chains.append([held.id for held in peer.context.chain.links])
+        assert chains[0] == chains[1]
+        assert len(chains[0]) == 2, "that of the epoch before, for a peer that missed this one"
+    simulation.kme.down = set()
+    done(simulation)
+    assert installed(simulation, "a").chained
+    assert installed(simulation, "a").keys
+    assert not sum(host.count("chain.reset") for host in simulation.hosts.values())
+
+
 def test_a_first_epoch_in_doubt_is_given_up_where_the_peer_lost_everything() -> None:
     """The initiator requires a chain, but never had an epoch: all it holds is what the peer may have committed."""
     simulation = Simulation(1, CLEAN)

@@ -118,6 +118,9 @@ class Wire:
         return not self.plain and self._began_it and session.psk != self.psk
 
     def _speak(self, session: Session) -> None:
+        waiting = self.other._unconfirmed
+        if waiting is None or waiting.number != session.number:
+            return  # one packet more of a session that is known: nothing to look at
         self._carry(self.name, lambda: self.other.hear(session.number))
 
     def hear(self, number: int) -> None:

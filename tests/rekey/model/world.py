@@ -3,6 +3,7 @@ cryptography; what the daemon does around a core is here in short."""
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Callable, Hashable
 from dataclasses import replace
@@ -84,6 +85,8 @@ class World(Simulation):
         self.incarnation = dict.fromkeys(ENDS, 0)
         self._cut: dict[str, Crash] = {}
         self._still = 0
+        self._due: float | None = None
+        self._asides: set[int] = set()
         self._done = dict.fromkeys(ENDS, 0)
         self._until: dict[tuple[str, str], float] = {}
         self._weather: list[tuple[float, Conditions]] = []
@@ -99,7 +102,7 @@ class World(Simulation):
             suite=SUITES[3],
             identities=(high, low) if plan.a_is_higher else (low, high),
         )
-        self._at(self.now + 1.0, self._poll)
+        self._aside(self.now + 1.0, self._poll)
 
     # -- hosts
 
@@ -205,7 +208,7 @@ class World(Simulation):
         lost = self._wg_rng.random() < max(TUNNEL_LOSS, self.conditions.loss)
         if not lost and not self._cut_off(sender, tunnel=True):
             receiver = self.wires[self.peer(sender)]
-            self._at(self.now + 0.02, lambda: arrives() if receiver.up else None)
+            self._aside(self.now + 0.02, lambda: arrives() if receiver.up else None)
 
     # -- the daemon
 
@@ -264,7 +267,7 @@ class World(Simulation):
 
     def _poll(self) -> None:
         """The daemon's looks at its engine, the engine's own timers, and the end of faults, once a second."""
-        self._at(self.now + 1.0, self._poll)
+        self._aside(self.now + 1.0, self._poll)
         self._apply_weather()
         for host in list(self.hosts.values()):
             self.wires[host.name].tick()
@@ -308,6 +311,7 @@ class World(Simulation):
 
     def act(self, action: Action) -> None:
         """Let it happen now."""
+        self._due = None
         match action:
             case Crash():
                 if action.end in self.hosts:
@@ -367,9 +371,28 @@ class World(Simulation):
         times = [*self._until.values(), *(until for until, _ in self._weather), self.now]
         return max(times)
 
+    def _aside(self, time: float, action: Callable[[], None]) -> None:
+        """As ``_at``, for what does not touch a core."""
+        self._at(time, action)
+        self._asides.add(self._order)
+
+    @property
+    def upcoming(self) -> float:
+        if self._due is None:
+            deadlines = [time for host in self.hosts.values() if (time := host.node.deadline) is not None]
+            self._due = min(deadlines, default=float("inf"))
+        return min(self._due, self._queue[0][0])
+
     def _step(self, upcoming: float) -> None:
         before = self.now
-        super()._step(upcoming)
+        if upcoming < (self._due or 0.0) and self._queue[0][1] in self._asides:
+            self.now = max(self.now, upcoming)
+            _, order, action = heapq.heappop(self._queue)
+            self._asides.discard(order)
+            action()
+        else:
+            super()._step(upcoming)
+            self._due = None
         self._still = self._still + 1 if self.now == before else 0
         if self._still > STANDSTILL:
             raise BrokenRuleError(f"at {self.now - 1000.0:.3f} s: time does not go on")
