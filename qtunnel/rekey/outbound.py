@@ -21,6 +21,7 @@ from qtunnel.rekey.timing import (
     ATTEMPT_LIMIT,
     COMMIT_LIMIT,
     FETCH_LIMIT,
+    INSIST_TIME,
     UNANSWERED_AFTER,
     Retransmitter,
     grow,
@@ -287,6 +288,12 @@ class Outbound:
         )  # fmt: skip
         return Outcome.DONE
 
+    def insists(self, now: Now) -> bool:
+        """Whether our offer, of an end that goes first, still does. A peer that had taken it would not go on with its
+        own; one that never answers may refuse ours, such as one that knows of later ones of ours than we do."""
+        answered = self._mismatch is not None or now.mono - self._offered < INSIST_TIME
+        return self.state is OutState.OFFERED and answered
+
     def repeat(self, address: Hashable) -> None:
         """Send the first message under way to ``address``, too, from which the peer's own has come just now."""
         self.elsewhere = address
@@ -295,6 +302,7 @@ class Outbound:
 
     def yield_to_peer(self) -> None:
         """The other end's exchange goes first: drop ours, keep its keys."""
+        self._silence_told = False  # it speaks
         if self._machine.can(OutEvent.YIELDED):
             self._machine.fire(OutEvent.YIELDED)
             self._clear()

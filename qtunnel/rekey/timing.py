@@ -35,6 +35,8 @@ CLOCK_DOUBT = 60.0
 network delays, and what an offer of before a restart may be late."""
 OFFER_HOLD = 10.0
 """Seconds that we hold our own offer back while an exchange of the peer's is under way."""
+INSIST_TIME = 2.0
+"""Seconds for which our own offer goes before one of the peer's that comes meanwhile: three tries and a round trip."""
 RELAXED_GRACE = 15.0
 """Seconds that a key lives past max_age while ``on_expiry: pqc-only`` tries to replace it: five retransmissions."""
 

@@ -1,6 +1,6 @@
 """A hub and its spokes, all real cores with real cryptography and QKD keys, over whatever carries their datagrams.
 
-One peer alone may be asked for 2 rekeys a second at most (``qtunnel.rekey.limits``); twenty a second are those of 50.
+One peer alone may be asked for 2 rekeys a second at most (``qtunnel.rekey.limits``); twenty a second are those of 56.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from qtunnel.terms import Policy, QkdPolicy
 from tests.rekey.simulation import KmePair
 
 HUB = "hub"
-SPOKES = 50
+SPOKES = 56
 INTERVAL = 2.0
 MAX_AGE = 120.0
 PORT = 51821

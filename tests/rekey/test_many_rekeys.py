@@ -18,10 +18,12 @@ from qtunnel.rekey.timing import PENDING_LIMIT
 from tests.rekey.fleet import INTERVAL, SPOKES, Counts, Fleet, Sockets, Virtual
 
 REKEYS = int(os.environ.get("QTUNNEL_REKEYS", "0"))
-SOON = 200
-"""Keys remembered as used here: as many come at the start, so that this memory, 4 MB when full, hides no other."""
-SAMPLES = 5
-GROWTH = 200_000
+KEYS_REMEMBERED = 8
+"""Keys that each node remembers as used, here: with the usual number it would fill this memory, 4 MB, all the time."""
+SAMPLES = 10
+WARM = 5
+"""The sample from which on nothing may grow: descriptions of epochs are kept for 200 s, of 500."""
+GROWTH = 500_000
 """Bytes: what dictionaries and heaps of this size differ by from one moment to another."""
 RSS_GROWTH = 6_000_000
 
@@ -48,8 +50,8 @@ def show(counts: Counts, seconds: float) -> str:
 
 
 def test_in_virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(used, "REMEMBERED", SOON)
-    goal = REKEYS or 500
+    monkeypatch.setattr(used, "REMEMBERED", KEYS_REMEMBERED)
+    goal = REKEYS or 300
     tracemalloc.start()
     try:
         network = Virtual(1, 0.1)
@@ -62,23 +64,24 @@ def test_in_virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         tracemalloc.stop()
     seconds = network.time - 1000.0
-    assert 0.7 < fleet.counts.confirmed / seconds / (SPOKES / INTERVAL) <= 1.1
+    assert seconds < 2 * goal * INTERVAL / SPOKES
     network.loss = 0.0
     network.run_until(lambda: fleet.agreed)
     check(fleet, seconds)
     print("bytes:", sizes)
-    assert max(sizes[1:]) - sizes[1] < GROWTH
+    if REKEYS:
+        assert max(sizes[WARM:]) - sizes[WARM - 1] < GROWTH
 
 
 @pytest.mark.root
 @pytest.mark.timeout(900)
 def test_over_real_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(used, "REMEMBERED", SOON)
+    monkeypatch.setattr(used, "REMEMBERED", KEYS_REMEMBERED)
     goal = REKEYS or 200
     network = Sockets(1, 10.0)
     try:
         fleet = network.fleet
-        network.run_until(lambda: confirmed(fleet, goal // 4))
+        network.run_until(lambda: confirmed(fleet, goal // 2))
         before = resident()
         network.run_until(lambda: confirmed(fleet, goal))
         after = resident()

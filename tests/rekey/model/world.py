@@ -310,8 +310,14 @@ class World(Simulation):
     # -- faults
 
     def act(self, action: Action) -> None:
-        """Let it happen now."""
+        """Let it happen now, and what follows at once."""
+        self._act(action)
+        for host in list(self.hosts.values()):
+            self._carry_out(host)
         self._due = None
+        self.oracle.check()
+
+    def _act(self, action: Action) -> None:
         match action:
             case Crash():
                 if action.end in self.hosts:
