@@ -129,10 +129,11 @@ class _Partial:
 
 @dataclass(slots=True)
 class JoinCounters:
-    """Fragments of the records that were whole in the end and authentic."""
+    """Fragments of the records that were whole in the end and authentic; records that were whole, but not authentic."""
 
     expected: int = 0
     received: int = 0
+    spoiled: int = 0
 
 
 _Key = tuple[int, int, int]

@@ -242,6 +242,7 @@ class Records:
             keys.unseal(_nonce(record.counter), record.buffer[record.start : record.end], None, plain)
         except InvalidTag:
             self._state.drops[Drop.BAD_TAG] += 1
+            keys.joiner.counters.spoiled += 1
             return False
         keys.accept(record.counter)
         keys.joiner.authentic(record)

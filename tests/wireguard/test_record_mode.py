@@ -301,3 +301,23 @@ def test_counters_count_every_datagram() -> None:
     world.settle()
     size = sum(len(data) for source, _, data in world.history if source == alice.endpoint)
     assert (alice.peer(bob).tx_bytes - before[0], bob.peer(alice).rx_bytes - before[1]) == (size, size)
+
+
+def test_records_that_a_forged_fragment_spoils_are_reported() -> None:
+    world, alice, bob = agreed()
+
+    def forge(source: object, destination: object, data: bytes) -> bool:
+        if source == alice.endpoint and data[0] == TYPE_RECORD and data[1] == 0 and data[2] == 3:
+            bob.receive(data[:-1] + bytes((data[-1] ^ 1,)), alice.endpoint)  # before the real one
+        return False
+
+    world.lose = forge
+    for _ in range(5):
+        alice.send_record(bob, *packets(alice, bob, 4))
+        world.settle()
+    assert bob.delivered == []
+    assert current_records(bob, alice).report(question=False).spoiled == 5
+    world.lose = lambda source, destination, data: False
+    alice.send_record(bob, *packets(alice, bob, 4))
+    world.advance(1)
+    assert alice.peer(bob).records._latest.spoiled == 5
