@@ -67,6 +67,11 @@ RISING: Final = 1.25
 """Times the rate of the look before, from which a flow is finding its rate, and nothing can be said of it yet: BBR
 raises its own by a quarter at a time."""
 
+SPOILED: Final = 3
+SPOILED_SHARE: Final = 1 / 8
+"""Records that forged datagrams spoiled, and their share of those since the first, from which packets go one by one:
+there a forged datagram costs nothing. However little traffic there is: such losses can stop a TCP flow for good."""
+
 TRUSTED: Final = 60.0
 """Seconds of records and reports after which a silence is again the first."""
 
@@ -84,7 +89,8 @@ class RecordEvent(Enum):
     CONFIRMED = "the peer reports that records reach it"
     SILENCE = "records sent, no report for SILENCE"
     LOSSY = "busy, and more than TOO_LOSSY of the datagrams are lost"
-    RESTED = "REST is over, or fewer packets go than in records"
+    SPOILED = "forged datagrams spoil records"
+    RESTED = "REST is over, or, not if SPOILED, fewer packets go than in records"
 
 
 RECORD_TABLE: Final = {
@@ -93,6 +99,7 @@ RECORD_TABLE: Final = {
     (RecordState.PROBING, RecordEvent.UNSET): RecordState.OFF,
     (RecordState.ACTIVE, RecordEvent.SILENCE): RecordState.PROBING,
     (RecordState.ACTIVE, RecordEvent.LOSSY): RecordState.RESTING,
+    (RecordState.ACTIVE, RecordEvent.SPOILED): RecordState.RESTING,
     (RecordState.ACTIVE, RecordEvent.UNSET): RecordState.OFF,
     (RecordState.RESTING, RecordEvent.RESTED): RecordState.ACTIVE,
     (RecordState.RESTING, RecordEvent.UNSET): RecordState.OFF,
@@ -132,7 +139,7 @@ class RecordLink:
         self.sizer = RecordSizer()
         self._machine = Machine(RECORD_TABLE, RecordState.OFF)
         self._must_reach = 0
-        self._baseline = self._latest = Report(0, 0, 0, 0)
+        self._baseline = self._latest = self._unspoiled = Report(0, 0, 0, 0)
         self._unanswered_since = NEVER
         """When the first record with packets went out that no report has covered."""
         self._unanswered = 0
@@ -144,7 +151,7 @@ class RecordLink:
         self.next_probe = 0.0
         self._rest = REST
         self._rest_until = 0.0
-        self._rested_at = -SOON
+        self._rested_at = -inf
         self._heard = 0
         self._looked = 0.0
         self._looked_at = -1
@@ -154,6 +161,7 @@ class RecordLink:
         self._no_rest_until = 0.0
         self._worse_looks = 0
         self._lossy = 0
+        self._attacked = False
         self.session = -1
         """Receiver index of the session that counters are of."""
 
@@ -182,7 +190,7 @@ class RecordLink:
         if index != self.session:
             self.session = index
             self._must_reach = self._unanswered = 0
-            self._baseline = self._latest = Report(0, 0, 0, 0)
+            self._baseline = self._latest = self._unspoiled = Report(0, 0, 0, 0)
 
     def data_sent(self, counter: int, now: float) -> RecordEvent | None:
         """A record with packets goes out under ``counter``; the event, where it is the last for a while."""
@@ -226,6 +234,9 @@ class RecordLink:
             came, self._heard = max(0, heard - self._heard), heard
             self._rate = (_share(latest, report, parity=self.sizer.parity)[0] + came) / elapsed
             self.sizer.carries(self._rate)
+        if self._are_spoiled(report):
+            self.reason = "records were spoiled by datagrams that this end did not send"
+            return self._rest_from(now, RecordEvent.SPOILED, TRUSTED)
         expected, received = _share(before, report, parity=self.sizer.parity)
         if not self.sizer.measured(expected, received):
             self._baseline = before
@@ -235,12 +246,26 @@ class RecordLink:
         if self._lossy < LASTING or not self.sizer.busy or now < self._no_rest_until:
             return None
         self.reason = f"{self.sizer.loss:.0%} of the datagrams are lost"
+        return self._rest_from(now, RecordEvent.LOSSY, SOON)
+
+    def _are_spoiled(self, report: Report) -> bool:
+        """Whether forged datagrams spoil too many records; of those that are lost, for others come to no harm."""
+        since = self._unspoiled
+        spoiled, records = report.spoiled - since.spoiled, report.next - since.next
+        harm = min(spoiled, records - (report.delivered - since.delivered))
+        if not spoiled or harm >= SPOILED:
+            self._unspoiled = report
+        return harm >= max(SPOILED, records * SPOILED_SHARE)
+
+    def _rest_from(self, now: float, event: RecordEvent, soon: float) -> RecordEvent:
+        """soon: seconds after a rest within which another is twice as long."""
         self._unanswered_since = self._next_question = NEVER
-        self._rest = min(2 * self._rest, LAST_REST) if now - self._rested_at < SOON else REST
+        self._rest = min(2 * self._rest, LAST_REST) if now - self._rested_at < soon else REST
         self._rest_until = now + self._rest
         self._looked, self._looked_at, self._looked_rate, self._worse_looks = now, -1, inf, 0
-        self._machine.fire(RecordEvent.LOSSY)
-        return RecordEvent.LOSSY
+        self._attacked = event is RecordEvent.SPOILED
+        self._machine.fire(event)
+        return event
 
     @property
     def next_look(self) -> float:
@@ -259,7 +284,7 @@ class RecordLink:
         if 0 <= self._looked_at <= traffic:  # not the first look, nor the first of a session
             rate = (traffic - self._looked_at) / (now - self._looked)
             self.sizer.carries(rate)
-            worse = not self.sizer.busy or rate < self._rate * WORSE
+            worse = not self._attacked and (not self.sizer.busy or rate < self._rate * WORSE)
             self._worse_looks = self._worse_looks + 1 if worse and rate <= self._looked_rate * RISING else 0
             self._looked_rate = rate
         self._looked, self._looked_at = now, traffic

@@ -325,6 +325,36 @@ def test_records_that_forged_fragments_spoil_are_a_lossy_link() -> None:
     assert link.state is RecordState.RESTING
 
 
+@pytest.mark.parametrize("lost", [0, 5])
+def test_thin_traffic_rests_where_forged_fragments_spoil_records_but_not_where_they_spoil_nothing(lost: int) -> None:
+    link = confirmed(0.1)
+    said, now = Report(1, 1, 1, 1), 0.1
+    rests = []
+    while now < 60:
+        for _ in range(40):
+            now += 0.1
+            if link.active:
+                said = report_of(said, 6, lost, 0, 2, spoiled=5)
+                link.reported(said, 1 << 40, now)
+        began = now
+        while not link.active and now < 100:
+            now += LOOK
+            link.rest(int(10 * now), now)  # so little traffic that any other rest would be a mistake
+        rests.append(round(now - began))
+    assert link.active
+    assert rests[:3] == ([7, 17, 37] if lost else [0, 0, 0])  # of 10, 20 and 40 s, that began 3 s before
+
+
+def test_a_record_that_is_spoiled_now_and_then_is_no_reason_to_rest() -> None:
+    link = confirmed(0.1)
+    said, now = Report(1, 1, 1, 1), 0.1
+    for _ in range(200):
+        now += 0.1
+        said = report_of(said, 20, 1, 0, 20, spoiled=1)
+        link.reported(said, 1 << 40, now)
+    assert link.active
+
+
 @pytest.mark.parametrize("loss", [0.002, 0.01, 0.05, 0.1])
 def test_losses_one_by_one_are_met_within_a_second_whatever_the_size_was(loss: float) -> None:
     chance, link = random.Random(2), RecordLink()
