@@ -131,6 +131,18 @@ class RekeyOptions:
             raise BenchError(f"--interval is 0.05 to 3600 seconds, not {self.interval:g}")
 
 
+@dataclass(frozen=True, slots=True)
+class HandshakeOptions:
+    """``qtunnel bench handshake``. rekeys: of each case."""
+
+    rekeys: int = 200
+
+    def check(self) -> None:
+        """Raises ``BenchError`` where it cannot be done."""
+        if not 1 <= self.rekeys <= 100_000:
+            raise BenchError(f"--rekeys is 1 to 100000, not {self.rekeys}")
+
+
 def _check_suite(mode: Mode, suite: Suite) -> None:
     if mode == "standard" and suite != "chacha20-poly1305":
         raise BenchError(f"standard mode knows chacha20-poly1305 only; for {suite} add --mode record")

@@ -6,6 +6,7 @@ import os
 
 from rich.table import Table
 
+from qtunnel.bench.handshake import Outcome as HandshakeOutcome
 from qtunnel.bench.rekey import Outcome
 from qtunnel.bench.tunnel import Line, Race
 
@@ -45,6 +46,27 @@ def rekey_table(outcome: Outcome) -> Table:
         table.add_column(heading, justify="right")
     for name, stretch in (("with rekeys", outcome.during), ("without", outcome.without)):
         table.add_row(name, f"{stretch.counted.sent:,}", f"{stretch.lost:,}", f"{stretch.queue_drops:,}")
+    return table
+
+
+def handshake_table(outcome: HandshakeOutcome) -> Table:
+    """One line for each case."""
+    number = len(next(iter(outcome.samples.values())).cpu)
+    table = Table(
+        title=f"one rekey, both ends together; {number} of each",
+        caption="processor time of the rekeying cores; bytes of UDP payload, both ways",
+    )
+    table.add_column("", no_wrap=True)
+    table.add_column("with", no_wrap=True)
+    for heading in ("CPU\nms", "latency ms\np50 / p99", "bytes", "data-\ngrams"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for case, samples in outcome.samples.items():
+        its = samples.as_dict(case)
+        table.add_row(
+            f"{its['kem']} {its['cipher'].partition('-poly')[0]}", case.extras, f"{its['cpu_ms']:.2f}",
+            f"{its['latency_p50_ms']:.2f} / {its['latency_p99_ms']:.2f}", f"{its['wire_bytes']:,}",
+            f"{its['datagrams']:g}",
+        )  # fmt: skip
     return table
 
 

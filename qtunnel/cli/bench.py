@@ -12,6 +12,7 @@ import click
 
 from qtunnel.bench.options import (
     KINDS,
+    HandshakeOptions,
     LinkOptions,
     Mode,
     RekeyOptions,
@@ -135,6 +136,29 @@ def rekey(mode: Mode, suite: Suite, rekeys: int, interval: float, rate: float, a
             Console().print(rekey_table(outcome))
 
     _in_sandbox(run, {"ip": "iproute2"})
+
+
+@bench.command()
+@click.option("--rekeys", type=int, default=200, show_default=True, help="How many of each case.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
+def handshake(rekeys: int, as_json: bool) -> None:
+    """Processor time, bytes and latency of one rekey, for every suite, with and without QKD key and pairing secret.
+
+    Two rekeying cores in one process, with the real cryptography. Processor time is that of both together, without
+    sockets, key sources and engine; latency is that of an exchange over no distance at all.
+    """
+    options = HandshakeOptions(rekeys)
+    options.check()
+    from rich.console import Console
+
+    from qtunnel.bench.handshake import handshake as measured
+    from qtunnel.bench.view import handshake_table
+
+    outcome = measured(options, _say())
+    if as_json:
+        print(json.dumps(outcome.as_dict()), flush=True)
+    else:
+        Console().print(handshake_table(outcome))
 
 
 def _path() -> str:
