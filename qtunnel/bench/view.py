@@ -7,6 +7,7 @@ import os
 from rich.table import Table
 
 from qtunnel.bench.handshake import Outcome as HandshakeOutcome
+from qtunnel.bench.hub import Outcome as HubOutcome
 from qtunnel.bench.rekey import Outcome
 from qtunnel.bench.tunnel import Line, Race
 
@@ -67,6 +68,28 @@ def handshake_table(outcome: HandshakeOutcome) -> Table:
             f"{its['latency_p50_ms']:.2f} / {its['latency_p99_ms']:.2f}", f"{its['wire_bytes']:,}",
             f"{its['datagrams']:g}",
         )  # fmt: skip
+    return table
+
+
+def hub_table(outcome: HubOutcome) -> Table:
+    """Processor time and memory by program."""
+    options, whole = outcome.options, outcome.round
+    failed = sum(whole.failed.values())
+    its = whole.as_dict()
+    table = Table(
+        title=f"{options.peers:,} peers, {'a QKD key each rekey' if options.qkd else 'without QKD'}: ready after "
+        f"{outcome.ready:.1f} s, all up after {outcome.up:.1f} s",
+        caption=f"the round: {whole.done:,} rekeys, {failed} failed; p50 {its['rekey_p50_ms']:.0f} ms, p99 "
+        f"{its['rekey_p99_ms']:.0f} ms\nqtunnel check {outcome.check:.1f} s, status {outcome.status:.2f} s; "
+        f"{os.cpu_count()} processors",
+    )
+    table.add_column("", no_wrap=True)
+    for heading in ("idle, % of a core", f"a round in {options.round:g} s, %", "memory, MB", "at most, MB"):
+        table.add_column(heading, justify="right")
+    for name, (now, peak) in outcome.memory.items():
+        table.add_row(
+            name, f"{outcome.idle.cpu[name]:.1f}", f"{whole.cpu[name]:.1f}", f"{now / 1e6:.0f}", f"{peak / 1e6:.0f}"
+        )
     return table
 
 
