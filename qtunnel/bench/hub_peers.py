@@ -19,8 +19,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from qtunnel.drivers.etsi014 import Options, PeerOptions
 from qtunnel.drivers.registry import find
@@ -76,6 +77,10 @@ class Report:
     failed: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     datagrams: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {its.name: getattr(self, its.name) for its in fields(self)}
 
 
 class Peer:
@@ -179,13 +184,13 @@ class Peers:
                 task = self._loop.create_task(self._fetch(peer, effect))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            case Notice("hub", "rekey.done", fields):
+            case Notice("hub", "rekey.done", told):
                 peer.done += 1
                 self._report.done += 1
-                self._report.seconds.append(float(str(fields["seconds"])))
+                self._report.seconds.append(float(str(told["seconds"])))
                 self._report.newest = time.monotonic()
-            case Notice("hub", "rekey.failed", fields):
-                self._report.failed[f"{fields['reason']}: {fields['detail']}"] += 1
+            case Notice("hub", "rekey.failed", told):
+                self._report.failed[f"{told['reason']}: {told['detail']}"] += 1
 
     async def _fetch(self, peer: Peer, request: FetchNew | FetchById) -> None:
         assert self._source is not None
@@ -210,7 +215,7 @@ async def _serve(peers: Peers, lines: asyncio.StreamReader) -> None:
     commands: dict[str, Callable[..., None]] = {
         "begin": peers.begin,
         "round": lambda seconds: peers.round(float(seconds)),
-        "report": lambda: print(json.dumps(asdict(peers.report())), flush=True),
+        "report": lambda: print(json.dumps(peers.report().as_dict()), flush=True),
     }
     while line := await lines.readline():
         command, *arguments = line.decode().split()
