@@ -52,7 +52,7 @@ BASE = {
     "secret": Room("the one type that holds key material", ("errors",)),
     "files": Room("secret files: who may read them, the one loader", ("errors", "secret")),
     "addresses": Room("IP addresses parsed by the C library"),
-    "crypto": Room("the libraries' primitives, typed; one tree of labels", ("secret",)),
+    "crypto": Room("the libraries' primitives, typed; one tree of labels", ("errors", "secret")),
     "identity": Room("a gateway's seed and public keys", ("crypto", "errors", "files", "secret")),
 }
 """Any room may import these, the sans-IO ones all but ``files``; each of them imports what it lists and no more."""
