@@ -1,8 +1,8 @@
 """What one rekey costs: two rekeying cores in this process, with the real cryptography and nothing between them.
 
 Counted is the processor time of both cores: every call into them, so the arithmetic, the protocol, the state machines,
-and making and parsing datagrams. Not counted is what stands around a core in the daemon: sockets, key sources, the state
-directory and the engine.
+and making and parsing datagrams. Not counted is what stands around a core in the daemon: sockets, key sources, the
+state directory and the engine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qtunnel.constants import QKD_KEY_SIZE
 from qtunnel.errors import BenchError
 from qtunnel.handshake.suites import SUITES, Suite
 from qtunnel.identity import Identity
-from qtunnel.rekey.model import Fetched, FetchById, FetchNew, Memory, Notice, Now, PeerSettings, Send
+from qtunnel.rekey.model import FetchById, Fetched, FetchNew, Memory, Notice, Now, PeerSettings, Send
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef, Policy, QkdPolicy

@@ -53,8 +53,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What a stretch of time cost and brought. cpu: percent of one core, by program. seconds: of each rekey, as its peer
-    saw it."""
+    """What a stretch of time cost and brought.
+
+    cpu: percent of one core, by program. seconds: of each rekey, as its peer saw it.
+    """
 
     elapsed: float
     cpu: dict[str, float]
@@ -77,8 +79,11 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A finished run. check: seconds of ``qtunnel check``; ready, up: seconds from the daemon's start to its being ready
-    and to the last peer's first epoch. memory: bytes, (now, peak) by program. status: seconds that a status takes."""
+    """A finished run.
+
+    check: seconds of ``qtunnel check``; ready, up: seconds from the daemon's start to its being ready and to the last
+    peer's first epoch. memory: bytes, (now, peak) by program. status: seconds that a status takes.
+    """
 
     options: HubOptions
     began: datetime
@@ -269,7 +274,9 @@ class _Program:
         """Raises ``BenchError`` with its last words where it ended."""
         if self._process.poll() is not None:
             lines = [line for line in self.text().splitlines() if line.strip()]
-            raise BenchError(f"{self.name} ended with exit code {self._process.returncode}: {' | '.join(lines[-TAIL:])}")
+            raise BenchError(
+                f"{self.name} ended with exit code {self._process.returncode}: {' | '.join(lines[-TAIL:])}"
+            )
 
     def until(self, event: str) -> None:
         """Until its log has that event."""
@@ -327,4 +334,3 @@ class _Peers:
         self.tell("report")
         report: dict[str, Any] = json.loads(self._line())
         return report
-

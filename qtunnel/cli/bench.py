@@ -170,13 +170,13 @@ def handshake(rekeys: int, as_json: bool) -> None:
               help="Seconds over which one rekey with each peer is spread.")  # fmt: skip
 @click.option("--idle", type=float, default=15.0, show_default=True, help="Seconds without rekeys, measured before.")
 @click.option("--state-dir", type=click.Path(path_type=Path), default=None, metavar="DIR",
-              help="Where the hub keeps its state, to measure with a real disk; left there.  [default: in memory]")  # fmt: skip
+              help="Where the hub keeps its state, for a real disk; left there.  [default: in memory]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
 def hub(peers: int, qkd: bool, seconds: float, idle: float, state_dir: Path | None, as_json: bool) -> None:
     """A hub with many peers: how long until all are up, and processor time and memory of its programs as they rekey.
 
-    The hub is a real 'qtunnel run', with its engine and a KME. The peers are simulated by processes of their own, without
-    a data plane, and all begin at once.
+    The hub is a real 'qtunnel run', with its engine and a KME. The peers are simulated by processes of their own,
+    without a data plane, and all begin at once.
     """
     os.environ["PATH"] = _path()
     options = HubOptions(peers, qkd, seconds, idle, state_dir)

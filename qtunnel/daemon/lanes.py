@@ -1,4 +1,4 @@
-"""Effects of the rekeying core on their way out: those of one peer one after the other, those of several side by side."""
+"""Effects of the rekeying core on their way out: of one peer one after the other, of several side by side."""
 
 from __future__ import annotations
 

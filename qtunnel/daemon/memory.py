@@ -233,7 +233,9 @@ class StateDirectory:
             if document["version"] != VERSION:
                 raise ValueError(f"version {document['version']}")
             peers, places = _peers(document["peers"])
-            for number, line in enumerate(changes[:-1], 2):  # what stands behind the last line's end was never confirmed
+            for number, line in enumerate(
+                changes[:-1], 2
+            ):  # what stands behind the last line's end was never confirmed
                 try:
                     newer = _peers(json.loads(line))
                 except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -13,7 +13,7 @@ _AT_ONCE = 65536
 
 
 class Changes:
-    """Listens in the network namespace in which it is asked first. Where it cannot, everything may have changed always."""
+    """Listens in the network namespace where it is asked first. Where it cannot, everything may have changed always."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
@@ -30,7 +30,9 @@ class Changes:
             except BlockingIOError:
                 return heard
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # more than the socket holds: what is left of them is read all the same
+                if (
+                    error.errno != errno.ENOBUFS
+                ):  # more than the socket holds: what is left of them is read all the same
                     self.close()
                     return True
             heard = True

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from qtunnel.daemon.looks import AFTER_CHANGE, ANYWAY, Looks
 
+CHANGES = st.sampled_from([False] * 20 + [True])
 
 
-@given(turns=st.lists(st.tuples(st.sampled_from([False] * 20 + [True]), st.booleans()), max_size=300), cycle=st.integers(1, 30))
+@given(turns=st.lists(st.tuples(CHANGES, st.booleans()), max_size=300), cycle=st.integers(1, 30))
 def test_every_change_is_followed_by_enough_looks_and_trouble_by_as_many_as_it_lasts(
     turns: list[tuple[bool, bool]], cycle: int
 ) -> None:

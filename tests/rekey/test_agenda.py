@@ -50,8 +50,8 @@ def test_a_node_knows_its_deadline_at_every_step(seed: int) -> None:
             simulation.kme.down ^= {"a"}
         simulation.step()
         for host in simulation.hosts.values():
-            peers = host.node.peers.values()
-            assert host.node.deadline == min((its for peer in peers if (its := peer.deadline) is not None), default=None)
+            plain = [its for peer in host.node.peers.values() if (its := peer.deadline) is not None]
+            assert host.node.deadline == min(plain, default=None)
 
 
 def test_a_removed_peer_has_nothing_to_do_any_more() -> None:
