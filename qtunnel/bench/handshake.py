@@ -58,9 +58,8 @@ class Case:
         return ", ".join(name for name, there in (("QKD", self.qkd), ("pairing", self.pairing)) if there)
 
 
-CASES = tuple(
-    Case(suite, qkd, pairing) for suite in SUITES.values() for qkd, pairing in ((False, False), (True, False), (True, True))
-)  # fmt: skip
+EXTRAS = ((False, False), (True, False), (True, True))
+CASES = tuple(Case(suite, qkd, pairing) for suite in SUITES.values() for qkd, pairing in EXTRAS)
 
 
 @dataclass(slots=True)

@@ -233,15 +233,14 @@ class StateDirectory:
             if document["version"] != VERSION:
                 raise ValueError(f"version {document['version']}")
             peers, places = _peers(document["peers"])
-            for number, line in enumerate(
-                changes[:-1], 2
-            ):  # what stands behind the last line's end was never confirmed
+            whole = changes[:-1]  # what stands behind the last line's end was never confirmed
+            for number, line in enumerate(whole, 1):
                 try:
                     newer = _peers(json.loads(line))
                 except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                    if number < len(changes):
+                    if number < len(whole):
                         raise
-                    break  # nor is the last line itself, where the power went while it was written
+                    break  # nor was the last line itself: the power went while it was written
                 peers |= newer[0]
                 places |= newer[1]
             lost = bool(document.get("lost", False))
