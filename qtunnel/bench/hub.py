@@ -38,8 +38,9 @@ UP_BOUND = 120.0
 """Seconds for all peers to be up, or for the last ones of a round."""
 
 STOP_BOUND = 30.0
-SETTLE = 5.0
-"""Seconds after all are up that count for nothing: the last writes and the log's."""
+SETTLE, SETTLE_PER_PEER = 5.0, 1 / 64
+"""Seconds after all are up that count for nothing: the daemon goes on looking at the routes that it has made, 64 a
+second."""
 
 POLL = 0.1
 TAIL = 4
@@ -152,7 +153,7 @@ def hub(options: HubOptions, say: Say) -> Outcome:
         up = watch.newest - start
         first = watch.stretch()
         say(f"all {options.peers} peers are up {up:.1f} s after the hub's start")
-        time.sleep(SETTLE)
+        time.sleep(SETTLE + SETTLE_PER_PEER * options.peers)
         watch.stretch()
         time.sleep(options.idle)
         idle = watch.stretch()
