@@ -53,10 +53,10 @@ def write_files(directory: Path, options: HubOptions) -> None:
 
 def _hub(options: HubOptions) -> str:
     sources = f"{{{SOURCE}: {{peer_sae_id: {FAR_SAE}}}}}"
-    qkd = f"{{policy: required, max_age: {MAX_AGE:.0f}s, sources: {sources}}}" if options.qkd else "{policy: off}"
+    policy = f"policy: required, sources: {sources}" if options.qkd else "policy: off"
     peers = "".join(
         f"  - name: {name_of(number)}\n    public: {name_of(number)}.public\n    allowed_ips: [{inner_of(number)}/32]\n"
-        f"    rekey: {{interval: {INTERVAL:.0f}s}}\n    qkd: {qkd}\n"
+        f"    rekey: {{interval: {INTERVAL:.0f}s}}\n    qkd: {{{policy}, max_age: {MAX_AGE:.0f}s}}\n"
         for number in range(options.peers)
     )
     source = f"""key_sources:

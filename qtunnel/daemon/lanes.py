@@ -9,7 +9,7 @@ from typing import Any
 
 from qtunnel.rekey.model import Effect
 
-Spawn = Callable[[Coroutine[Any, Any, None]], None]
+Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 
 class Lanes:

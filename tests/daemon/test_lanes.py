@@ -37,7 +37,7 @@ def test_each_peers_effects_come_in_order_one_at_a_time(steps: list[tuple[str, i
 
     async def use() -> None:
         async with asyncio.TaskGroup() as tasks:
-            lanes = Lanes(carry_out, lambda work: tasks.create_task(work) and None)
+            lanes = Lanes(carry_out, tasks.create_task)
             for number, (peer, waits, pause) in enumerate(steps):
                 effect = Notice(peer, "test", {"number": number, "waits": waits})
                 (lanes.put_alone if peer == "alone" else lanes.put)(effect)
@@ -63,7 +63,7 @@ def test_one_that_waits_holds_no_other_peer_up() -> None:
             done.append(effect.peer)
 
         async with asyncio.TaskGroup() as tasks:
-            lanes = Lanes(carry_out, lambda work: tasks.create_task(work) and None)
+            lanes = Lanes(carry_out, tasks.create_task)
             for peer in ("slow", "slow", "quick", "quick"):
                 lanes.put(Effect(peer))
             for _ in range(5):
@@ -89,7 +89,7 @@ def test_what_waits_for_a_peer_that_is_gone_is_dropped() -> None:
                     lanes.forget({"a"})
                 done.append((effect.peer, effect.fields["number"]))
 
-            lanes = Lanes(carry_out, lambda work: tasks.create_task(work) and None)
+            lanes = Lanes(carry_out, tasks.create_task)
             lanes.put(Notice("a", "test", {"number": 1}))
             lanes.put_alone(Notice("reload", "test", {"number": 2}))
             for peer in ("a", "b"):

@@ -209,7 +209,7 @@ def test_a_crash_after_a_damaged_file_was_found_does_not_make_it_a_first_start(
 ) -> None:
     (tmp_path / FILE).write_text("{")
 
-    def crash(self: StateDirectory, document: str) -> None:
+    def crash(self: StateDirectory, job: memory.Job) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -227,9 +227,9 @@ def test_a_disk_that_hangs_is_told_and_nothing_waits_for_it(tmp_path: Path, monk
     free = threading.Event()
     real = StateDirectory._write
 
-    def hang(self: StateDirectory, document: str) -> None:
+    def hang(self: StateDirectory, job: memory.Job) -> None:
         free.wait()
-        real(self, document)
+        real(self, job)
 
     monkeypatch.setattr(StateDirectory, "_write", hang)
     monkeypatch.setattr(memory, "WRITE_LIMIT", 0.05)
@@ -342,12 +342,12 @@ def test_where_a_name_led_is_remembered_beside_the_epochs(tmp_path: Path) -> Non
 
 def test_many_places_at_once_are_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state, _ = opened(tmp_path)
-    written: list[str] = []
+    written: list[memory.Job] = []
     real = StateDirectory._write
 
-    def count(self: StateDirectory, document: str) -> None:
-        written.append(document)
-        real(self, document)
+    def count(self: StateDirectory, job: memory.Job) -> None:
+        written.append(job)
+        real(self, job)
 
     monkeypatch.setattr(StateDirectory, "_write", count)
     place = Place("gw.example", "192.0.2.1")

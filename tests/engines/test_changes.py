@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from qtunnel.engines import changes
 from qtunnel.engines.changes import Changes
 from tests.engines.namespaces import Namespace, run
 
@@ -61,7 +61,7 @@ def test_where_it_cannot_listen_everything_may_have_changed(monkeypatch: pytest.
     def refuse(*_: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(changes.socket, "socket", refuse)
+    monkeypatch.setattr(socket, "socket", refuse)
     deaf = Changes()
     assert [deaf.heard(), deaf.heard()] == [True, True]
     deaf.close()
