@@ -22,6 +22,11 @@ class Looks:
         self._heard, self._cycle = heard, cycle
         self._left = self._quiet = 0
 
+    def made(self) -> None:
+        """The interface was set up just now, which makes many changes: one look follows, at everything."""
+        self._heard()
+        self._left, self._quiet = 1, 0
+
     def due(self, *, trouble: bool) -> bool:
         """Whether to look now. trouble: the last look found some, which may be over."""
         if self._heard():

@@ -107,6 +107,7 @@ class Tunnel:
             await self._put_right(name)
         self._misplaced.clear()
         await self._interface.up()
+        self._looks.made()
         self._warn()
         for name in self._specs:  # a handshake that was asked for before the link was up has not been sent
             self._in_place[name] = None

@@ -25,6 +25,13 @@ def test_every_change_is_followed_by_enough_looks_and_trouble_by_as_many_as_it_l
             assert looked
 
 
+def test_what_was_just_made_is_looked_at_once() -> None:
+    changes = iter([True, False, False, True])
+    looks = Looks(lambda: next(changes, False), lambda: 16)
+    looks.made()
+    assert [looks.due(trouble=False) for _ in range(3 + 16)] == [True, False] + 16 * [True] + [False]
+
+
 def test_a_quiet_host_costs_a_look_a_minute() -> None:
     looks = Looks(lambda: False, lambda: 16)
     looked = [turn for turn in range(10 * ANYWAY) if looks.due(trouble=False)]
