@@ -64,6 +64,7 @@ class Tunnel:
             )
         )
         self._changes = Changes()
+        self._made = 0
         self._looks = Looks(self._changes.heard, lambda: self._interface.looks)
         self._keys = {peer.name: public[peer.name].wireguard for peer in config.peers}
         self._specs = {
@@ -107,6 +108,7 @@ class Tunnel:
             await self._put_right(name)
         self._misplaced.clear()
         await self._interface.up()
+        self._made += 1
         self._looks.made()
         self._warn()
         for name in self._specs:  # a handshake that was asked for before the link was up has not been sent
@@ -142,10 +144,13 @@ class Tunnel:
     async def mend(self) -> None:
         """Put back what somebody undid of the interface, its routes and what stands behind them, and follow the host's
         own routes; to be called about every second. Raises ``EngineError``."""
+        if not self.up or not self._looks.due(trouble=self.trouble is not None):
+            return
+        made = self._made
+        missing = await self._interface.missing()  # not under the lock: at a hub's start this takes seconds
         async with self._lock:
-            if not self.up or not self._looks.due(trouble=self.trouble is not None):
-                return
-            missing = await self._interface.missing()
+            if not self.up or self._made != made:
+                return  # the interface has become another one meanwhile
             if not missing:
                 self.trouble = None
             else:
