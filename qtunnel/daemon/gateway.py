@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from qtunnel import __version__
@@ -114,7 +114,8 @@ class Gateway:
             for peer in settings:
                 self._core.add_peer(peer, memory.of(peer.public.id), now())
             self._spawn(self._timer())
-            self._spawn(self._poll())
+            self._spawn(self._poll(self._reconcile, self._look))
+            self._spawn(self._poll(self._mend))  # beside the others: for a hub's routes it takes seconds
             self._spawn(self._tunnel.supervise())
             self._spawn(self._sources.watch())
             self._spawn(self._endpoints.watch())
@@ -242,11 +243,11 @@ class Gateway:
     def _view(self, peer: str) -> PeerView:
         return self._epochs.complete(self._core.peers[peer].view(), monotonic())
 
-    async def _poll(self) -> None:
+    async def _poll(self, *steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
             await asyncio.sleep(POLL_INTERVAL)
             self._wake.set()  # timers of the event loop stand still while the machine sleeps, keys must not
-            for step in (self._reconcile, self._mend, self._look):
+            for step in steps:
                 try:
                     await step()
                 except EngineError as error:
