@@ -15,7 +15,7 @@ from qtunnel.config import SocketAddress
 from qtunnel.errors import QtunnelError
 
 RECEIVE_BUFFER = 4 << 20
-"""Bytes; the kernel takes twice that, and 2,304 for a datagram: all first messages of 1,000 peers that begin at once."""
+"""Bytes; the kernel takes twice that, and 2,304 for a datagram: the first messages of 1,000 peers that all begin."""
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
 
