@@ -35,6 +35,7 @@ class PeerContext:
         random_bytes: RandomBytes,
         tickets: Iterator[int],
         used: UsedKeys,
+        effects: list[Effect],
         encapsulate: Encapsulate | None,
     ) -> None:
         self.local, self.settings, self.memory = local, settings, memory
@@ -49,7 +50,7 @@ class PeerContext:
         self.floor = memory.epoch  # the newest epoch known to be committed: older ones are never installed
         self.epoch = max(memory.epoch, memory.proposed)  # the newest that anybody proposed, as far as it counts
         self.epochs: dict[int, EpochInfo] = {}
-        self.effects: list[Effect] = []
+        self.effects = effects  # the node's, one for all peers
         self.peer_capabilities = 0  # as its last offer or answer had them
         self._psk: tuple[int, Secret] | None = None
         self._protection = Protection.STARTING

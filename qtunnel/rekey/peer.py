@@ -47,10 +47,11 @@ class PeerRekey:
         random_bytes: RandomBytes,
         tickets: Iterator[int],
         used: UsedKeys,
+        effects: list[Effect],
         encapsulate: Encapsulate | None = None,
         delay: float = 0.0,
     ) -> None:
-        self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, used, encapsulate)
+        self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, used, effects, encapsulate)
         self.settings = settings
         self.outbound = Outbound(self.context)
         self.inbound = Inbound(self.context)
@@ -74,10 +75,6 @@ class PeerRekey:
             self._next,
             guard.deadline,
         )
-
-    def take_effects(self) -> list[Effect]:
-        effects, self.context.effects = self.context.effects, []
-        return effects
 
     @property
     def deadline(self) -> float | None:
