@@ -145,7 +145,7 @@ class PeerRekey:
             )  # fmt: skip
             return True
         if self.outbound.state in (OutState.OFFERED, OutState.FETCHING):
-            if context.higher and self.outbound.state is OutState.OFFERED:
+            if context.higher and self.outbound.insists(now):
                 self.outbound.repeat(address)
                 return True  # both began at once: the higher identity goes first, the other end yields to our offer
             self.outbound.yield_to_peer()
