@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ from qtunnel.rekey.model import Effect, EpochInfo, Fetched, Install, Memory, Not
 from qtunnel.rekey.protection import Guard
 from qtunnel.rekey.timing import KEY_LIFETIME, REPLACED_KEPT
 from qtunnel.secret import RandomBytes, Secret
-from qtunnel.terms import ChainPolicy, Policy, QkdPolicy, record_suite
+from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy, record_suite
 
 
 class PeerContext:
@@ -92,6 +92,10 @@ class PeerContext:
     def judge(self, remote: Policy, sources: int, *, chained: bool) -> Shortfall | None:
         """Whether an epoch is allowed by our policy as it stands now and by the peer's; None if so."""
         return judge(self.policy, remote, sources, chained=chained, had_epochs=self.memory.had_epochs)
+
+    def counted(self, keys: Iterable[KeyRef]) -> int:
+        """Sources of an epoch that still are the peer's: the configuration may have changed during its exchange."""
+        return len({key.source for key in keys if key.source in self.settings.sources})
 
     @property
     def chain_lost(self) -> bool:

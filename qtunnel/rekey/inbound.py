@@ -318,7 +318,7 @@ class Inbound:
         if keys.epoch <= context.floor:
             self._end(InEvent.EXPIRED)  # a newer epoch is in place already
             return False
-        if context.judge(context.policy, len(keys.keys), chained=keys.chained) is Shortfall.QKD:
+        if context.judge(context.policy, context.counted(keys.keys), chained=keys.chained) is Shortfall.QKD:
             detail = "the policy has become stricter while the exchange was under way"
             context.notice("rekey.failed", role="responder", reason="qkd-required", detail=detail)
             self._end(InEvent.EXPIRED)
@@ -350,6 +350,12 @@ class Inbound:
             return
         self._context.notice("rekey.failed", role="responder", reason="no-commit", detail="the peer never committed")
         self._end(InEvent.EXPIRED)
+
+    def forget(self) -> None:
+        """What is under way can come to nothing any more; the peer begins another exchange."""
+        if self.state is not InState.IDLE:
+            self._end(InEvent.EXPIRED)
+        self._sent = None
 
     def _end(self, event: InEvent) -> None:
         self._machine.fire(event)

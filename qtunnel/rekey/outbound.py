@@ -255,7 +255,7 @@ class Outbound:
             context.notice("message.rejected", message="committed", reason="authentication", detail="wrong tag")
             return None
         keys = sealed.keys
-        if context.judge(context.policy, len(keys.keys), chained=keys.chained) is Shortfall.QKD:
+        if context.judge(context.policy, context.counted(keys.keys), chained=keys.chained) is Shortfall.QKD:
             return self._fail("qkd-required", "the policy has become stricter while the exchange was under way")
         self._machine.fire(OutEvent.CONFIRMED)
         if keys.epoch > context.floor:

@@ -15,9 +15,12 @@ from qtunnel.rekey.context import PeerContext
 from qtunnel.rekey.inbound import Inbound, InState
 from qtunnel.rekey.model import Block, Effect, EpochInfo, Fetched, Memory, Now, PeerSettings
 from qtunnel.rekey.outbound import Outbound, Outcome, OutState
-from qtunnel.rekey.protection import GuardEvent
+from qtunnel.rekey.protection import GuardEvent, GuardState
 from qtunnel.rekey.timing import CLOCK_DOUBT, GRACE_AT_START, OFFER_HOLD
 from qtunnel.secret import RandomBytes, Secret
+
+NEGOTIATED = ("suite", "policy", "sources", "pairing", "capabilities")
+"""Settings that stand in an exchange, or decide about what comes out of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,46 @@ class PeerRekey:
             self._next = now.mono
         else:
             self._next = schedule.after_failure(now.mono, fraction)
+
+    def change(self, settings: PeerSettings, now: Now) -> None:
+        """Other settings of the same peer. What is installed stays, unless the new policy forbids it: then the peer is
+        blocked at once. Where an exchange to come would be another one, it begins without waiting for its turn."""
+        context, before = self.context, self.settings
+        self.settings = context.settings = settings
+        context.schedule.interval, context.schedule.jitter = settings.interval, settings.jitter
+        other = any(getattr(before, name) != getattr(settings, name) for name in NEGOTIATED)
+        if other:
+            self.outbound.yield_to_peer()  # the next one has the new settings, and what was offered in vain goes first
+            if before.suite.id != settings.suite.id:
+                self.inbound.forget()
+            for held in (context.ours, context.theirs):
+                held.keep(settings.sources)
+        state = context.guard.state
+        if context.guard.change(settings, now.mono):
+            self._block("the policy has become stricter than what is in force: traffic is blocked")
+        context.show_protection()
+        self._guard(now)
+        blocked = context.guard.state is GuardState.BLOCKED is not state
+        if settings.has_endpoint != before.has_endpoint:
+            self._reachable = self._reachable or settings.has_endpoint
+            self._initiates = settings.has_endpoint and context.higher
+        if self.outbound.state is OutState.IDLE:
+            self._plan_anew(now, at_once=self._reachable and (blocked or (other and self._initiates)))
+
+    def _plan_anew(self, now: Now, *, at_once: bool) -> None:
+        """The next rekey by the schedule as it is now, counted from the newest epoch."""
+        context, schedule = self.context, self.context.schedule
+        made = now.mono if context.guard.installed is None else context.guard.installed.made
+        if at_once:
+            self._next = now.mono
+        elif schedule.failures:
+            return  # it is tried again soon anyway
+        elif self._initiates and context.guard.state is not GuardState.STARTING:
+            self._next = max(now.mono, schedule.after_success(made, context.fraction()))
+        elif self._reachable and context.guard.state is not GuardState.STARTING:
+            self._next = max(now.mono, schedule.overdue(made))
+        elif self._reachable and self._next is None:
+            self._next = now.mono if self._initiates else now.mono + GRACE_AT_START
 
     def fetched(self, ticket: int, result: Fetched, now: Now) -> None:
         """What the key sources answered, to whichever machine asked; where none did, the keys are wiped."""
@@ -224,10 +267,13 @@ class PeerRekey:
             if self.outbound.state is OutState.IDLE and self._next is not None:
                 self._next = now.mono
         else:
-            context.block()
-            context.effects.append(Block(self.settings.name))
-            context.notice("peer.blocked", detail=f"no new epoch for {max_age:g} s: traffic is blocked")
+            self._block(f"no new epoch for {max_age:g} s: traffic is blocked")
         context.show_protection()
+
+    def _block(self, detail: str) -> None:
+        self.context.block()
+        self.context.effects.append(Block(self.settings.name))
+        self.context.notice("peer.blocked", detail=detail)
 
     def close(self) -> None:
         """Wipe what is held."""
