@@ -130,6 +130,7 @@ class PeerRekey:
         self.settings = context.settings = settings
         context.schedule.interval, context.schedule.jitter = settings.interval, settings.jitter
         other = any(getattr(before, name) != getattr(settings, name) for name in NEGOTIATED)
+        begun = other and self.outbound.state is not OutState.IDLE
         if other:
             self.outbound.yield_to_peer()  # the next one has the new settings, and what was offered in vain goes first
             if before.suite.id != settings.suite.id:
@@ -146,7 +147,7 @@ class PeerRekey:
             self._reachable = self._reachable or settings.has_endpoint
             self._initiates = settings.has_endpoint and context.higher
         if self.outbound.state is OutState.IDLE:
-            self._plan_anew(now, at_once=self._reachable and (blocked or (other and self._initiates)))
+            self._plan_anew(now, at_once=self._reachable and (blocked or begun or (other and self._initiates)))
 
     def _plan_anew(self, now: Now, *, at_once: bool) -> None:
         """The next rekey by the schedule as it is now, counted from the newest epoch."""
@@ -154,14 +155,14 @@ class PeerRekey:
         made = now.mono if context.guard.installed is None else context.guard.installed.made
         if at_once:
             self._next = now.mono
-        elif schedule.failures:
-            return  # it is tried again soon anyway
-        elif self._initiates and context.guard.state is not GuardState.STARTING:
+        elif not self._reachable or (schedule.failures and self._next is not None):
+            return  # the peer's turn, or it is tried again soon anyway
+        elif context.guard.installed is None:
+            self._next = self._next or now.mono + GRACE_AT_START
+        elif self._initiates:
             self._next = max(now.mono, schedule.after_success(made, context.fraction()))
-        elif self._reachable and context.guard.state is not GuardState.STARTING:
+        else:
             self._next = max(now.mono, schedule.overdue(made))
-        elif self._reachable and self._next is None:
-            self._next = now.mono if self._initiates else now.mono + GRACE_AT_START
 
     def fetched(self, ticket: int, result: Fetched, now: Now) -> None:
         """What the key sources answered, to whichever machine asked; where none did, the keys are wiped."""

@@ -148,7 +148,9 @@ def test_what_takes_a_restart_is_refused_with_all_else(tmp_path: Path) -> None:
 def test_another_public_file_is_another_peer(lab: Hub) -> None:
     public = lab.directory / "c.public"
     real, eve = public.read_text(), Identity.create(os.urandom).public
-    public.write_text("# a remark\n" + real)
+    public.rename(lab.directory / "moved.public")
+    lab.peer("c")["public"] = "moved.public"
+    public = lab.directory / "moved.public"
     assert lab.reloaded()[0].startswith("nothing has changed"), "it is the same identity"
     public.write_text(eve.to_text())
     with Ping(lab.hub.namespace, TUNNEL["b"]):
