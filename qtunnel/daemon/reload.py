@@ -151,7 +151,8 @@ class Reloader:
                 self._events.publish("config.refused", None, file=str(self.source.path), detail=self.error)
                 raise
             finally:
-                self._notifier.ready(self.summary if self.error is None else f"{self.summary}; {self.error}")
+                refused = "" if self.error is None else "; a newer configuration was refused, see the log"
+                self._notifier.ready(self.summary + refused)
 
     async def _plan(self, parts: Parts) -> _Plan:
         try:
