@@ -21,6 +21,7 @@ from qtunnel.daemon.journal import Journal
 from qtunnel.daemon.liveness import Liveness
 from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.notices import Notices
+from qtunnel.daemon.nudges import Nudges
 from qtunnel.daemon.on_demand import OnDemand
 from qtunnel.daemon.plain import PlainPeers
 from qtunnel.daemon.reload import Apply, ConfigSource, Parts, Reloader
@@ -105,6 +106,7 @@ class Gateway:
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._plain = PlainPeers(config, self._endpoints.doubt)
+        self._nudges = Nudges(self._tunnel, self._endpoints)
         self._sockets = HandshakeSockets(node.listen, self._receive, self._tunnel.mark)
         self._notices = Notices(self._tally, self._tunnel, self._endpoints, self._publish)
         settings = all_settings(config, self._public)
@@ -182,6 +184,7 @@ class Gateway:
             self._tally.pop(name, None)
             self._shown.pop(name, None)
             self._epochs.forget(name)
+            self._nudges.forget(name)
 
     # -- into the core
 
@@ -313,6 +316,8 @@ class Gateway:
                 # A newer epoch is installed, but WireGuard goes on with a session of one that is too old.
                 self._publish("session.stale", name, detail=f"the session of epoch {epoch} is past max_age: dropped")
                 await self._tunnel.drop_session(name)
+            else:
+                await self._nudges.look(name, config.wireguard_port, its, time.time())
 
     # -- control
 

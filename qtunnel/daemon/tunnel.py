@@ -12,6 +12,7 @@ from qtunnel.config import Config
 from qtunnel.daemon.members import interface_of, mark_for, specs_of
 from qtunnel.engines.base import Endpoint, PeerSpec, PeerStats
 from qtunnel.engines.interface import Interface
+from qtunnel.engines.programs import OWN
 from qtunnel.engines.uapi import open_engine
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
@@ -233,6 +234,29 @@ class Tunnel:
                 return
             self._misplaced.add(peer)
             await self._place(peer)
+
+    @property
+    def knows_epochs(self) -> bool:
+        """Whether the engine tells the epoch of a session itself, and makes handshakes when told to."""
+        return self.engine.name == OWN
+
+    async def lead(self, peer: str, endpoint: Endpoint) -> None:
+        """The engine looks for the peer elsewhere than where it last heard it."""
+        async with self._lock:
+            if self.up and peer in self._specs:
+                await self.engine.set_endpoint(self._keys[peer], endpoint)
+
+    async def shake_hands(self, peer: str) -> None:
+        """A WireGuard handshake now with the key in place, where the engine can be asked for one."""
+        async with self._lock:
+            current = self._current_psk(peer) if self.up and self.knows_epochs and peer in self._specs else None
+            if current is None:
+                return
+            epoch, psk = current
+            with psk:
+                if self._in_place.get(peer) == epoch:
+                    suite = self._record_suites.get(peer, "")
+                    await self.engine.set_psk(self._keys[peer], psk, epoch, handshake_now=True, record_suite=suite)
 
     async def _place(self, peer: str) -> None:
         endpoint = self._specs[peer].endpoint

@@ -249,7 +249,7 @@ class Interface:
     async def _unguard(self, *, all_of_them: bool) -> None:
         async with self._netlink() as netlink:
             await self._bypass.take(netlink)
-            for network in self.guards:
+            for network in {*self.guards, *self._former.guards}:
                 if all_of_them or network in self._guarded:
                     await self._unguard_one(netlink, network)
             self._guarded.clear()

@@ -21,6 +21,9 @@ from qtunnel.secret import RandomBytes, Secret
 
 NEGOTIATED = ("suite", "policy", "sources", "pairing", "capabilities")
 """Settings that stand in an exchange, or decide about what comes out of it."""
+CHANGE_SPREAD = 10.0
+"""Seconds over which rekeys begin that nothing but other settings asks for: a hub's configuration may change them for
+1,000 peers at once, and its KME and its processor are not to be asked for all in one moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +150,16 @@ class PeerRekey:
             self._reachable = self._reachable or settings.has_endpoint
             self._initiates = settings.has_endpoint and context.higher
         if self.outbound.state is OutState.IDLE:
-            self._plan_anew(now, at_once=self._reachable and (blocked or begun or (other and self._initiates)))
+            self._plan_anew(now, at_once=blocked or begun, soon=other and self._initiates)
 
-    def _plan_anew(self, now: Now, *, at_once: bool) -> None:
+    def _plan_anew(self, now: Now, *, at_once: bool, soon: bool) -> None:
         """The next rekey by the schedule as it is now, counted from the newest epoch."""
         context, schedule = self.context, self.context.schedule
         made = now.mono if context.guard.installed is None else context.guard.installed.made
-        if at_once:
+        if self._reachable and at_once:
             self._next = now.mono
+        elif self._reachable and soon:
+            self._next = now.mono + min(CHANGE_SPREAD, schedule.interval) * context.fraction()
         elif not self._reachable or (schedule.failures and self._next is not None):
             return  # the peer's turn, or it is tried again soon anyway
         elif context.guard.installed is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ import pytest
 from qtunnel.identity import Identity
 from qtunnel.kme.pki import create_pki
 from tests.daemon.hub import TUNNEL, Hub, running_hub
-from tests.daemon.lab import READY, Ping
+from tests.daemon.lab import READY, Gateway, Lab, Ping, running_lab
 from tests.support.netns import wait_until
 from tests.support.ping import all_answered, ping
 
@@ -203,3 +204,44 @@ def test_a_stricter_policy_blocks_at_once_and_a_laxer_one_lets_pass_again(lab: H
         lab.reloaded()
         assert lab.hub.status("c")[1]["expires_in_s"] <= 101
         assert reaches(lab, TUNNEL["c"])
+
+
+@pytest.fixture
+def with_kmes(tmp_path: Path) -> Iterator[Lab]:
+    with running_lab(tmp_path) as made:
+        yield made
+
+
+def reload(gateway: Gateway) -> tuple[int, str, str]:
+    assert gateway.file
+    return gateway.ask("reload")
+
+
+def test_key_sources_come_change_and_go_while_others_deliver(with_kmes: Lab) -> None:
+    alice = with_kmes.alice
+    certificate = with_kmes.directory / "pki" / "sae-alice.pem"
+    with Ping(alice.namespace, TUNNEL["b"]):
+        alice.config["key_sources"]["metro"]["timeout"] = "4s"
+        assert reload(alice)[1].startswith("key source metro changed: timeout\n")
+        good = certificate.read_text()
+        certificate.write_text("rubbish\n")
+        code, _, errors = reload(alice)
+        assert code == 2
+        assert str(certificate) in errors
+        certificate.write_text(good)
+        alice.config["peers"] = alice.config["peers"][:2]
+        del alice.config["key_sources"]["spare"]
+        code, said, _ = reload(alice)
+        assert code == 0
+        assert said.startswith("key source spare removed\npeer frank removed\n")
+        code, said, _ = alice.ask("rekey", "bob")
+        assert code == 0
+        assert "etsi014:metro" in said
+        sources = json.loads(alice.ask("status", "--json")[1])["key_sources"]
+        assert [source["name"] for source in sources] == ["metro"]
+        alice.config["peers"][0]["qkd"] = {"sources": {"metro": {"peer_sae_id": "nobody"}}}
+        assert reload(alice)[1].startswith("peer bob changed: qkd.sources.metro.peer_sae_id\n")
+        code, said, _ = alice.ask("rekey", "bob")
+        assert code == 1
+        assert "metro" in said
+    assert alice.status("bob")[0] == 0, "the key in force is as old as it may be"
