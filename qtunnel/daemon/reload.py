@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from qtunnel.config import Config, LogConfig, PeerConfig, warnings
+from qtunnel.config import Config, LogConfig, warnings
 from qtunnel.config.difference import Change, Kind, Verb, difference
 from qtunnel.config.snapshot import Snapshot, take_snapshot
 from qtunnel.control.messages import ReloadOutcome
@@ -223,10 +223,10 @@ class Reloader:
 
     async def _change_tunnel(self, parts: Parts, plan: _Plan, others: set[str]) -> list[str]:
         """First what stops traffic, then what lets it pass. What engine or kernel refuses, in words."""
-        core, tunnel, trouble = parts.core, parts.tunnel, []
-        for name, peer in core.peers.items():
-            if name in plan.names(Kind.PEER, Verb.CHANGED) and peer.view().protection is Protection.BLOCKED:
-                trouble += await _tried(tunnel.block(name))  # at once; the core's own word comes in its turn
+        tunnel, trouble, changed = parts.tunnel, [], plan.names(Kind.PEER, Verb.CHANGED)
+        blocked = [name for name, peer in parts.core.peers.items() if peer.view().protection is Protection.BLOCKED]
+        for name in changed.intersection(blocked):
+            trouble += await _tried(tunnel.block(name))  # at once; the core's own word comes in its turn
         trouble += await _tried(tunnel.change(plan.new.config, specs_of(plan.new.config, plan.new.public), others))
         trouble += await _tried(self._drop_forbidden(parts, plan))
         return trouble
@@ -235,16 +235,15 @@ class Reloader:
         """A newer epoch may be installed than the one that WireGuard still uses; that one must satisfy as well."""
         changed = plan.names(Kind.PEER, Verb.CHANGED)
         stats = await parts.tunnel.stats() if changed else {}
-        for name in changed & parts.core.peers.keys():
-            config, view = plan.new.config.peer(name), parts.core.peers[name].view()
-            info = in_force(view, stats.get(name))
-            if info is not None and view.installed is not None and info.epoch != view.installed.epoch:
-                await self._drop_if_short(parts, config, view.protection, falls_short(config, info))
-
-    @staticmethod
-    async def _drop_if_short(parts: Parts, config: PeerConfig, protection: Protection, short: bool) -> None:
-        if short and protection in (Protection.QKD_PQC, Protection.PQC_ONLY):
-            await parts.tunnel.drop_session(config.name)
+        for config in plan.new.config.peers:
+            peer = parts.core.peers.get(config.name)
+            if peer is None or config.name not in changed:
+                continue
+            view = peer.view()
+            info = in_force(view, stats.get(config.name))
+            older = info is not None and view.installed is not None and info.epoch != view.installed.epoch
+            if older and view.protection is not Protection.BLOCKED and falls_short(config, info):
+                await parts.tunnel.drop_session(config.name)
 
     def _tell(self, plan: _Plan) -> None:
         for change in plan.changes:

@@ -71,8 +71,10 @@ def is_stale(peer: PeerConfig, view: PeerView, stats: PeerStats | None, now: flo
     return info is None or now - info.made > peer.qkd.max_age
 
 
-def falls_short(peer: PeerConfig, info: EpochInfo) -> bool:
+def falls_short(peer: PeerConfig, info: EpochInfo | None) -> bool:
     """Whether an epoch has fewer QKD keys than the policy requires, from sources that still are the peer's."""
+    if info is None:
+        return False
     counted = sum(name in peer.qkd.sources for name in info.sources)
     return counted < sources_required(peer.policy)
 
