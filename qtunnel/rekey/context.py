@@ -73,6 +73,10 @@ class PeerContext:
         """A random number, 0 <= x < 1."""
         return int.from_bytes(self.random_bytes(6), "big") / (1 << 48)
 
+    def reschedule(self) -> None:
+        """The schedule by the settings as they are now; failures in a row go on being counted."""
+        self.schedule = Schedule(self.settings.interval, self.settings.jitter, failures=self.schedule.failures)
+
     def notice(self, kind: str, **fields: object) -> None:
         self.effects.append(Notice(self.name, kind, fields))
 

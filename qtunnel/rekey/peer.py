@@ -131,7 +131,7 @@ class PeerRekey:
         blocked at once. Where an exchange to come would be another one, it begins without waiting for its turn."""
         context, before = self.context, self.settings
         self.settings = context.settings = settings
-        context.schedule.interval, context.schedule.jitter = settings.interval, settings.jitter
+        context.reschedule()
         other = any(getattr(before, name) != getattr(settings, name) for name in NEGOTIATED)
         begun = other and self.outbound.state is not OutState.IDLE
         if other:
