@@ -73,7 +73,7 @@ def start(*gateways: Gateway) -> None:
 
 def goes_on(lab: Hub, *, by: str = "hub") -> None:
     """More epochs come into force at both ends, and packets pass that ``by`` sends first."""
-    before = epoch(lab.hub, "b")
+    before = max(epoch(lab.hub, "b"), epoch(lab.b, "hub"))  # one that has just started has none in force
     wait_until(lambda: epoch(lab.hub, "b") >= before + 2, "more epochs at the hub", LONG)
     wait_until(lambda: epoch(lab.b, "hub") >= before + 2, "more epochs at the branch", LONG)
     here, there = (lab.hub, TUNNEL["b"]) if by == "hub" else (lab.b, TUNNEL["hub"])
@@ -81,10 +81,9 @@ def goes_on(lab: Hub, *, by: str = "hub") -> None:
 
 
 def moves(host: Namespace, old: str, new: str, interface: str = "eth0") -> None:
-    """Another address on the same link; the old one is gone."""
-    bits = 64 if ":" in new else 24
-    host.address(interface, f"{new}/{bits}")
-    host.ip("addr", "del", f"{old}/{bits}", "dev", interface)
+    """Another address on the same link. The old one goes first: with it go those that came after it."""
+    host.ip("addr", "del", f"{old}/24", "dev", interface)
+    host.address(interface, f"{new}/24")
 
 
 @pytest.mark.parametrize("initiator", ["hub", "b"])
