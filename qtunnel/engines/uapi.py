@@ -80,7 +80,7 @@ class UapiEngine:
         self._program = program
         self._interface = interface
         self._socket = Path(socket_directory) / f"{interface}.sock"
-        self._client = UapiClient(interface, str(self._socket))
+        self._client = UapiClient(interface, str(self._socket), brief=program.epochs)
         self._log_line = log_line or log_to(logger, interface=interface)
         self._clock = clock
         self._random_bytes = random_bytes

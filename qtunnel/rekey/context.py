@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ from qtunnel.rekey.model import Effect, EpochInfo, Fetched, Install, Memory, Not
 from qtunnel.rekey.protection import Guard
 from qtunnel.rekey.timing import KEY_LIFETIME, REPLACED_KEPT
 from qtunnel.secret import RandomBytes, Secret
-from qtunnel.terms import ChainPolicy, Policy, QkdPolicy, record_suite
+from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy, record_suite
 
 OVERTAKEN = {
     Shortfall.QKD: ("qkd-required", "the policy has become stricter while the exchange was under way"),
@@ -41,6 +41,7 @@ class PeerContext:
         random_bytes: RandomBytes,
         tickets: Iterator[int],
         used: UsedKeys,
+        effects: list[Effect],
         encapsulate: Encapsulate | None,
     ) -> None:
         self.local, self.settings, self.memory = local, settings, memory
@@ -55,7 +56,7 @@ class PeerContext:
         self.floor = memory.epoch  # the newest epoch known to be committed: older ones are never installed
         self.epoch = max(memory.epoch, memory.proposed)  # the newest that anybody proposed, as far as it counts
         self.epochs: dict[int, EpochInfo] = {}
-        self.effects: list[Effect] = []
+        self.effects = effects  # the node's, one for all peers
         self.peer_capabilities = 0  # as its last offer or answer had them
         self._psk: tuple[int, Secret] | None = None
         self._protection = Protection.STARTING
@@ -79,6 +80,10 @@ class PeerContext:
         """A random number, 0 <= x < 1."""
         return int.from_bytes(self.random_bytes(6), "big") / (1 << 48)
 
+    def reschedule(self) -> None:
+        """The schedule by the settings as they are now; failures in a row go on being counted."""
+        self.schedule = Schedule(self.settings.interval, self.settings.jitter, failures=self.schedule.failures)
+
     def notice(self, kind: str, **fields: object) -> None:
         self.effects.append(Notice(self.name, kind, fields))
 
@@ -101,7 +106,11 @@ class PeerContext:
 
     def overtaken(self, keys: EpochKeys) -> Shortfall | None:
         """Why keys that were good when their answer was made are not to be installed any more; None if they are."""
-        return self.judge(self.policy, len(keys.keys), chained=keys.chained)
+        return self.judge(self.policy, self.counted(keys.keys), chained=keys.chained)
+
+    def counted(self, keys: Iterable[KeyRef]) -> int:
+        """Sources of an epoch that still are the peer's: the configuration may have changed during its exchange."""
+        return len({key.source for key in keys if key.source in self.settings.sources})
 
     @property
     def chain_lost(self) -> bool:
