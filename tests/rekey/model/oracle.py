@@ -191,11 +191,13 @@ class Oracle:
         truth = self.epochs.get(session.psk)
         self._hold(truth is not None and end in truth.made, f"{end}: a session of a key that is no epoch's")
         assert truth is not None
+        if world.now - self._changed.get(end, -1e9) <= LOOK:
+            return
         age = world.now - truth.made[end]
         limit = world.max_age(end) + world.sides[end].grace + LOOK
         self._hold(age <= limit, f"{end}: sends under epoch {truth.epoch} of {age:.1f} s ago")
         side = world.sides[end]
-        if side.qkd is QkdPolicy.REQUIRED and world.now - self._changed.get(end, -1e9) > LOOK:
+        if side.qkd is QkdPolicy.REQUIRED:
             enough = len(truth.info.sources) >= max(1, side.min_sources)
             allowed = enough or (side.may_relax and ((end, session.psk) in self._weak or self._relaxed(end)))
             self._hold(allowed, f"{end}: sends under epoch {truth.epoch}, which its policy does not allow")

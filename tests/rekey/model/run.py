@@ -69,6 +69,8 @@ def settle(world: World) -> Result:
         world.run_for(overdue(plan))
         remedy(world)
         remedied = True
+    if sources_needed(world, strict=False) > sources_there(world):  # what is in force may be of before the policies
+        world.run_for(max(world.max_age(end) + world.sides[end].grace for end in ENDS))
     began = world.now
     while not common(world):
         if world.now > began + bound(world):
