@@ -100,7 +100,7 @@ MUTANTS = (
     ),
     mutant(
         "policy stays relaxed after QKD is back",
-        (GUARD, "            self._relaxed_since = None\n", "            pass\n"),
+        (GUARD, "QKD_PQC:\n            self._relaxed_since = None", "QKD_PQC:\n            pass"),
     ),
     mutant(
         "both ends stay initiators",
