@@ -182,7 +182,9 @@ def found(mutant: Mutant, runs: int = RUNS) -> str | None:
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory)
         for part in ("qtunnel", "tests"):
-            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "vectors"))
+            shutil.copytree(
+                ROOT / part, copy / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "vectors")
+            )
         shutil.copy(ROOT / "pyproject.toml", copy)
         apply(mutant, copy / "qtunnel")
         command = [sys.executable, "-m", "tests.rekey.model.hunt", str(runs)]
