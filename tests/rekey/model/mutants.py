@@ -100,7 +100,11 @@ MUTANTS = (
     ),
     mutant(
         "policy stays relaxed after QKD is back",
-        (GUARD, "            self._relaxed_since = None\n", "            pass\n"),
+        (
+            GUARD,
+            "is Protection.QKD_PQC:\n            self._relaxed_since = None\n",
+            "is Protection.QKD_PQC:\n            pass\n",
+        ),
     ),
     mutant(
         "both ends stay initiators",
