@@ -209,7 +209,11 @@ class Tunnel:
             self._keys = {name: spec.public_key for name, spec in self._specs.items()}
             self._config = config
             refused = await self._settle() if self.up else None
-            await self._interface.change(interface_of(config))
+            try:
+                await self._interface.change(interface_of(config))
+            finally:
+                self._made += 1
+                self._looks.made()
             if refused is not None:
                 raise refused
 
