@@ -15,6 +15,7 @@ from qtunnel.keys.held import HeldKeys, problem_of
 from qtunnel.keys.policy import Protection, Shortfall, judge
 from qtunnel.keys.schedule import Schedule
 from qtunnel.keys.used import UsedKeys
+from qtunnel.keys.volume import Volume
 from qtunnel.rekey.limits import OWN_EPOCH_JUMP
 from qtunnel.rekey.model import Effect, EpochInfo, Fetched, Install, Memory, Notice, Now, PeerSettings, Remember
 from qtunnel.rekey.protection import Guard
@@ -45,7 +46,10 @@ class PeerContext:
         self.ours = HeldKeys(KEY_LIFETIME)  # got from our source, to be offered
         self.theirs = HeldKeys(KEY_LIFETIME)  # fetched by the references that the peer offered
         self.guard = Guard(settings, now.mono)
-        self.schedule = Schedule(settings.interval, settings.jitter)
+        self.schedule = Schedule(
+            settings.interval, settings.jitter, settings.max_age, settings.min_interval, settings.max_interval
+        )
+        self.volume = Volume(settings.max_bytes, settings.max_packets)
         self.floor = memory.epoch  # the newest epoch known to be committed: older ones are never installed
         self.epoch = max(memory.epoch, memory.proposed)  # the newest that anybody proposed, as far as it counts
         self.epochs: dict[int, EpochInfo] = {}
@@ -138,6 +142,7 @@ class PeerContext:
         self._forget_epochs(now)
         self.epochs[keys.epoch] = info
         self.guard.install(info)
+        self.volume.restart()
         self.show_protection()
 
     def _forget_epochs(self, now: Now) -> None:

@@ -189,7 +189,9 @@ class Outbound:
 
     def _send(self, kind: MessageType, body: bytes, now: Now, lifetime: float) -> None:
         context = self._context
-        self._retransmitter = Retransmitter.start(context.datagrams(kind, self._exchange, body), now.mono, lifetime)
+        self._retransmitter = Retransmitter.start(
+            context.datagrams(kind, self._exchange, body), now.mono, lifetime, context.fraction
+        )
         context.effects.append(Send(context.name, self._retransmitter.datagrams))
 
     def response(self, body: bytes, now: Now) -> Outcome | None:
