@@ -26,7 +26,7 @@ ENGINES_THAT_COUNT_PACKETS = ("qtunnel",)
 
 
 class RekeyConfig(Section):
-    """Whatever comes first. interval in seconds; jitter as a fraction of it, by which each rekey comes earlier or later.
+    """Whatever comes first. interval in seconds; jitter as a fraction of it, by which a rekey comes earlier or later.
     min_interval, max_interval: seconds in which the supply of keys moves the interval, ``None`` for not at all. bytes,
     packets: through the tunnel in both directions since the last rekey, ``None`` for any.
     """
@@ -37,6 +37,11 @@ class RekeyConfig(Section):
     max_interval: Annotated[Duration, MIN_INTERVAL] | None = None
     bytes: Annotated[Bytes, MIN_BYTES] | None = None
     packets: Annotated[Count, MIN_PACKETS] | None = None
+
+    @property
+    def moves(self) -> bool:
+        """Whether the supply of keys moves the interval."""
+        return any(bound is not None and bound != self.interval for bound in (self.min_interval, self.max_interval))
 
 
 def check_rekey(rekey: RekeyConfig, qkd: QkdConfig, engine: str, peer: Location) -> Iterator[Problem]:

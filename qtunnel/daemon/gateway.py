@@ -12,7 +12,7 @@ from typing import Any
 
 from qtunnel import __version__
 from qtunnel.config import Config, PeerConfig
-from qtunnel.control.messages import KeySourceStatus, NodeState, NodeStatus, RekeyOutcome, Status, UsedKey
+from qtunnel.control.messages import NodeState, NodeStatus, RekeyOutcome, Status, UsedKey
 from qtunnel.control.server import ControlServer, Handlers
 from qtunnel.daemon.clock import monotonic, now
 from qtunnel.daemon.endpoints import Endpoints
@@ -95,7 +95,7 @@ class Gateway:
         )
         control = ControlServer(node.control_socket, Handlers(self._status, self._rekey, self._events))
         self._memory: StateDirectory | None = None
-        self._sources = KeySources(config, self._events)
+        self._sources = KeySources(config, self._events, lambda peer, stock: self._core.supply(peer, stock, now()))
         self._core = RekeyNode(self._identity, os.urandom, source_of=source_of)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
@@ -110,7 +110,7 @@ class Gateway:
             await self._tunnel.start()
             self._state = "up"
             for peer in settings:
-                self._core.add_peer(peer, memory.of(peer.public.id), now())
+                self._core.add_peer(peer, memory.of(peer.public.id), now(), among=len(settings))
             self._spawn(self._carry_out())
             self._spawn(self._timer())
             self._spawn(self._poll())
@@ -270,6 +270,8 @@ class Gateway:
         present = monotonic()
         for name, config in self._peers.items():
             view, its = self._view(name), stats.get(name)
+            if its is not None:
+                self._core.carried(name, its.rx_bytes + its.tx_bytes, its.packets, now())
             protection = protection_in_force(config, view, its, present)
             epoch = None if its is None else its.epoch_in_force
             before = self._shown.get(name, (None, Protection.STARTING))
@@ -286,6 +288,7 @@ class Gateway:
                 # A newer epoch is installed, but WireGuard goes on with a session of one that is too old.
                 self._publish("session.stale", name, detail=f"the session of epoch {epoch} is past max_age: dropped")
                 await self._tunnel.drop_session(name)
+        self._flush()
 
     # -- control
 
@@ -322,20 +325,12 @@ class Gateway:
                     self._tunnel.epoch_in_place(name),
                     present,
                     unix_now,
+                    self._sources.supply.words(name),
                 )
                 for name, config in self._peers.items()
                 if peer in (None, name) and name in self._core.peers
             ],
-            key_sources=[
-                KeySourceStatus(
-                    name=name,
-                    description=health.description,
-                    healthy=health.healthy,
-                    detail=health.detail,
-                    last_error=health.last_error,
-                )
-                for name, health in self._sources.health.items()
-            ],
+            key_sources=self._sources.status(),
         )
 
     def _node_state(self, answers: bool) -> NodeState:

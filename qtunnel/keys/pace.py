@@ -114,9 +114,11 @@ class Pace:
 
     def tell(self, stock: Stock) -> None:
         """A reading of one source. A source that cannot be read is not told of, and changes nothing."""
-        before = self._levels.get(stock.source, stock.level)
-        self._levels[stock.source] = before + SMOOTHING * (stock.level - before)
-        self._stocks[stock.source] = stock
+        known, level = self._stocks.get(stock.source), stock.level
+        if known is not None and (known.stored is None) == (stock.stored is None):
+            before = self._levels[stock.source]
+            level = before + SMOOTHING * (level - before)
+        self._levels[stock.source], self._stocks[stock.source] = level, stock
 
     def advance(self) -> bool:
         """Once for each rekey: move by what was told since. Whether the interval changed.

@@ -50,7 +50,7 @@ class Schedule:
     failures: int = 0
     pace: Pace = field(init=False)
     expected: float = field(init=False)
-    """Seconds between the peer's rekeys as this end, which only answers, has seen them of late; at least ``interval``."""
+    """Seconds between the peer's rekeys as this end, which only answers, has seen them; at least ``interval``."""
     _last: float | None = field(init=False, default=None)
     _gathered: bool = field(init=False, default=True)
 
@@ -81,9 +81,10 @@ class Schedule:
         """When the end that is not the initiator takes over: by what it has seen, as the initiator may have stretched
         its interval."""
         gap = 0.0 if self._last is None else now - self._last
-        seen = gap / (1 - self.jitter) if gap > self.interval * (1 + self.jitter) else 0.0  # the longest it may stand for
+        stretched = gap > self.interval * (1 + self.jitter)
+        longest = gap / (1 - self.jitter) if stretched else 0.0  # the interval that this gap may have been drawn from
         at_most = max(self.interval, ceiling(self.jitter, self.max_age))
-        self.expected = min(max(self.interval, seen, self.expected / STEP), at_most)
+        self.expected = min(max(self.interval, longest, self.expected / STEP), at_most)
         self._agreed(now)
         return now + self.expected * (OVERDUE_FACTOR + self.jitter) + OVERDUE_SLACK
 

@@ -26,8 +26,8 @@ from qtunnel.secret import RandomBytes, Secret
 class PeerView:
     """What the status shows of one peer; never a secret. next_rekey, expires: monotonic seconds.
 
-    interval: between rekeys as it is in force, in seconds; interval_reason: why it is not the usual one. bytes, packets:
-    through the tunnel since the last rekey.
+    interval: between rekeys as it is in force, in seconds; interval_reason: why it is not the usual one. bytes,
+    packets: through the tunnel since the last rekey.
     """
 
     name: str

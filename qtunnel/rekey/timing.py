@@ -77,9 +77,7 @@ class Retransmitter:
     gap: float = FIRST_RETRANSMIT
 
     @classmethod
-    def start(
-        cls, datagrams: list[bytes], now: float, lifetime: float, fraction: Callable[[], float]
-    ) -> Retransmitter:
+    def start(cls, datagrams: list[bytes], now: float, lifetime: float, fraction: Callable[[], float]) -> Retransmitter:
         made = cls(tuple(datagrams), now + lifetime, fraction)
         made._plan(now)
         return made

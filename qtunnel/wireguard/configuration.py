@@ -265,6 +265,8 @@ def _peer_lines(peer: Peer, now: float) -> str:
         f"rx_bytes={peer.rx_bytes}",
         f"persistent_keepalive_interval={peer.timers.persistent}",
     ]
+    if packets := peer.packets:
+        lines.append(f"packets={packets}")
     current = peer.keypairs.current
     if current is not None and current.epoch is not None and current.may_send(now):
         seconds, nanoseconds = divmod(current.created_unix_ns, 1_000_000_000)

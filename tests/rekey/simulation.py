@@ -223,7 +223,7 @@ class Simulation:
         end = self.now + seconds
         while self.now < end:
             deadlines = [time for host in self.hosts.values() if (time := host.node.deadline) is not None]
-            upcoming = min([*deadlines, self._queue[0][0] if self._queue else end])
+            upcoming = min([*deadlines, self._queue[0][0] if self._queue else float("inf")])
             if upcoming > end:
                 self.now = end
                 return
