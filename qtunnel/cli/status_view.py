@@ -56,6 +56,8 @@ def peer_rows(peer: PeerStatus) -> list[tuple[str, str]]:
         ("protection", f"{PROTECTION_WORDS[peer.protection]} (qkd policy: {peer.policy})"),
         ("epoch", _epoch(peer)),
     ]
+    if peer.peer_policy is not None:
+        rows.append(("peer's policy", peer.peer_policy))
     if peer.sources:
         chained = ", chained to the epoch before" if peer.chained else ""
         rows.append(("sources", ", ".join(peer.sources) + chained))

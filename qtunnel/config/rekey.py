@@ -59,7 +59,8 @@ def check_rekey(rekey: RekeyConfig, qkd: QkdConfig, engine: str, peer: Location)
     if rekey.max_interval is not None:
         yield from _check_longest(rekey, rekey.max_interval, qkd, peer)
     if qkd.policy == "off":
-        for name in ("min_interval", "max_interval"):
+        by_volume = rekey.bytes is not None or rekey.packets is not None  # min_interval is a bound of that, too
+        for name in ("max_interval",) if by_volume else ("min_interval", "max_interval"):
             if getattr(rekey, name) is not None:
                 words = "qkd.policy is off, so there is no supply of keys that could move the interval; remove it"
                 yield Problem((*at, name), words, ((*peer, "qkd", "policy"),))

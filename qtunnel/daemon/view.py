@@ -116,6 +116,7 @@ def peer_status(
         tx_bytes=0 if stats is None else stats.tx_bytes,
         rekeys_ok=tally.done,
         rekeys_failed=tally.failed,
+        peer_policy=view.peer_policy,
         interval_s=view.interval,
         interval_usual_s=peer.rekey.interval,
         interval_reason=view.interval_reason or None,

@@ -20,9 +20,12 @@ attempt takes at most."""
 START_RATE = 200.0
 """First offers a second of a gateway that starts with many peers: a hub of 1,000 makes its own in 5 s. An exchange
 costs it 1.5 ms of CPU, and the peers' rate for first messages from anybody is the same."""
-CROWD = 20
-"""Peers that need no spreading: their rekeys, even at the same moment, cost 0.1 s. Of more, those that agreed at about
-the same time (a start, the end of an outage) are spread over a whole interval by their next rekey."""
+ALONE = 0.5
+"""Part of the interval after which the rekey that follows a start or an outage may come: an end with one peer cannot
+know how many others began in the same moment, as after a power cut. It costs a quarter of a key ..."""
+CROWD = 10
+"""... and an end with many peers knows: from twice as many on, the part is this number divided by theirs, so that they
+are spread over nearly all of an interval."""
 
 
 def ceiling(jitter: float, max_age: float) -> float:
@@ -62,13 +65,15 @@ class Schedule:
     def after_success(self, now: float, fraction: float, crowd: int = 1) -> float:
         """When the initiator starts the next rekey. fraction: random, 0 <= fraction < 1. crowd: peers of this gateway.
 
-        After a start or an outage many of them are done at about the same time, so each draws its next from a whole
-        interval, or as much of it as their number asks for.
+        After a start or an outage many are done at about the same time, so each draws its next from half an interval or
+        more.
         """
         interval = self.pace.interval
         gathered, self._gathered = self._gathered or self.failures > 0, False
         self._agreed(now)
-        earliest = interval * (1 - self.jitter) * (min(1.0, CROWD / max(1, crowd)) if gathered else 1.0)
+        earliest = interval * (1 - self.jitter)
+        if gathered:
+            earliest = max(min(earliest, FIRST_RETRY), earliest * min(ALONE, CROWD / max(1, crowd)))
         return now + earliest + fraction * (interval * (1 + self.jitter) - earliest)
 
     def after_failure(self, now: float, fraction: float) -> float:

@@ -55,6 +55,7 @@ class PeerContext:
         self.epochs: dict[int, EpochInfo] = {}
         self.effects: list[Effect] = []
         self.peer_capabilities = 0  # as its last offer or answer had them
+        self.peer_policy: Policy | None = None  # as it stood in the newest exchange that was proven
         self._psk: tuple[int, Secret] | None = None
         self._protection = Protection.STARTING
 
@@ -144,6 +145,14 @@ class PeerContext:
         self.guard.install(info)
         self.volume.restart()
         self.show_protection()
+
+    def heed(self, policy: Policy) -> None:
+        """The peer's policy, from the transcript of an exchange that it has proven to be part of; a change is told."""
+        before, self.peer_policy = self.peer_policy, policy
+        if before is None or before == policy:
+            return
+        lower = policy.qkd < before.qkd or policy.min_sources < before.min_sources or policy.chain < before.chain
+        self.notice("peer.policy", before=before.words, after=policy.words, lowered=lower)
 
     def _forget_epochs(self, now: Now) -> None:
         """Descriptions of epochs that no session can use any more; the one in force may be older than the newest."""

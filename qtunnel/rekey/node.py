@@ -14,6 +14,7 @@ from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
 from qtunnel.keys.pace import Stock
+from qtunnel.keys.policy import Protection
 from qtunnel.keys.schedule import start_delay
 from qtunnel.keys.used import UsedKeys
 from qtunnel.rekey.exchanges import Exchanges
@@ -119,12 +120,13 @@ class RekeyNode:
         except Exception as error:
             if received and isinstance(error, HandshakeError):
                 raise
-            memory = peer.context.memory
+            memory, before = peer.context.memory, peer.view().protection
             self.remove_peer(name)
             self._effects += [
                 Remember(name, memory),
                 Block(name),
                 Notice(name, "peer.defect", {"detail": "an internal error: the peer is blocked and begins anew"}),
+                *_changed(name, before),
                 Defect(name, error),
             ]
             self._add(peer.settings, memory, now, RESTART_AFTER_DEFECT)
@@ -209,3 +211,10 @@ class RekeyNode:
     def _find(self, identity: bytes) -> KnownPeer | None:
         peer = self._by_id.get(identity)
         return None if peer is None else KnownPeer(peer.settings.public, peer.settings.pairing)
+
+
+def _changed(name: str, before: Protection) -> list[Notice]:
+    """The event for a peer that begins anew, by which the level of before is lost."""
+    if before is Protection.STARTING:
+        return []
+    return [Notice(name, "protection.changed", {"before": before.value, "after": Protection.STARTING.value})]

@@ -228,6 +228,7 @@ class Outbound:
             context.remember(epoch=context.floor)
             context.notice("epoch.settled", epoch=settled.epoch)
         context.peer_capabilities = answer.capabilities
+        context.heed(answer.policy)
         if answer.detail:
             context.notice("peer.says", detail=answer.detail)
         context.chain.doubt(link(sealed.keys.epoch, sealed.keys.chain, qkd=bool(sealed.keys.keys)))

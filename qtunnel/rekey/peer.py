@@ -27,7 +27,7 @@ class PeerView:
     """What the status shows of one peer; never a secret. next_rekey, expires: monotonic seconds.
 
     interval: between rekeys as it is in force, in seconds; interval_reason: why it is not the usual one. bytes,
-    packets: through the tunnel since the last rekey.
+    packets: through the tunnel since the last rekey. peer_policy: in words, as the newest exchange had it.
     """
 
     name: str
@@ -43,6 +43,7 @@ class PeerView:
     interval_reason: str = ""
     bytes: int = 0
     packets: int = 0
+    peer_policy: str | None = None
 
 
 class PeerRekey:
@@ -94,6 +95,7 @@ class PeerRekey:
             reason,
             volume.bytes,
             volume.packets,
+            None if self.context.peer_policy is None else self.context.peer_policy.words,
         )
 
     def take_effects(self) -> list[Effect]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qtunnel.keys.pace import Stock
 from qtunnel.keys.policy import Protection
-from qtunnel.keys.schedule import AGE_MARGIN, CROWD, START_RATE, Schedule, ceiling, start_delay
+from qtunnel.keys.schedule import AGE_MARGIN, ALONE, CROWD, START_RATE, Schedule, ceiling, start_delay
 from tests.rekey.simulation import Conditions, Host, Simulation
 from tests.rekey.test_rekey import CLEAN, done, protection, rekeys
 
@@ -252,11 +252,11 @@ def test_one_peer_starts_at_once_and_many_within_seconds() -> None:
 
 
 @given(st.floats(1, 3600), st.floats(0, 0.5), st.integers(1, 2000), st.floats(0, 0.999))
-def test_only_a_crowd_is_spread_and_only_once(interval: float, jitter: float, crowd: int, fraction: float) -> None:
+def test_what_began_together_is_spread_once(interval: float, jitter: float, crowd: int, fraction: float) -> None:
     schedule = Schedule(interval, jitter)
     after = schedule.after_success(0.0, fraction, crowd)
-    least = interval * (1 - jitter) * min(1.0, CROWD / crowd)
-    assert least - 1e-6 <= after <= interval * (1 + jitter) + 1e-6
+    least = interval * (1 - jitter) * min(ALONE, CROWD / crowd)
+    assert max(least, min(1.0, interval * (1 - jitter))) - 1e-6 <= after <= interval * (1 + jitter) + 1e-6
     for _ in range(3):
         usual = schedule.after_success(0.0, fraction, crowd)
         assert interval * (1 - jitter) - 1e-6 <= usual <= interval * (1 + jitter) + 1e-6
