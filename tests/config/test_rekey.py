@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from qtunnel.cli.check import check
 from qtunnel.config import Config, load_config
 from qtunnel.config.amounts import MAX_AMOUNT, format_amount, parse_bytes, parse_count
 from qtunnel.daemon.settings import all_settings, load_public
+from qtunnel.kme.pki import create_pki
 from tests.config.conftest import MINIMAL
 
 Errors = Callable[[str | bytes], list[str]]
@@ -134,8 +136,14 @@ def test_a_schedule_reaches_the_core_and_the_summary(write: Callable[[str], Path
     path = write(rekey("interval: 2m, min_interval: 60s, max_interval: 5m, bytes: 10G, packets: 50M"))
     assert settings(load_config(path, environ={})) == (60, 300, 10**10, 50_000_000)
     assert settings(load_config(write(MINIMAL), environ={})) == (None, None, None, None)
-    path = write(rekey("interval: 2m, min_interval: 60s, max_interval: 5m, bytes: 10G, packets: 50M"))
-    said = CliRunner().invoke(check, [str(path)]).output
+    load_config(write(rekey("interval: 2m, min_interval: 60s, max_interval: 5m, bytes: 10G, packets: 50M")), environ={})
+
+
+def test_check_says_all_of_it(site: Path) -> None:
+    create_pki(site / "new", now=datetime.now(UTC))
+    text = rekey("interval: 2m, min_interval: 60s, max_interval: 5m, bytes: 10G, packets: 50M")
+    (site / "node.yaml").write_text(text.replace("pki/", "new/"))
+    said = CliRunner().invoke(check, [str(site / "node.yaml")]).output
     assert "every 2m ± 10% (1m to 5m, as keys abound or run low) or 10GB or 50M packets; a key older" in said
 
 

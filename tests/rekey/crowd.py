@@ -19,6 +19,10 @@ from qtunnel.terms import KeyRef, Policy, QkdPolicy
 HUB = "hub"
 DELAY = 0.02
 """Seconds that a datagram or a KME takes."""
+INTERVAL = 30.0
+"""Seconds between rekeys, unless told otherwise."""
+TURN = 0.1
+"""Seconds from one turn of the hub to the next: it does all at once what came meanwhile, as a busy loop does."""
 
 
 class Crowd:
@@ -27,7 +31,7 @@ class Crowd:
     hub_begins: the hub knows their addresses, and its identity is the highest; else they know its own alone.
     """
 
-    def __init__(self, peers: int, *, hub_begins: bool, interval: float = 120.0, max_age: float = 3600.0) -> None:
+    def __init__(self, peers: int, *, hub_begins: bool, interval: float = INTERVAL, max_age: float = 3600.0) -> None:
         self._rng = random.Random(5)
         identities = sorted(
             (Identity.create(self._rng.randbytes) for _ in range(peers + 1)), key=lambda it: it.public.id
@@ -59,8 +63,19 @@ class Crowd:
                 has_endpoint=hub_begins, sources=("metro",),
             )  # fmt: skip
             self.nodes[HUB].add_peer(its, Memory(), self.clock(), among=peers)
+        self._inbox: list[Callable[[], None]] = []
         for name in self.nodes:
             self._settle(name)
+        self._at(0.0, self._turn)
+
+    def _turn(self) -> None:
+        hub = self.nodes[HUB]
+        waiting, self._inbox = self._inbox, []
+        for action in waiting:
+            action()
+        hub.tick(self.clock())
+        self._carry_out(HUB)
+        self._at(self.now + TURN, self._turn)
 
     def clock(self) -> Now:
         return Now(self.now, int((1_700_000_000 + self.now) * 1e9))
@@ -83,7 +98,16 @@ class Crowd:
             self._settle(name)
 
     def _settle(self, name: str) -> None:
-        """Carry out what a node wants, and plan its next tick."""
+        """Carry out what a node wants, and plan its next tick; the hub has turns instead."""
+        if name == HUB:
+            return
+        self._carry_out(name)
+        deadline = self.nodes[name].deadline
+        if deadline is not None and deadline < self._planned.get(name, float("inf")):
+            self._planned[name] = max(deadline, self.now)
+            self._at(self._planned[name], lambda: self._tick(name))
+
+    def _carry_out(self, name: str) -> None:
         node = self.nodes[name]
         for effect in node.take_effects():
             match effect:
@@ -95,10 +119,6 @@ class Crowd:
                     self._at(self.now + DELAY, lambda effect=effect: self._fetched(name, effect))  # type: ignore[misc]
                 case Install() if name == HUB:
                     self.agreed.append(self.now)
-        deadline = node.deadline
-        if deadline is not None and deadline < self._planned.get(name, float("inf")):
-            self._planned[name] = max(deadline, self.now)
-            self._at(self._planned[name], lambda: self._tick(name))
 
     def _send(self, name: str, effect: Send) -> None:
         self.offered += [self.now] if effect.datagrams[0][0] == MessageType.INIT else []
@@ -109,8 +129,11 @@ class Crowd:
             self._at(self.now + DELAY, lambda datagram=datagram: self._deliver(receiver, name, datagram))  # type: ignore[misc]
 
     def _deliver(self, receiver: str, sender: str, datagram: bytes) -> None:
-        self.nodes[receiver].receive(datagram, sender, self.clock())
-        self._settle(receiver)
+        if receiver == HUB:
+            self._inbox.append(lambda: self.nodes[HUB].receive(datagram, sender, self.clock()) and None)
+        else:
+            self.nodes[receiver].receive(datagram, sender, self.clock())
+            self._settle(receiver)
 
     def _fetched(self, name: str, effect: FetchNew | FetchById) -> None:
         if not self.kme_up:
@@ -121,8 +144,11 @@ class Crowd:
             result = Fetched(((ref, Secret(self._keys[ref.key_id])),))
         else:
             result = Fetched(tuple((ref, Secret(self._keys[ref.key_id])) for ref in effect.refs))
-        self.nodes[name].fetched(effect.peer, effect.ticket, result, self.clock())
-        self._settle(name)
+        if name == HUB:
+            self._inbox.append(lambda: self.nodes[HUB].fetched(effect.peer, effect.ticket, result, self.clock()))
+        else:
+            self.nodes[name].fetched(effect.peer, effect.ticket, result, self.clock())
+            self._settle(name)
 
 
 def busiest(times: list[float], start: float, end: float, window: float = 1.0) -> int:
