@@ -322,3 +322,17 @@ def test_the_chain_policy_of_the_offer_counts_at_the_responder() -> None:
         simulation.start(loser)
         simulation.run_for(60)
         assert "chain-required" in reasons(simulation, "a") | reasons(simulation, "b")
+
+
+def test_the_responder_refuses_by_the_initiators_policy_too() -> None:
+    """It knows that the initiator could not accept, and says so at once instead of having a key spent."""
+    simulation = Simulation(1, CLEAN, sources=("metro", "backup"))
+    initiator = max(simulation.hosts.values(), key=lambda host: host.node.local.public.id)
+    responder = simulation.hosts[initiator.peer]
+    name = initiator.name
+    simulation.settings[name] = replace(simulation.settings[name], policy=TWO)
+    simulation.start(name)
+    Sources(simulation).down = {(responder.name, "backup")}
+    simulation.run_for(1.0)
+    assert responder.count("rekey.failed", role="responder", reason="qkd-required") == 1
+    assert simulation.hosts[name].count("rekey.failed", role="initiator", reason="qkd-required") == 1
