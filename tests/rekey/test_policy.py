@@ -334,5 +334,7 @@ def test_the_responder_refuses_by_the_initiators_policy_too() -> None:
     simulation.start(name)
     Sources(simulation).down = {(responder.name, "backup")}
     simulation.run_for(1.0)
-    assert responder.count("rekey.failed", role="responder", reason="qkd-required") == 1
-    assert simulation.hosts[name].count("rekey.failed", role="initiator", reason="qkd-required") == 1
+    tries = simulation.hosts[name].count("rekey.started", role="initiator")
+    assert tries >= 1
+    assert responder.count("rekey.failed", role="responder", reason="qkd-required") == tries
+    assert simulation.hosts[name].count("rekey.failed", role="initiator", reason="qkd-required") == tries
