@@ -42,6 +42,10 @@ class Supply:
         self._readings = {pair: Reading() for pair in heeded}
         self._ask, self._tell = ask, tell
 
+    def heed(self, heeded: Iterable[tuple[str, str]]) -> None:
+        """Other pairs from now on, as of another configuration; what is known of those that stay is kept."""
+        self._readings = {pair: self._readings.get(pair, Reading()) for pair in heeded}
+
     def words(self, peer: str) -> list[str]:
         """A line for each source of the peer's that is asked about."""
         return [reading.words(name) for (owner, name), reading in self._readings.items() if owner == peer]
@@ -71,14 +75,13 @@ class Supply:
 
     async def watch(self) -> None:
         """Look at each pair in turn, one call at a time for each source; runs until cancelled."""
-        names = {name for _, name in self._readings}
-        await asyncio.gather(*(self._watch(name) for name in names))
-
-    async def _watch(self, name: str) -> None:
-        own = [(peer, reading) for (peer, its), reading in self._readings.items() if its == name]
         while True:
-            for peer, reading in own:
-                if monotonic() - reading.looked >= LOOK_INTERVAL:
-                    self.told(peer, name, await self._ask(peer, name))
-                    await asyncio.sleep(CALL_GAP)
+            await asyncio.gather(*(self._next(name) for name in {name for _, name in self._readings}))
             await asyncio.sleep(CALL_GAP)
+
+    async def _next(self, name: str) -> None:
+        """Look at the one pair of that source that was not looked at for longest, where it is time."""
+        own = [(reading.looked, peer) for (peer, its), reading in self._readings.items() if its == name]
+        looked, peer = min(own)
+        if monotonic() - looked >= LOOK_INTERVAL:
+            self.told(peer, name, await self._ask(peer, name))

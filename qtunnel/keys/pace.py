@@ -133,3 +133,7 @@ class Pace:
         usual = self.interval == self.bounds.usual
         self.reason = "" if usual else self._stocks[scarcest].words
         return self.interval != before
+
+    def know(self, before: Pace) -> None:
+        """What another one was told; the interval begins with the usual one."""
+        self._levels, self._stocks = dict(before._levels), dict(before._stocks)

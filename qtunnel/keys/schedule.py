@@ -93,5 +93,10 @@ class Schedule:
         self._agreed(now)
         return now + self.expected * (OVERDUE_FACTOR + self.jitter) + OVERDUE_SLACK
 
+    def go_on(self, before: Schedule) -> None:
+        """Take the place of another one: what was known of the supply and of the peer's rekeys is known on."""
+        self._last, self._gathered = before._last, before._gathered
+        self.pace.know(before.pace)
+
     def _agreed(self, now: float) -> None:
         self.failures, self._last = 0, now
