@@ -25,7 +25,7 @@ class Bench:
         self.under_way: dict[str, int] = {}
         self.supply = Supply(pairs, self._ask, lambda peer, stock: self.told.append((peer, stock)))
         monkeypatch.setattr(module, "monotonic", lambda: self.now)
-        monkeypatch.setattr(module.asyncio, "sleep", self._sleep)
+        monkeypatch.setattr("qtunnel.daemon.supply.asyncio.sleep", self._sleep)
 
     async def _ask(self, peer: str, name: str) -> SourceStatus | str:
         self.under_way[name] = self.under_way.get(name, 0) + 1

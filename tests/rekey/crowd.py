@@ -63,7 +63,7 @@ class Crowd:
                 has_endpoint=hub_begins, sources=("metro",),
             )  # fmt: skip
             self.nodes[HUB].add_peer(its, Memory(), self.clock(), among=peers)
-        self._inbox: list[Callable[[], None]] = []
+        self._inbox: list[Callable[[], object]] = []
         for name in self.nodes:
             self._settle(name)
         self._at(0.0, self._turn)
@@ -130,7 +130,7 @@ class Crowd:
 
     def _deliver(self, receiver: str, sender: str, datagram: bytes) -> None:
         if receiver == HUB:
-            self._inbox.append(lambda: self.nodes[HUB].receive(datagram, sender, self.clock()) and None)
+            self._inbox.append(lambda: self.nodes[HUB].receive(datagram, sender, self.clock()))
         else:
             self.nodes[receiver].receive(datagram, sender, self.clock())
             self._settle(receiver)

@@ -142,7 +142,7 @@ def test_a_blocked_peer_keeps_no_key_that_could_come_back() -> None:
         its.node._effects = effects
         carry_out(its)
 
-    simulation._carry_out = watching  # type: ignore[method-assign]  # to see what is handed to the engines
+    simulation._carry_out = watching  # type: ignore[method-assign,assignment]  # to see what is handed to the engines
     simulation.kme.down = set()
     done(simulation)
     assert found

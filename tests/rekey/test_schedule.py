@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,13 @@ from qtunnel.keys.schedule import AGE_MARGIN, ALONE, CROWD, START_RATE, Schedule
 from tests.rekey.simulation import Conditions, Host, Simulation
 from tests.rekey.test_rekey import CLEAN, done, protection, rekeys
 
-STRETCHING = {"interval": 10.0, "jitter": 0.1, "max_age": 120.0, "min_interval": 4.0, "max_interval": 40.0}
+STRETCHING: dict[str, Any] = {
+    "interval": 10.0,
+    "jitter": 0.1,
+    "max_age": 120.0,
+    "min_interval": 4.0,
+    "max_interval": 40.0,
+}
 
 
 def first(simulation: Simulation) -> Host:
@@ -74,7 +81,7 @@ def gaps(times: list[float]) -> list[float]:
 def test_volume_brings_a_rekey_before_time_does_at_whichever_end_it_is_set(
     limit: str, which: Callable[[Simulation], Host]
 ) -> None:
-    limits = {"max_bytes": 10_000} if limit == "bytes" else {"max_packets": 100}
+    limits: dict[str, Any] = {"max_bytes": 10_000} if limit == "bytes" else {"max_packets": 100}
     simulation = Simulation(1, CLEAN, interval=100.0, **limits)
     done(simulation)
     host = which(simulation)
