@@ -42,13 +42,15 @@ else
 	$(BIN)/pytest $(ARGS)
 endif
 
-# the whole convergence simulation, within two hours: 1,000 rekeys for each of 100 seeds (the tests run 20 for each);
+# the whole convergence simulation, within two hours: 1,000 rekeys for each of 100 seeds (the tests run 20 for each),
+# and a hub of 1,000 peers (the tests run 200);
 # SIM_SEEDS=10 is a tenth of it, and ARGS="-n auto" uses all processors
 SIM_REKEYS ?= 1000
 SIM_SEEDS  ?= 100
 sim: dev
 	QTUNNEL_SIM_REKEYS=$(SIM_REKEYS) QTUNNEL_SIM_SEEDS=$(SIM_SEEDS) timeout 2h \
 		$(BIN)/pytest tests/rekey/test_convergence.py --timeout=600 $(ARGS)
+	QTUNNEL_SIM_PEERS=1000 timeout 1h $(BIN)/pytest tests/rekey/test_crowd.py $(ARGS)
 
 # the rekeying core's model (tests/rekey/model) under other and more plans than the tests have; each number from SOAK_SEED
 # on is 50 plans, and repeats itself. ARGS="-n auto" uses all processors; 10,000 plans take a core some 20 minutes

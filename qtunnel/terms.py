@@ -42,6 +42,13 @@ class Policy:
     min_sources: int = 1
     chain: ChainPolicy = ChainPolicy.RESET_ALLOWED
 
+    @property
+    def words(self) -> str:
+        """For people: ``required, at least 2 sources, chain required``."""
+        sources = f", at least {self.min_sources} sources" if self.min_sources > 1 else ""
+        chain = ", chain required" if self.chain is ChainPolicy.REQUIRED else ""
+        return f"{self.qkd.name.lower()}{sources}{chain}"
+
 
 RECORD_SUITES = {"aes-256-gcm": 1 << 1, "chacha20-poly1305": 1 << 0}
 """AEADs of the engine's record mode and their capability bits in offers and answers, the preferred one first."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from qtunnel.cli.machine import check_machine, doubts
-from qtunnel.config import Config, PeerConfig, PlainPeerConfig, load_config, warnings
+from qtunnel.config import Config, PeerConfig, PlainPeerConfig, RekeyConfig, load_config, warnings
+from qtunnel.config.amounts import format_amount
 from qtunnel.config.types import format_duration
 from qtunnel.errors import ConfigError
 from qtunnel.identity import Identity, PublicIdentity
@@ -78,6 +79,18 @@ def _peer(peer: PeerConfig) -> list[str]:
         f"  {where}; allowed IPs {allowed}",
         f"  x25519 + {peer.kem} + QKD ({protection}), {peer.cipher}"
         + (", pairing secret" if peer.pairing_secret else ""),
-        f"  rekey every {format_duration(rekey.interval)} ± {rekey.jitter:.0%}; "
+        f"  rekey every {format_duration(rekey.interval)} ± {rekey.jitter:.0%}{_further(rekey)}; "
         f"a key older than {format_duration(qkd.max_age)}: {qkd.on_expiry}",
     ]
+
+
+def _further(rekey: RekeyConfig) -> str:
+    """What else moves the next rekey, besides the interval."""
+    shortest = rekey.interval if rekey.min_interval is None else rekey.min_interval
+    longest = rekey.interval if rekey.max_interval is None else rekey.max_interval
+    words = ""
+    if rekey.moves:
+        words += f" ({format_duration(shortest)} to {format_duration(longest)}, as keys abound or run low)"
+    limits = [f"{format_amount(rekey.bytes)}B"] if rekey.bytes is not None else []
+    limits += [f"{format_amount(rekey.packets)} packets"] if rekey.packets is not None else []
+    return words + (f" or {' or '.join(limits)}" if limits else "")

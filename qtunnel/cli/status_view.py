@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qtunnel.control.messages import KeySourceStatus, PeerStatus, PlainPeerStatus, Status
-from qtunnel.control.words import PROTECTION_WORDS, amount, due, duration, next_rekey
+from qtunnel.control.words import PROTECTION_WORDS, amount, due, duration, interval, next_rekey, volume
 
 
 def render(report: Status) -> RenderableType:
@@ -60,6 +60,8 @@ def peer_rows(peer: PeerStatus) -> list[tuple[str, str]]:
         ("protection", f"{PROTECTION_WORDS[peer.protection]} (qkd policy: {peer.policy})"),
         ("epoch", _epoch(peer)),
     ]
+    if peer.peer_policy is not None:
+        rows.append(("peer's policy", peer.peer_policy))
     if peer.sources:
         chained = ", chained to the epoch before" if peer.chained else ""
         rows.append(("sources", ", ".join(peer.sources) + chained))
@@ -68,6 +70,8 @@ def peer_rows(peer: PeerStatus) -> list[tuple[str, str]]:
     expires = f", expires {due(peer.expires_in_s)}" if peer.expires_in_s is not None else ""
     rows.append(("age", f"{duration(peer.age_s)}{limit}{expires}"))
     rows.append(("next rekey", next_rekey(peer)))
+    rows += [(name, words) for name, words in (("interval", interval(peer)), ("volume", volume(peer))) if words]
+    rows += [("key supply", line) for line in peer.supply]
     rows.append(("rekeys", f"{peer.rekeys_ok} done, {peer.rekeys_failed} failed"))
     if peer.last_error is not None:
         ago = f" ({duration(peer.last_error_age_s)} ago)" if peer.last_error_age_s is not None else ""

@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from qtunnel.addresses import is_numeric
 from qtunnel.config.document import Location, Problem, dotted
-from qtunnel.config.model import MAX_JITTER, Config, PeerConfig
+from qtunnel.config.model import Config, PeerConfig
 from qtunnel.config.plain import PlainPeerConfig, check_public_keys
+from qtunnel.config.rekey import check_rekey
 from qtunnel.config.types import format_duration
 from qtunnel.errors import QtunnelError
 from qtunnel.files import read_secret_file
@@ -88,13 +89,13 @@ def check_peers_differ(config: Config) -> Iterator[Problem]:
 
 def check_policies(config: Config) -> Iterator[Problem]:
     for index, peer in enumerate(config.peers):
-        yield from _check_policy(peer, ("peers", index))
+        where = ("peers", index)
+        yield from _check_policy(peer, where)
+        yield from check_rekey(peer.rekey, peer.qkd, config.tunnel.engine, where)
 
 
 def _check_policy(peer: PeerConfig, where: Location) -> Iterator[Problem]:
     qkd, rekey, at = peer.qkd, peer.rekey, (*where, "qkd")
-    if rekey.jitter > MAX_JITTER:
-        yield Problem((*where, "rekey", "jitter"), f"is more than {MAX_JITTER:.0%}; the usual is 10%")
     if qkd.policy == "off" and qkd.sources:
         yield Problem(
             (*at, "sources"),

@@ -21,6 +21,7 @@ from pydantic import (
 
 from qtunnel.config.document import Location, Node, Problem
 from qtunnel.config.plain import PlainPeerConfig
+from qtunnel.config.rekey import RekeyConfig as RekeyConfig
 from qtunnel.config.types import (
     AllowedNetwork,
     ConfigPath,
@@ -33,7 +34,6 @@ from qtunnel.config.types import (
     Keepalive,
     ListenAddress,
     Name,
-    Percentage,
     Port,
     Section,
     SocketAddress,
@@ -48,12 +48,6 @@ from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
 DEFAULT_LISTEN: tuple[SocketAddress, ...] = tuple(
     SocketAddress(address, DEFAULT_HANDSHAKE_PORT) for address in (IPv4Address(0), IPv6Address(0))
 )
-
-MIN_INTERVAL = at_least(1, "the shortest a KME and a handshake over a long link keep up with; the usual is 120s")
-
-MAX_JITTER = 0.5
-"""Above half the interval the schedule is no longer one."""
-
 
 IdentityFile = Annotated[ConfigPath, FileKind("secret", "make one with: qtunnel identity new FILE")]
 PublicFile = Annotated[ConfigPath, FileKind("readable", "get it from the peer, by: qtunnel identity show FILE")]
@@ -227,13 +221,6 @@ def _peer_sources(value: Any, info: ValidationInfo) -> Any:
     if problems:
         raise ProblemsError(problems)
     return result
-
-
-class RekeyConfig(Section):
-    """interval in seconds; jitter as a fraction of it, by which each rekey comes earlier or later."""
-
-    interval: Annotated[Duration, MIN_INTERVAL] = 120.0
-    jitter: Percentage = 0.1
 
 
 class QkdConfig(Section):

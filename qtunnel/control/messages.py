@@ -77,19 +77,23 @@ class UsedKey(Message):
 class PeerStatus(Message):
     """One peer.
 
-    protected: as its policy asks. protection: of the traffic now. policy: the QKD policy. epoch_installed,
-    epoch_in_force: handed to the engine, used by the newest WireGuard handshake. sources, key_ids, chained, age_s: of
-    the epoch in force. role: ``initiator``, or ``responder`` where rekeys are the peer's turn. next_rekey_s: until this
-    end begins one, which for a responder is when it takes over; negative when overdue, ``None`` while one is under way
-    or where this end never begins. expires_in_s: likewise from now. endpoint: of WireGuard; handshake_endpoint: of the
-    hybrid handshake. record_mode: the AEAD of record mode where it is in force; record_mode_reason: why not, where both
-    ends have it.
+    protected: as its policy asks. protection: of the traffic now. policy: the QKD policy; peer_policy: what the other
+    end demands, by the newest exchange. epoch_installed, epoch_in_force: handed to the engine, used by the newest
+    WireGuard handshake. sources, key_ids, chained, age_s: of the epoch in force. role: ``initiator``, or ``responder``
+    where rekeys are the peer's turn. next_rekey_s: until this end begins one, which for a responder is when it takes
+    over; negative when overdue, ``None`` while one is under way or where this end never begins. expires_in_s: likewise
+    from now. endpoint: of WireGuard; handshake_endpoint: of the hybrid handshake. interval_s: between rekeys, as in
+    force; interval_usual_s: as configured; interval_reason: why the two differ. supply: what the key sources have left,
+    a line each, where the interval goes by it. epoch_bytes, epoch_packets: through the tunnel since the last rekey;
+    max_bytes, max_packets: after which the next is due, ``None`` for no such limit. record_mode: the AEAD of record
+    mode where it is in force; record_mode_reason: why not, where both ends have it.
     """
 
     name: str
     protected: bool
     protection: Protection
     policy: str
+    peer_policy: str | None = None
     epoch_installed: int | None = None
     epoch_in_force: int | None = None
     sources: list[str] = []
@@ -111,6 +115,14 @@ class PeerStatus(Message):
     tx_bytes: int = 0
     rekeys_ok: int = 0
     rekeys_failed: int = 0
+    interval_s: float | None = None
+    interval_usual_s: float | None = None
+    interval_reason: str | None = None
+    supply: list[str] = []
+    epoch_bytes: int = 0
+    epoch_packets: int | None = None
+    max_bytes: int | None = None
+    max_packets: int | None = None
 
 
 class PlainPeerStatus(Message):
@@ -126,13 +138,15 @@ class PlainPeerStatus(Message):
 
 
 class KeySourceStatus(Message):
-    """One key source; healthy is ``None`` where it was not asked yet."""
+    """One key source; healthy is ``None`` where it was not asked yet. stored_keys, max_keys: as it told them last."""
 
     name: str
     description: str
     healthy: bool | None
     detail: str = ""
     last_error: str | None = None
+    stored_keys: int | None = None
+    max_keys: int | None = None
 
 
 class Status(Message):

@@ -56,3 +56,24 @@ def amount(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     raise AssertionError("unreachable")
+
+
+def interval(peer: PeerStatus) -> str:
+    """The interval between rekeys where it is not the usual one; empty where it is."""
+    if peer.interval_s is None or peer.interval_usual_s is None or not peer.interval_reason:
+        return ""
+    kind = "longer" if peer.interval_s > peer.interval_usual_s else "shorter"
+    return (
+        f"{duration(peer.interval_s)}, {kind} than the usual {duration(peer.interval_usual_s)}: {peer.interval_reason}"
+    )
+
+
+def volume(peer: PeerStatus) -> str:
+    """What went through since the last rekey, where there is a limit; empty where there is none."""
+    parts = []
+    if peer.max_bytes is not None:
+        parts.append(f"{amount(peer.epoch_bytes)} of {amount(peer.max_bytes)}")
+    if peer.max_packets is not None:
+        carried = "an unknown number" if peer.epoch_packets is None else f"{peer.epoch_packets:,}"
+        parts.append(f"{carried} of {peer.max_packets:,} packets")
+    return f"{' and '.join(parts)} since the last rekey" if parts else ""

@@ -103,7 +103,7 @@ class Gateway:
             Handlers(self._status, self._rekey, self._events, reloader.reload, reloader.source.path),
         )
         self._memory: StateDirectory | None = None
-        self._sources = KeySources(config, self._events)
+        self._sources = KeySources(config, self._events, lambda peer, stock: self._core.supply(peer, stock, now()))
         self._core = RekeyNode(self._identity, os.urandom, source_of=source_of)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
@@ -120,7 +120,7 @@ class Gateway:
             await self._tunnel.start()
             self._state = "up"
             for peer in settings:
-                self._core.add_peer(peer, memory.of(peer.public.id), now())
+                self._core.add_peer(peer, memory.of(peer.public.id), now(), among=len(settings))
             self._spawn(self._timer())
             self._spawn(self._poll(self._reconcile, self._look))
             self._spawn(self._poll(self._mend))  # beside the others: for a hub's routes it takes seconds
@@ -301,6 +301,8 @@ class Gateway:
             if name not in self._core.peers:
                 continue  # taken away, or not added yet
             view, its = self._view(name), stats.get(name)
+            if its is not None:
+                self._core.carried(name, its.rx_bytes + its.tx_bytes, its.packets, now())
             protection = protection_in_force(config, view, its, present)
             epoch = None if its is None else its.epoch_in_force
             before = self._shown.get(name, (None, Protection.STARTING))
@@ -319,6 +321,7 @@ class Gateway:
                 await self._tunnel.drop_session(name)
             else:
                 await self._nudges.look(name, config.wireguard_port, its, time.time())
+        self._flush()
 
     # -- control
 
@@ -357,6 +360,7 @@ class Gateway:
                     self._tunnel.epoch_in_place(name),
                     present,
                     unix_now,
+                    self._sources.supply.words(name),
                 )
                 for name, config in self._peers.items()
                 if peer in (None, name) and name in self._core.peers

@@ -84,5 +84,9 @@ def settings_of(peer: PeerConfig, public: PublicIdentity, capabilities: int = 0)
         has_endpoint=peer.endpoint is not None,
         sources=tuple(qkd.sources),
         capabilities=capabilities,
+        min_interval=peer.rekey.min_interval,
+        max_interval=peer.rekey.max_interval,
+        max_bytes=peer.rekey.bytes,
+        max_packets=peer.rekey.packets,
         pairing=None if peer.pairing_secret is None else load_pairing(peer.pairing_secret),
     )

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from qtunnel.config import Config
 from qtunnel.control.messages import KeySourceStatus
+from qtunnel.daemon.supply import Supply, Tell
 from qtunnel.drivers import registry
 from qtunnel.drivers.registry import SourceHub
 from qtunnel.errors import KeySourceError, KeySourceUnavailableError
 from qtunnel.events import EventStream
-from qtunnel.keys.source import KeySource
+from qtunnel.keys.source import KeySource, SourceStatus
 from qtunnel.rekey.model import FetchById, Fetched, FetchNew
 from qtunnel.secret import Secret
 from qtunnel.telemetry import log
@@ -29,12 +30,15 @@ STATUS_INTERVAL = 30.0
 
 @dataclass(slots=True)
 class Health:
-    """What is known of one source. healthy: None where it was not asked yet."""
+    """What is known of one source. healthy: None where it was not asked yet. stored_keys, max_keys: as its status told
+    them last, for the first of its peers."""
 
     description: str
     healthy: bool | None = None
     detail: str = ""
     last_error: str | None = None
+    stored_keys: int | None = None
+    max_keys: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,12 @@ class Opened:
 
 
 class KeySources:
-    """All sources of the configuration; ``source.up`` and ``source.down`` events tell of changes."""
+    """All sources of the configuration; ``source.up`` and ``source.down`` events tell of changes.
 
-    def __init__(self, config: Config, events: EventStream) -> None:
+    tell: hears what there is for peers whose interval goes by it.
+    """
+
+    def __init__(self, config: Config, events: EventStream, tell: Tell = lambda peer, stock: None) -> None:
         self._events = events
         self._hubs: dict[str, SourceHub] = {}
         self._sources: dict[tuple[str, str], KeySource] = {}
@@ -57,6 +64,7 @@ class KeySources:
         self._retired: dict[int, tuple[SourceHub, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
         self.health: dict[str, Health] = {}
+        self.supply = Supply((), self._ask, tell)
         hubs = _open(config, config.key_sources)
         self.adopt(Opened(hubs, self._towards(config, hubs), config))
 
@@ -97,6 +105,8 @@ class KeySources:
         self._options = {
             (peer.name, name): options for peer in opened.config.peers for name, options in peer.qkd.sources.items()
         }
+        moving = {peer.name for peer in opened.config.peers if peer.rekey.moves}
+        self.supply.heed(pair for pair in self._sources if pair[0] in moving)
         self._changed.set()
 
     async def _retire(self, hub: SourceHub) -> None:
@@ -111,7 +121,7 @@ class KeySources:
     async def fetch(self, request: FetchNew | FetchById) -> Fetched:
         """Ask all at once; what fails is named, never raised."""
         if isinstance(request, FetchNew):
-            calls = [(name, self._new(request.peer, name, request.size)) for name in request.sources]
+            calls = [(name, self._fresh(request.peer, name, request.size)) for name in request.sources]
         else:
             calls = [(ref.source, self._by_id(request.peer, ref)) for ref in request.refs]
         answers = await asyncio.gather(*(self._guarded(name, call) for name, call in calls))
@@ -121,8 +131,14 @@ class KeySources:
         )
         return Fetched(keys, failures)
 
-    async def _new(self, peer: str, name: str, size: int) -> tuple[KeyRef, Secret]:
-        return await self._source(peer, name, "get_key").get_key(size)
+    async def _fresh(self, peer: str, name: str, size: int) -> tuple[KeyRef, Secret]:
+        try:
+            found = await self._source(peer, name, "get_key").get_key(size)
+        except KeySourceUnavailableError:
+            self.supply.delivered(peer, name, key=False)
+            raise
+        self.supply.delivered(peer, name, key=True)
+        return found
 
     async def _by_id(self, peer: str, ref: KeyRef) -> tuple[KeyRef, Secret]:
         return ref, await self._source(peer, ref.source, "get_key_by_id").get_key_by_id(ref)
@@ -163,6 +179,9 @@ class KeySources:
 
     async def watch(self) -> None:
         """Look at every source's status now and then; runs until cancelled."""
+        await asyncio.gather(self._watch(), self.supply.watch())
+
+    async def _watch(self) -> None:
         while True:
             self._changed.clear()
             await asyncio.gather(*(self._look(name) for name in self._hubs))
@@ -171,21 +190,30 @@ class KeySources:
                     await self._changed.wait()
 
     async def _look(self, name: str) -> None:
-        source = next((its for (_, own), its in self._sources.items() if own == name), None)
-        if source is None:
+        peer = next((owner for owner, own in self._sources if own == name), None)
+        if peer is None:
             return
-        try:
-            async with asyncio.timeout(CALL_LIMIT):
-                status = await source.status()
-        except KeySourceError as error:
-            self._note(name, False, str(error))
-        except TimeoutError:
-            self._note(name, False, f"{name}: status: no answer within {CALL_LIMIT:.0f} s")
-        except Exception as error:  # as above
-            logger.defect("source.defect", error, source=name)
-            self._note(name, False, f"{name}: the driver failed ({type(error).__name__}); see the log")
+        status = await self._ask(peer, name)
+        if isinstance(status, str):
+            self._note(name, False, status)
         else:
             self._note(name, status.healthy, status.detail)
+            health = self.health[name]
+            health.stored_keys, health.max_keys = status.stored_keys, status.max_keys
+        self.supply.told(peer, name, status)
+
+    async def _ask(self, peer: str, name: str) -> SourceStatus | str:
+        """The status of a source towards one peer, or in words why there is none."""
+        try:
+            async with asyncio.timeout(CALL_LIMIT):
+                return await self._source(peer, name, "status").status()
+        except KeySourceError as error:
+            return str(error)
+        except TimeoutError:
+            return f"{name}: status: no answer within {CALL_LIMIT:.0f} s"
+        except Exception as error:  # as above
+            logger.defect("source.defect", error, source=name)
+            return f"{name}: the driver failed ({type(error).__name__}); see the log"
 
     async def close(self) -> None:
         for hub, task in tuple(self._retired.values()):
@@ -204,7 +232,13 @@ def status_of(health: Mapping[str, Health]) -> list[KeySourceStatus]:
     """For the status, by name."""
     return [
         KeySourceStatus(
-            name=name, description=its.description, healthy=its.healthy, detail=its.detail, last_error=its.last_error
+            name=name,
+            description=its.description,
+            healthy=its.healthy,
+            detail=its.detail,
+            last_error=its.last_error,
+            stored_keys=its.stored_keys,
+            max_keys=its.max_keys,
         )
         for name, its in health.items()
     ]

@@ -95,10 +95,10 @@ def in_force(view: PeerView, stats: PeerStats | None) -> EpochInfo | None:
 
 def peer_status(
     peer: PeerConfig, view: PeerView, stats: PeerStats | None, tally: Tally, describe: Callable[[str], str],
-    handshake_endpoint: str | None, installed: int | None, now: float, unix_now: float,
+    handshake_endpoint: str | None, installed: int | None, now: float, unix_now: float, supply: list[str] | None = None,
 ) -> PeerStatus:  # fmt: skip
     """One peer's line. installed: the epoch that the engine has taken. now: monotonic; unix_now: wall clock; both in
-    seconds."""
+    seconds. supply: what its key sources have left, in words."""
     info = in_force(view, stats)
     protection = protection_in_force(peer, view, stats, now)
     endpoint = handshake_age = None
@@ -131,4 +131,13 @@ def peer_status(
         tx_bytes=0 if stats is None else stats.tx_bytes,
         rekeys_ok=tally.done,
         rekeys_failed=tally.failed,
+        peer_policy=view.peer_policy,
+        interval_s=view.interval,
+        interval_usual_s=peer.rekey.interval,
+        interval_reason=view.interval_reason or None,
+        supply=supply or [],
+        epoch_bytes=view.bytes,
+        epoch_packets=None if stats is None or stats.packets is None else view.packets,
+        max_bytes=peer.rekey.bytes,
+        max_packets=peer.rekey.packets,
     )

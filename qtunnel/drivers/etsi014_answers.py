@@ -101,6 +101,7 @@ def status(place: str, body: bytes) -> dict[str, Any]:
 def source_status(fields: Mapping[str, Any]) -> SourceStatus:
     """What a status object says, in our terms. Fields that are missing or of another type count as not told."""
     stored = _number(fields.get("stored_key_count"))
+    most = _number(fields.get("max_key_count"))
     key_size = _number(fields.get("key_size"))
     extension = fields.get("status_extension")
     extension = extension if isinstance(extension, dict) else {}
@@ -115,6 +116,7 @@ def source_status(fields: Mapping[str, Any]) -> SourceStatus:
         healthy=stored is None or stored > 0,
         detail=clean(", ".join(told)),
         stored_keys=None if stored is None else int(stored),
+        max_keys=None if most is None else int(most),
         key_size=None if key_size is None else int(key_size) // 8,
         qber=_number(extension.get("qber")),
         key_rate=_number(extension.get("key_rate")),

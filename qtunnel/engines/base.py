@@ -58,7 +58,8 @@ class PeerStats:
     epoch_in_force: of the session that sends now; ``None`` where there is no session or its key is no epoch (blocked).
     record_mode: AEAD of the records that are sent now, empty where packets go out one by one; record_mode_reason: why
     they do although record mode was asked for. newest_epoch: where the engine cannot tell the epoch, that in force is
-    the oldest that the session can be of, and this the newest; ``None`` where it is certain.
+    the oldest that the session can be of, and this the newest; ``None`` where it is certain. packets: sealed and
+    opened, in both directions, a record counting as one; ``None`` where the engine does not count them.
     """
 
     endpoint: Endpoint | None
@@ -69,6 +70,7 @@ class PeerStats:
     record_mode: str = ""
     record_mode_reason: str = ""
     newest_epoch: int | None = None
+    packets: int | None = None
 
 
 class Engine(Protocol):

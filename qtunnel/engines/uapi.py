@@ -363,8 +363,9 @@ class UapiEngine:
         endpoint = peer.endpoint if _usable(peer.endpoint) else None
         record_mode = peer.values.get("record_mode", "") if peer.values.get("record_mode_state") == "active" else ""
         reason = peer.values.get("record_mode_reason", "")
+        packets = peer.packets if self._program.epochs else None
         counts = peer.rx_bytes, peer.tx_bytes
-        return PeerStats(endpoint, peer.last_handshake, *counts, epoch, record_mode, reason, newest)
+        return PeerStats(endpoint, peer.last_handshake, *counts, epoch, record_mode, reason, newest, packets)
 
     def _reported_epoch(self, text: str | None) -> int | None:
         if text is None:

@@ -47,6 +47,7 @@ class UapiPeer:
     last_handshake: float | None = None
     rx_bytes: int = 0
     tx_bytes: int = 0
+    packets: int = 0
     persistent_keepalive: int = 0
     allowed_ips: list[str] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
@@ -302,6 +303,8 @@ def _parse_peer_line(peer: UapiPeer, seconds: dict[bytes, tuple[int, int]], key:
             peer.rx_bytes = _number(value)
         case "tx_bytes":
             peer.tx_bytes = _number(value)
+        case "packets":
+            peer.packets = _number(value)
         case "persistent_keepalive_interval":
             peer.persistent_keepalive = _number(value, 65535)
         case "allowed_ip":

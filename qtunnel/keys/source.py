@@ -17,13 +17,15 @@ from qtunnel.terms import KeyRef as KeyRef
 class SourceStatus:
     """What a key source says of itself; ``None`` where it does not tell.
 
-    healthy: it answered and can deliver. detail: one line for people. stored_keys: keys ready, key_size: their default
-    size in bytes, qber: quantum bit error rate as a fraction (0.033), key_rate: secret bits per second.
+    healthy: it answered and can deliver. detail: one line for people. stored_keys: keys ready, max_keys: how many it
+    can hold, key_size: their default size in bytes, qber: quantum bit error rate as a fraction (0.033), key_rate:
+    secret bits per second.
     """
 
     healthy: bool
     detail: str
     stored_keys: int | None = None
+    max_keys: int | None = None
     key_size: int | None = None
     qber: float | None = None
     key_rate: float | None = None

@@ -15,6 +15,7 @@ from qtunnel.keys.held import HeldKeys, problem_of
 from qtunnel.keys.policy import Protection, Shortfall, judge
 from qtunnel.keys.schedule import Schedule
 from qtunnel.keys.used import UsedKeys
+from qtunnel.keys.volume import Volume
 from qtunnel.rekey.limits import OWN_EPOCH_JUMP
 from qtunnel.rekey.model import Effect, EpochInfo, Fetched, Install, Memory, Notice, Now, PeerSettings, Remember
 from qtunnel.rekey.protection import Guard
@@ -52,12 +53,16 @@ class PeerContext:
         self.ours = HeldKeys(KEY_LIFETIME)  # got from our source, to be offered
         self.theirs = HeldKeys(KEY_LIFETIME)  # fetched by the references that the peer offered
         self.guard = Guard(settings, now.mono)
-        self.schedule = Schedule(settings.interval, settings.jitter)
+        self.schedule = Schedule(
+            settings.interval, settings.jitter, settings.max_age, settings.min_interval, settings.max_interval
+        )
+        self.volume = Volume(settings.max_bytes, settings.max_packets)
         self.floor = memory.epoch  # the newest epoch known to be committed: older ones are never installed
         self.epoch = max(memory.epoch, memory.proposed)  # the newest that anybody proposed, as far as it counts
         self.epochs: dict[int, EpochInfo] = {}
         self.effects = effects  # the node's, one for all peers
         self.peer_capabilities = 0  # as its last offer or answer had them
+        self.peer_policy: Policy | None = None  # as it stood in the newest exchange that was proven
         self._psk: tuple[int, Secret] | None = None
         self._protection = Protection.STARTING
 
@@ -82,7 +87,13 @@ class PeerContext:
 
     def reschedule(self) -> None:
         """The schedule by the settings as they are now; failures in a row go on being counted."""
-        self.schedule = Schedule(self.settings.interval, self.settings.jitter, failures=self.schedule.failures)
+        settings, before = self.settings, self.schedule
+        self.schedule = Schedule(
+            settings.interval, settings.jitter, settings.max_age, settings.min_interval, settings.max_interval,
+            before.failures,
+        )  # fmt: skip
+        self.schedule.go_on(before)
+        self.volume.max_bytes, self.volume.max_packets = settings.max_bytes, settings.max_packets
 
     def notice(self, kind: str, **fields: object) -> None:
         self.effects.append(Notice(self.name, kind, fields))
@@ -159,10 +170,19 @@ class PeerContext:
         self._forget_epochs(now)
         self.epochs[keys.epoch] = info
         self.guard.install(info)
+        self.volume.restart()
         if begins_anew:
             detail = "one end had lost the chain's secrets: what earlier epochs had of QKD protects no more"
             self.notice("chain.reset", epoch=keys.epoch, detail=detail)
         self.show_protection()
+
+    def heed(self, policy: Policy) -> None:
+        """The peer's policy, from the transcript of an exchange that it has proven to be part of; a change is told."""
+        before, self.peer_policy = self.peer_policy, policy
+        if before is None or before == policy:
+            return
+        lower = policy.qkd < before.qkd or policy.min_sources < before.min_sources or policy.chain < before.chain
+        self.notice("peer.policy", before=before.words, after=policy.words, lowered=lower)
 
     def _forget_epochs(self, now: Now) -> None:
         """Descriptions of epochs that no session can use any more; the one in force may be older than the newest."""

@@ -32,7 +32,7 @@ from qtunnel.rekey.replay import ReplayTimes
 from qtunnel.rekey.timing import FETCH_LIMIT, PENDING_LIMIT, seconds_between, tai64n
 from qtunnel.secret import Secret
 from qtunnel.statemachine import Machine
-from qtunnel.terms import ChainPolicy, KeyRef, QkdPolicy
+from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
 
 
 class InState(Enum):
@@ -93,6 +93,7 @@ class Inbound:
         self._in_flight: dict[KeyRef, int] = {}
         self._failures: dict[str, str] = {}
         self._sealed: Sealed | None = None
+        self._policy: Policy | None = None
         self._sent: _Sent | None = None
         self._limit = 0.0
         self._started = 0.0
@@ -270,6 +271,7 @@ class Inbound:
             return
         self._machine.fire(InEvent.ANSWER)
         context.peer_capabilities = offer.capabilities
+        self._policy = offer.policy
         self._sealed = sealed
         context.hear_of(offer.epoch)
         self._limit = self._started + PENDING_LIMIT
@@ -325,6 +327,8 @@ class Inbound:
             self._end(InEvent.EXPIRED)
             return False
         self._machine.fire(InEvent.COMMIT)
+        if self._policy is not None:
+            context.heed(self._policy)
         for ref in keys.keys:
             context.theirs.discard(ref)
         new = link(keys.epoch, keys.chain, qkd=bool(keys.keys))

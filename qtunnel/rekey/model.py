@@ -38,7 +38,9 @@ class PeerSettings:
 
     has_endpoint: the configuration names an address of the peer. sources: names of the QKD sources towards it.
     pqc_on_expiry: with ``qkd: required``, go on without QKD once max_age is over, instead of blocking at once.
-    capabilities: bits of what our engine can do, for offers and answers.
+    capabilities: bits of what our engine can do, for offers and answers. min_interval, max_interval: seconds in which
+    the supply of keys moves the interval, None for not at all. max_bytes, max_packets: through the tunnel in both
+    directions, after which a rekey is due.
     """
 
     name: str
@@ -53,6 +55,10 @@ class PeerSettings:
     sources: tuple[str, ...] = ()
     pairing: Secret | None = None
     capabilities: int = 0
+    min_interval: float | None = None
+    max_interval: float | None = None
+    max_bytes: int | None = None
+    max_packets: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

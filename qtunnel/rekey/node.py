@@ -13,6 +13,9 @@ from qtunnel.handshake.messages import check_init_size
 from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
+from qtunnel.keys.pace import Stock
+from qtunnel.keys.policy import Protection
+from qtunnel.keys.schedule import start_delay
 from qtunnel.keys.used import UsedKeys
 from qtunnel.rekey.agenda import Agenda
 from qtunnel.rekey.exchanges import Exchanges
@@ -64,14 +67,16 @@ class RekeyNode:
         self._effects: list[Effect] = []  # of all peers, which write to it as well
         self._agenda = Agenda()
 
-    def add_peer(self, settings: PeerSettings, memory: Memory, now: Now) -> None:
-        """A peer from the configuration, with what was remembered of it."""
-        self._add(settings, memory, now, 0.0)
+    def add_peer(self, settings: PeerSettings, memory: Memory, now: Now, among: int = 1) -> None:
+        """A peer from the configuration, with what was remembered of it. among: how many are added together, over whose
+        first offers some time is spread."""
+        fraction = int.from_bytes(self._random_bytes(6), "big") / (1 << 48) if among > 1 else 0.0
+        self._add(settings, memory, now, start_delay(among, fraction))
 
     def _add(self, settings: PeerSettings, memory: Memory, now: Now, delay: float) -> None:
         peer = PeerRekey(
             self.local, settings, memory, now, self._random_bytes, self._tickets, self._used, self._effects,
-            self._encapsulate, delay,
+            self._encapsulate, delay, lambda: len(self.peers),
         )  # fmt: skip
         self.peers[settings.name] = peer
         self._agenda.plan(settings.name, peer.deadline)
@@ -127,12 +132,13 @@ class RekeyNode:
             if received and isinstance(error, HandshakeError):
                 self._agenda.plan(name, peer.deadline)
                 raise
-            memory = peer.context.memory
+            memory, before = peer.context.memory, peer.view().protection
             self.remove_peer(name)
             self._effects += [
                 Remember(name, memory),
                 Block(name),
                 Notice(name, "peer.defect", {"detail": "an internal error: the peer is blocked and begins anew"}),
+                *_changed(name, before),
                 Defect(name, error),
             ]
             self._add(peer.settings, memory, now, RESTART_AFTER_DEFECT)
@@ -142,6 +148,18 @@ class RekeyNode:
         """Begin a rekey with that peer at once; False where that cannot be."""
         peer = self.peers[name]
         return self._contained(peer, now, lambda: peer.rekey_now(now))
+
+    def supply(self, name: str, stock: Stock, now: Now) -> None:
+        """What a key source has left for that peer."""
+        peer = self.peers.get(name)
+        if peer is not None:
+            self._contained(peer, now, lambda: peer.supply(stock))
+
+    def carried(self, name: str, total_bytes: int, total_packets: int | None, now: Now) -> None:
+        """The engine's counters for that peer, both directions together; packets: None where it does not count them."""
+        peer = self.peers.get(name)
+        if peer is not None:
+            self._contained(peer, now, lambda: peer.carried(total_bytes, total_packets, now))
 
     def fetched(self, name: str, ticket: int, result: Fetched, now: Now) -> None:
         """What came of a ``FetchNew`` or ``FetchById``; of a peer that is gone the keys are wiped."""
@@ -205,3 +223,10 @@ class RekeyNode:
     def _find(self, identity: bytes) -> KnownPeer | None:
         peer = self._by_id.get(identity)
         return None if peer is None else KnownPeer(peer.settings.public, peer.settings.pairing)
+
+
+def _changed(name: str, before: Protection) -> list[Notice]:
+    """The event for a peer that begins anew, by which the level of before is lost."""
+    if before is Protection.STARTING:
+        return []
+    return [Notice(name, "protection.changed", {"before": before.value, "after": Protection.STARTING.value})]

@@ -193,7 +193,9 @@ class Outbound:
 
     def _send(self, kind: MessageType, body: bytes, now: Now, lifetime: float) -> None:
         context = self._context
-        self._retransmitter = Retransmitter.start(context.datagrams(kind, self._exchange, body), now.mono, lifetime)
+        self._retransmitter = Retransmitter.start(
+            context.datagrams(kind, self._exchange, body), now.mono, lifetime, context.fraction
+        )
         context.effects.append(Send(context.name, self._retransmitter.datagrams))
 
     def response(self, body: bytes, now: Now) -> Outcome | None:
@@ -228,6 +230,7 @@ class Outbound:
             return Outcome.RETRY_NOW if answer.verdict is Verdict.STALE_EPOCH else outcome
         self._settle(answer.chain, now)
         context.peer_capabilities = answer.capabilities
+        context.heed(answer.policy)
         if answer.detail:
             context.notice("peer.says", detail=answer.detail)
         context.chain.doubt(link(sealed.keys.epoch, sealed.keys.chain, qkd=bool(sealed.keys.keys)))

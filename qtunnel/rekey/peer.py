@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 from qtunnel.crypto.kem import Encapsulate
 from qtunnel.handshake.fragments import Message, MessageType
 from qtunnel.handshake.responder import Responder
 from qtunnel.identity import Identity
+from qtunnel.keys.pace import Stock
 from qtunnel.keys.policy import Protection
 from qtunnel.keys.used import UsedKeys
+from qtunnel.keys.volume import least_gap
 from qtunnel.rekey.context import PeerContext
 from qtunnel.rekey.inbound import Inbound, InState
 from qtunnel.rekey.model import Block, Effect, EpochInfo, Fetched, Memory, Now, PeerSettings
@@ -28,7 +30,11 @@ CHANGE_SPREAD = 10.0
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """What the status shows of one peer; never a secret. next_rekey, made: monotonic seconds."""
+    """What the status shows of one peer; never a secret. next_rekey, expires: monotonic seconds.
+
+    interval: between rekeys as it is in force, in seconds; interval_reason: why it is not the usual one. bytes,
+    packets: through the tunnel since the last rekey. peer_policy: in words, as the newest exchange had it.
+    """
 
     name: str
     installed: EpochInfo | None
@@ -39,6 +45,11 @@ class PeerView:
     in_state: InState
     next_rekey: float | None
     expires: float | None
+    interval: float = 0.0
+    interval_reason: str = ""
+    bytes: int = 0
+    packets: int = 0
+    peer_policy: str | None = None
 
 
 class PeerRekey:
@@ -56,6 +67,7 @@ class PeerRekey:
         effects: list[Effect],
         encapsulate: Encapsulate | None = None,
         delay: float = 0.0,
+        crowd: Callable[[], int] = lambda: 1,
     ) -> None:
         self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, used, effects, encapsulate)
         self.settings = settings
@@ -63,13 +75,19 @@ class PeerRekey:
         self.inbound = Inbound(self.context)
         self._reachable = settings.has_endpoint
         self._initiates = settings.has_endpoint and self.context.higher
+        self._crowd = crowd
         self._retried = False
         self._next: float | None = None
         if settings.has_endpoint:
             self._next = now.mono + delay if self._initiates else now.mono + delay + GRACE_AT_START
 
     def view(self) -> PeerView:
-        guard = self.context.guard
+        guard, schedule, volume = self.context.guard, self.context.schedule, self.context.volume
+        if self._initiates:
+            interval, reason = schedule.pace.interval, schedule.pace.reason
+        else:
+            interval = schedule.expected
+            reason = "so the peer has done of late" if interval > self.settings.interval else ""
         return PeerView(
             self.settings.name,
             guard.installed,
@@ -80,6 +98,11 @@ class PeerRekey:
             self.inbound.state,
             self._next,
             guard.deadline,
+            interval,
+            reason,
+            volume.bytes,
+            volume.packets,
+            None if self.context.peer_policy is None else self.context.peer_policy.words,
         )
 
     @property
@@ -117,11 +140,43 @@ class PeerRekey:
         again, self._retried = outcome is Outcome.RETRY_NOW and not self._retried, outcome is Outcome.RETRY_NOW
         if outcome is Outcome.DONE:
             self._initiates = True
-            self._next = schedule.after_success(now.mono, fraction)
+            self._advance()
+            self._next = schedule.after_success(now.mono, fraction, self._crowd())
         elif again:
             self._next = now.mono
         else:
             self._next = schedule.after_failure(now.mono, fraction)
+
+    def _advance(self) -> None:
+        """Move the interval by what is known of the supply of keys, and tell."""
+        pace = self.context.schedule.pace
+        before = pace.interval
+        if pace.advance():
+            usual = "" if pace.reason else "the usual one: there are keys enough, and no more"
+            self.context.notice(
+                "schedule.changed", before=round(before, 3), after=round(pace.interval, 3),
+                usual=self.settings.interval, detail=pace.reason or usual,
+            )  # fmt: skip
+
+    def supply(self, stock: Stock) -> None:
+        """What a key source has left for this peer; moves the interval at the next rekey."""
+        self.context.schedule.pace.tell(stock)
+
+    def carried(self, total_bytes: int, total_packets: int | None, now: Now) -> None:
+        """The engine's counters, both directions together: a rekey is due where a limit is reached."""
+        context, installed = self.context, self.context.guard.installed
+        context.volume.count(total_bytes, total_packets)
+        limit = context.volume.reached
+        # A failed exchange is tried again in its own time, however much passes.
+        if limit is None or installed is None or self._next is None or context.schedule.failures:
+            return
+        gap = least_gap(self.settings.interval, self.settings.min_interval)
+        # Both ends count about the same, and one beginning is enough.
+        due = max(now.mono, installed.made + gap) + (0.0 if self._initiates else GRACE_AT_START)
+        if due < self._next:
+            self._next = due
+            passed = context.volume.bytes if limit == "bytes" else context.volume.packets
+            context.notice("rekey.due", limit=limit, passed=passed, seconds=round(due - now.mono, 3))
 
     def change(self, settings: PeerSettings, now: Now) -> None:
         """Other settings of the same peer. What is installed stays, unless the new policy forbids it: then the peer is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 PENDING_LIMIT = 90.0
@@ -21,6 +22,9 @@ FIRST_RETRANSMIT = 0.5
 """Seconds; above the round trip between continents (0.3 s), so that a clean link sees no retransmission."""
 LONGEST_RETRANSMIT = 8.0
 """Seconds; keeps nine tries within COMMIT_LIMIT."""
+RETRANSMIT_JITTER = 0.25
+"""Part of a gap by which it is shorter or longer: a thousand peers that begin in one moment, as after a power cut, must
+not come again in one moment. The shortest gap stays above the round trip between continents."""
 REPLACED_KEPT = 200.0
 """Seconds that a replaced epoch is still described: WireGuard ends a session after 180 s, and a handshake under way
 may begin one with the previous key some seconds after the change."""
@@ -66,16 +70,25 @@ def grow(clock: bytes, last: bytes) -> bytes:
 
 @dataclass(slots=True)
 class Retransmitter:
-    """A message that is sent again with doubling gaps until ``limit`` (monotonic seconds)."""
+    """A message that is sent again with doubling gaps until ``limit`` (monotonic seconds).
+
+    fraction: gives random numbers, 0 <= x < 1.
+    """
 
     datagrams: tuple[bytes, ...]
     limit: float
-    next: float
+    fraction: Callable[[], float]
+    next: float = 0.0
     gap: float = FIRST_RETRANSMIT
 
     @classmethod
-    def start(cls, datagrams: list[bytes], now: float, lifetime: float) -> Retransmitter:
-        return cls(tuple(datagrams), now + lifetime, now + FIRST_RETRANSMIT)
+    def start(cls, datagrams: list[bytes], now: float, lifetime: float, fraction: Callable[[], float]) -> Retransmitter:
+        made = cls(tuple(datagrams), now + lifetime, fraction)
+        made._plan(now)
+        return made
+
+    def _plan(self, now: float) -> None:
+        self.next = now + self.gap * (1 + RETRANSMIT_JITTER * (2 * self.fraction() - 1))
 
     @property
     def deadline(self) -> float:
@@ -87,7 +100,7 @@ class Retransmitter:
         if now < self.next:
             return False
         self.gap = min(self.gap * 2, LONGEST_RETRANSMIT)
-        self.next = now + self.gap
+        self._plan(now)
         return True
 
     def over(self, now: float) -> bool:

@@ -264,6 +264,8 @@ def _peer_lines(peer: Peer, now: float, *, brief: bool) -> str:
     ]
     if not brief:
         lines.append(f"persistent_keepalive_interval={peer.timers.persistent}")
+    if packets := peer.packets:
+        lines.append(f"packets={packets}")
     current = peer.keypairs.current
     if current is not None and current.epoch is not None and current.may_send(now):
         seconds, nanoseconds = divmod(current.created_unix_ns, 1_000_000_000)

@@ -52,6 +52,7 @@ class Peer:
         "last_initiation_sent",
         "last_timestamp",
         "mismatched_responses",
+        "past_packets",
         "pending",
         "previous_psk",
         "psk",
@@ -91,6 +92,13 @@ class Peer:
         self.records = RecordLink()
         self.rx_bytes = 0
         self.tx_bytes = 0
+        self.past_packets = 0
+        """Of sessions that are over."""
+
+    @property
+    def packets(self) -> int:
+        """Packets sealed and opened, each with a nonce of its own: a record is one, whatever is in it."""
+        return self.past_packets + self.keypairs.packets
 
     def set_psk(self, psk: LabelledPsk, previous: LabelledPsk | None) -> None:
         """A preshared key, perhaps the same again; the one before lives on only where it is given."""

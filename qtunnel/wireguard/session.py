@@ -135,6 +135,13 @@ class Keypair:
         """Datagrams with packets that came under this session, about."""
         return self.window.next + (self.records.joiner.counters.received if self.records is not None else 0)
 
+    @property
+    def packets(self) -> int:
+        """Sealed and opened under this session, by its counters: what was lost on the way counts too."""
+        records = self.records
+        own = self.send_counter + self.window.next
+        return own if records is None else own + records.send_counter + records.next
+
     def may_send(self, now: float) -> bool:
         return not self.expired(now) and self.send_counter < REJECT_AFTER_MESSAGES
 
@@ -151,6 +158,11 @@ class Keypairs:
         self.current: Keypair | None = None
         self.next: Keypair | None = None
         self.previous: list[Keypair] = []
+
+    @property
+    def packets(self) -> int:
+        """Under all these sessions together."""
+        return sum(keypair.packets for keypair in (self.current, self.next, *self.previous) if keypair is not None)
 
     def add(self, new: Keypair) -> list[Keypair]:
         """A session just derived: the initiator may send with it, the responder waits for its first packet."""

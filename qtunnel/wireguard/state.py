@@ -149,6 +149,7 @@ class DeviceState:
 
     def forget(self, keypairs: list[Keypair]) -> None:
         for keypair in keypairs:
+            keypair.peer.past_packets += keypair.packets
             if self.sessions.pop(keypair.local_index, None) is not None:
                 self.host.session_ended(keypair.local_index)
 

@@ -22,6 +22,7 @@ Besides the standard keys these of our own exist, per peer. wg(8) never sends th
 | ``record_mode=SUITE``         | as set; absent where it is off |
 | ``record_mode_state=STATE``   | ``active`` where records are sent, else ``probing`` or ``resting`` |
 | ``record_mode_reason=TEXT``   | why records are not sent; absent where they are |
+| ``packets=N``                 | sealed and opened, by the counters of all sessions; absent while there are none |
 """
 
 from __future__ import annotations

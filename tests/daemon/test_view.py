@@ -107,3 +107,25 @@ def test_a_session_is_dropped_only_where_the_next_one_is_better(
 ) -> None:
     assert is_stale(peer, view(installed), stats(epoch), NOW) is expected
     assert is_stale(peer, view(installed), None, NOW) is False
+
+
+def test_the_status_has_the_interval_in_force_and_why_and_what_was_carried(peer: PeerConfig) -> None:
+    moved = replace(view(), interval=300.0, interval_reason="metro has 3 of 100 keys left", bytes=7, packets=9)
+    told = peer_status(
+        peer,
+        moved,
+        replace(stats(2), packets=1000),
+        Tally(),
+        str,
+        None,
+        2,
+        NOW,
+        1.7e9,
+        ["metro has 3 of 100 keys left"],
+    )
+    assert (told.interval_s, told.interval_usual_s) == (300.0, 120.0)
+    assert told.interval_reason == "metro has 3 of 100 keys left"
+    assert told.supply == ["metro has 3 of 100 keys left"]
+    assert (told.epoch_bytes, told.epoch_packets) == (7, 9)
+    told = peer_status(peer, moved, stats(2), Tally(), str, None, 2, NOW, 1.7e9)
+    assert (told.epoch_packets, told.supply) == (None, [])
