@@ -83,11 +83,15 @@ ROOMS = {
     "daemon": Room(
         "the shell around rekey: sockets, sources, engine, state, status",
         ("config", "control", "drivers", "engines", "events", "handshake", "keys", "rekey", "sd_notify", "telemetry"),
-        {"handshake": ("settings.py",)},
+        {"handshake": ("settings.py", "transport.py")},
     ),
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),
     "demo": Room("all of it on one machine", ("config", "control", "kme", "sandbox")),
-    "bench": Room("what the engine carries and costs, next to another one", ("engines", "sandbox")),
+    "bench": Room(
+        "what the engine carries and costs, next to another one; what a flood does",
+        ("control", "engines", "handshake", "kme", "sandbox"),
+        {"control": ("flood.py",), "handshake": ("flood.py",), "kme": ("flood_site.py",)},
+    ),
     "cli": Room(
         "the commands; each may import the room of its own name",
         ("config", "control", "daemon", "drivers", "engines", "netio", "process", "sandbox", "telemetry"),

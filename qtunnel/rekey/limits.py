@@ -32,14 +32,14 @@ LOAD_LASTS = 5.0
 COOKIE_BURST = 200
 """Cookie replies at once, and ..."""
 COOKIE_RATE = 10_000.0
-"""... a second. One costs 15 us of CPU (measured), its sending included: at most 15 % of a core, and 6.4 Mbit/s towards
-whoever's address was forged."""
+"""... a second. One costs 15 us of CPU (measured), and 5 to send: at most 20 % of a core, and 6.4 Mbit/s towards whoever's
+address was forged."""
 FRAGMENT_BURST = 400
 """Datagrams of first messages with a valid cookie from one source under load: as many as its 50 messages have, ..."""
 FRAGMENT_RATE = 160.0
 """... and those of its 20 messages a second. Who has one address turns the reassembly's memory over in 6 s."""
 TELL_BURST = 50
-"""Rejections that one way in tells of at once; a rejection costs 2 us, and telling of it 10 more (measured) ..."""
+"""Rejections that one way in tells of at once; telling of one costs as much as five rejections ..."""
 TELL_RATE = 50.0
 """... and a second; the others are counted. The log has one in 10 s for each reason."""
 

@@ -194,6 +194,7 @@ def test_a_flood_from_forged_addresses_does_not_fill_the_memory_or_the_outbox() 
     assert COOKIE_BURST <= len(hub.take_replies()) < 2 * PARTIALS
     told = hub.take_effects()
     assert len(told) <= TELL_BURST + 5
+    assert all(isinstance(effect, Notice) for effect in told)  # no call to a KME, no answer
     init = offered(b, 3.0)
     hand(hub, init, "b:1", 3.0)
     notices = [one for one in told + hub.take_effects() if isinstance(one, Notice)]
