@@ -77,7 +77,7 @@ def main(address: str, port: int, rate: float, seconds: float, file: str) -> Non
     ]
     name = ctypes.create_string_buffer(struct.pack("=H", socket.AF_INET) + bytes(2) + target + bytes(8))
     buffers = [ctypes.create_string_buffer(one, len(one)) for one in packets]
-    vectors = (_Vector * PACKETS)(*((ctypes.addressof(one), len(one)) for one in buffers))
+    vectors = (_Vector * PACKETS)(*(_Vector(ctypes.addressof(one), len(one)) for one in buffers))
     messages = (_Message * PACKETS)()
     for number, message in enumerate(messages):
         message.header.name, message.header.name_size = ctypes.addressof(name), 16

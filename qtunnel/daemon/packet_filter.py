@@ -26,7 +26,7 @@ _UDP_HEADER = 8
 
 Instruction = tuple[int, int, int, int]
 
-MAX_SOURCES = 2500
+MAX_SOURCES = 2000
 """Addresses in one program; the kernel takes at most 4,096 instructions."""
 _LEAF = 8
 """Addresses that are compared one after the other at the end of the search."""
@@ -65,7 +65,7 @@ def _key(packed: bytes, factors: tuple[int, ...]) -> int:
     words = struct.unpack(f"!{len(packed) // 4}I", packed)
     if len(words) == 1:
         return int(words[0])
-    return sum(word * factor for word, factor in zip(words, factors, strict=True)) & 0xFFFFFFFF
+    return int(sum(word * factor for word, factor in zip(words, factors, strict=True)) & 0xFFFFFFFF)
 
 
 def _load_key(family: int, factors: tuple[int, ...]) -> list[Instruction]:

@@ -32,8 +32,8 @@ LOAD_LASTS = 5.0
 COOKIE_BURST = 200
 """Cookie replies at once, and ..."""
 COOKIE_RATE = 10_000.0
-"""... a second. One costs 15 us of CPU (measured), and 5 to send: at most 20 % of a core, and 6.4 Mbit/s towards whoever's
-address was forged."""
+"""... a second. One costs 15 us of CPU (measured), and 5 to send: at most 20 % of a core, and 6.4 Mbit/s towards
+whoever's address was forged."""
 FRAGMENT_BURST = 400
 """Datagrams of first messages with a valid cookie from one source under load: as many as its 50 messages have, ..."""
 FRAGMENT_RATE = 160.0
