@@ -194,7 +194,8 @@ class _Run:
         if kind == "none":
             yield lambda: 0.0
             return
-        arguments = [ADDRESS[TARGET], PORT, self._options.rate, seconds, self._file(kind)]
+        arguments = [ADDRESS[TARGET], PORT, self._options.rate, seconds, self._file("mac1" if kind == "peer" else kind)]
+        arguments += [ADDRESS["bob"]] if kind == "peer" else []
         command = [sys.executable, "-I", "-S", str(flood_source.__file__), *map(str, arguments)]
         with tools.spawned(self._site.outside, command, "the flood") as process:
             assert process.stdout is not None

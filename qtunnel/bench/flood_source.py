@@ -1,9 +1,9 @@
 """Sends prepared UDP datagrams from many forged addresses at a steady rate.
 
-Run as a file of its own by ``python -I -S flood_source.py ADDRESS PORT RATE SECONDS FILE``; FILE holds the payloads,
-each behind its length as u16, big-endian, which are sent in turns. Every packet has a source of its own in
-10.128.0.0/9. Needs CAP_NET_RAW. Prints ``ready``, and at the end a JSON object: ``sent``, ``seconds``. SIGTERM ends it
-early.
+Run as a file of its own by ``python -I -S flood_source.py ADDRESS PORT RATE SECONDS FILE [SOURCE]``; FILE holds the
+payloads, each behind its length as u16, big-endian, which are sent in turns. Every packet has a source of its own in
+10.128.0.0/9, or SOURCE and a port of its own. Needs CAP_NET_RAW. Prints ``ready``, and at the end a JSON object:
+``sent``, ``seconds``. SIGTERM ends it early.
 
 Packets are made beforehand and go to the kernel 32 at a time (sendmmsg(2)): the rate is the kernel's, not Python's.
 """
@@ -67,14 +67,18 @@ def packet(payload: bytes, target: bytes, port: int, source: int, source_port: i
     return header + UDP.pack(source_port, port, size, 0) + payload
 
 
-def main(address: str, port: int, rate: float, seconds: float, file: str) -> None:
+def main(address: str, port: int, rate: float, seconds: float, file: str, source: str = "") -> None:
     rng = random.Random(1)  # noqa: S311  # forged addresses are no secret
     target = socket.inet_aton(address)
     bodies = payloads(Path(file).read_bytes())
+    forged = int.from_bytes(socket.inet_aton(source), "big") if source else 0
     packets = [
-        packet(bodies[number % len(bodies)], target, port, SOURCES | rng.getrandbits(23), rng.randrange(1024, 65536))
+        packet(
+            bodies[number % len(bodies)], target, port, forged or SOURCES | rng.getrandbits(23),
+            rng.randrange(1024, 65536),
+        )
         for number in range(PACKETS)
-    ]
+    ]  # fmt: skip
     name = ctypes.create_string_buffer(struct.pack("=H", socket.AF_INET) + bytes(2) + target + bytes(8))
     buffers = [ctypes.create_string_buffer(one, len(one)) for one in packets]
     vectors = (_Vector * PACKETS)(*(_Vector(ctypes.addressof(one), len(one)) for one in buffers))
@@ -108,6 +112,6 @@ def main(address: str, port: int, rate: float, seconds: float, file: str) -> Non
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]), sys.argv[5])
+        main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]), *sys.argv[5:])
     except OSError as problem:
         sys.exit(f"flood: {(problem.strerror or str(problem)).lower()}")

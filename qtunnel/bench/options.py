@@ -131,8 +131,9 @@ class RekeyOptions:
             raise BenchError(f"--interval is 0.05 to 3600 seconds, not {self.interval:g}")
 
 
-FLOODS = ("garbage", "shape", "mac1", "replay")
-"""Random bytes; first messages by their sizes and numbers, with a wrong mac1 and with a right one; recorded ones."""
+FLOODS = ("garbage", "shape", "mac1", "replay", "peer")
+"""Random bytes; first messages by their sizes and numbers, with a wrong mac1 and with a right one; recorded ones;
+those with a right mac1 from the address of the peer."""
 MAX_FLOOD = 200_000
 
 

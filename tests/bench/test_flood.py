@@ -17,7 +17,9 @@ MOST_MEMORY_MB = 150
 
 @pytest.mark.root
 def test_a_flood_of_each_kind_leaves_tunnel_and_rekeys_alone() -> None:
-    ended = bench("flood", "--seconds", "5", "--interval", "1.2", "--load", "20", "--json")
+    ended = bench(
+        "flood", "--only", "garbage,shape,mac1,replay", "--seconds", "5", "--interval", "1.2", "--load", "20", "--json"
+    )
     assert ended.code == 0, ended.told
     told = json.loads(ended.output)
     kinds = [stretch["flood"] for stretch in told["stretches"]]
@@ -31,6 +33,18 @@ def test_a_flood_of_each_kind_leaves_tunnel_and_rekeys_alone() -> None:
     assert all(stretch["flood_pps"] > 1000 for stretch in told["stretches"][1:]), told
     assert told["daemon_peak_memory_mb"] < MOST_MEMORY_MB
     assert told["first_contact_s"] > 0
+
+
+@pytest.mark.root
+def test_a_flood_from_the_address_of_the_peer_leaves_it_a_way_in() -> None:
+    """It gets through with a cookie, by the queue that it shares with the flood."""
+    ended = bench("flood", "--only", "peer", "--rate", "5000", "--seconds", "4", "--load", "20", "--json")
+    assert ended.code == 0, ended.told
+    told = json.loads(ended.output)
+    stretch = told["stretches"][1]
+    assert (stretch["flood"], stretch["failed"]) == ("peer", [])
+    assert stretch["rekeys"] >= 2
+    assert stretch["key_calls"] == [stretch["rekeys"]] * 2
 
 
 def test_the_sources_packets_are_ipv4_and_udp() -> None:

@@ -58,7 +58,7 @@ def test_kinds_come_in_the_order_in_which_they_are_measured() -> None:
     with pytest.raises(BenchError, match="no measurement 'tcp2'; there are: tcp1, tcp4, udp, rtt, memory"):
         parse_kinds("tcp1,tcp2")
     assert parse_floods("replay, garbage") == ("garbage", "replay")
-    with pytest.raises(BenchError, match="no flood 'x'; there are: garbage, shape, mac1, replay"):
+    with pytest.raises(BenchError, match="no flood 'x'; there are: garbage, shape, mac1, replay, peer"):
         parse_floods("x")
 
 
