@@ -144,6 +144,24 @@ def test_between_two_pieces_everything_else_has_its_turn() -> None:
     asyncio.run(run())
 
 
+def test_what_the_handshake_does_not_have_never_reaches_the_daemon() -> None:
+    async def run() -> None:
+        received = Received()
+        port = free_port()
+        sockets = HandshakeSockets([parse_socket_address(f"127.0.0.1:{port}")], received)
+        await sockets.open()
+        try:
+            with sender("127.0.0.3") as one:
+                for datagram in (bytes(100), b"", bytes(1400), FIRST[0]):
+                    one.sendto(datagram, ("127.0.0.1", port))
+            await until(received, 1)
+        finally:
+            sockets.close()
+        assert received.got == [("127.0.0.3", False)]
+
+    asyncio.run(run())
+
+
 def test_a_port_that_is_in_use_is_named_also_where_both_would_share_it() -> None:
     async def run() -> None:
         where = [parse_socket_address(f"127.0.0.1:{free_port()}")]
@@ -194,7 +212,7 @@ def test_the_kernel_lets_every_datagram_of_the_handshake_through(message: Messag
 def test_the_kernel_drops_what_the_handshake_does_not_have() -> None:
     whole, reply = FIRST[0], CookieReply(1, 0, bytes(16), bytes(24), bytes(32)).pack()
     wrong = [
-        b"", bytes(56), whole + b"\0", bytes([0]) + whole[1:], bytes([6]) + whole[1:],
+        b"", bytes(56), whole[:56], whole + b"\0", bytes([0]) + whole[1:], bytes([6]) + whole[1:],
         whole[:5] + bytes([0]) + whole[6:],
         whole[:5] + bytes([9]) + whole[6:], whole[:4] + bytes([3]) + whole[5:], reply + b"\0", reply[:-1],
     ]  # fmt: skip
