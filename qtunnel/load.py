@@ -18,6 +18,10 @@ class LoadGauge:
         self._count = 0
         self._until = float("-inf")
 
+    def loaded(self, now: float) -> bool:
+        """Whether there is load, without counting."""
+        return now < self._until
+
     def under_load(self, now: float) -> bool:
         """Count one message and tell whether it meets a loaded machine. now: monotonic seconds."""
         if now - self._window >= 1.0:

@@ -53,6 +53,7 @@ class PeerContext:
         self.epochs: dict[int, EpochInfo] = {}
         self.effects: list[Effect] = []
         self.peer_capabilities = 0  # as its last offer or answer had them
+        self.pressed: Callable[[float], bool] = lambda now: False  # whether we are flooded; now: monotonic seconds
         self._psk: tuple[int, Secret] | None = None
         self._protection = Protection.STARTING
 

@@ -60,6 +60,10 @@ class Gate:
         """Messages of which some fragments are held."""
         return len(self._reassembler)
 
+    def loaded(self, now: float) -> bool:
+        """Whether first messages need a cookie here. now: monotonic seconds."""
+        return self._gauge.loaded(now)
+
     def fragment(self, fragment: Fragment, datagram: bytes, address: Hashable, now: float) -> Message | None:
         """One fragment, and the datagram that it came in. The message where it is whole now.
 

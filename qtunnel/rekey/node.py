@@ -63,6 +63,7 @@ class RekeyNode:
         peer = PeerRekey(
             self.local, settings, memory, now, self._random_bytes, self._tickets, self._used, self._encapsulate, delay
         )
+        peer.context.pressed = lambda now: self.expected.loaded(now) or self.anybody.loaded(now)
         self.peers[settings.name] = peer
         self._by_id[settings.public.id] = peer
 

@@ -100,6 +100,7 @@ class Outbound:
         self._offered = 0.0
         self._silence_told = False
         self._cookie_taken = False
+        self._cookie_wanted = False
         self._responses = TokenBucket(RESPONSE_BURST, RESPONSE_RATE)
 
     @property
@@ -218,6 +219,7 @@ class Outbound:
         news = self._context.cookie.accept(reply.nonce, reply.sealed, mac1, now.mono)
         if news is None:
             raise HandshakeError("authentication", "a cookie that is not for a datagram of ours")
+        self._cookie_wanted = True
         if news:
             self._transmit(now)
             self._cookie_taken = True
@@ -336,7 +338,7 @@ class Outbound:
                 self._spend(self._initiator.offer)
                 return self._fail("key-mismatch", self._mismatch)
             return self._fail("no-answer", f"the peer did not answer: {NO_ANSWER}")
-        if retransmitter.due(now.mono):
+        if retransmitter.due(now.mono, pressed=self._cookie_wanted or self._context.pressed(now.mono)):
             self._transmit(now)
             self._tell_silence(now)
         return None
@@ -364,6 +366,7 @@ class Outbound:
         self._initiator = self._sealed = self._retransmitter = self._mismatch = None
         self._responses = TokenBucket(RESPONSE_BURST, RESPONSE_RATE)
         self._ticket = self.elsewhere = None
+        self._cookie_wanted = False
 
 
 def _reason(verdict: Verdict) -> str:

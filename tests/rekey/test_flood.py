@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Hashable
+from itertools import pairwise
 
 import pytest
 
@@ -62,9 +64,9 @@ def source_of(address: Hashable) -> Hashable:
     return str(address).split(":")[0]
 
 
-def load_up(hub: RekeyNode, at: float, *, expected: bool = False) -> None:
+def load_up(hub: RekeyNode, at: float, *, expected: bool = False, to: str = "hub") -> None:
     """First fragments with a valid mac1 from as many forged addresses."""
-    first = junk(3000)[0]
+    first = junk(3000, to)[0]
     for number in range(LOAD_FRAGMENTS + 1):
         hub.receive(first, f"forged-{number}:1", now(at), expected=expected)
     hub.take_replies()
@@ -412,3 +414,46 @@ def test_bounds_hold_for_each_way_in(expected: bool) -> None:
 def test_a_cookie_reply_has_one_size(size: int) -> None:
     with pytest.raises(HandshakeError, match="malformed"):
         CookieReply.unpack((b"\5\1" + bytes(1300))[:size])
+
+
+def gaps(b: RekeyNode, at: float, until: float) -> list[float]:
+    """Seconds between the transmissions of the first message that goes out at ``at``."""
+    times = [at]
+    while (deadline := b.deadline) is not None and deadline < until:
+        b.tick(now(deadline))
+        if sent(b.take_effects(), "hub"):
+            times.append(deadline)
+    return [round(later - earlier, 3) for earlier, later in pairwise(times)]
+
+
+def test_who_was_asked_for_a_cookie_repeats_its_message_often() -> None:
+    """Where nine of ten datagrams find no room, the fragments of many transmissions make one message."""
+    hub, b = pair()
+    init = offered(b, 1.0)
+    assert gaps(b, 1.0, 10.0) == [0.5, 1.0, 2.0, 4.0]
+    load_up(hub, 10.0)
+    hand(hub, init, "b:1", 10.0)
+    hand(b, replies(hub), "hub", 10.0)
+    assert set(gaps(b, 10.0, 25.0)[1:]) == {0.5}
+    rng = random.Random(1)
+    hub, b = pair()
+    load_up(hub, 1.0)
+    hand(hub, offered(b, 1.0), "b:1", 1.0)
+    hand(b, replies(hub), "hub", 1.0)
+    heard = None
+    while heard is None and (deadline := b.deadline) is not None and deadline < 15.0:
+        load_up(hub, deadline)
+        b.tick(now(deadline))
+        kept = [datagram for datagram in datagrams(b.take_effects(), "hub") if rng.random() < 0.2]
+        heard = hand(hub, kept, "b:1", deadline)
+    assert heard is not None
+
+
+def test_who_is_flooded_itself_repeats_often_and_the_answers_fragments_add_up() -> None:
+    hub, b = pair()
+    init = offered(b, 1.0)
+    load_up(b, 1.0, to="b")
+    hand(hub, init, "b:1", 1.0)
+    first = gaps(b, 1.0, 1.0 + LOAD_LASTS)
+    assert set(first) == {0.5}
+    assert gaps(b, 1.0 + LOAD_LASTS, 25.0)[1:] == [1.0, 2.0, 4.0, 8.0]
