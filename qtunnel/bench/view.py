@@ -52,10 +52,11 @@ def rekey_table(outcome: Outcome) -> Table:
 def flood_table(outcome: flood.Outcome) -> Table:
     """The tunnel and its rekeys without and with floods."""
     options = outcome.options
+    contact = "none" if outcome.contact is None else f"{outcome.contact:.1f} s"
     table = Table(
         title=f"floods of {options.rate:,} datagrams/s, {options.seconds:g} s each; {os.cpu_count()} processors",
-        caption=f"first contact of an unknown address beside a flood: {outcome.contact:.1f} s; peak memory of the "
-        f"daemon: {outcome.peak_memory / 1e6:.0f} MB",
+        caption=f"first contact of an unknown address beside a flood: {contact}; peak memory of the daemon: "
+        f"{outcome.peak_memory / 1e6:.0f} MB",
     )
     table.add_column("flood", no_wrap=True)
     for heading in ("sent/s", "Gbit/s", "rekeys", "median, ms", "longest, ms", "echoes lost", "CPU, %"):
