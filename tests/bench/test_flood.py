@@ -35,7 +35,7 @@ def test_a_flood_of_each_kind_leaves_tunnel_and_rekeys_alone() -> None:
 
 @pytest.mark.root
 def test_a_flood_from_the_address_of_the_peer_leaves_it_a_way_in() -> None:
-    """It gets through with a cookie, by the queue that it shares with the flood; and so does one that is not known yet."""
+    """It gets through with a cookie, by the queue that it shares with the flood; and so does one not known yet."""
     ended = bench("flood", "--only", "peer", "--rate", "1500", "--seconds", "4", "--load", "20", "--json")
     assert ended.code == 0, ended.told
     told = json.loads(ended.output)
