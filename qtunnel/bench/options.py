@@ -18,7 +18,8 @@ Segmentation = Literal["gso", "datagrams"]
 STANDARD = "standard"
 """As the rival: this qtunnel's own engine in standard mode."""
 
-KINDS = ("tcp1", "tcp4", "udp", "rtt", "memory")
+USUAL_KINDS = ("tcp1", "tcp4", "udp", "rtt", "memory")
+KINDS = (*USUAL_KINDS, "send")
 """What can be measured, in the order in which it is."""
 
 _CONGESTION = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
@@ -78,7 +79,7 @@ class TunnelOptions:
     seconds: float = 5.0
     rounds: int = 3
     link: LinkOptions = LinkOptions()
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = USUAL_KINDS
     processes: int = 1
     cores: int = 0
 

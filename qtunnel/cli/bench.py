@@ -13,6 +13,7 @@ import click
 from qtunnel.bench.options import (
     FLOODS,
     KINDS,
+    USUAL_KINDS,
     FloodOptions,
     LinkOptions,
     Mode,
@@ -63,7 +64,13 @@ def bench() -> None:
 @click.option("--processes", type=int, default=1, show_default=True, help="Processes of each qtunnel wg.")
 @click.option("--cores", type=int, default=0, metavar="N",
               help="Let all of it, engines and load, use only that many processors.")  # fmt: skip
-@click.option("--only", default=",".join(KINDS), show_default=True, metavar="KINDS", help="What to measure.")
+@click.option(
+    "--only",
+    default=",".join(USUAL_KINDS),
+    show_default=True,
+    metavar="KINDS",
+    help=f"What to measure, of {', '.join(KINDS)}.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
 def tunnel(
     against: str,

@@ -23,7 +23,7 @@ def report(ended: Ended) -> dict[str, Any]:
 
 
 def test_a_race_measures_every_kind_for_both() -> None:
-    told = report(bench("tunnel", "--rounds", "1", "--seconds", "1", "--only", "tcp1,udp,rtt,memory", "--json"))
+    told = report(bench("tunnel", "--rounds", "1", "--seconds", "1", "--only", "tcp1,udp,rtt,send,memory", "--json"))
     assert (told["bench"], told["mode"], told["link"], told["rounds"]) == ("tunnel", "standard", "gso", 1)
     assert told["rival"].endswith("/wireguard-go")
     measured = told["measured"]
