@@ -53,7 +53,7 @@ BASE = {
     "files": Room("secret files: who may read them, the one loader", ("errors", "secret")),
     "addresses": Room("IP addresses parsed by the C library"),
     "load": Room("when a rate of messages is load"),
-    "crypto": Room("the libraries' primitives, typed; one tree of labels", ("secret",)),
+    "crypto": Room("the libraries' primitives, typed; one tree of labels", ("errors", "secret")),
     "identity": Room("a gateway's seed and public keys", ("crypto", "errors", "files", "secret")),
 }
 """Any room may import these, the sans-IO ones all but ``files``; each of them imports what it lists and no more."""
@@ -88,9 +88,11 @@ ROOMS = {
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),
     "demo": Room("all of it on one machine", ("config", "control", "kme", "sandbox")),
     "bench": Room(
-        "what the engine carries and costs, next to another one; what a flood does",
-        ("control", "engines", "handshake", "kme", "sandbox"),
-        {"control": ("flood.py",), "handshake": ("flood.py",), "kme": ("flood_site.py",)},
+        "what engine, rekey and hub carry and cost; what a flood does",
+        ("control", "drivers", "engines", "handshake", "keys", "kme", "rekey", "sandbox"),
+        {"control": ("flood.py", "hub.py"), "drivers": ("hub_peers.py",),
+         "handshake": ("flood.py", "handshake.py", "hub_peers.py"), "keys": ("hub_peers.py",),
+         "kme": ("flood_site.py", "hub_site.py"), "rekey": ("handshake.py", "hub_peers.py")},
     ),
     "cli": Room(
         "the commands; each may import the room of its own name",

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from qtunnel import __version__
@@ -18,6 +18,7 @@ from qtunnel.daemon.clock import monotonic, now
 from qtunnel.daemon.endpoints import Endpoints
 from qtunnel.daemon.epochs import Epochs
 from qtunnel.daemon.journal import Journal
+from qtunnel.daemon.lanes import Lanes
 from qtunnel.daemon.liveness import Liveness
 from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.notices import Notices
@@ -66,7 +67,8 @@ class Gateway:
         self._shown: dict[str, tuple[int | None, Protection]] = {}
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
-        self._work: asyncio.Queue[Effect] = asyncio.Queue()
+        self._work = Lanes(self._carry_out, self._spawn)
+        self._armed: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
 
@@ -111,9 +113,9 @@ class Gateway:
             self._state = "up"
             for peer in settings:
                 self._core.add_peer(peer, memory.of(peer.public.id), now())
-            self._spawn(self._carry_out())
             self._spawn(self._timer())
-            self._spawn(self._poll())
+            self._spawn(self._poll(self._reconcile, self._look))
+            self._spawn(self._poll(self._mend))  # beside the others: for a hub's routes it takes seconds
             self._spawn(self._tunnel.supervise())
             self._spawn(self._sources.watch())
             self._spawn(self._endpoints.watch())
@@ -179,7 +181,7 @@ class Gateway:
 
     async def _timer(self) -> None:
         while True:
-            deadline = self._core.deadline
+            deadline = self._armed = self._core.deadline
             self._wake.clear()
             try:
                 async with asyncio.timeout(None if deadline is None else max(0.0, deadline - monotonic())):
@@ -200,22 +202,21 @@ class Gateway:
     def _flush(self) -> None:
         for effect in self._core.take_effects():
             told = self._notices.admit(effect) if isinstance(effect, Notice) else effect
-            if told is not None:
-                self._work.put_nowait(told)
-        self._wake.set()
+            if told is not None and self._state != "stopping":
+                self._work.put(told)
+        deadline = self._core.deadline
+        if deadline is not None and (self._armed is None or deadline < self._armed):
+            self._wake.set()
 
-    async def _carry_out(self) -> None:
-        """In the order given: an epoch is installed before its confirmation is sent."""
-        while True:
-            effect = await self._work.get()
-            self._life.begins()
-            try:
-                await self._effect(effect)
-            except EngineError as error:
-                # The next look reconciles what the engine has with what it should have; until then status and log
-                # say so, and the peer is not told that an epoch is in place.
-                self._publish("engine.trouble", effect.peer, detail=str(error))
-            self._life.ends()
+    async def _carry_out(self, effect: Effect) -> None:
+        done = self._life.begins()
+        try:
+            await self._effect(effect)
+        except EngineError as error:
+            # The next look reconciles what the engine has with what it should have; until then status and log
+            # say so, and the peer is not told that an epoch is in place.
+            self._publish("engine.trouble", effect.peer, detail=str(error))
+        self._life.ends(done)
 
     async def _effect(self, effect: Effect) -> None:
         match effect:
@@ -248,12 +249,12 @@ class Gateway:
     def _view(self, peer: str) -> PeerView:
         return self._epochs.complete(self._core.peers[peer].view(), monotonic())
 
-    async def _poll(self) -> None:
+    async def _poll(self, *steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
             self._sockets.expect(self._endpoints.hosts())
             await asyncio.sleep(POLL_INTERVAL)
             self._wake.set()  # timers of the event loop stand still while the machine sleeps, keys must not
-            for step in (self._reconcile, self._mend, self._look):
+            for step in steps:
                 try:
                     await step()
                 except EngineError as error:

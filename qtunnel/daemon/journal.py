@@ -17,6 +17,7 @@ LEVELS = {
     "source.failed": "debug",  # source.down tells it once
     "peer.blocked": "error",
     "policy.relaxed": "warning",
+    "chain.reset": "warning",
     "session.stale": "warning",
     "engine.died": "error",
     "engine.failed": "error",

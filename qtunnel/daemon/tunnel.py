@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from qtunnel.config import Config
+from qtunnel.daemon.looks import AFTER_CHANGE, Looks
 from qtunnel.engines.base import Endpoint, PeerSpec, PeerStats
 from qtunnel.engines.bypass import mark_of
+from qtunnel.engines.changes import Changes
 from qtunnel.engines.interface import Interface, InterfaceConfig, guard_metric_of
 from qtunnel.engines.uapi import open_engine
 from qtunnel.errors import EngineError
@@ -22,9 +24,9 @@ from qtunnel.telemetry import log
 
 logger = log.get("daemon.tunnel")
 
-ROUTES_EVERY = 10
-"""Calls of ``mend``, about seconds, between two looks at the host's routes: it takes a dump of them all, and they
-change as seldom as a DHCP server gives another gateway."""
+ROUTES_EVERY = AFTER_CHANGE
+"""Looks, about seconds, between two at the host's routes: it takes a dump of them all, and they change as seldom as a
+DHCP server gives another gateway."""
 FIRST_RESTART = 0.2
 """Seconds until a dead engine is started again, doubling up to ..."""
 LONGEST_RESTART = 10.0
@@ -61,6 +63,9 @@ class Tunnel:
                 tunnel.interface, tunnel.addresses, tunnel.mtu, allowed, routes, mark=self.mark, guard_metric=guards
             )
         )
+        self._changes = Changes()
+        self._made = 0
+        self._looks = Looks(self._changes.heard, lambda: self._interface.looks)
         self._keys = {peer.name: public[peer.name].wireguard for peer in config.peers}
         self._specs = {
             peer.name: PeerSpec(
@@ -103,6 +108,8 @@ class Tunnel:
             await self._put_right(name)
         self._misplaced.clear()
         await self._interface.up()
+        self._made += 1
+        self._looks.made()
         self._warn()
         for name in self._specs:  # a handshake that was asked for before the link was up has not been sent
             self._in_place[name] = None
@@ -137,10 +144,13 @@ class Tunnel:
     async def mend(self) -> None:
         """Put back what somebody undid of the interface, its routes and what stands behind them, and follow the host's
         own routes; to be called about every second. Raises ``EngineError``."""
+        if not self.up or not self._looks.due(trouble=self.trouble is not None):
+            return
+        made = self._made
+        missing = await self._interface.missing()  # not under the lock: at a hub's start this takes seconds
         async with self._lock:
-            if not self.up:
-                return
-            missing = await self._interface.missing()
+            if not self.up or self._made != made:
+                return  # the interface has become another one meanwhile
             if not missing:
                 self.trouble = None
             else:
@@ -160,6 +170,7 @@ class Tunnel:
     async def stop(self) -> None:
         """Take interface, routes and engine away, and what stands behind the routes; nothing of anybody else's."""
         self.up = False
+        self._changes.close()
         try:
             await self._interface.down()
         except EngineError as error:
@@ -169,6 +180,7 @@ class Tunnel:
     async def abandon(self) -> None:
         """End the engine, and with it the interface; the unreachable routes stay, and nothing leaves in the clear."""
         self.up = False
+        self._changes.close()
         if self._interface.is_up and self._interface.guards:
             prefixes = _short([str(network) for network in self._interface.guards])
             self._events.publish(

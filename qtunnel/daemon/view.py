@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qtunnel.config import PeerConfig
 from qtunnel.control.messages import PeerStatus, UsedKey
@@ -72,10 +72,17 @@ def is_stale(peer: PeerConfig, view: PeerView, stats: PeerStats | None, now: flo
 
 
 def in_force(view: PeerView, stats: PeerStats | None) -> EpochInfo | None:
-    """The epoch of the session that sends now, where there is one."""
+    """The epoch of the session that sends now, where there is one. Where it can be of one of several, the oldest, with
+    nothing in it that another of them lacks: what the session may not have is not claimed of it."""
     if stats is None or stats.epoch_in_force is None:
         return None
-    return view.epochs.get(stats.epoch_in_force)
+    info = view.epochs.get(stats.epoch_in_force)
+    if info is None or stats.newest_epoch is None:
+        return info
+    possible = [its for epoch, its in view.epochs.items() if info.epoch <= epoch <= stats.newest_epoch]
+    sources = set.intersection(*(set(its.sources) for its in possible))
+    keys = tuple(key for key in info.keys if key.source in sources)
+    return replace(info, keys=keys, chained=all(its.chained for its in possible))
 
 
 def peer_status(

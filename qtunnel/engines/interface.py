@@ -125,6 +125,11 @@ class Interface:
         """What the host does that the tunnel cannot change, a line each."""
 
     @property
+    def looks(self) -> int:
+        """How many calls of ``missing`` it takes until everything was looked at."""
+        return self._outcome.looks
+
+    @property
     def is_up(self) -> bool:
         """Whether ``up`` was called, and neither ``undo`` nor ``down`` since."""
         return self._index is not None

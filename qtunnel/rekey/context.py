@@ -23,6 +23,12 @@ from qtunnel.rekey.timing import KEY_LIFETIME, REPLACED_KEPT
 from qtunnel.secret import RandomBytes, Secret
 from qtunnel.terms import ChainPolicy, Policy, QkdPolicy, record_suite
 
+OVERTAKEN = {
+    Shortfall.QKD: ("qkd-required", "the policy has become stricter while the exchange was under way"),
+    Shortfall.CHAIN: ("chain-required", "another epoch came first, and the policy requires a chain, which this lacks"),
+}
+"""Why an exchange that was good when its answer was made is not installed any more: reason and words."""
+
 
 class PeerContext:
     """State of one peer, and the outbox that its machines write to."""
@@ -36,6 +42,7 @@ class PeerContext:
         random_bytes: RandomBytes,
         tickets: Iterator[int],
         used: UsedKeys,
+        effects: list[Effect],
         encapsulate: Encapsulate | None,
     ) -> None:
         self.local, self.settings, self.memory = local, settings, memory
@@ -51,7 +58,7 @@ class PeerContext:
         self.floor = memory.epoch  # the newest epoch known to be committed: older ones are never installed
         self.epoch = max(memory.epoch, memory.proposed)  # the newest that anybody proposed, as far as it counts
         self.epochs: dict[int, EpochInfo] = {}
-        self.effects: list[Effect] = []
+        self.effects = effects  # the node's, one for all peers
         self.peer_capabilities = 0  # as its last offer or answer had them
         self.pressed: Callable[[float], bool] = lambda now: False  # whether we are flooded; now: monotonic seconds
         self._psk: tuple[int, Secret] | None = None
@@ -96,6 +103,10 @@ class PeerContext:
         """Whether an epoch is allowed by our policy as it stands now and by the peer's; None if so."""
         return judge(self.policy, remote, sources, chained=chained, had_epochs=self.memory.had_epochs)
 
+    def overtaken(self, keys: EpochKeys) -> Shortfall | None:
+        """Why keys that were good when their answer was made are not to be installed any more; None if they are."""
+        return self.judge(self.policy, len(keys.keys), chained=keys.chained)
+
     @property
     def chain_lost(self) -> bool:
         """Whether our policy requires a chain that we do not hold any more."""
@@ -119,10 +130,12 @@ class PeerContext:
         return tuple(failures)
 
     def install(
-        self, keys: EpochKeys, now: Now, *, handshake_now: bool, chain: Callable[[], None], **memory: object
-    ) -> None:
-        """An epoch is committed: hand its PSK to the engine. chain: brings the epoch chain up to date. memory: what
-        else is to be remembered of it."""
+        self, keys: EpochKeys, now: Now, *, handshake_now: bool, chain: Callable[[], None], made: float | None = None,
+        **memory: object,
+    ) -> None:  # fmt: skip
+        """An epoch is committed: hand its PSK to the engine. chain: brings the epoch chain up to date. made: monotonic
+        seconds, where not now. memory: what else is to be remembered of it."""
+        begins_anew = self.memory.had_epochs and not keys.chained
         self.floor = max(self.floor, keys.epoch)
         self.epoch = max(self.epoch, keys.epoch)
         # First of all: a crash between the two must not let an older epoch in later.
@@ -137,10 +150,13 @@ class PeerContext:
         else:
             self.effects.append(Install(self.name, keys.epoch, keys.psk.copy(), None, None, handshake_now, suite))
         chain()
-        info = EpochInfo.of(keys, now.mono)
+        info = EpochInfo.of(keys, now.mono if made is None else made)
         self._forget_epochs(now)
         self.epochs[keys.epoch] = info
         self.guard.install(info)
+        if begins_anew:
+            detail = "one end had lost the chain's secrets: what earlier epochs had of QKD protects no more"
+            self.notice("chain.reset", epoch=keys.epoch, detail=detail)
         self.show_protection()
 
     def _forget_epochs(self, now: Now) -> None:

@@ -47,10 +47,11 @@ class PeerRekey:
         random_bytes: RandomBytes,
         tickets: Iterator[int],
         used: UsedKeys,
+        effects: list[Effect],
         encapsulate: Encapsulate | None = None,
         delay: float = 0.0,
     ) -> None:
-        self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, used, encapsulate)
+        self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, used, effects, encapsulate)
         self.settings = settings
         self.outbound = Outbound(self.context)
         self.inbound = Inbound(self.context)
@@ -74,10 +75,6 @@ class PeerRekey:
             self._next,
             guard.deadline,
         )
-
-    def take_effects(self) -> list[Effect]:
-        effects, self.context.effects = self.context.effects, []
-        return effects
 
     @property
     def deadline(self) -> float | None:
@@ -148,7 +145,7 @@ class PeerRekey:
             )  # fmt: skip
             return True
         if self.outbound.state in (OutState.OFFERED, OutState.FETCHING):
-            if context.higher and self.outbound.state is OutState.OFFERED:
+            if context.higher and self.outbound.insists(now):
                 self.outbound.repeat(address, now)
                 return True  # both began at once: the higher identity goes first, the other end yields to our offer
             self.outbound.yield_to_peer()

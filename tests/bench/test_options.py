@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from qtunnel.bench.options import (
     FloodOptions,
+    HandshakeOptions,
+    HubOptions,
     LinkOptions,
     RekeyOptions,
     TunnelOptions,
@@ -16,12 +19,16 @@ from qtunnel.bench.options import (
 )
 from qtunnel.errors import BenchError
 
+Options = TunnelOptions | RekeyOptions | FloodOptions | HandshakeOptions | HubOptions
+
 
 def test_what_is_left_out_is_sane() -> None:
     TunnelOptions(against=shutil.which("sh") or "").check()
     TunnelOptions(against="standard", mode="record", link=LinkOptions(congestion="reno")).check()
     RekeyOptions().check()
     FloodOptions().check()
+    HandshakeOptions().check()
+    HubOptions().check()
 
 
 @pytest.mark.parametrize(
@@ -46,9 +53,14 @@ def test_what_is_left_out_is_sane() -> None:
         (FloodOptions(seconds=0.5), "--seconds is 1 to 360"),
         (FloodOptions(interval=100), "--interval is 0.05 to 15"),
         (FloodOptions(load=-1), "--load is 0 to"),
+        (HandshakeOptions(rekeys=0), "--rekeys is 1 to"),
+        (HubOptions(peers=0), "--peers is 1 to"),
+        (HubOptions(round=0.5), "--round is 1 to"),
+        (HubOptions(idle=float("nan")), "--idle is 1 to"),
+        (HubOptions(state_dir=Path("state")), "--state-dir is an absolute path"),
     ],
 )
-def test_refusals_say_what_would_be_right(options: TunnelOptions | RekeyOptions | FloodOptions, words: str) -> None:
+def test_refusals_say_what_would_be_right(options: Options, words: str) -> None:
     with pytest.raises(BenchError, match=words):
         options.check()
 
