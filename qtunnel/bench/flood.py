@@ -13,7 +13,6 @@ import platform
 import signal
 import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,25 +27,20 @@ from qtunnel.bench import flood_source, processes, tools
 from qtunnel.bench.flood_site import INNER, PORT, TARGET, Site
 from qtunnel.bench.link import ADDRESS, ENDS
 from qtunnel.bench.options import FloodOptions
+from qtunnel.bench.program import POLL, START_BOUND, Program
 from qtunnel.control.client import ControlClient
 from qtunnel.errors import BenchError, ControlError, SandboxError
 from qtunnel.handshake.fragments import Message, MessageType, cut, mac1_key
 from qtunnel.sandbox import pinger
-from qtunnel.sandbox.namespaces import Network
-from qtunnel.sandbox.programs import iperf_received, qtunnel_command
+from qtunnel.sandbox.programs import iperf_received
 
 Say = Callable[[str], None]
 
-START_BOUND = 60.0
-"""Seconds for a KME, a daemon, or the first epoch."""
 CONTACT_BOUND = 45.0
 """Seconds for a first epoch beside a flood: an attempt and a half. It takes luck, where the flood is more than the
 processor can look at."""
 REKEY_BOUND = 60.0
-STOP_BOUND = 30.0
 SLACK = 30.0
-POLL = 0.05
-TAIL = 4
 MESSAGES = 1024
 """Different forged first messages; three datagrams each."""
 FIRST_MESSAGE = 3294
@@ -187,8 +181,8 @@ class _Run:
             raise BenchError("no first message was seen that could be sent again")
         self._file(kind).write_bytes(b"".join(flood_source.LENGTH.pack(len(one)) + one for one in datagrams))
 
-    def program(self, end: str, name: str, *arguments: str) -> _Program:
-        return _Program(self._site.networks[end], self._site.directory, name, *arguments)
+    def program(self, end: str, name: str, *arguments: str) -> Program:
+        return Program(self._site.networks[end], self._site.directory, name, *arguments)
 
     @contextmanager
     def flooding(self, kind: str, seconds: float) -> Iterator[Callable[[], float]]:
@@ -248,7 +242,7 @@ class _Run:
                 raise BenchError(f"the tunnel is not up after {START_BOUND:g} s")
             time.sleep(POLL)
 
-    def measure(self, kind: str, kme: _Program, daemon: int) -> Stretch:
+    def measure(self, kind: str, kme: Program, daemon: int) -> Stretch:
         """One stretch: a TCP flow, echoes, and rekeys one after the other, beside a flood of that kind."""
         options = self._options
         calls, spent, began = _key_calls(kme), processes.cpu_seconds(daemon), time.monotonic()
@@ -315,62 +309,7 @@ class _Run:
                 yield end
 
 
-def _key_calls(kme: _Program) -> tuple[int, int]:
+def _key_calls(kme: Program) -> tuple[int, int]:
     """Of enc_keys and dec_keys, so far."""
     text = kme.text()
     return text.count("call=enc_keys"), text.count("call=dec_keys")
-
-
-class _Program:
-    """A program in its network, with its output in ``NAME.log``; ended with the context."""
-
-    def __init__(self, network: Network, directory: Path, name: str, *arguments: str) -> None:
-        self.name, self._log = name, directory / f"{name}.log"
-        with network.entered(), self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                qtunnel_command(*arguments), cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,  # Ctrl-C is for the benchmark
-            )  # fmt: skip
-
-    def __enter__(self) -> _Program:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-
-    def text(self) -> str:
-        return self._log.read_text(errors="replace")
-
-    def check(self) -> None:
-        """Raises ``BenchError`` with its last words where it ended."""
-        if self._process.poll() is not None:
-            lines = [line for line in self.text().splitlines() if line.strip()]
-            words = " | ".join(lines[-TAIL:])
-            raise BenchError(f"{self.name} ended with exit code {self._process.returncode}: {words}")
-
-    def until(self, event: str) -> None:
-        """Until its log has that event."""
-        if not self.says(event, START_BOUND):
-            raise BenchError(f"{self.name}: no {event} after {START_BOUND:g} s")
-
-    def says(self, event: str, bound: float) -> bool:
-        """Whether its log has that event within so many seconds."""
-        limit = time.monotonic() + bound
-        while f"event={event}" not in self.text():
-            self.check()
-            if time.monotonic() > limit:
-                return False
-            time.sleep(POLL)
-        return True
-
-    def stop(self) -> None:
-        """SIGTERM, and wait; raises ``BenchError`` where it does not end well."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            code = self._process.wait(STOP_BOUND)
-        except subprocess.TimeoutExpired:
-            raise BenchError(f"{self.name} did not stop within {STOP_BOUND:g} s") from None
-        if code:
-            self.check()
