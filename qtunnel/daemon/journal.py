@@ -30,6 +30,7 @@ LEVELS = {
     "endpoint.unresolved": "warning",
     "state.damaged": "warning",
     "state.unwritable": "error",
+    "config.refused": "error",
     "rekey.started": "debug",
 }
 """Kinds that are not at level info."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
-from qtunnel.rekey.model import Effect
+from qtunnel.rekey.model import Effect, Install
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
@@ -54,9 +54,14 @@ class Lanes:
         for peer in peers:
             lane = self._lanes.get(peer)
             while lane is not None and len(lane) > 1:
-                lane.pop()
+                _wipe(lane.pop())
         if self._held is not None:
-            self._held = deque((effect, alone) for effect, alone in self._held if alone or effect.peer not in peers)
+            held, self._held = self._held, deque()
+            for effect, alone in held:
+                if alone or effect.peer not in peers:
+                    self._held.append((effect, alone))
+                else:
+                    _wipe(effect)
 
     async def _drive(self, peer: str, lane: deque[Effect]) -> None:
         while lane:
@@ -73,3 +78,11 @@ class Lanes:
         held, self._held = self._held, None
         for waiting, alone in held or ():
             (self.put_alone if alone else self.put)(waiting)
+
+
+def _wipe(effect: Effect) -> None:
+    """Of an effect that is not carried out no key may be left."""
+    if isinstance(effect, Install):
+        for psk in (effect.psk, effect.previous_psk):
+            if psk is not None:
+                psk.wipe()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from qtunnel.config import PeerConfig
 from qtunnel.control.messages import PeerStatus, UsedKey
 from qtunnel.engines.base import PeerStats, format_endpoint
-from qtunnel.keys.policy import Protection, level, satisfies
+from qtunnel.keys.policy import Protection, level, satisfies, sources_required
 from qtunnel.rekey.model import EpochInfo
 from qtunnel.rekey.peer import PeerView
 
@@ -69,6 +69,14 @@ def is_stale(peer: PeerConfig, view: PeerView, stats: PeerStats | None, now: flo
         return False
     info = in_force(view, stats)
     return info is None or now - info.made > peer.qkd.max_age
+
+
+def falls_short(peer: PeerConfig, info: EpochInfo | None) -> bool:
+    """Whether an epoch has fewer QKD keys than the policy requires, from sources that still are the peer's."""
+    if info is None:
+        return False
+    counted = sum(name in peer.qkd.sources for name in info.sources)
+    return counted < sources_required(peer.policy)
 
 
 def in_force(view: PeerView, stats: PeerStats | None) -> EpochInfo | None:

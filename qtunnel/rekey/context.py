@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ from qtunnel.rekey.model import Effect, EpochInfo, Fetched, Install, Memory, Not
 from qtunnel.rekey.protection import Guard
 from qtunnel.rekey.timing import KEY_LIFETIME, REPLACED_KEPT
 from qtunnel.secret import RandomBytes, Secret
-from qtunnel.terms import ChainPolicy, Policy, QkdPolicy, record_suite
+from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy, record_suite
 
 OVERTAKEN = {
     Shortfall.QKD: ("qkd-required", "the policy has become stricter while the exchange was under way"),
@@ -83,6 +83,10 @@ class PeerContext:
         """A random number, 0 <= x < 1."""
         return int.from_bytes(self.random_bytes(6), "big") / (1 << 48)
 
+    def reschedule(self) -> None:
+        """The schedule by the settings as they are now; failures in a row go on being counted."""
+        self.schedule = Schedule(self.settings.interval, self.settings.jitter, failures=self.schedule.failures)
+
     def notice(self, kind: str, **fields: object) -> None:
         self.effects.append(Notice(self.name, kind, fields))
 
@@ -105,7 +109,11 @@ class PeerContext:
 
     def overtaken(self, keys: EpochKeys) -> Shortfall | None:
         """Why keys that were good when their answer was made are not to be installed any more; None if they are."""
-        return self.judge(self.policy, len(keys.keys), chained=keys.chained)
+        return self.judge(self.policy, self.counted(keys.keys), chained=keys.chained)
+
+    def counted(self, keys: Iterable[KeyRef]) -> int:
+        """Sources of an epoch that still are the peer's: the configuration may have changed during its exchange."""
+        return len({key.source for key in keys if key.source in self.settings.sources})
 
     @property
     def chain_lost(self) -> bool:

@@ -356,6 +356,12 @@ class Inbound:
         self._context.notice("rekey.failed", role="responder", reason="no-commit", detail="the peer never committed")
         self._end(InEvent.EXPIRED)
 
+    def forget(self) -> None:
+        """What is under way can come to nothing any more; the peer begins another exchange."""
+        if self.state is not InState.IDLE:
+            self._end(InEvent.EXPIRED)
+        self._sent = None
+
     def _end(self, event: InEvent) -> None:
         self._machine.fire(event)
         self._drop()

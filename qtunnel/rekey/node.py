@@ -71,6 +71,13 @@ class RekeyNode:
         self._agenda.plan(settings.name, peer.deadline)
         self._by_id[settings.public.id] = peer
 
+    def change_peer(self, settings: PeerSettings, now: Now) -> None:
+        """Other settings for a peer of the same name and identity; what is in force goes on where they allow it."""
+        peer = self.peers[settings.name]
+        if peer.settings.public.id != settings.public.id:
+            raise ValueError("another identity is another peer: remove the old one and add the new")
+        self._contained(peer, now, lambda: peer.change(settings, now))
+
     def remove_peer(self, name: str) -> None:
         """Forget a peer, what was to be done for it, and wipe what was held for it."""
         peer = self.peers.pop(name)
