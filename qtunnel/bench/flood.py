@@ -267,9 +267,9 @@ class _Run:
         return Stretch(kind, rate, gbps, done, failed, echoes, used, cpu, processes.memory(daemon))
 
     def _rekeys(self, seconds: float) -> tuple[list[float], list[str]]:
-        """As many as the time allows, at alice and at bob in turns."""
+        """As many as the time allows, at alice and at bob in turns; at least one at each."""
         done, failed, limit, number = list[float](), list[str](), time.monotonic() + seconds, 0
-        while time.monotonic() < limit:
+        while number < len(ENDS) or time.monotonic() < limit:
             end, peer = ENDS[number % 2], ENDS[1 - number % 2]
             start = time.monotonic()
             try:
