@@ -52,6 +52,7 @@ BASE = {
     "secret": Room("the one type that holds key material", ("errors",)),
     "files": Room("secret files: who may read them, the one loader", ("errors", "secret")),
     "addresses": Room("IP addresses parsed by the C library"),
+    "load": Room("when a rate of messages is load"),
     "crypto": Room("the libraries' primitives, typed; one tree of labels", ("errors", "secret")),
     "identity": Room("a gateway's seed and public keys", ("crypto", "errors", "files", "secret")),
 }
@@ -82,15 +83,16 @@ ROOMS = {
     "daemon": Room(
         "the shell around rekey: sockets, sources, engine, state, status",
         ("config", "control", "drivers", "engines", "events", "handshake", "keys", "rekey", "sd_notify", "telemetry"),
-        {"handshake": ("settings.py",)},
+        {"handshake": ("settings.py", "transport.py")},
     ),
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),
     "demo": Room("all of it on one machine", ("config", "control", "kme", "sandbox")),
     "bench": Room(
-        "what engine, rekey and hub carry and cost",
+        "what engine, rekey and hub carry and cost; what a flood does",
         ("control", "drivers", "engines", "handshake", "keys", "kme", "rekey", "sandbox"),
-        {"control": ("hub.py",), "drivers": ("hub_peers.py",), "handshake": ("handshake.py", "hub_peers.py"),
-         "keys": ("hub_peers.py",), "kme": ("hub_site.py",), "rekey": ("handshake.py", "hub_peers.py")},
+        {"control": ("flood.py", "hub.py"), "drivers": ("hub_peers.py",),
+         "handshake": ("flood.py", "handshake.py", "hub_peers.py"), "keys": ("hub_peers.py",),
+         "kme": ("flood_site.py", "hub_site.py"), "rekey": ("handshake.py", "hub_peers.py")},
     ),
     "cli": Room(
         "the commands; each may import the room of its own name",

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from kyber_py.ml_kem import ML_KEM_768, ML_KEM_1024
+from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_encrypt
 
 from tests.docs_tables import Document, Table
 
@@ -174,7 +175,9 @@ def encode_answer(values: dict[str, int | bytes], accepted: Sequence[int], detai
 # 3 Datagrams
 
 
-def datagrams(kind: int, suite: Suite, exchange: bytes, body: bytes, receiver: bytes) -> list[bytes]:
+def datagrams(
+    kind: int, suite: Suite, exchange: bytes, body: bytes, receiver: bytes, cookie: bytes | None = None
+) -> list[bytes]:
     key = sha512(label("handshake/mac1") + receiver)[0:32]
     count = -(-len(body) // 1176)
     made = []
@@ -184,8 +187,28 @@ def datagrams(kind: int, suite: Suite, exchange: bytes, body: bytes, receiver: b
             "exchange id": exchange,
         }  # fmt: skip
         data = pack(HEADER, values) + body[1176 * index : 1176 * (index + 1)]
-        made.append(data + hmac.digest(key, data, "sha512")[0:16] + bytes(16))
+        data += hmac.digest(key, data, "sha512")[0:16]
+        made.append(data + (bytes(16) if cookie is None else hmac.digest(cookie, data, "sha512")[0:16]))
     return made
+
+
+COOKIE_REPLY = DOCUMENT.table("3.4", "offset")
+
+
+def cookie_of(secret: bytes, source: bytes) -> bytes:
+    """3.4."""
+    return hmac.digest(secret, source, "sha512")[0:16]
+
+
+def cookie_reply(datagram: bytes, cookie: bytes, nonce: bytes, responder: bytes) -> bytes:
+    """3.4. responder: its id."""
+    key = sha512(label("handshake/cookie") + responder)[0:32]
+    sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(cookie, datagram[-32:-16], nonce, key)
+    values: dict[str, int | bytes] = {
+        "type": 5, "version": 1, "suite": datagram[2:4], "index": datagram[4], "exchange id": datagram[8:24],
+        "nonce": nonce, "sealed": sealed,
+    }  # fmt: skip
+    return pack(COOKIE_REPLY, values)
 
 
 # 4 The exchange

@@ -17,6 +17,7 @@ import pytest
 from cryptography.exceptions import InvalidTag
 
 import qtunnel.constants
+import qtunnel.crypto.cookie
 import qtunnel.handshake.fragments
 import qtunnel.handshake.messages
 import qtunnel.keys.chain
@@ -28,7 +29,7 @@ import qtunnel.rekey.timing
 from qtunnel.crypto.kdf import Label
 from qtunnel.crypto.kem import KEMS
 from qtunnel.errors import HandshakeError
-from qtunnel.handshake import fragments, messages
+from qtunnel.handshake import cookies, fragments, messages
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
 from qtunnel.handshake.suites import SUITES
@@ -174,6 +175,21 @@ def test_datagrams_and_chain_ids(vector: dict[str, Any]) -> None:
         assert docs.chain_id(reading.chain_secret, reading.chain["epoch"]).hex() == reading.chain["id"]
 
 
+@each_vector
+def test_cookies(vector: dict[str, Any]) -> None:
+    reading = Reading(vector)
+    raw, bob = reading.raw, reading.bob.id
+    cookie = docs.cookie_of(raw("cookie_secret"), raw("cookie_source"))
+    plain = docs.datagrams(1, reading.suite, reading.exchange, raw("init"), bob)
+    assert docs.cookie_reply(plain[0], cookie, raw("cookie_nonce"), bob).hex() == vector["cookie_reply"]
+    made = docs.datagrams(1, reading.suite, reading.exchange, raw("init"), bob, cookie)
+    assert [one.hex() for one in made] == vector["init_datagrams_with_cookie"]
+    assert {len(one) for one in plain[:-1]} == {1232}
+    values = docs.COOKIE_REPLY.mapping("field", "value")
+    assert (values["type"], values["version"]) == (str(cookies.COOKIE_TYPE), str(fragments.VERSION))
+    assert f"all of its {cookies.REPLY_SIZE} bytes" in DOCUMENT.prose
+
+
 @pytest.mark.parametrize("message,of_the_code", [("1", messages.Init), ("2", messages.Response)])
 def test_tokens(message: str, of_the_code: type) -> None:
     """The overview, the steps and the code's own words name the same tokens in the same order."""
@@ -263,6 +279,8 @@ def test_header_and_receiving() -> None:
     with pytest.raises(HandshakeError, match="size"):
         fragments.parse(bytes(1233), key)
     with pytest.raises(HandshakeError, match="identity"):
+        fragments.parse(made[0][:-32] + bytes(32), key)
+    with pytest.raises(HandshakeError, match="numbers"):
         fragments.parse(bytes(57), key)
 
 
@@ -353,10 +371,11 @@ def test_states() -> None:
     assert _transitions("state", "5.3", InState) == {(state, to) for (state, _), to in IN_TABLE.items()}
 
 
-NOT_OF_THE_PROTOCOL = {"UNANSWERED_AFTER", "REPLACED_KEPT", "RESTART_AFTER_DEFECT"}
+NOT_OF_THE_PROTOCOL = {"TELL_BURST", "TELL_RATE", "UNANSWERED_AFTER", "REPLACED_KEPT", "RESTART_AFTER_DEFECT"}
 """What an end keeps for its status, and how it heals from its own defects."""
 NUMBERS: list[tuple[str, tuple[ModuleType, ...]]] = [
     ("3.3", (qtunnel.handshake.fragments,)),
+    ("3.4", (qtunnel.crypto.cookie, qtunnel.rekey.limits)),
     ("5.8", (
         qtunnel.rekey.timing, qtunnel.rekey.limits, qtunnel.rekey.node, qtunnel.keys.schedule, qtunnel.keys.chain,
         qtunnel.handshake.messages, qtunnel.constants,
@@ -403,7 +422,7 @@ def test_numbers_of_records_and_loss() -> None:
 
 
 def test_every_number_of_the_rekeying_core_is_there() -> None:
-    described = set(DOCUMENT.table("5.8", "name").column("name"))
+    described = {name for section in ("3.4", "5.8") for name in DOCUMENT.table(section, "name").column("name")}
     for module in (qtunnel.rekey.timing, qtunnel.rekey.limits, qtunnel.keys.schedule):
         defined = {name for name in vars(module) if name.isupper() and not name.startswith("_")}
         assert defined - NOT_OF_THE_PROTOCOL <= described

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import time
@@ -25,26 +24,19 @@ from qtunnel import __version__
 from qtunnel.bench import hub_site, processes, tools
 from qtunnel.bench.hub_site import HUB_ADDRESS, INTERFACE, PORT
 from qtunnel.bench.options import HubOptions
+from qtunnel.bench.program import POLL, START_BOUND, TAIL, Program
 from qtunnel.control.client import ControlClient
 from qtunnel.errors import BenchError
 from qtunnel.sandbox.namespaces import Network
 from qtunnel.sandbox.programs import qtunnel_command
 
 PEERS_PER_PROCESS = 250
-START_BOUND = 60.0
-"""Seconds for the KME, the peers' processes or the daemon to be ready; each takes a few."""
-
 UP_BOUND = 120.0
 """Seconds for all peers to be up, or for the last ones of a round."""
 
-STOP_BOUND = 30.0
 SETTLE, SETTLE_PER_PEER = 5.0, 1 / 64
 """Seconds after all are up that count for nothing: the daemon goes on looking at the routes that it has made, 64 a
 second."""
-
-POLL = 0.1
-TAIL = 4
-"""Lines of a program's output that an error repeats."""
 
 PROGRAMS = {"daemon": "hub.yaml", "engine": INTERFACE, "kme": "kme.yaml"}
 """By what stands in their command lines."""
@@ -132,7 +124,7 @@ def hub(options: HubOptions, say: Say) -> Outcome:
     check = _timed(lambda: _run(networks["hub"], directory, "check", "hub.yaml"))
     with contextlib.ExitStack() as stack:
         if options.qkd:
-            kme = stack.enter_context(_Program(networks["hub"], directory, "kme", "kme", "serve", "kme.yaml"))
+            kme = stack.enter_context(Program(networks["hub"], directory, "kme", "kme", "serve", "kme.yaml"))
             kme.until("kme.ready")
         peers = [
             stack.enter_context(_Peers(networks["far"], directory, first, options))
@@ -142,7 +134,7 @@ def hub(options: HubOptions, say: Say) -> Outcome:
             process.await_ready()
         say(f"qtunnel check takes {check:.1f} s; starting the hub")
         start = time.monotonic()
-        daemon = stack.enter_context(_Program(networks["hub"], directory, "daemon", "run", "--config", "hub.yaml"))
+        daemon = stack.enter_context(Program(networks["hub"], directory, "daemon", "run", "--config", "hub.yaml"))
         daemon.until("daemon.ready")
         ready = time.monotonic() - start
         say(f"ready after {ready:.1f} s; all peers begin")
@@ -202,7 +194,7 @@ def _check_status(directory: Path, options: HubOptions) -> None:
 class _Watch:
     """Looks at what the peers report and at what the hub's programs cost."""
 
-    def __init__(self, peers: list[_Peers], daemon: _Program, qkd: bool) -> None:
+    def __init__(self, peers: list[_Peers], daemon: Program, qkd: bool) -> None:
         self._peers, self._daemon = peers, daemon
         self.pids: dict[str, int] = {}
         for name, word in PROGRAMS.items():
@@ -247,56 +239,6 @@ class _Watch:
             sum((Counter(report["failed"]) for report in seen), Counter[str]()),
             [seconds for report in seen for seconds in report["seconds"]],
         )
-
-
-class _Program:
-    """A program of the hub, in its network, with its output in ``NAME.log``; ended with the context."""
-
-    def __init__(self, network: Network, directory: Path, name: str, *arguments: str) -> None:
-        self.name, self._log = name, directory / f"{name}.log"
-        with network.entered(), self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                qtunnel_command(*arguments), cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,  # Ctrl-C is for the benchmark
-            )  # fmt: skip
-
-    def __enter__(self) -> _Program:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-
-    def text(self) -> str:
-        return self._log.read_text(errors="replace")
-
-    def check(self) -> None:
-        """Raises ``BenchError`` with its last words where it ended."""
-        if self._process.poll() is not None:
-            lines = [line for line in self.text().splitlines() if line.strip()]
-            raise BenchError(
-                f"{self.name} ended with exit code {self._process.returncode}: {' | '.join(lines[-TAIL:])}"
-            )
-
-    def until(self, event: str) -> None:
-        """Until its log has that event."""
-        limit = time.monotonic() + START_BOUND
-        while f"event={event}" not in self.text():
-            self.check()
-            if time.monotonic() > limit:
-                raise BenchError(f"{self.name} is not ready after {START_BOUND:g} s")
-            time.sleep(POLL)
-
-    def stop(self) -> None:
-        """SIGTERM, and wait; raises ``BenchError`` where it does not end well."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            code = self._process.wait(STOP_BOUND)
-        except subprocess.TimeoutExpired:
-            raise BenchError(f"{self.name} did not stop within {STOP_BOUND:g} s") from None
-        if code:
-            self.check()
 
 
 class _Peers:

@@ -171,6 +171,47 @@ class HubOptions:
             raise BenchError("--state-dir is an absolute path, of a directory that is missing or empty")
 
 
+FLOODS = ("garbage", "shape", "mac1", "replay", "peer")
+"""Random bytes; first messages by their sizes and numbers, with a wrong mac1 and with a right one; recorded ones;
+those with a right mac1 from the address of the peer."""
+MAX_FLOOD = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class FloodOptions:
+    """``qtunnel bench flood``.
+
+    rate: datagrams per second. seconds: of each stretch. interval: seconds between two rekeys. load: Mbit/s of the TCP
+    flow, 0 for as much as the tunnel takes.
+    """
+
+    rate: int = 50_000
+    seconds: float = 15.0
+    interval: float = 1.5
+    load: int = 0
+    kinds: tuple[str, ...] = FLOODS
+
+    def check(self) -> None:
+        """Raises ``BenchError`` where it cannot be done."""
+        if not 100 <= self.rate <= MAX_FLOOD:
+            raise BenchError(f"--rate is 100 to {MAX_FLOOD} datagrams a second, not {self.rate}")
+        if not MIN_SECONDS <= self.seconds <= MAX_SECONDS / 10:
+            raise BenchError(f"--seconds is {MIN_SECONDS:g} to {MAX_SECONDS / 10:g}, not {self.seconds:g}")
+        if not 0.05 <= self.interval <= self.seconds:
+            raise BenchError(f"--interval is 0.05 to {self.seconds:g} seconds, not {self.interval:g}")
+        if not 0 <= self.load <= 100_000:
+            raise BenchError(f"--load is 0 to 100000 Mbit/s, not {self.load}")
+
+
+def parse_floods(text: str) -> tuple[str, ...]:
+    """``mac1,replay`` in the order of ``FLOODS``; raises ``BenchError`` that lists what there is."""
+    wanted = {word.strip() for word in text.split(",")}
+    unknown = sorted(wanted - set(FLOODS))
+    if unknown:
+        raise BenchError(f"--only: no flood {', '.join(map(repr, unknown))}; there are: {', '.join(FLOODS)}")
+    return tuple(kind for kind in FLOODS if kind in wanted)
+
+
 def _check_suite(mode: Mode, suite: Suite) -> None:
     if mode == "standard" and suite != "chacha20-poly1305":
         raise BenchError(f"standard mode knows chacha20-poly1305 only; for {suite} add --mode record")

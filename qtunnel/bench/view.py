@@ -6,6 +6,7 @@ import os
 
 from rich.table import Table
 
+from qtunnel.bench import flood
 from qtunnel.bench.handshake import Outcome as HandshakeOutcome
 from qtunnel.bench.hub import Outcome as HubOutcome
 from qtunnel.bench.rekey import Outcome
@@ -90,6 +91,28 @@ def hub_table(outcome: HubOutcome) -> Table:
         table.add_row(
             name, f"{outcome.idle.cpu[name]:.1f}", f"{whole.cpu[name]:.1f}", f"{now / 1e6:.0f}", f"{peak / 1e6:.0f}"
         )
+    return table
+
+
+def flood_table(outcome: flood.Outcome) -> Table:
+    """The tunnel and its rekeys without and with floods."""
+    options = outcome.options
+    contact = "none" if outcome.contact is None else f"{outcome.contact:.1f} s"
+    table = Table(
+        title=f"floods of {options.rate:,} datagrams/s, {options.seconds:g} s each; {os.cpu_count()} processors",
+        caption=f"first contact of an unknown address beside a flood: {contact}; peak memory of the daemon: "
+        f"{outcome.peak_memory / 1e6:.0f} MB",
+    )
+    table.add_column("flood", no_wrap=True)
+    for heading in ("sent/s", "Gbit/s", "rekeys", "median, ms", "longest, ms", "echoes lost", "CPU, %"):
+        table.add_column(heading, justify="right")
+    for stretch in outcome.stretches:
+        told, lost = stretch.as_dict(), stretch.echoes[0] - stretch.echoes[1]
+        rekeys = len(stretch.rekeys)
+        table.add_row(
+            stretch.kind, f"{stretch.flood:,.0f}", f"{stretch.gbps:.3g}", f"{rekeys} of {rekeys + len(stretch.failed)}",
+            _figure(told["rekey_p50_ms"]), _figure(told["rekey_max_ms"]), f"{lost}", f"{stretch.cpu:.0f}",
+        )  # fmt: skip
     return table
 
 

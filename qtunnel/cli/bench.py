@@ -12,8 +12,10 @@ from pathlib import Path
 import click
 
 from qtunnel.bench.options import (
+    FLOODS,
     KINDS,
     USUAL_KINDS,
+    FloodOptions,
     HandshakeOptions,
     HubOptions,
     LinkOptions,
@@ -22,6 +24,7 @@ from qtunnel.bench.options import (
     Segmentation,
     Suite,
     TunnelOptions,
+    parse_floods,
     parse_kinds,
 )
 
@@ -202,6 +205,38 @@ def hub(peers: int, qkd: bool, seconds: float, idle: float, state_dir: Path | No
             Console().print(hub_table(outcome))
 
     _in_sandbox(run, {"ip": "iproute2"})
+
+
+@bench.command()
+@click.option("--rate", type=int, default=50_000, show_default=True, help="Datagrams a second.")
+@click.option("--seconds", type=float, default=15.0, show_default=True, help="How long each flood takes.")
+@click.option("--interval", type=float, default=1.5, show_default=True, help="Seconds between two rekeys.")
+@click.option("--load", type=int, default=0, metavar="MBIT",
+              help="Mbit/s of the TCP flow.  [default: as much as the tunnel takes]")  # fmt: skip
+@click.option("--only", default=",".join(FLOODS), show_default=True, metavar="KINDS", help="Which floods.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
+def flood(rate: int, seconds: float, interval: float, load: int, only: str, as_json: bool) -> None:
+    """Flood a gateway's handshake port from forged addresses, beside a TCP flow, echoes and rekeys with QKD keys.
+
+    The same without a flood comes first. The program that makes the flood takes a core for itself.
+    """
+    os.environ["PATH"] = _path()
+    options = FloodOptions(rate, seconds, interval, load, parse_floods(only))
+    options.check()
+
+    def run() -> None:
+        from rich.console import Console
+
+        from qtunnel.bench.flood import flood as measured
+        from qtunnel.bench.view import flood_table
+
+        outcome = measured(options, _say())
+        if as_json:
+            print(json.dumps(outcome.as_dict()), flush=True)
+        else:
+            Console().print(flood_table(outcome))
+
+    _in_sandbox(run, {"ip": "iproute2", "iperf3": "iperf3"})
 
 
 def _path() -> str:

@@ -27,6 +27,7 @@ class Label(Enum):
     IDENTITY_ID = b"qtunnel/v1/identity/id"
     HANDSHAKE_PROLOGUE = b"qtunnel/v1/handshake/prologue"
     HANDSHAKE_MAC1 = b"qtunnel/v1/handshake/mac1"
+    HANDSHAKE_COOKIE = b"qtunnel/v1/handshake/cookie"
     HANDSHAKE_PSK_FRAMES = b"qtunnel/v1/handshake/psk-frames"
     EPOCH_PSK = b"qtunnel/v1/epoch/psk"
     EPOCH_CHAIN = b"qtunnel/v1/epoch/chain"

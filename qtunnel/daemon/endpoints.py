@@ -49,6 +49,10 @@ class Endpoints:
     def of(self, peer: str) -> Address | None:
         return self._addresses.get(peer)
 
+    def hosts(self) -> set[str]:
+        """The addresses at which peers are believed to be."""
+        return {address.host for address in self._addresses.values()}
+
     def text(self, peer: str) -> str | None:
         """For the status."""
         address = self._addresses.get(peer)

@@ -28,7 +28,7 @@ from qtunnel.daemon.plain import PlainPeers
 from qtunnel.daemon.reload import Apply, ConfigSource, Parts, Reloader
 from qtunnel.daemon.settings import all_settings, load_public
 from qtunnel.daemon.sources import KeySources, status_of
-from qtunnel.daemon.transport import Address, HandshakeSockets, source_of
+from qtunnel.daemon.transport import Address, Datagram, HandshakeSockets, cookie_source, source_of
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally, in_force, is_stale, peer_status, protection_in_force, sources_of
 from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
@@ -104,7 +104,7 @@ class Gateway:
         )
         self._memory: StateDirectory | None = None
         self._sources = KeySources(config, self._events, lambda peer, stock: self._core.supply(peer, stock, now()))
-        self._core = RekeyNode(self._identity, os.urandom, source_of=source_of)
+        self._core = RekeyNode(self._identity, os.urandom, source_of=source_of, cookie_source=cookie_source)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._plain = PlainPeers(config, self._endpoints.doubt)
@@ -190,13 +190,19 @@ class Gateway:
 
     # -- into the core
 
-    def _receive(self, datagram: bytes, address: Address) -> None:
-        if not self._core.peers:
+    def _receive(self, datagrams: list[Datagram], expected: bool) -> None:
+        core, present = self._core, now()
+        if not core.peers:
             return
-        heard = self._core.receive(datagram, address, now())
-        if heard is not None:
-            self._endpoints.heard(heard, address)
-        self._flush()
+        for datagram, address in datagrams:
+            heard = core.receive(datagram, address, present, expected=expected)
+            if heard is not None:
+                self._endpoints.heard(heard, address)
+        for reply, to in core.take_replies():
+            assert isinstance(to, Address)
+            self._sockets.send(reply, to)
+        if core.stirred():  # not for each of a flood's datagrams
+            self._flush()
 
     async def _timer(self) -> None:
         while True:
@@ -272,6 +278,7 @@ class Gateway:
 
     async def _poll(self, *steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
+            self._sockets.expect(self._endpoints.hosts())
             await asyncio.sleep(POLL_INTERVAL)
             self._wake.set()  # timers of the event loop stand still while the machine sleeps, keys must not
             for step in steps:

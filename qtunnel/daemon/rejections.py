@@ -66,7 +66,9 @@ class Rejections:
     def admit(self, notice: Notice, now: float) -> Notice | None:
         """The notice as it is to be told, or None. now: monotonic seconds. Field ``from``: the peer whose address the
         message came from, where that is all that is known of its sender."""
-        self.total += 1
+        more = notice.fields.get("more", 0)
+        count = 1 + (more if isinstance(more, int) else 0)
+        self.total += count
         key = notice.kind, notice.peer or str(notice.fields.get("from", "")), str(notice.fields.get("reason"))
         said = self._said.get(key)
         if said is None:
@@ -75,9 +77,9 @@ class Rejections:
             self._said[key] = _Said(now)
             return notice
         if now - said.at < PAUSE:
-            said.unsaid += 1
+            said.unsaid += count
             return None
-        held_back, said.unsaid, said.at = said.unsaid, 0, now
+        held_back, said.unsaid, said.at = said.unsaid + count - 1, 0, now
         if not held_back:
             return notice
         return Notice(notice.peer, notice.kind, {**notice.fields, "more": held_back})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 import struct
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -21,6 +21,8 @@ MAC_SIZE = 16
 _HEADER = struct.Struct("!BBHBBH16s")  # type, version, suite, fragment, fragments, message length, exchange id
 OVERHEAD = _HEADER.size + 2 * MAC_SIZE
 MAX_PAYLOAD = MAX_DATAGRAM - OVERHEAD
+NO_COOKIE = bytes(MAC_SIZE)
+"""mac2 of who has no cookie."""
 MAX_FRAGMENTS = 8
 """9 kB: twice what ML-KEM-1024 needs, room for larger KEMs."""
 
@@ -39,6 +41,9 @@ class MessageType(IntEnum):
     RESPONSE = 2
     COMMIT = 3
     COMMITTED = 4
+
+
+_TYPES = {one.value: one for one in MessageType}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,8 @@ def mac1_key(identity_id: bytes) -> bytes:
     return sha512(Label.HANDSHAKE_MAC1.value, identity_id)[:32]
 
 
-def _mac1(key: bytes, data: bytes) -> bytes:
+def mac(key: bytes, data: bytes | bytearray | memoryview) -> bytes:
+    """The MAC of mac1, mac2 and cookies: HMAC-SHA-512, the first 16 bytes."""
     return hmac.digest(key, data, "sha512")[:MAC_SIZE]
 
 
@@ -82,34 +88,36 @@ def cut(message: Message, key: bytes) -> list[bytes]:
     for index in range(count):
         header = _HEADER.pack(message.type, VERSION, message.suite, index, count, len(message.body), message.exchange)
         data = header + message.body[index * MAX_PAYLOAD : (index + 1) * MAX_PAYLOAD]
-        datagrams.append(data + _mac1(key, data) + bytes(MAC_SIZE))
+        datagrams.append(data + mac(key, data) + NO_COOKIE)
     return datagrams
 
 
-def parse(datagram: bytes, key: bytes) -> Fragment:
+def parse(datagram: bytes, key: bytes, known: Callable[[MessageType, bytes], bool] | None = None) -> Fragment:
     """One fragment whose mac1 is right under our own ``mac1_key``; raises ``HandshakeError``.
 
-    mac1 is checked before anything else is looked at, so a scanner learns nothing.
+    What costs least comes first, as most of a flood ends there: sizes and numbers against each other, then whether the
+    exchange is one of ours (``known``, for all but first messages), then mac1. None of it gets an answer, so a scanner
+    learns nothing.
     """
-    if not OVERHEAD < len(datagram) <= MAX_DATAGRAM:
+    size = len(datagram)
+    if not OVERHEAD < size <= MAX_DATAGRAM:
         raise HandshakeError("malformed", "not the size of a datagram of the handshake")
-    end = len(datagram) - 2 * MAC_SIZE
-    if not hmac.compare_digest(_mac1(key, datagram[:end]), datagram[end : end + MAC_SIZE]):
-        raise HandshakeError("mac1", "not made for this gateway's identity")
     kind, version, suite, index, count, length, exchange = _HEADER.unpack_from(datagram)
+    if index >= count or count > MAX_FRAGMENTS or count != -(-length // MAX_PAYLOAD):
+        raise HandshakeError("malformed", "fragment numbers that do not fit each other, the length or the size")
+    end = size - 2 * MAC_SIZE
+    if end - _HEADER.size != (MAX_PAYLOAD if index < count - 1 else length - (count - 1) * MAX_PAYLOAD):
+        raise HandshakeError("malformed", "fragment numbers that do not fit each other, the length or the size")
+    type_ = _TYPES.get(kind)
+    if type_ is None:
+        raise HandshakeError("malformed", "unknown message type")
+    if known is not None and type_ is not MessageType.INIT and not known(type_, exchange):
+        raise HandshakeError("exchange", "belongs to no exchange that is under way")
+    if not hmac.compare_digest(mac(key, datagram[:end]), datagram[end : end + MAC_SIZE]):
+        raise HandshakeError("mac1", "not made for this gateway's identity")
     if version != VERSION:
         raise HandshakeError("version", f"peer speaks version {version} of the handshake, this is {VERSION}")
-    try:
-        known = MessageType(kind)
-    except ValueError:
-        raise HandshakeError("malformed", f"unknown message type {kind}") from None
-    payload = datagram[_HEADER.size : end]
-    if not 1 <= count <= MAX_FRAGMENTS or index >= count or count != -(-length // MAX_PAYLOAD):
-        raise HandshakeError("malformed", "fragment numbers that do not fit the length")
-    expected = MAX_PAYLOAD if index < count - 1 else length - (count - 1) * MAX_PAYLOAD
-    if len(payload) != expected:
-        raise HandshakeError("malformed", f"fragment of {len(payload)} bytes instead of {expected}")
-    return Fragment(known, suite, exchange, index, count, length, payload)
+    return Fragment(type_, suite, exchange, index, count, length, datagram[_HEADER.size : end])
 
 
 @dataclass(slots=True)

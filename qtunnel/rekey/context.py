@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from qtunnel.crypto.kem import Encapsulate
+from qtunnel.handshake.cookies import held
 from qtunnel.handshake.fragments import Message, MessageType, cut, mac1_key
 from qtunnel.handshake.transcript import EpochKeys
 from qtunnel.identity import Identity
@@ -49,6 +50,7 @@ class PeerContext:
         self.random_bytes, self.tickets, self.encapsulate = random_bytes, tickets, encapsulate
         self._used = used
         self.mac_key = mac1_key(settings.public.id)
+        self.cookie = held(settings.public.id)
         self.chain = EpochChain()
         self.ours = HeldKeys(KEY_LIFETIME)  # got from our source, to be offered
         self.theirs = HeldKeys(KEY_LIFETIME)  # fetched by the references that the peer offered
@@ -63,6 +65,7 @@ class PeerContext:
         self.effects = effects  # the node's, one for all peers
         self.peer_capabilities = 0  # as its last offer or answer had them
         self.peer_policy: Policy | None = None  # as it stood in the newest exchange that was proven
+        self.pressed: Callable[[float], bool] = lambda now: False  # whether we are flooded; now: monotonic seconds
         self._psk: tuple[int, Secret] | None = None
         self._protection = Protection.STARTING
 

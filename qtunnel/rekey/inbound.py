@@ -25,6 +25,8 @@ from qtunnel.rekey.limits import (
     OFFER_BURST,
     OFFER_RATE,
     OFFERS_REMEMBERED,
+    REPEAT_BURST,
+    REPEAT_RATE,
     TokenBucket,
 )
 from qtunnel.rekey.model import FetchById, Fetched, Now, Send
@@ -101,6 +103,7 @@ class Inbound:
         self._handled = ReplayTimes(OFFERS_REMEMBERED)
         self._offers = TokenBucket(OFFER_BURST, OFFER_RATE)
         self._fetches = TokenBucket(FETCH_BURST, FETCH_RATE)
+        self._repeats = TokenBucket(REPEAT_BURST, REPEAT_RATE)
 
     @property
     def state(self) -> InState:
@@ -149,13 +152,14 @@ class Inbound:
         """An offer was looked at: its like is a replay from now on, taken or not."""
         self._handled.add(timestamp, tai64n(now.unix_ns))
 
-    def repeated(self, exchange: bytes, body: bytes, address: Hashable) -> bool:
+    def repeated(self, exchange: bytes, body: bytes, address: Hashable, now: Now) -> bool:
         """Message 1 once more: answer as before, without any computation. False where it is news."""
         if self._responder is not None and self._responder.exchange == exchange and body == self._init:
             return True  # still fetching: the answer will come
         sent = self._sent
         if sent is not None and sent.exchange == exchange and body == sent.init:
-            self._send(sent.response, address)
+            if self._repeats.take(now.mono):
+                self._send(sent.response, address)
             return True
         return False
 
@@ -308,7 +312,7 @@ class Inbound:
         if sent is None or sent.exchange != exchange:
             return False
         if sent.commit:
-            if hmac.compare_digest(body, sent.commit):
+            if hmac.compare_digest(body, sent.commit) and self._repeats.take(now.mono):
                 self._confirm(sent, address)
             return False
         if self.state is not InState.ANSWERED or sealed is None:

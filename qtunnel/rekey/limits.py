@@ -21,6 +21,28 @@ KEYS_HELD = 64
 """Keys fetched for one peer and not yet committed: eight offers of 8 sources each; the 300 s of their life bound them
 further."""
 
+LOAD_FRAGMENTS = 300
+"""Datagrams of first messages within a second that mean load: some 100 messages, 7 % of a core, half of what is read at
+most. A hub of 1,000 peers has 25 a second with a schedule of 120 s; where all start at once, asking them for cookies
+costs one round trip."""
+CALM_FRAGMENTS = 100
+"""So many a second or fewer, and load ends: a third, so that a steady rate does not make it come and go ..."""
+LOAD_LASTS = 5.0
+"""... after so many seconds, in which an initiator repeats its message twice."""
+COOKIE_BURST = 200
+"""Cookie replies at once, and ..."""
+COOKIE_RATE = 10_000.0
+"""... a second. One costs 15 us of CPU (measured), and 5 to send: at most 20 % of a core, and 6.4 Mbit/s towards
+whoever's address was forged."""
+FRAGMENT_BURST = 400
+"""Datagrams of first messages with a valid cookie from one source under load: as many as its 50 messages have, ..."""
+FRAGMENT_RATE = 160.0
+"""... and those of its 20 messages a second. Who has one address turns the reassembly's memory over in 6 s."""
+TELL_BURST = 50
+"""Rejections that one way in tells of at once; telling of one costs as much as five rejections ..."""
+TELL_RATE = 50.0
+"""... and a second; the others are counted. The log has one in 10 s for each reason."""
+
 UNPROVEN_BURST = 500
 """First messages whose sender is not known yet: half the peers of a hub of 1,000 that all start at once ..."""
 UNPROVEN_RATE = 200.0
@@ -41,6 +63,14 @@ peer can cause: it takes 0.2 % of one core at most for it."""
 
 OFFERS_REMEMBERED = 64
 """Replay times of offers that came and were not committed: a repeated one makes no second call to a KME."""
+REPEAT_BURST = 16
+"""Answers to copies of what a peer sent: the eight retransmissions of an exchange each way, twice over ..."""
+REPEAT_RATE = 4.0
+"""... and a second: the quickest retransmission is after 0.5 s. Whoever saw a message can send copies of it."""
+RESPONSE_BURST = 8
+"""Second messages read for one exchange, and ..."""
+RESPONSE_RATE = 4.0
+"""... a second. One costs 1.1 ms (measured, ML-KEM-1024); who sees the exchange can forge any number of them."""
 EXCHANGES_REMEMBERED = 4
 """Ids of exchanges that a peer began, so that its retransmissions find it: of one under way, and of those before."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from itertools import count
-from typing import Any
 
 from qtunnel.crypto.kem import Encapsulate
 from qtunnel.errors import HandshakeError
-from qtunnel.handshake.fragments import Message, MessageType, Reassembler, mac1_key, parse
+from qtunnel.handshake.cookies import COOKIE_TYPE, CookieReply, mint
+from qtunnel.handshake.fragments import Message, MessageType, mac1_key, parse
 from qtunnel.handshake.messages import check_init_size
 from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.handshake.suites import SUITES
@@ -19,22 +19,13 @@ from qtunnel.keys.schedule import start_delay
 from qtunnel.keys.used import UsedKeys
 from qtunnel.rekey.agenda import Agenda
 from qtunnel.rekey.exchanges import Exchanges
-from qtunnel.rekey.limits import (
-    SOURCE_BURST,
-    SOURCE_RATE,
-    SOURCES,
-    UNPROVEN_BURST,
-    UNPROVEN_RATE,
-    TokenBucket,
-    TokenBuckets,
-)
+from qtunnel.rekey.gate import CookieSource, Gate, SourceOf
 from qtunnel.rekey.model import Block, Defect, Effect, Fetched, Heard, Memory, Notice, Now, PeerSettings, Remember
 from qtunnel.rekey.peer import PeerRekey
 from qtunnel.rekey.timing import RESTART_AFTER_DEFECT
 from qtunnel.secret import RandomBytes
 
-SourceOf = Callable[[Any], Hashable]
-"""From the address of a datagram to what of it a sender cannot change at will: not the port."""
+_COOKIE = bytes([COOKIE_TYPE])
 
 
 class RekeyNode:
@@ -50,15 +41,17 @@ class RekeyNode:
         *,
         encapsulate: Encapsulate | None = None,
         source_of: SourceOf = lambda address: address,
+        cookie_source: CookieSource = lambda address: repr(address).encode(),
     ) -> None:
         self.local = local
         self._random_bytes = random_bytes
         self._encapsulate = encapsulate
         self._mac_key = mac1_key(local.public.id)
-        self._reassembler = Reassembler()
-        self._source_of = source_of
-        self._sources = TokenBuckets(SOURCE_BURST, SOURCE_RATE, SOURCES)
-        self._unproven = TokenBucket(UNPROVEN_BURST, UNPROVEN_RATE)
+        cookies = mint(local.public.id, random_bytes)
+        self.expected, self.anybody = (Gate(cookies, source_of, cookie_source) for _ in range(2))
+        """For datagrams from where a peer is believed to be, and for all others: a flood of one does not touch the
+        other."""
+        self._stirred = False
         self._used = UsedKeys(random_bytes)
         self.peers: dict[str, PeerRekey] = {}
         self._by_id: dict[bytes, PeerRekey] = {}
@@ -78,6 +71,7 @@ class RekeyNode:
             self.local, settings, memory, now, self._random_bytes, self._tickets, self._used, self._effects,
             self._encapsulate, delay, lambda: len(self.peers),
         )  # fmt: skip
+        peer.context.pressed = lambda now: self.expected.loaded(now) or self.anybody.loaded(now)
         self.peers[settings.name] = peer
         self._agenda.plan(settings.name, peer.deadline)
         self._by_id[settings.public.id] = peer
@@ -169,46 +163,77 @@ class RekeyNode:
             return
         self._contained(peer, now, lambda: peer.fetched(ticket, result, now))
 
-    def receive(self, datagram: bytes, address: Hashable, now: Now) -> Heard | None:
-        """One datagram from ``address``. Who spoke, where that says something of where the peer is."""
+    def receive(self, datagram: bytes, address: Hashable, now: Now, *, expected: bool = False) -> Heard | None:
+        """One datagram from ``address``. Who spoke, where that says something of where the peer is.
+
+        expected: a peer is believed to be there. That is no proof; it only decides whose flood could hinder it.
+        """
+        gate = self.expected if expected else self.anybody
         try:
-            fragment = parse(datagram, self._mac_key)
-            message = self._reassembler.add(address, fragment, now.mono)
-            return None if message is None else self._message(message, address, now)
+            if datagram[:1] == _COOKIE:
+                self._cookie_reply(datagram, now)
+                return None
+            fragment = parse(datagram, self._mac_key, self._is_known)
+            message = gate.fragment(fragment, datagram, address, now.mono)
+            return None if message is None else self._message(message, gate, address, now)
         except HandshakeError as error:
-            self._reject(error, address)
+            rejected = error
         except Exception as error:  # of a sender that is not known yet: nobody's tunnel is touched
-            self._reject(HandshakeError("defect", f"reading it failed ({type(error).__name__})"), address)
+            rejected = HandshakeError("defect", f"reading it failed ({type(error).__name__})")
+        notice = gate.tell(rejected, address, now.mono)
+        if notice is not None:
+            self._effects.append(notice)
+            self._stirred = True
         return None
 
-    def _message(self, message: Message, address: Hashable, now: Now) -> Heard | None:
-        if message.type is MessageType.INIT:
-            return self._init(message, address, now)
-        route = self._exchanges.of_theirs if message.type is MessageType.COMMIT else self._exchanges.of_ours
-        name = route(message.exchange)
+    def take_replies(self) -> list[tuple[bytes, Hashable]]:
+        """Datagrams that answer at once, with their addresses: cookies. They wait for nothing, and may be dropped."""
+        replies = self.expected.replies + self.anybody.replies
+        self.expected.replies, self.anybody.replies = [], []
+        return replies
+
+    def stirred(self) -> bool:
+        """Whether datagrams since the last call reached a peer, or left anything for ``take_effects``."""
+        stirred, self._stirred = self._stirred, False
+        return stirred
+
+    def _route(self, kind: MessageType, exchange: bytes) -> str | None:
+        """The peer whose exchange a second to fourth message belongs to."""
+        exchanges = self._exchanges
+        return exchanges.of_theirs(exchange) if kind is MessageType.COMMIT else exchanges.of_ours(exchange)
+
+    def _is_known(self, kind: MessageType, exchange: bytes) -> bool:
+        return self._route(kind, exchange) is not None
+
+    def _cookie_reply(self, datagram: bytes, now: Now) -> None:
+        reply = CookieReply.unpack(datagram)
+        name = self._exchanges.of_ours(reply.exchange)
         if name is None:
+            raise HandshakeError("exchange", "belongs to no exchange that is under way")
+        self._stirred = True
+        peer = self.peers[name]
+        self._contained(peer, now, lambda: peer.outbound.cookie(reply, now), received=True)
+
+    def _message(self, message: Message, gate: Gate, address: Hashable, now: Now) -> Heard | None:
+        self._stirred = True
+        if message.type is MessageType.INIT:
+            return self._init(message, gate, address, now)
+        name = self._route(message.type, message.exchange)
+        if name is None:  # ended since its first fragment came
             raise HandshakeError("exchange", "belongs to no exchange that is under way")
         peer = self.peers[name]
         proven = self._contained(peer, now, lambda: peer.message(message, address, now), received=True)
         return Heard(name, proven=True) if proven else None
 
-    def _reject(self, error: HandshakeError, address: Hashable) -> None:
-        self._effects.append(
-            Notice("", "message.rejected", {"reason": error.reason, "detail": error.detail, "address": str(address)})
-        )
-
-    def _init(self, message: Message, address: Hashable, now: Now) -> Heard | None:
+    def _init(self, message: Message, gate: Gate, address: Hashable, now: Now) -> Heard | None:
         owner = self._exchanges.of_theirs(message.exchange)
-        if owner is not None and self.peers[owner].inbound.repeated(message.exchange, message.body, address):
+        if owner is not None and self.peers[owner].inbound.repeated(message.exchange, message.body, address, now):
             return None
         suite = SUITES.get(message.suite)
         if suite is None:
             raise HandshakeError("suite", f"the sender uses suite {message.suite}, which this version does not know")
         check_init_size(suite, message.body)
-        if not self._sources.take(self._source_of(address), now.mono):
-            raise HandshakeError("flood", "more first messages a second than are looked at from one source")
-        if not self._unproven.take(now.mono):
-            raise HandshakeError("flood", "more first messages a second than are looked at")
+        gate.unproven(address, now.mono)
         responder = Responder(self.local, suite, message.exchange, message.body, self._find)
         peer = self._by_id[responder.peer.id]
         name = peer.settings.name

@@ -8,14 +8,15 @@ from enum import Enum
 
 from qtunnel.constants import QKD_KEY_SIZE
 from qtunnel.errors import HandshakeError
-from qtunnel.handshake.fragments import EXCHANGE_ID_SIZE, MessageType
+from qtunnel.handshake.cookies import CookieReply, stamped
+from qtunnel.handshake.fragments import EXCHANGE_ID_SIZE, MAC_SIZE, MessageType
 from qtunnel.handshake.initiator import Initiator
 from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
 from qtunnel.handshake.transcript import EpochKeys, Sealed
 from qtunnel.keys.chain import link
 from qtunnel.keys.policy import Shortfall, sources_required
 from qtunnel.rekey.context import OVERTAKEN, PeerContext
-from qtunnel.rekey.limits import EPOCH_JUMP
+from qtunnel.rekey.limits import EPOCH_JUMP, RESPONSE_BURST, RESPONSE_RATE, TokenBucket
 from qtunnel.rekey.model import Fetched, FetchNew, Now, Send
 from qtunnel.rekey.timing import (
     ATTEMPT_LIMIT,
@@ -102,6 +103,9 @@ class Outbound:
         """Where a first message of the peer's came from while ours was under way: ours goes there as well."""
         self._offered = 0.0
         self._silence_told = False
+        self._cookie_taken = False
+        self._cookie_wanted = False
+        self._responses = TokenBucket(RESPONSE_BURST, RESPONSE_RATE)
 
     @property
     def state(self) -> OutState:
@@ -196,13 +200,43 @@ class Outbound:
         self._retransmitter = Retransmitter.start(
             context.datagrams(kind, self._exchange, body), now.mono, lifetime, context.fraction
         )
-        context.effects.append(Send(context.name, self._retransmitter.datagrams))
+        self._transmit(now)
+
+    def _transmit(self, now: Now) -> None:
+        """Send what is under way, a first message with the cookie that we hold."""
+        context, retransmitter = self._context, self._retransmitter
+        assert retransmitter is not None
+        datagrams, self._cookie_taken = retransmitter.datagrams, False
+        if self.state is OutState.OFFERED:
+            datagrams = stamped(datagrams, context.cookie, now.mono)
+        context.effects.append(Send(context.name, datagrams))
+        if self.elsewhere is not None and self.state is OutState.OFFERED:
+            context.effects.append(Send(context.name, datagrams, self.elsewhere))
+
+    def cookie(self, reply: CookieReply, now: Now) -> None:
+        """The peer is under load and wants to see a cookie. Send again with it, once for each time that we sent by
+        ourselves: whoever repeats its replies, or makes cookies of its own, gets no more out of us."""
+        retransmitter = self._retransmitter
+        if self.state is not OutState.OFFERED or retransmitter is None or self._cookie_taken:
+            return
+        if reply.index >= len(retransmitter.datagrams):
+            raise HandshakeError("malformed", "a cookie for a datagram that was not sent")
+        mac1 = retransmitter.datagrams[reply.index][-2 * MAC_SIZE : -MAC_SIZE]
+        news = self._context.cookie.accept(reply.nonce, reply.sealed, mac1, now.mono)
+        if news is None:
+            raise HandshakeError("authentication", "a cookie that is not for a datagram of ours")
+        self._cookie_wanted = True
+        if news:
+            self._transmit(now)
+            self._cookie_taken = True
 
     def response(self, body: bytes, now: Now) -> Outcome | None:
         """Message 2 of our exchange."""
         context, initiator = self._context, self._initiator
         if self.state is not OutState.OFFERED or initiator is None:
             return None  # a duplicate of what was answered
+        if not self._responses.take(now.mono):
+            raise HandshakeError("flood", "more second messages than are read for one exchange")
         held = {ref: key for ref in initiator.offer.keys if (key := context.ours.get(ref)) is not None}
         try:
             answer, sealed = initiator.read_response(body, held, context.chain.secrets, self._judge)
@@ -297,11 +331,12 @@ class Outbound:
         answered = self._mismatch is not None or now.mono - self._offered < INSIST_TIME
         return self.state is OutState.OFFERED and answered
 
-    def repeat(self, address: Hashable) -> None:
+    def repeat(self, address: Hashable, now: Now) -> None:
         """Send the first message under way to ``address``, too, from which the peer's own has come just now."""
         self.elsewhere = address
         if self._retransmitter is not None:
-            self._context.effects.append(Send(self._context.name, self._retransmitter.datagrams, address))
+            datagrams = stamped(self._retransmitter.datagrams, self._context.cookie, now.mono)
+            self._context.effects.append(Send(self._context.name, datagrams, address))
 
     def yield_to_peer(self) -> None:
         """The other end's exchange goes first: drop ours, keep its keys."""
@@ -333,10 +368,8 @@ class Outbound:
                 self._spend(self._initiator.offer)
                 return self._fail("key-mismatch", self._mismatch)
             return self._fail("no-answer", f"the peer did not answer: {NO_ANSWER}")
-        if retransmitter.due(now.mono):
-            self._context.effects.append(Send(self._context.name, retransmitter.datagrams))
-            if self.elsewhere is not None and self.state is OutState.OFFERED:
-                self._context.effects.append(Send(self._context.name, retransmitter.datagrams, self.elsewhere))
+        if retransmitter.due(now.mono, pressed=self._cookie_wanted or self._context.pressed(now.mono)):
+            self._transmit(now)
             self._tell_silence(now)
         return None
 
@@ -361,7 +394,9 @@ class Outbound:
         if self._initiator is not None:
             self._initiator.wipe()
         self._initiator = self._sealed = self._retransmitter = self._mismatch = None
+        self._responses = TokenBucket(RESPONSE_BURST, RESPONSE_RATE)
         self._ticket = self.elsewhere = None
+        self._cookie_wanted = False
 
 
 def _reason(verdict: Verdict) -> str:

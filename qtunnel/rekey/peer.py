@@ -250,7 +250,7 @@ class PeerRekey:
             return True
         if self.outbound.state in (OutState.OFFERED, OutState.FETCHING):
             if context.higher and self.outbound.insists(now):
-                self.outbound.repeat(address)
+                self.outbound.repeat(address, now)
                 return True  # both began at once: the higher identity goes first, the other end yields to our offer
             self.outbound.yield_to_peer()
             self._next = now.mono + OFFER_HOLD

@@ -95,11 +95,12 @@ class Retransmitter:
         """When something is to be done."""
         return min(self.next, self.limit)
 
-    def due(self, now: float) -> bool:
-        """Whether to send again now; moves on if so."""
+    def due(self, now: float, *, pressed: bool = False) -> bool:
+        """Whether to send again now; moves on if so. pressed: an end is known to be flooded, and loses most of what
+        comes, so that patience would be in vain: gaps stay short."""
         if now < self.next:
             return False
-        self.gap = min(self.gap * 2, LONGEST_RETRANSMIT)
+        self.gap = FIRST_RETRANSMIT if pressed else min(self.gap * 2, LONGEST_RETRANSMIT)
         self._plan(now)
         return True
 

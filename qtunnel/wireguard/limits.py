@@ -25,8 +25,6 @@ NEW_HANDSHAKE_TIME = KEEPALIVE_TIMEOUT + REKEY_TIMEOUT
 ZERO_KEYS_TIME = 3 * REJECT_AFTER_TIME
 """All keys of a peer are wiped when so long no new session was made."""
 
-COOKIE_LIFETIME = 120.0
-
 INITIATION_INTERVAL = 0.02
 """Initiations of one peer closer together than this are a flood: 50 per second, as the kernel has it."""
 

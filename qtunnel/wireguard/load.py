@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qtunnel.addresses import pack_address
+from qtunnel.load import LoadGauge
 from qtunnel.wireguard.endpoint import Endpoint
 
 UNDER_LOAD_MESSAGES = 64
@@ -23,24 +24,9 @@ SOURCE_LIFETIME = 1.0
 """Seconds after which a silent source has its full burst again, and need not be remembered."""
 
 
-class LoadGauge:
-    """Counts handshake messages in windows of one second."""
-
-    __slots__ = ("_count", "_until", "_window")
-
-    def __init__(self) -> None:
-        self._window = float("-inf")
-        self._count = 0
-        self._until = float("-inf")
-
-    def under_load(self, now: float) -> bool:
-        """Count one message and tell whether it meets a loaded machine."""
-        if now - self._window >= 1.0:
-            self._window, self._count = now, 0
-        self._count += 1
-        if self._count > UNDER_LOAD_MESSAGES:
-            self._until = now + UNDER_LOAD_TIME
-        return now < self._until
+def gauge() -> LoadGauge:
+    """The kernel has one bound, and no other to come down to."""
+    return LoadGauge(UNDER_LOAD_MESSAGES, UNDER_LOAD_MESSAGES, UNDER_LOAD_TIME)
 
 
 class RateLimiter:

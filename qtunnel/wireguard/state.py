@@ -10,7 +10,7 @@ from qtunnel.secret import Secret
 from qtunnel.wireguard.allowed_ips import AllowedIps
 from qtunnel.wireguard.cookie import CookieChecker
 from qtunnel.wireguard.endpoint import Endpoint
-from qtunnel.wireguard.load import LoadGauge, RateLimiter
+from qtunnel.wireguard.load import RateLimiter, gauge
 from qtunnel.wireguard.noise import KeyPair
 from qtunnel.wireguard.peer import PSK_SIZE, Peer
 from qtunnel.wireguard.session import Keypair
@@ -89,7 +89,7 @@ class DeviceState:
         self.sessions: dict[int, Keypair] = {}
         self.pending: dict[int, Peer] = {}
         self.schedule = Schedule()
-        self.gauge = LoadGauge()
+        self.gauge = gauge()
         self.limiter = RateLimiter()
         self.drops: Counter[Drop] = Counter()
         self.outbox: list[tuple[Endpoint, bytes]] = []

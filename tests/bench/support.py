@@ -13,8 +13,8 @@ from tests.support.sandbox import inside
 
 PLACES = {
     "/run": ("qtunnel-bench",),
-    "/run/wireguard": ("qa-", "ra-"),
-    "/sys/class/net": ("qa-", "ra-", "qh0", "wan", "to-"),
+    "/run/wireguard": ("qa-", "ra-", "qf-"),
+    "/sys/class/net": ("qa-", "ra-", "qf-", "qh0", "wan", "to-", "internet"),
 }
 """Where a run could leave something, and how its names begin there."""
 

@@ -8,22 +8,25 @@ from pathlib import Path
 import pytest
 
 from qtunnel.bench.options import (
+    FloodOptions,
     HandshakeOptions,
     HubOptions,
     LinkOptions,
     RekeyOptions,
     TunnelOptions,
+    parse_floods,
     parse_kinds,
 )
 from qtunnel.errors import BenchError
 
-Options = TunnelOptions | RekeyOptions | HandshakeOptions | HubOptions
+Options = TunnelOptions | RekeyOptions | FloodOptions | HandshakeOptions | HubOptions
 
 
 def test_what_is_left_out_is_sane() -> None:
     TunnelOptions(against=shutil.which("sh") or "").check()
     TunnelOptions(against="standard", mode="record", link=LinkOptions(congestion="reno")).check()
     RekeyOptions().check()
+    FloodOptions().check()
     HandshakeOptions().check()
     HubOptions().check()
 
@@ -46,6 +49,10 @@ def test_what_is_left_out_is_sane() -> None:
         (RekeyOptions(interval=0.01), "--interval is 0.05 to"),
         (RekeyOptions(rate=-1), "--rate is 0 to"),
         (RekeyOptions(suite="aes-256-gcm"), "add --mode record"),
+        (FloodOptions(rate=1), "--rate is 100 to"),
+        (FloodOptions(seconds=0.5), "--seconds is 1 to 360"),
+        (FloodOptions(interval=100), "--interval is 0.05 to 15"),
+        (FloodOptions(load=-1), "--load is 0 to"),
         (HandshakeOptions(rekeys=0), "--rekeys is 1 to"),
         (HubOptions(peers=0), "--peers is 1 to"),
         (HubOptions(round=0.5), "--round is 1 to"),
@@ -62,6 +69,9 @@ def test_kinds_come_in_the_order_in_which_they_are_measured() -> None:
     assert parse_kinds("memory, tcp1") == ("tcp1", "memory")
     with pytest.raises(BenchError, match="no measurement 'tcp2'; there are: tcp1, tcp4, udp, rtt, memory"):
         parse_kinds("tcp1,tcp2")
+    assert parse_floods("replay, garbage") == ("garbage", "replay")
+    with pytest.raises(BenchError, match="no flood 'x'; there are: garbage, shape, mac1, replay, peer"):
+        parse_floods("x")
 
 
 def test_loss_implies_single_datagrams_and_a_router() -> None:

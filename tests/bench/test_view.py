@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
+from qtunnel.bench import flood
 from qtunnel.bench.measure import METRICS
-from qtunnel.bench.options import LinkOptions, RekeyOptions, TunnelOptions
+from qtunnel.bench.options import FloodOptions, LinkOptions, RekeyOptions, TunnelOptions
 from qtunnel.bench.rekey import Outcome, Stretch
 from qtunnel.bench.tools import Counted
 from qtunnel.bench.tunnel import Line, Race
-from qtunnel.bench.view import race_table, rekey_table
+from qtunnel.bench.view import flood_table, race_table, rekey_table
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -72,3 +73,18 @@ def test_rekeys_with_and_without() -> None:
     text = shown(rekey_table(outcome))
     assert "60 rekeys, one each 1 s; 60 in force" in text
     assert "1,000" in text
+
+
+def test_floods_and_the_same_without() -> None:
+    stretches = [
+        flood.Stretch(kind, rate, 1.25, [0.05, 0.1, 0.15], failed, (1000, 998), (3, 3), 12.3, 70_000_000)
+        for kind, rate, failed in (("none", 0.0, []), ("garbage", 50_000.0, ["no answer"]))
+    ]
+    outcome = flood.Outcome(FloodOptions(), BEGAN, 2.5, stretches, 80_000_000)
+    told = json.loads(json.dumps(outcome.as_dict()))
+    assert [stretch["flood"] for stretch in told["stretches"]] == ["none", "garbage"]
+    assert (told["stretches"][1]["rekey_p50_ms"], told["stretches"][1]["rekey_max_ms"]) == (100, 150)
+    text = shown(flood_table(outcome))
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert "50,000" in text
+    assert "3 of 4" in text

@@ -15,7 +15,8 @@ from kyber_py.ml_kem import ML_KEM_768, ML_KEM_1024
 
 from qtunnel.crypto.kdf import sha512
 from qtunnel.crypto.kem import Encapsulate
-from qtunnel.handshake.fragments import Message, MessageType, cut, mac1_key
+from qtunnel.handshake.cookies import held, mint, reply_to, stamped
+from qtunnel.handshake.fragments import MAC_SIZE, Message, MessageType, cut, mac1_key, parse
 from qtunnel.handshake.initiator import Initiator
 from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
 from qtunnel.handshake.responder import KnownPeer, Responder
@@ -29,6 +30,7 @@ from qtunnel.terms import KeyRef, Policy, QkdPolicy
 FILE = Path(__file__).parent.parent / "vectors" / "handshake" / "handshake.json"
 _OTHER = {"ml-kem-768": ML_KEM_768, "ml-kem-1024": ML_KEM_1024}
 POLICY = Policy(QkdPolicy.REQUIRED, 1)
+SOURCE = bytes([192, 0, 2, 1]) + (51821).to_bytes(2, "big")
 UNIX_NS = 1_767_225_600_000_000_000
 """2026-01-01T00:00:00Z."""
 
@@ -97,6 +99,14 @@ def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str,
     def datagrams(kind: MessageType, body: bytes, to: Identity) -> list[str]:
         return [one.hex() for one in cut(Message(kind, suite.id, exchange, body), mac1_key(to.public.id))]
 
+    to_bob = mac1_key(bob.public.id)
+    init = cut(Message(MessageType.INIT, suite.id, exchange, initiator.message), to_bob)
+    reply = reply_to(init[0], parse(init[0], to_bob), SOURCE, mint(bob.public.id, stream(f"{name}/cookie")), 0.0)
+    assert reply is not None
+    drawn_c = stream(f"{name}/cookie")
+    cookie = held(bob.public.id)
+    assert cookie.accept(reply[24:48], reply[48:80], init[0][-2 * MAC_SIZE : -MAC_SIZE], 0.0)
+
     return {
         "name": name,
         "suite": suite.id,
@@ -126,6 +136,11 @@ def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str,
         "committed": ours.committed.hex(),
         "init_datagrams": datagrams(MessageType.INIT, initiator.message, bob),
         "commit_datagrams": datagrams(MessageType.COMMIT, ours.commit, bob),
+        "cookie_secret": drawn_c(32).hex(),
+        "cookie_source": SOURCE.hex(),
+        "cookie_nonce": drawn_c(24).hex(),
+        "cookie_reply": reply.hex(),
+        "init_datagrams_with_cookie": [one.hex() for one in stamped(init, cookie, 0.0)],
         "psk": bytes(ours.keys.psk.reveal()).hex(),
         "chain_out": bytes(ours.keys.chain.reveal()).hex(),
     }

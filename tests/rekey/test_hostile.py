@@ -198,6 +198,7 @@ def test_keys_survive_a_busy_peer() -> None:
     assert simulation.agreed
 
 
+@pytest.mark.usefixtures("never_loaded")
 def test_a_flood_of_first_messages_is_cut_off() -> None:
     simulation = Simulation(1, CLEAN, suite=SUITES[3])
     node = simulation.hosts["b"].node

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from qtunnel.handshake.messages import MAX_OFFER, MIN_OFFER, init_sizes
 from qtunnel.rekey.limits import OFFER_BURST, OFFER_RATE, SOURCE_BURST, UNPROVEN_BURST, TokenBuckets
 from tests.rekey.gateways import SUITE, first_message, hand, junk, node, reasons, sent, settings
@@ -31,6 +33,7 @@ def test_replays_do_not_use_up_the_rate_of_the_peer() -> None:
     assert hand(hub, first_message("b", 3.0), "b", 3.0) is not None
 
 
+@pytest.mark.usefixtures("never_loaded")
 def test_what_cannot_be_a_first_message_by_its_length_costs_nothing() -> None:
     hub = node("hub", settings("b"))
     for number in range(UNPROVEN_BURST + 1):
@@ -42,6 +45,7 @@ def test_what_cannot_be_a_first_message_by_its_length_costs_nothing() -> None:
     assert hand(hub, first_message("b", 1.0), "b", 1.0) is not None
 
 
+@pytest.mark.usefixtures("never_loaded")
 def test_one_source_does_not_use_up_what_there_is_for_all() -> None:
     hub = node("hub", settings("b"), source_of=lambda address: str(address).split(":")[0])
     for number in range(UNPROVEN_BURST):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from qtunnel.wireguard.endpoint import Endpoint
-from qtunnel.wireguard.load import BURST, MAX_SOURCES, UNDER_LOAD_MESSAGES, LoadGauge, RateLimiter
+from qtunnel.wireguard.load import BURST, MAX_SOURCES, UNDER_LOAD_MESSAGES, RateLimiter
+from qtunnel.wireguard.load import gauge as made_gauge
 from qtunnel.wireguard.messages import CookieReply
 from tests.wireguard.world import End, World, connected, pair
 
@@ -18,7 +19,7 @@ def load_up(world: World, end: End) -> None:
 
 
 def test_the_gauge_needs_many_messages_in_a_second_and_lasts_one() -> None:
-    gauge = LoadGauge()
+    gauge = made_gauge()
     assert not any(gauge.under_load(10.0) for _ in range(UNDER_LOAD_MESSAGES))
     assert gauge.under_load(10.5)
     assert gauge.under_load(11.4)
