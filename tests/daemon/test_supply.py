@@ -110,5 +110,5 @@ def test_peers_whose_interval_does_not_move_are_not_asked_about(make: Make) -> N
     bench = make()
     bench.supply.told("bob", "metro", SourceStatus(True, "", 12))
     bench.supply.delivered("bob", "metro", key=False)
-    asyncio.run(bench.supply.watch())
+    bench.run(100)
     assert (bench.asked, bench.told, bench.supply.words("bob")) == ([], [], [])

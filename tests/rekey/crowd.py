@@ -109,6 +109,9 @@ class Crowd:
 
     def _carry_out(self, name: str) -> None:
         node = self.nodes[name]
+        if self.link_up:
+            for reply, to in node.take_replies():  # cookies, where the hub is under load
+                self._at(self.now + DELAY, lambda reply=reply, to=to: self._deliver(str(to), name, reply))  # type: ignore[misc]
         for effect in node.take_effects():
             match effect:
                 case Send():

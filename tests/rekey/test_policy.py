@@ -139,7 +139,7 @@ def test_a_blocked_peer_keeps_no_key_that_could_come_back() -> None:
     def watching(its: Host) -> None:
         effects = its.node.take_effects()
         found.extend(effect for effect in effects if isinstance(effect, Install))
-        its.node._effects = effects
+        its.node._effects += effects
         carry_out(its)
 
     simulation._carry_out = watching  # type: ignore[method-assign,assignment]  # to see what is handed to the engines

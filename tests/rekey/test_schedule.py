@@ -194,7 +194,7 @@ def test_without_bounds_an_empty_store_moves_nothing() -> None:
     assert first(simulation).count("schedule.changed") == 0
 
 
-@pytest.mark.parametrize("kme", [set(), {"a"}, {"b"}, {"a", "b"}], ids=str)
+@pytest.mark.parametrize("kme", [set(), {"a"}, {"b"}, {"a", "b"}], ids=lambda names: "".join(sorted(names)) or "none")
 def test_policy_goes_before_thrift(kme: set[str]) -> None:
     """However scarce keys are, a stretched interval leaves time for both ends to begin before max_age."""
     simulation = Simulation(1, CLEAN, interval=10.0, max_age=120.0, max_interval=10_000.0)

@@ -142,9 +142,9 @@ MUTANTS = (
         (CONTEXT, "        self.remember(epoch=self.floor, **memory)\n", ""),
         (
             CONTEXT,
-            "        self.show_protection()\n\n    def _forget",
+            "        self.show_protection()\n\n    def heed",
             "        self.show_protection()\n"
-            "        self.remember(epoch=self.floor, **memory)\n\n    def _forget",
+            "        self.remember(epoch=self.floor, **memory)\n\n    def heed",
         ),
     ),
     mutant(

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 from qtunnel.config import PeerConfig
+from qtunnel.config.rekey import RekeyConfig
 from qtunnel.control.messages import PeerStatus
 from qtunnel.daemon.epochs import Epochs
 from qtunnel.daemon.view import Tally, is_stale, peer_status
@@ -217,7 +218,10 @@ class Oracle:
         config = cast(
             PeerConfig,
             SimpleNamespace(
-                name=host.peer, policy=side.policy, qkd=SimpleNamespace(policy="any", max_age=world.max_age(end))
+                name=host.peer,
+                policy=side.policy,
+                qkd=SimpleNamespace(policy="any", max_age=world.max_age(end)),
+                rekey=RekeyConfig(),
             ),
         )
         if level in (Protection.BLOCKED, Protection.STARTING) and world.now - self._refused[end] >= REFUSAL:
