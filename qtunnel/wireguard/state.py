@@ -12,7 +12,7 @@ from qtunnel.wireguard.cookie import CookieChecker
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.load import LoadGauge, RateLimiter
 from qtunnel.wireguard.noise import KeyPair
-from qtunnel.wireguard.peer import PSK_SIZE, Peer
+from qtunnel.wireguard.peer import PSK_SIZE, LabelledPsk, Peer
 from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.timers import PeerTimers, Schedule, jitter_from
 
@@ -128,6 +128,11 @@ class DeviceState:
         peer.handshake_attempts = 0
         peer.sent_last_minute_handshake = False
         peer.last_initiation_sent = float("-inf")
+
+    def block(self, peer: Peer) -> None:
+        """No traffic with the peer until it gets another preshared key: it has one that nobody knows, and no session."""
+        peer.set_psk(LabelledPsk(Secret.random(self.host.random_bytes, PSK_SIZE)), None)
+        self.wipe_sessions(peer)
 
     def drop_pending(self, peer: Peer) -> None:
         if peer.pending is not None:
