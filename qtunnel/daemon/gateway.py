@@ -23,9 +23,11 @@ from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.notices import Notices
 from qtunnel.daemon.settings import all_settings, load_public
 from qtunnel.daemon.sources import KeySources
+from qtunnel.daemon.takeover import lease_of, take_up
 from qtunnel.daemon.transport import Address, HandshakeSockets, source_of
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally, in_force, is_stale, peer_status, protection_in_force, sources_of
+from qtunnel.engines.base import Lease
 from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import Event, EventStream
 from qtunnel.identity import Identity
@@ -97,7 +99,7 @@ class Gateway:
         self._memory: StateDirectory | None = None
         self._sources = KeySources(config, self._events)
         self._core = RekeyNode(self._identity, os.urandom, source_of=source_of)
-        self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
+        self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk, self._lease_of)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._sockets = HandshakeSockets(node.listen, self._receive, self._tunnel.mark)
         self._notices = Notices(self._tally, self._tunnel, self._endpoints, self._publish)
@@ -111,6 +113,7 @@ class Gateway:
             self._state = "up"
             for peer in settings:
                 self._core.add_peer(peer, memory.of(peer.public.id), now())
+            await take_up(self._tunnel, self._core, settings, now(), self._publish)
             self._spawn(self._carry_out())
             self._spawn(self._timer())
             self._spawn(self._poll())
@@ -160,6 +163,9 @@ class Gateway:
     def _current_psk(self, peer: str) -> tuple[int, Secret] | None:
         found = self._core.peers.get(peer)
         return None if found is None else found.current_psk()
+
+    def _lease_of(self, peer: str) -> Lease | None:
+        return lease_of(self._core, peer, monotonic())
 
     # -- into the core
 

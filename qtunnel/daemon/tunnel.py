@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from qtunnel.config import Config
-from qtunnel.engines.base import Endpoint, PeerSpec, PeerStats
+from qtunnel.engines.base import Endpoint, Lease, Left, PeerSpec, PeerStats
 from qtunnel.engines.bypass import mark_of
 from qtunnel.engines.interface import Interface, InterfaceConfig, guard_metric_of
 from qtunnel.engines.uapi import open_engine
@@ -40,17 +40,29 @@ _UNKNOWN = object()
 CurrentPsk = Callable[[str], tuple[int, Secret] | None]
 """From a peer's name to epoch and PSK (a copy) that it should have now; None where it is to be blocked."""
 
+LeaseOf = Callable[[str], Lease | None]
+"""From a peer's name to how long that PSK may live if nobody renews it."""
+
+ENGINE_RECORD = "engine.json"
+"""In the state directory: which process the engine is, for the daemon after this one."""
+
 
 class Tunnel:
     """One interface with its peers. Every peer has a random PSK from the first moment on."""
 
     def __init__(
         self, config: Config, identity: Identity, public: dict[str, PublicIdentity], events: EventStream,
-        current_psk: CurrentPsk,
+        current_psk: CurrentPsk, lease_of: LeaseOf = lambda peer: None,
     ) -> None:  # fmt: skip
         tunnel = config.tunnel
         self._config, self._identity, self._events, self._current_psk = config, identity, events, current_psk
-        self.engine = open_engine(tunnel.engine, tunnel.interface, processes=tunnel.processes)
+        self._lease_of = lease_of
+        record = config.node.state_dir / ENGINE_RECORD
+        self.engine = open_engine(tunnel.engine, tunnel.interface, processes=tunnel.processes, record=record)
+        self.left: dict[str, Left] = {}
+        """By peer's name, what an engine that was taken over has in place; to be judged right after ``start``."""
+        self._kept: set[str] = set()
+        """Peers whose key is of before a restart: what nobody here could put in place again is left as it is."""
         allowed = tuple(network for peer in config.peers for network in peer.allowed_ips)
         routes = tunnel.routes == "auto"
         self.mark = mark_of(config.node.wireguard_port) if routes else 0
@@ -83,17 +95,47 @@ class Tunnel:
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
-        """Engine, keys, peers with random PSKs, then the link. Raises ``EngineError``; leaves nothing half made."""
+        """Engine, keys, peers with random PSKs, then the link; or all of that as a daemon that was killed has left it.
+
+        Raises ``EngineError``; leaves nothing half made.
+        """
         try:
-            await self._bring_up()
+            left = await self.engine.adopt(self._identity.public.wireguard, self._config.node.wireguard_port, self.mark)
+            if left is None:
+                await self._bring_up()
+            else:
+                await self._take_over(left)
         except BaseException:
             await self.engine.stop()
             with contextlib.suppress(EngineError):
                 await self._interface.undo()
             raise
 
+    async def _take_over(self, left: dict[bytes, Left]) -> None:
+        """Change nothing that is as it should be: it carries traffic."""
+        wanted = {spec.public_key: name for name, spec in self._specs.items()}
+        for key in left.keys() - wanted.keys():
+            await self.engine.remove_peer(key)
+        for key, name in wanted.items():
+            its, spec = left.get(key), self._specs[name]
+            if its is None:
+                await self.engine.set_peer(spec)
+                self._in_place[name] = None
+                continue
+            self._specs[name] = spec = replace(spec, endpoint=its.spec.endpoint or spec.endpoint)
+            if _differs(its.spec, spec):
+                await self.engine.set_peer(spec)
+            self._in_place[name] = _UNKNOWN if its.installed is None else its.installed[0]
+            self._kept.add(name)
+            self.left[name] = its
+        await self._interface.up()
+        self._warn()
+        self.up = True
+        self._events.publish("engine.adopted", None, pid=self.engine.pid, peers=len(self.left))
+
     async def _bring_up(self) -> None:
         engine = self.engine
+        self._kept.clear()
         await engine.start()
         with self._identity.wireguard.copy() as key:
             await engine.configure_device(key, self._config.node.wireguard_port, self.mark)
@@ -209,9 +251,10 @@ class Tunnel:
                 if not self.up or current is None or current[0] != effect.epoch:
                     return  # superseded: the effect that did so comes after this one
                 self._in_place[effect.peer] = _UNKNOWN
+                self._kept.discard(effect.peer)
                 await self.engine.set_psk(
                     self._keys[effect.peer], effect.psk, effect.epoch, effect.previous_psk,
-                    effect.previous_epoch or 0, effect.handshake_now, effect.record_suite,
+                    effect.previous_epoch or 0, effect.handshake_now, effect.record_suite, self._lease_of(effect.peer),
                 )  # fmt: skip
                 self._in_place[effect.peer] = effect.epoch
         finally:
@@ -225,7 +268,14 @@ class Tunnel:
             if self.up:
                 await self._block(peer)
 
+    async def renew(self, peer: str, seconds: float) -> None:
+        """The engine blocks the peer after that time, unless another epoch comes."""
+        async with self._lock:
+            if self.up:
+                await self.engine.renew(self._keys[peer], seconds)
+
     async def _block(self, peer: str) -> None:
+        self._kept.discard(peer)
         self._in_place[peer] = _UNKNOWN
         with Secret.random(os.urandom, PSK_SIZE) as psk:
             await self.engine.block(self._keys[peer], psk)
@@ -234,7 +284,7 @@ class Tunnel:
     async def drop_session(self, peer: str) -> None:
         """End the present session and begin a new one with the PSK in place."""
         async with self._lock:
-            if self.up:
+            if self.up and peer not in self._kept:  # there the engine ends each session by itself, in time
                 await self._block(peer)
                 await self._put_right(peer)
 
@@ -242,7 +292,7 @@ class Tunnel:
         """Give the engine what the peer should have now, where it has something else."""
         current = self._current_psk(peer)
         if current is None:
-            if self._in_place.get(peer) is not None:
+            if self._in_place.get(peer) is not None and peer not in self._kept:
                 await self._block(peer)
             return
         epoch, psk = current
@@ -252,7 +302,10 @@ class Tunnel:
             self._in_place[peer] = _UNKNOWN
             handshake_now = self._specs[peer].endpoint is not None
             suite = self._record_suites.get(peer, "")
-            await self.engine.set_psk(self._keys[peer], psk, epoch, handshake_now=handshake_now, record_suite=suite)
+            await self.engine.set_psk(
+                self._keys[peer], psk, epoch, handshake_now=handshake_now, record_suite=suite,
+                lease=self._lease_of(peer),
+            )  # fmt: skip
             self._in_place[peer] = epoch
 
     async def reconcile(self) -> None:
@@ -303,6 +356,11 @@ class Tunnel:
                 raise
             self._strikes["get"] = 0
         return {name: found[key] for name, key in self._keys.items() if key in found}
+
+
+def _differs(its: PeerSpec, wanted: PeerSpec) -> bool:
+    """Whether the engine has something else of a peer than the configuration."""
+    return set(its.allowed_ips) != set(wanted.allowed_ips) or its.persistent_keepalive != wanted.persistent_keepalive
 
 
 def _short(names: list[str]) -> str:

@@ -24,7 +24,19 @@ from qtunnel.rekey.limits import (
     TokenBucket,
     TokenBuckets,
 )
-from qtunnel.rekey.model import Block, Defect, Effect, Fetched, Heard, Memory, Notice, Now, PeerSettings, Remember
+from qtunnel.rekey.model import (
+    Block,
+    Defect,
+    Effect,
+    EpochInfo,
+    Fetched,
+    Heard,
+    Memory,
+    Notice,
+    Now,
+    PeerSettings,
+    Remember,
+)
 from qtunnel.rekey.peer import PeerRekey
 from qtunnel.rekey.timing import RESTART_AFTER_DEFECT
 from qtunnel.secret import RandomBytes
@@ -124,6 +136,11 @@ class RekeyNode:
             ]
             self._add(peer.settings, memory, now, RESTART_AFTER_DEFECT)
             return False
+
+    def take_up(self, name: str, installed: EpochInfo, in_force: EpochInfo | None, now: Now) -> None:
+        """What an engine that outlived a restart of ours has in place for that peer."""
+        peer = self.peers[name]
+        self._contained(peer, now, lambda: peer.take_up(installed, in_force))
 
     def rekey_now(self, name: str, now: Now) -> bool:
         """Begin a rekey with that peer at once; False where that cannot be."""

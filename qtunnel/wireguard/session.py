@@ -83,8 +83,9 @@ class RecordKeys:
 class Keypair:
     """Keys, indices and counters of one session.
 
-    label: of the PSK that went into it, which may end it before its time. created: monotonic seconds; created_unix_ns: the
-    same moment as Unix time. ``seal`` and ``unseal`` are encrypt_into and decrypt_into of ChaCha20-Poly1305.
+    label: of the PSK that went into it, which may end it before its time. created: monotonic seconds;
+    created_unix_ns: the same moment as Unix time. ``seal`` and ``unseal``: of
+    ChaCha20-Poly1305, encrypt_into and decrypt_into.
     """
 
     __slots__ = (

@@ -130,7 +130,7 @@ class DeviceState:
         peer.last_initiation_sent = float("-inf")
 
     def block(self, peer: Peer) -> None:
-        """No traffic with the peer until it gets another preshared key: it has one that nobody knows, and no session."""
+        """No traffic with the peer until it gets another preshared key: nobody knows the one it has now."""
         peer.set_psk(LabelledPsk(Secret.random(self.host.random_bytes, PSK_SIZE)), None)
         self.wipe_sessions(peer)
 

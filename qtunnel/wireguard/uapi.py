@@ -7,8 +7,8 @@ Besides the standard keys these of our own exist, per peer. wg(8) never sends th
 | ``epoch=N``                   | labels the ``preshared_key`` of the same operation, 0 to 2^64-1 |
 | ``previous_preshared_key=HEX``| with ``preshared_key``: as initiator also try this one on a response |
 | ``previous_epoch=N``          | labels ``previous_preshared_key`` |
-| ``expires_msec=N``            | the key, and every session made with it, ends in N ms: the peer is blocked then, with |
-|                               | a random key, unless another was set; without ``preshared_key``: the one in place does |
+| ``expires_msec=N``            | the key and all sessions made with it end in N ms; the peer is blocked then, unless |
+|                               | another key was set; without ``preshared_key``: of the one that is in place |
 | ``epoch_note=TEXT``           | with ``epoch``: printable ASCII, given back as it is; 900 bytes at most |
 | ``drop_sessions=true``        | forget all sessions, handshakes and staged packets of the peer at once |
 | ``handshake=now``             | start a handshake at once if none was started with the present preshared key |

@@ -15,7 +15,7 @@ import pytest
 from qtunnel.config import load_config
 from qtunnel.daemon.settings import load_public
 from qtunnel.daemon.tunnel import REFUSALS, Tunnel
-from qtunnel.engines.base import Endpoint, PeerSpec, PeerStats
+from qtunnel.engines.base import Endpoint, Lease, Left, PeerSpec, PeerStats
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity
@@ -51,6 +51,11 @@ class RefusingEngine:
         self.starts, self.pid = self.starts + 1, 1
         self.dead.clear()
 
+    async def adopt(self, public_key: bytes, listen_port: int, mark: int = 0) -> dict[bytes, Left] | None:
+        return None
+
+    async def renew(self, public_key: bytes, seconds: float) -> None: ...
+
     async def configure_device(self, private_key: Secret, listen_port: int, mark: int = 0) -> None:
         self._check()
 
@@ -64,7 +69,7 @@ class RefusingEngine:
 
     async def set_psk(
         self, public_key: bytes, psk: Secret, epoch: int, previous: Secret | None = None, previous_epoch: int = 0,
-        handshake_now: bool = False, record_suite: str = "",
+        handshake_now: bool = False, record_suite: str = "", lease: Lease | None = None,
     ) -> None:  # fmt: skip
         await asyncio.sleep(0)
         self._check()

@@ -122,7 +122,7 @@ def test_a_link_that_goes_down_and_up_does_not_put_it_off() -> None:
 
 
 def test_the_note_comes_back_with_the_key_and_with_its_sessions() -> None:
-    world, alice, bob = tunnel('epoch_note={"made": 1.5}')
+    _, alice, bob = tunnel('epoch_note={"made": 1.5}')
     install(alice, bob, 2, "epoch_note=second")
     assert (told(alice, "epoch_note"), told(alice, "installed_note")) == ('{"made": 1.5}', "second")
     assert (told(alice, "epoch"), told(alice, "installed_epoch")) == ("1", "2")
