@@ -20,7 +20,7 @@ from qtunnel.identity import Identity
 from qtunnel.kme.pki import create_pki
 from tests.daemon.lab import CONFIGS, QTUNNEL, READY, Gateway
 from tests.faults.traffic import Traffic, kill
-from tests.support.netns import Namespace, namespaces, join, stop, wait_until
+from tests.support.netns import Namespace, join, namespaces, run, stop, wait_until
 
 ROOT = Path(__file__).parents[2]
 RELAY_PORT = 9443
@@ -42,6 +42,21 @@ table inet leak {
     }
 }
 """
+
+
+class Filler:
+    """A file that takes all the room there is."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def fill(self) -> None:
+        with suppress(OSError), self._path.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def free(self) -> None:
+        self._path.unlink(missing_ok=True)
 
 
 class Site(Gateway):
@@ -108,6 +123,27 @@ class Site(Gateway):
                 ControlClient(self.socket).rekey({"alice": "bob", "bob": "alice"}[self.name])
 
         threading.Thread(target=ask, daemon=True).start()
+
+    @contextmanager
+    def small_disk(self) -> Iterator[Filler]:
+        """The state directory on a file system of its own, small enough to be filled: the daemon is started anew."""
+        place = self.directory / f"state-{self.name}"
+        held = {path.name: path.read_bytes() for path in place.iterdir()}
+        self.kill()
+        run("mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", str(place))
+        try:
+            for name, content in held.items():
+                (place / name).write_bytes(content)
+                (place / name).chmod(0o600)
+            self.restart()
+            yield Filler(place / "filler")
+        finally:
+            self.kill()
+            held = {path.name: path.read_bytes() for path in place.iterdir()}
+            run("umount", str(place))
+            for name, content in held.items():
+                (place / name).write_bytes(content)
+            self.restart()
 
     # the KME
 
@@ -188,10 +224,10 @@ class FaultLab:
     """alice and bob. interval, max_age: of their rekeys, as in the configuration."""
 
     def __init__(
-        self, directory: Path, hosts: tuple[Namespace, Namespace], *, interval: str, max_age: str, engine: str = "qtunnel",
-        **qkd: Any,
+        self, directory: Path, hosts: tuple[Namespace, Namespace], *, interval: str, max_age: str,
+        engine: str = "qtunnel",
     ) -> None:  # fmt: skip
-        self.directory = directory
+        self.directory, self.own = directory, engine == "qtunnel"
         create_pki(directory / "pki", now=datetime.now(UTC), saes=("sae-alice", "sae-bob", "sae-carol"))
         self.alice, self.bob = (
             Site(directory, host, name, TUNNEL[name]) for host, name in zip(hosts, TUNNEL, strict=True)
@@ -213,7 +249,7 @@ class FaultLab:
             site.source("metro", f"https://127.0.0.1:{RELAY_PORT}")
             site.config["key_sources"]["metro"]["timeout"] = "15s"
             sources = {"metro": {"peer_sae_id": f"sae-{other.name}"}}
-            site.peer(other.name, TUNNEL[other.name], there, {"sources": sources, "max_age": max_age, **qkd})
+            site.peer(other.name, TUNNEL[other.name], there, {"sources": sources, "max_age": max_age})
             site.config["peers"][0]["rekey"] = {"interval": interval, "jitter": "0%"}
             site.config["tunnel"]["engine"] = engine
             site.config["node"]["listen"] = ["0.0.0.0:51821"]
@@ -242,9 +278,9 @@ class FaultLab:
 
     @property
     def epoch(self) -> int:
-        """The newest that is in force at either end."""
+        """The newest that is installed at either end."""
         peers = [site.shown for site in self.sites.values()]
-        return max((peer.epoch_in_force or 0 for peer in peers if peer is not None), default=0)
+        return max((peer.epoch_installed or 0 for peer in peers if peer is not None), default=0)
 
     def agree(self, after: int, bound: float = 60.0) -> tuple[int, float]:
         """Until both ends are protected by the same epoch, later than ``after``, installed and in force. That epoch,
@@ -254,9 +290,13 @@ class FaultLab:
         def agreed() -> int:
             here, there = (site.shown for site in self.sites.values())
             if here is None or there is None or not (here.protected and there.protected):
+                if not self.own:  # other engines begin no handshake before there is traffic
+                    self.alice.namespace.run("ping", "-c", "1", "-W", "1", TUNNEL["bob"], check=False)
                 return 0
-            epochs = {here.epoch_in_force, here.epoch_installed, there.epoch_in_force, there.epoch_installed}
-            return next(iter(epochs)) or 0 if len(epochs) == 1 and min(epochs, key=lambda e: e or 0) else 0
+            epochs = {here.epoch_installed, there.epoch_installed}
+            if self.own:  # others tell for certain only what was in place 180 s ago
+                epochs |= {here.epoch_in_force, there.epoch_in_force}
+            return next(iter(epochs)) or 0 if len(epochs) == 1 else 0
 
         epoch: int = wait_until(lambda: (found := agreed()) > after and found, "a common epoch", bound)
         return epoch, time.monotonic() - begin

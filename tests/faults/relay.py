@@ -82,7 +82,7 @@ class Relay:
         mode, body = self._mode, await request.read()
         if mode == ["hold", call]:
             say(f"held {call}")
-            while self._mode == mode:
+            while self._mode == mode:  # noqa: ASYNC110  # until another command comes
                 await asyncio.sleep(0.02)
             return self._drop(request)
         if mode[0] == "slow":

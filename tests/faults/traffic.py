@@ -42,7 +42,9 @@ class Traffic:
     def _listens(self) -> bool:
         return ":5201" in self._there.run("ss", "-Hlnt", "sport = 5201").stdout
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         output, _ = self._pings.communicate(timeout=30)  # it ends with its input, and gives the last echoes 2 s
         for process in (self._load, self._server):
             stop(process)
