@@ -122,7 +122,8 @@ class Tunnel:
                 await self.engine.set_peer(spec)
                 self._in_place[name] = None
                 continue
-            self._specs[name] = spec = replace(spec, endpoint=its.spec.endpoint or spec.endpoint)
+            if its.in_force is not None or spec.endpoint is None:  # it was heard there, wherever it is by its name
+                self._specs[name] = spec = replace(spec, endpoint=its.spec.endpoint)
             if _differs(its.spec, spec):
                 await self.engine.set_peer(spec)
             self._in_place[name] = _UNKNOWN if its.installed is None else its.installed[0]
@@ -360,7 +361,9 @@ class Tunnel:
 
 def _differs(its: PeerSpec, wanted: PeerSpec) -> bool:
     """Whether the engine has something else of a peer than the configuration."""
-    return set(its.allowed_ips) != set(wanted.allowed_ips) or its.persistent_keepalive != wanted.persistent_keepalive
+    return set(its.allowed_ips) != set(wanted.allowed_ips) or (its.endpoint, its.persistent_keepalive) != (
+        wanted.endpoint, wanted.persistent_keepalive,
+    )  # fmt: skip
 
 
 def _short(names: list[str]) -> str:
