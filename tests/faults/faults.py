@@ -86,6 +86,7 @@ LABS: dict[str, dict[str, Any]] = {
 }
 
 GOES_ON = "0 lost; a common new epoch"
+DIFFERENT = "the two ends hold different QKD keys under the same key_ID"
 BLOCKS = "0 lost while allowed; blocked within 1 s of max_age; a common new epoch afterwards"
 
 
@@ -116,6 +117,7 @@ STEPS: dict[str, Step] = {
 
 def killed(step: str, *names: str) -> Act:
     def act(lab: FaultLab, outcome: Outcome) -> None:
+        lab.lead()
         before = lab.epoch
         engines = [lab.sites[name].engine() for name in names]
         since = {name: len(lab.sites[name].log) for name in names}
@@ -194,32 +196,34 @@ def _stops(lab: FaultLab, *silent: Site) -> float:
 
 
 def outage(names: tuple[str, ...], seconds: float | None, *words: str) -> Act:
-    """Stopped for that long; None: until max_age is over, and 3 s more."""
+    """Stopped for that long; None: until max_age is over, and 3 s more. words: of log and status, meanwhile."""
 
     def act(lab: FaultLab, outcome: Outcome) -> None:
-        before, since = lab.epoch, len(lab.alice.log)
+        lab.lead()
+        since = len(lab.alice.log)
         with lab.traffic() as seen:
-            begin = time.monotonic()
+            begin, over = time.monotonic(), None
             for name in names:
                 lab.sites[name].stop_kme()
-            until_blocked = _until_over(lab) if seconds is None else 0.0
-            if seconds is not None:
+            if seconds is None:
+                over = _until_over(lab)
+            else:
                 time.sleep(max(0.0, begin + seconds - time.monotonic()))
             for name in names:
                 lab.sites[name].resume_kme()
             resumed = time.monotonic()
-            lab.agree(max(before, lab.epoch))
+            lab.agree(lab.epoch)
             until = time.monotonic()
             outcome.fact(f"new epoch {until - resumed:.1f} s after the KME")
             time.sleep(0.5)
-        _judge(outcome, lab, seen, until_blocked, until)
-        outcome.said(lab.alice, since, *words)
+        _judge(outcome, lab, seen, over, until, *words)
+        outcome.said(lab.alice, since, "event=rekey.failed", *words)
 
     return act
 
 
-def _until_over(lab: FaultLab) -> float:
-    """Wait until both ends are blocked, and 3 s more; when max_age was over."""
+def _until_over(lab: FaultLab) -> tuple[float, str]:
+    """Wait until both ends are blocked, and 3 s more; when max_age was over, and alice's last error in her status."""
     at = 0.0
 
     def over() -> bool:
@@ -232,21 +236,26 @@ def _until_over(lab: FaultLab) -> float:
 
     wait_until(over, "both ends are blocked", 90)
     time.sleep(3)
-    return at
+    shown = lab.alice.shown
+    return at, "" if shown is None else shown.last_error or ""
 
 
-def _judge(outcome: Outcome, lab: FaultLab, seen: Traffic, at: float, until: float) -> None:
-    if at:
-        outcome.blocked(seen, at, until)
+def _judge(
+    outcome: Outcome, lab: FaultLab, seen: Traffic, over: tuple[float, str] | None, until: float, *words: str
+) -> None:
+    if over is None:
+        outcome.lossless(seen)
+    else:
+        outcome.blocked(seen, over[0], until)
         for site in lab.sites.values():
             outcome.said(site, 0, "event=peer.blocked", f"no new epoch for {LABS['short']['max_age'][:-1]} s")
-    else:
-        outcome.lossless(seen)
+        outcome.expect(all(word in over[1] for word in words), f"the status says {over[1]!r}, not {words}")
     outcome.expect(lab.leaked() == 0, f"{lab.leaked()} packets in the clear")
 
 
 def slow(name: str) -> Act:
     def act(lab: FaultLab, outcome: Outcome) -> None:
+        lab.lead()
         before = lab.epoch
         with lab.traffic() as seen:
             lab.sites[name].tell("slow 10")
@@ -262,22 +271,23 @@ def slow(name: str) -> Act:
     return act
 
 
-def lying(name: str, how: str, *words: str) -> Act:
+def lying(name: str, how: str, event: str, *words: str) -> Act:
     def act(lab: FaultLab, outcome: Outcome) -> None:
-        before, since = lab.epoch, len(lab.alice.log)
+        lab.lead()
+        since = len(lab.alice.log)
         with lab.traffic() as seen:
             told = lab.sites[name].tell(f"lie {how}")
-            at = _until_over(lab)
+            over = _until_over(lab)
             lies = sum(line.startswith("lied") for line in lab.sites[name].said[told:])
             epoch = lab.epoch
             lab.sites[name].tell("pass")
-            lab.agree(max(before, epoch))
+            lab.agree(epoch)
             until = time.monotonic()
             time.sleep(0.5)
-        outcome.fact(f"{lies} lies")
-        outcome.expect(lies > 1, f"{lies} lies")
-        _judge(outcome, lab, seen, at, until)
-        outcome.said(lab.alice, since, *words)
+        outcome.fact(f"{lies} false answers")
+        outcome.expect(lies > 0, "it did not lie")
+        _judge(outcome, lab, seen, over, until, *words)
+        outcome.said(lab.alice, since, event, *words)
 
     return act
 
@@ -409,25 +419,26 @@ FAULTS: list[Fault] = [
     Fault("engine of alice killed", "back by itself; nothing in the clear; a common new epoch", engine_killed),
     Fault("kill -9 of alice's daemon, not started again", BLOCKS + "; nothing in the clear", lease_over, "short", True),
     Fault("alice's daemon hangs (SIGSTOP)", BLOCKS, hanging, "short"),
-    Fault("KME of alice stopped for 6 s", GOES_ON,
-          outage(("alice",), 6, "event=source.down", "connection refused"), "short", True),
-    Fault("KME of bob stopped for 6 s", GOES_ON,
-          outage(("bob",), 6, "event=source.failed", "partner KME kme-b"), "short"),
+    Fault("KME of alice stopped for 6 s", GOES_ON, outage(("alice",), 6, "connection refused"), "short", True),
+    Fault("KME of bob stopped for 6 s", GOES_ON, outage(("bob",), 6, "partner KME kme-b: cannot be reached"), "short"),
     Fault("KME of alice stopped", BLOCKS,
-          outage(("alice",), None, "event=rekey.failed", "policy requires QKD and there is no key: metro"), "short"),
+          outage(("alice",), None, "policy requires QKD and there is no key: metro", "connection refused"), "short"),
     Fault("KME of bob stopped", BLOCKS,
-          outage(("bob",), None, "event=rekey.failed", "partner KME kme-b"), "short"),
+          outage(("bob",), None, "policy requires QKD and there is no key: metro", "partner KME kme-b"), "short"),
     Fault("both KMEs stopped", BLOCKS,
-          outage(("alice", "bob"), None, "event=rekey.failed", "policy requires QKD and there is no key: metro"),
+          outage(("alice", "bob"), None, "policy requires QKD and there is no key: metro", "connection refused"),
           "short"),
     Fault("KME of bob gives a wrong key for a key_ID", BLOCKS,
-          lying("bob", "wrong-key", "reason=key-mismatch"), "short"),
+          lying("bob", "wrong-key", "event=message.rejected", DIFFERENT), "short"),
     Fault("KME of alice gives the key_ID of another SAE's key", BLOCKS,
-          lying("alice", "other-sae sae-carol", "event=rekey.failed", "reason=qkd-required"), "short"),
+          lying("alice", "other-sae sae-carol", "event=rekey.failed", "too few QKD keys for the policy of one end",
+                "dec_keys: HTTP 400: one or more keys specified are not found on KME"), "short"),
     Fault("KME of alice answers malformed", BLOCKS,
-          lying("alice", "malformed", "event=rekey.failed", "policy requires QKD and there is no key: metro"), "short"),
+          lying("alice", "malformed", "event=rekey.failed", "policy requires QKD and there is no key: metro",
+                "enc_keys: HTTP 200, but "), "short"),
     Fault("KME of bob answers malformed", BLOCKS,
-          lying("bob", "malformed", "event=rekey.failed", "reason=qkd-required"), "short"),
+          lying("bob", "malformed", "event=rekey.failed", "too few QKD keys for the policy of one end; the peer says:",
+                "dec_keys: HTTP 200, but "), "short"),
     Fault("link cut for longer than max_age", "blocked at both ends; traffic with the next common epoch",
           cut(20), "short"),
     Fault("link cut for 200 s, longer than WireGuard's sessions live", "not shown as protected; a common new epoch",

@@ -301,6 +301,12 @@ class FaultLab:
         epoch: int = wait_until(lambda: (found := agreed()) > after and found, "a common epoch", bound)
         return epoch, time.monotonic() - begin
 
+    def lead(self) -> None:
+        """A fresh epoch that alice began, so that she is the one to begin the next."""
+        before = self.epoch
+        self.alice.rekey()
+        self.agree(before)
+
     def leaked(self) -> int:
         """Packets for the other site that left in the clear, since the start."""
         return sum(site.counted("leak", "clear") for site in self.sites.values())
