@@ -87,11 +87,13 @@ async def _take_up(
     number, note = left.installed
     info = epoch_of(number, note, settings)
     problem = shortfall(info, settings, now.mono)
+    session = None if left.in_force is None else epoch_of(*left.in_force, settings)
+    if problem is None and left.in_force is not None:  # which may be of the epoch before
+        problem = shortfall(session, settings, now.mono)
     if info is None or problem is not None:
         await tunnel.block(settings.name)
         publish("peer.blocked", settings.name, detail=f"epoch {number} of before the restart is not kept: {problem}")
         return
-    session = None if left.in_force is None else epoch_of(*left.in_force, settings)
     core.take_up(settings.name, info, session, now)
     ends = core.peers[settings.name].context.guard.ends
     if ends is not None:  # perhaps another max_age than before

@@ -78,8 +78,11 @@ class SurvivingProcess:
     @property
     def pid(self) -> int | None:
         """``None`` after its end."""
-        if not self._over and select.select([self._descriptor], [], [], 0)[0]:
-            self._end()
+        if not self._over:
+            poll = select.poll()
+            poll.register(self._descriptor, select.POLLIN)
+            if poll.poll(0):  # a pidfd is readable from the end on
+                self._end()
         return None if self._over else self._pid
 
     def _end(self) -> None:
@@ -103,7 +106,3 @@ class SurvivingProcess:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TERM_BOUND):
                     await self.wait()
-
-    def close(self) -> None:
-        """Let go of it; it goes on."""
-        self._end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import replace
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtunnel.daemon.takeover import MAX_NOTE, epoch_of, lease_of, note_of, shortfall
+from qtunnel.daemon.takeover import MAX_NOTE, epoch_of, lease_of, note_of, shortfall, take_up
+from qtunnel.engines.base import Left, PeerSpec
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
 from qtunnel.rekey.model import EpochInfo, Memory, Now, PeerSettings
@@ -121,3 +123,55 @@ def test_a_lease_lasts_as_long_as_the_daemon_itself_would_let_the_key_live() -> 
     assert guard.ends is None
     guard.install(replace(INFO, keys=(), made=2000.0))  # an epoch without QKD, as the policy now allows
     assert guard.ends == 2600.0
+
+
+class Recorded:
+    """In the place of the tunnel: what it is told."""
+
+    def __init__(self, left: Left) -> None:
+        self.left = {"bob": left}
+        self.told: list[object] = []
+
+    async def block(self, peer: str) -> None:
+        self.told.append("block")
+
+    async def renew(self, peer: str, seconds: float) -> None:
+        self.told.append(seconds)
+
+
+GOOD, WEAK = note_of(INFO), note_of(replace(INFO, keys=()))
+
+
+@pytest.mark.parametrize(
+    "installed, in_force, ended, told, event, words",
+    [
+        ((7, GOOD), (7, GOOD), None, 300.0, "epoch.kept", "in place since before the restart"),
+        ((7, GOOD), None, None, 300.0, "epoch.kept", "in place since before the restart"),
+        ((7, GOOD), (6, GOOD), None, 300.0, "epoch.kept", "in place since before the restart"),
+        (
+            (7, GOOD),
+            (6, WEAK),
+            None,
+            "block",
+            "peer.blocked",
+            "epoch 7 of before the restart is not kept: it has fewer",
+        ),
+        ((7, GOOD), (6, ""), None, "block", "peer.blocked", "nobody can tell what it is made of"),
+        ((7, WEAK), (7, WEAK), None, "block", "peer.blocked", "fewer QKD sources than the policy demands"),
+        (None, None, 7, "block", "peer.blocked", "no daemon renewed epoch 7 within 600 s: the engine blocked the peer"),
+        (None, None, None, "block", None, ""),
+    ],
+)
+def test_what_is_found_goes_on_or_is_blocked(
+    installed: tuple[int, str] | None, in_force: tuple[int, str] | None, ended: int | None, told: object,
+    event: str | None, words: str,
+) -> None:  # fmt: skip
+    tunnel = Recorded(Left(PeerSpec(bytes(32)), installed, in_force, ended))
+    events: list[tuple[str, dict[str, object]]] = []
+    core = node()
+    publish = lambda kind, peer, **fields: events.append((kind, fields))  # noqa: E731
+    asyncio.run(take_up(tunnel, core, [SETTINGS], NOW, publish))  # type: ignore[arg-type]  # all that it is asked
+    assert tunnel.told == [told]
+    assert [kind for kind, _ in events] == ([] if event is None else [event])
+    assert not events or words in str(events[0][1]["detail"])
+    assert (core.peers["bob"].view().installed is not None) == (event == "epoch.kept")

@@ -1,6 +1,6 @@
-"""``make test-faults``: every fault, the table of what came of it, and docs/reliability.md.
+"""``make test-faults``: every fault, and the table of what came of it, printed and put into docs/reliability.md.
 
-``python -m tests.faults [WORDS]``: only the faults with these words in their names, and no document then.
+``python -m tests.faults [WORDS]``: only the faults with these words in their names; of the others the rows stay.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.conftest import missing_for_root_tests
 from tests.faults.faults import FAULTS, LABS, Fault, Outcome
 from tests.faults.lab import FaultLab, fault_lab
-from tests.faults.table import Row, row_of, write
+from tests.faults.table import DOCUMENT, Row, row_of, written
 
 KEEP = Path(tempfile.gettempdir()) / "qtunnel-faults"
 """Logs of faults whose outcome was not what it has to be."""
@@ -33,11 +33,9 @@ def main(words: str) -> int:
         faults = [fault for fault in chosen if fault.lab == lab]
         while faults:
             faults = _in_a_lab(lab, faults, rows)
-    rows.sort(key=lambda row: [fault.name for fault in FAULTS].index(row.fault))
     held = sum(row.holds for row in rows)
     print(f"\n{held} of {len(rows)} hold, in {time.monotonic() - begin:.0f} s")
-    if not words:
-        write(rows, datetime.now(UTC).date())
+    DOCUMENT.write_text(written(DOCUMENT.read_text(), rows))
     return 0 if held == len(rows) else 1
 
 
@@ -46,7 +44,7 @@ def _in_a_lab(name: str, faults: list[Fault], rows: list[Row]) -> list[Fault]:
     with tempfile.TemporaryDirectory() as directory, fault_lab(Path(directory), **LABS[name]) as lab:
         for number, fault in enumerate(faults):
             outcome = _try(fault, lab)
-            rows.append(row_of(fault, outcome))
+            rows.append(row_of(fault, outcome, datetime.now(UTC).date()))
             print(rows[-1].text, flush=True)
             if outcome.problems:
                 _keep(fault, lab, outcome)

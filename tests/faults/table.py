@@ -2,49 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 from datetime import date
 from pathlib import Path
 
-from tests.faults.faults import Fault, Outcome
+from tests.faults.faults import FAULTS, Fault, Outcome
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- generated: faults -->", "<!-- end -->"
+HEAD = ("| fault | expectation | outcome |  | run of |", "| --- | --- | --- | --- | --- |")
+HOLDS, FAILS = "holds", "**fails**"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line."""
+    """One line; the fields are those of the table, without its bars."""
 
     fault: str
     expectation: str
     outcome: str
-    holds: bool
+    verdict: str
+    day: str
+
+    @property
+    def holds(self) -> bool:
+        return self.verdict == HOLDS
 
     @property
     def text(self) -> str:
-        return f"{'holds' if self.holds else 'FAILS'}  {self.fault}: {self.outcome}"
+        return f"{self.verdict.strip('*')}  {self.fault}: {self.outcome}"
 
 
-def row_of(fault: Fault, outcome: Outcome) -> Row:
-    return Row(fault.name, fault.expectation, "; ".join(outcome.facts), not outcome.problems)
+def row_of(fault: Fault, outcome: Outcome, day: date) -> Row:
+    verdict = FAILS if outcome.problems else HOLDS
+    return Row(fault.name, fault.expectation, "; ".join(outcome.facts), verdict, day.isoformat())
 
 
-def markdown(rows: Sequence[Row], day: date) -> str:
-    """The generated part."""
-    held = sum(row.holds for row in rows)
-    lines = [f"Run of {day.isoformat()}: {held} of {len(rows)} hold.", "", "| fault | expectation | outcome |  |",
-             "| --- | --- | --- | --- |"]  # fmt: skip
-    lines += [
-        f"| {row.fault} | {row.expectation} | {row.outcome} | {'holds' if row.holds else '**fails**'} |" for row in rows
-    ]
-    return "\n".join(lines)
+def rows_in(text: str) -> list[Row]:
+    """The rows of a document."""
+    lines = text.partition(BEGIN)[2].partition(END)[0].splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ") and line not in HEAD]
+    return [Row(*parts) for parts in cells if len(parts) == 5]
 
 
-def write(rows: Sequence[Row], day: date) -> None:
-    """Into the document, between its marks."""
-    text = DOCUMENT.read_text()
+def written(text: str, rows: Sequence[Row]) -> str:
+    """The document with these rows in the place of older ones of the same faults; of faults that there are no more,
+    none are left."""
+    known = {row.fault: row for row in [*rows_in(text), *rows]}
+    kept = [known[fault.name] for fault in FAULTS if fault.name in known]
     head, _, rest = text.partition(BEGIN)
-    tail = rest.partition(END)[2]
-    DOCUMENT.write_text(f"{head}{BEGIN}\n{markdown(rows, day)}\n{END}{tail}")
+    return f"{head}{BEGIN}\n{markdown(kept)}\n{END}{rest.partition(END)[2]}"
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """The table."""
+    return "\n".join([*HEAD, *(f"| {' | '.join(astuple(row))} |" for row in rows)])

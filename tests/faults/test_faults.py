@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
-from pathlib import Path
 
 import pytest
 
@@ -48,14 +47,24 @@ def test_no_two_faults_have_one_name() -> None:
     assert {fault.lab for fault in FAULTS} == set(LABS)
 
 
-def test_the_table_goes_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    document = tmp_path / "reliability.md"
-    document.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
-    monkeypatch.setattr(table, "DOCUMENT", document)
-    bad = Outcome(["1 of 9 lost"], ["lost"])
-    table.write([table.row_of(QUICK[0], Outcome(["0 lost"])), table.row_of(QUICK[1], bad)], date(2026, 1, 2))
-    text = document.read_text()
-    assert text.startswith(f"before\n{table.BEGIN}\nRun of 2026-01-02: 1 of 2 hold.\n")
-    assert text.endswith(f"{table.END}\nafter\n")
-    assert "| 1 of 9 lost | **fails** |" in text
-    assert "\nold" not in text
+def test_the_table_goes_between_its_marks_and_a_part_of_it_leaves_the_rest() -> None:
+    first, second, third = FAULTS[:3]
+    text = f"before\n{table.BEGIN}\n{table.END}\nafter\n"
+    early, late = date(2026, 1, 2), date(2026, 3, 4)
+    good, bad = Outcome(["0 lost", "epoch 3"]), Outcome(["1 lost"], ["lost"])
+    text = table.written(text, [table.row_of(third, good, early), table.row_of(first, bad, early)])
+    text = table.written(text, [table.row_of(second, good, late), table.row_of(third, good, late)])
+    assert text.startswith(f"before\n{table.BEGIN}\n| fault |")
+    assert text.endswith(f"|\n{table.END}\nafter\n")
+    rows = table.rows_in(text)
+    assert [(row.fault, row.holds, row.day) for row in rows] == [
+        (first.name, False, "2026-01-02"),
+        (second.name, True, "2026-03-04"),
+        (third.name, True, "2026-03-04"),
+    ]
+    assert rows[0].text == f"fails  {first.name}: 1 lost"
+
+
+def test_the_document_has_every_fault_as_it_is_tried_now() -> None:
+    rows = {row.fault: row.expectation for row in table.rows_in(table.DOCUMENT.read_text())}
+    assert rows == {fault.name: fault.expectation for fault in FAULTS}, "run make test-faults"
