@@ -43,7 +43,7 @@ else
 endif
 
 # every fault under load, a quarter of an hour, and the table of what came of it: also into docs/reliability.md.
-# ARGS="link cut" tries those with these words alone
+# ARGS="link cut,disk" tries those with one of these words, and leaves the other rows as they are
 test-faults: dev test-tools
 	@$(BIN)/python -m tests.faults $(ARGS)
 

@@ -13,7 +13,6 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qtunnel.crypto import dh
 from qtunnel.engines import survivor
@@ -29,7 +28,7 @@ from tests.support.netns import gone, wait_until
 pytestmark = pytest.mark.root
 
 PEER = PeerSpec(
-    X25519PrivateKey.generate().public_key().public_bytes_raw(),
+    dh.public_key(Secret(bytes(range(1, 33)))),
     ("127.0.0.9", 51820),
     (ip_network("10.8.0.0/16"), ip_network("fd08::/32")),
     25,

@@ -231,7 +231,7 @@ def _until_over(lab: FaultLab) -> tuple[float, str]:
         peers = [site.shown for site in lab.sites.values()]
         ages = [peer for peer in peers if peer is not None and peer.age_s is not None and peer.protected]
         if len(ages) == 2:
-            at = min(time.monotonic() - (peer.age_s or 0.0) + peer.max_age_s for peer in ages)
+            at = min(time.monotonic() - (peer.age_s or 0.0) + (peer.max_age_s or 0.0) for peer in ages)
         return all(peer is not None and peer.protection == "blocked" for peer in peers)
 
     wait_until(over, "both ends are blocked", 90)
@@ -328,7 +328,7 @@ def cut(seconds: float) -> Act:
 def lab_max_age(lab: FaultLab) -> float:
     peer = lab.alice.shown
     assert peer is not None
-    return peer.max_age_s
+    return peer.max_age_s or 0.0
 
 
 def engine_killed(lab: FaultLab, outcome: Outcome) -> None:

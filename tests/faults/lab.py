@@ -113,6 +113,7 @@ class Site(Gateway):
         peer = self.shown
         assert peer is not None
         assert peer.age_s is not None
+        assert peer.max_age_s is not None
         return time.monotonic() - peer.age_s + peer.max_age_s
 
     def rekey(self) -> None:
