@@ -119,6 +119,7 @@ def test_a_link_that_goes_down_and_up_does_not_put_it_off() -> None:
     exchange(world, alice, bob)
     world.advance(30)
     assert silent(world, alice, bob)
+    assert told(alice, "ended_epoch") == "1"
 
 
 def test_the_note_comes_back_with_the_key_and_with_its_sessions() -> None:
