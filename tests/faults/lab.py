@@ -108,13 +108,13 @@ class Site(Gateway):
         assert status.node.engine_pid is not None
         return status.node.engine_pid
 
-    def expiry(self) -> float:
-        """When its epoch in force is too old; monotonic seconds."""
+    def expiry(self) -> tuple[int, float] | None:
+        """The epoch in force, and when it is too old, or a moment before that; monotonic seconds. None: unprotected."""
+        asked = time.monotonic()
         peer = self.shown
-        assert peer is not None
-        assert peer.age_s is not None
-        assert peer.max_age_s is not None
-        return time.monotonic() - peer.age_s + peer.max_age_s
+        if peer is None or peer.epoch_in_force is None or peer.age_s is None or peer.max_age_s is None:
+            return None
+        return (peer.epoch_in_force, asked - peer.age_s + peer.max_age_s) if peer.protected else None
 
     def rekey(self) -> None:
         """Begin a rekey; its outcome is for the test to see."""
