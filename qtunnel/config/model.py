@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from qtunnel.config.document import Location, Node, Problem
+from qtunnel.config.plain import PlainPeerConfig
 from qtunnel.config.types import (
     AllowedNetwork,
     ConfigPath,
@@ -29,6 +30,7 @@ from qtunnel.config.types import (
     InPlace,
     InterfaceAddress,
     InterfaceName,
+    Keepalive,
     ListenAddress,
     Name,
     Percentage,
@@ -250,16 +252,6 @@ class QkdConfig(Section):
         return {"policy": value} if isinstance(value, str) else value
 
 
-def _off(value: object) -> object:
-    return None if value == "off" else value
-
-
-Keepalive = Annotated[
-    Annotated[Duration, at_least(1, "WireGuard's smallest; the usual is 25s")] | None, BeforeValidator(_off)
-]
-"""Seconds, or ``off``."""
-
-
 class PeerConfig(Section):
     """One peer. persistent_keepalive in seconds, ``None`` for off."""
 
@@ -297,6 +289,7 @@ class Config(Section):
     tunnel: TunnelConfig
     key_sources: dict[Name, Annotated[KeySourceConfig, BeforeValidator(_key_source)]] = Field(default_factory=dict)
     peers: tuple[PeerConfig, ...] = Field(min_length=1, examples=[[_EXAMPLE_PEER]])
+    plain_peers: tuple[PlainPeerConfig, ...] = ()
 
     def peer(self, name: str) -> PeerConfig:
         """The peer of that name; raises ``ConfigError`` naming the peers there are."""

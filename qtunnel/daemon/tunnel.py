@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-from collections.abc import Callable
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from qtunnel.config import Config
-from qtunnel.engines.base import Endpoint, Lease, Left, PeerSpec, PeerStats
-from qtunnel.engines.bypass import mark_of
-from qtunnel.engines.interface import Interface, InterfaceConfig, guard_metric_of
+from qtunnel.daemon.engine_keys import UNKNOWN, CurrentPsk, EngineKeys, LeaseOf
+from qtunnel.daemon.inheritance import ENGINE_RECORD, inherit
+from qtunnel.daemon.looks import AFTER_CHANGE, Looks
+from qtunnel.daemon.members import interface_of, mark_for, specs_of
+from qtunnel.engines.base import Endpoint, Left, PeerSpec, PeerStats
+from qtunnel.engines.changes import Changes
+from qtunnel.engines.interface import Interface
 from qtunnel.engines.uapi import open_engine
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
-from qtunnel.rekey.model import Install
-from qtunnel.secret import Secret
 from qtunnel.telemetry import log
 
 logger = log.get("daemon.tunnel")
 
-ROUTES_EVERY = 10
-"""Calls of ``mend``, about seconds, between two looks at the host's routes: it takes a dump of them all, and they
-change as seldom as a DHCP server gives another gateway."""
+ROUTES_EVERY = AFTER_CHANGE
+"""Looks, about seconds, between two at the host's routes: it takes a dump of them all, and they change as seldom as a
+DHCP server gives another gateway."""
 FIRST_RESTART = 0.2
 """Seconds until a dead engine is started again, doubling up to ..."""
 LONGEST_RESTART = 10.0
@@ -33,21 +34,9 @@ REFUSALS = 3
 """Times in a row that an engine may refuse what a peer should have, or leave a question unanswered for 5 s."""
 NAMED = 6
 """Routes that a line of the log names; a hub may have thousands."""
-PSK_SIZE = 32
-_UNKNOWN = object()
-"""In place of an epoch: the engine was told, and did not say that it is done."""
-
-CurrentPsk = Callable[[str], tuple[int, Secret] | None]
-"""From a peer's name to epoch and PSK (a copy) that it should have now; None where it is to be blocked."""
-
-LeaseOf = Callable[[str], Lease | None]
-"""From a peer's name to how long that PSK may live if nobody renews it."""
-
-ENGINE_RECORD = "engine.json"
-"""In the state directory: which process the engine is, for the daemon after this one."""
 
 
-class Tunnel:
+class Tunnel(EngineKeys):
     """One interface with its peers. Every peer has a random PSK from the first moment on."""
 
     def __init__(
@@ -63,26 +52,16 @@ class Tunnel:
         """By peer's name, what an engine that was taken over has in place; to be judged right after ``start``."""
         self._kept: set[str] = set()
         """Peers whose key is of before a restart: what nobody here could put in place again is left as it is."""
-        allowed = tuple(network for peer in config.peers for network in peer.allowed_ips)
-        routes = tunnel.routes == "auto"
-        self.mark = mark_of(config.node.wireguard_port) if routes else 0
+        self.mark = mark_for(config)
         """Of all datagrams that carry the tunnel: those of the engine, and those of the key handshake."""
-        guards = guard_metric_of(config.node.wireguard_port)
-        self._interface = Interface(
-            InterfaceConfig(
-                tunnel.interface, tunnel.addresses, tunnel.mtu, allowed, routes, mark=self.mark, guard_metric=guards
-            )
-        )
-        self._keys = {peer.name: public[peer.name].wireguard for peer in config.peers}
-        self._specs = {
-            peer.name: PeerSpec(
-                self._keys[peer.name],
-                None,
-                peer.allowed_ips,
-                None if peer.persistent_keepalive is None else max(1, round(peer.persistent_keepalive)),
-            )
-            for peer in config.peers
-        }
+        self._interface = Interface(interface_of(config))
+        self._changes = Changes()
+        self._made = 0
+        self._looks = Looks(self._changes.heard, lambda: self._interface.looks)
+        self._specs = specs_of(config, public)
+        self._keys = {name: spec.public_key for name, spec in self._specs.items()}
+        self._unset: set[str] = set()
+        self._gone: set[bytes] = set()
         self.up = False
         self._in_place: dict[str, int | object | None] = {}
         self._record_suites: dict[str, str] = {}
@@ -112,24 +91,19 @@ class Tunnel:
             raise
 
     async def _take_over(self, left: dict[bytes, Left]) -> None:
-        """Change nothing that is as it should be: it carries traffic."""
-        wanted = {spec.public_key: name for name, spec in self._specs.items()}
-        for key in left.keys() - wanted.keys():
-            await self.engine.remove_peer(key)
-        for key, name in wanted.items():
-            its, spec = left.get(key), self._specs[name]
-            if its is None:
-                await self.engine.set_peer(spec)
-                self._in_place[name] = None
-                continue
-            if its.in_force is not None or spec.endpoint is None:  # it was heard there, wherever it is by its name
-                self._specs[name] = spec = replace(spec, endpoint=its.spec.endpoint)
-            if _differs(its.spec, spec):
-                await self.engine.set_peer(spec)
-            self._in_place[name] = _UNKNOWN if its.installed is None else its.installed[0]
-            self._kept.add(name)
-            self.left[name] = its
+        self.left = await inherit(self.engine, left, self._specs)
+        for name in self._specs:
+            its, ours = self.left.get(name), self._current_psk(name)
+            self._in_place[name] = None if its is None else its.installed[0] if its.installed else UNKNOWN
+            if ours is not None:  # of a peer that runs WireGuard alone: set again, which changes nothing
+                ours[1].wipe()
+                self.left.pop(name, None)
+                self._in_place[name] = UNKNOWN
+            elif its is not None:
+                self._kept.add(name)
         await self._interface.up()
+        self._made += 1
+        self._looks.made()
         self._warn()
         self.up = True
         self._events.publish("engine.adopted", None, pid=self.engine.pid, peers=len(self.left))
@@ -145,7 +119,11 @@ class Tunnel:
             self._in_place[name] = None
             await self._put_right(name)
         self._misplaced.clear()
+        self._unset.clear()
+        self._gone.clear()
         await self._interface.up()
+        self._made += 1
+        self._looks.made()
         self._warn()
         for name in self._specs:  # a handshake that was asked for before the link was up has not been sent
             self._in_place[name] = None
@@ -180,10 +158,13 @@ class Tunnel:
     async def mend(self) -> None:
         """Put back what somebody undid of the interface, its routes and what stands behind them, and follow the host's
         own routes; to be called about every second. Raises ``EngineError``."""
+        if not self.up or not self._looks.due(trouble=self.trouble is not None):
+            return
+        made = self._made
+        missing = await self._interface.missing()  # not under the lock: at a hub's start this takes seconds
         async with self._lock:
-            if not self.up:
-                return
-            missing = await self._interface.missing()
+            if not self.up or self._made != made:
+                return  # the interface has become another one meanwhile
             if not missing:
                 self.trouble = None
             else:
@@ -203,6 +184,7 @@ class Tunnel:
     async def stop(self) -> None:
         """Take interface, routes and engine away, and what stands behind the routes; nothing of anybody else's."""
         self.up = False
+        self._changes.close()
         try:
             await self._interface.down()
         except EngineError as error:
@@ -212,6 +194,7 @@ class Tunnel:
     async def abandon(self) -> None:
         """End the engine, and with it the interface; the unreachable routes stay, and nothing leaves in the clear."""
         self.up = False
+        self._changes.close()
         if self._interface.is_up and self._interface.guards:
             prefixes = _short([str(network) for network in self._interface.guards])
             self._events.publish(
@@ -225,89 +208,82 @@ class Tunnel:
     def key_of(self, peer: str) -> bytes:
         return self._keys[peer]
 
+    async def change(self, config: Config, specs: Mapping[str, PeerSpec], others: Collection[str]) -> None:
+        """Other peers, addresses, MTU and routes from now on; peers that stay as they are are not touched.
+
+        specs: of all peers, without endpoints. others: names whose peer is another one than before. What the engine or
+        the kernel refuses is repeated by ``reconcile`` and ``mend``; raises ``EngineError`` for the first refusal.
+        """
+        async with self._lock:
+            before, self._specs = self._specs, {}
+            for name, spec in before.items():
+                if name not in specs or name in others:
+                    self._gone.add(spec.public_key)
+                    for held in (self._in_place, self._record_suites):
+                        held.pop(name, None)
+                    self._kept.discard(name)
+                    self._misplaced.discard(name)
+                    self._unset.discard(name)
+            for name, spec in specs.items():
+                old = None if name in others else before.get(name)
+                if old is None:
+                    self._in_place[name] = None
+                self._specs[name] = spec if old is None else replace(spec, endpoint=old.endpoint)
+                if self._specs[name] != old:
+                    self._unset.add(name)
+            self._keys = {name: spec.public_key for name, spec in self._specs.items()}
+            self._config = config
+            refused = await self._settle() if self.up else None
+            await self._renew_all()
+            await self._interface.change(interface_of(config))
+            if refused is not None:
+                raise refused
+
+    async def _settle(self) -> EngineError | None:
+        """Bring the engine's peers to what they should be; the first refusal."""
+        refused: EngineError | None = None
+        for key in tuple(self._gone):
+            try:
+                await self.engine.remove_peer(key)
+                self._gone.discard(key)
+            except EngineError as error:
+                refused = refused or error
+        waiting = [name for name in self._specs if name in self._unset and self._keys[name] not in self._gone]
+        try:
+            stats = await self.engine.stats() if waiting else {}
+            for name in waiting:
+                its, spec = stats.get(self._keys[name]), self._specs[name]
+                at = its.endpoint if its is not None else None  # where it has roamed to it stays
+                await self.engine.set_peer(spec if at is None else replace(spec, endpoint=at))
+                self._unset.discard(name)
+                await self._put_right(name)
+        except EngineError as error:
+            refused = refused or error
+        return refused
+
     async def set_endpoint(self, peer: str, endpoint: Endpoint) -> None:
         """Where the peer's WireGuard is, from its name; the engine follows roaming by itself."""
         async with self._lock:
+            if peer not in self._specs:
+                return  # it went while its name was looked up
             before = self._specs[peer].endpoint
             self._specs[peer] = replace(self._specs[peer], endpoint=endpoint)
-            if not self.up or before == endpoint:
+            if not self.up or before == endpoint or peer in self._unset:
                 return
             self._misplaced.add(peer)
             await self._place(peer)
+
+    async def lead(self, peer: str, endpoint: Endpoint) -> None:
+        """The engine looks for the peer elsewhere than where it last heard it."""
+        async with self._lock:
+            if self.up and peer in self._specs:
+                await self.engine.set_endpoint(self._keys[peer], endpoint)
 
     async def _place(self, peer: str) -> None:
         endpoint = self._specs[peer].endpoint
         assert endpoint is not None
         await self.engine.set_endpoint(self._keys[peer], endpoint)
         self._misplaced.discard(peer)
-
-    async def install(self, effect: Install) -> None:
-        """Put an epoch's PSK in place; where the engine is down or refuses, ``reconcile`` does it later."""
-        try:
-            async with self._lock:
-                self._record_suites[effect.peer] = effect.record_suite
-                current = self._current_psk(effect.peer)
-                if current is not None:
-                    current[1].wipe()
-                if not self.up or current is None or current[0] != effect.epoch:
-                    return  # superseded: the effect that did so comes after this one
-                self._in_place[effect.peer] = _UNKNOWN
-                self._kept.discard(effect.peer)
-                await self.engine.set_psk(
-                    self._keys[effect.peer], effect.psk, effect.epoch, effect.previous_psk,
-                    effect.previous_epoch or 0, effect.handshake_now, effect.record_suite, self._lease_of(effect.peer),
-                )  # fmt: skip
-                self._in_place[effect.peer] = effect.epoch
-        finally:
-            effect.psk.wipe()
-            if effect.previous_psk is not None:
-                effect.previous_psk.wipe()
-
-    async def block(self, peer: str) -> None:
-        """No traffic with the peer: a PSK that nobody has, no session. Routes stay, so nothing goes around."""
-        async with self._lock:
-            if self.up:
-                await self._block(peer)
-
-    async def renew(self, peer: str, seconds: float) -> None:
-        """The engine blocks the peer after that time, unless another epoch comes."""
-        async with self._lock:
-            if self.up:
-                await self.engine.renew(self._keys[peer], seconds)
-
-    async def _block(self, peer: str) -> None:
-        self._kept.discard(peer)
-        self._in_place[peer] = _UNKNOWN
-        with Secret.random(os.urandom, PSK_SIZE) as psk:
-            await self.engine.block(self._keys[peer], psk)
-        self._in_place[peer] = None
-
-    async def drop_session(self, peer: str) -> None:
-        """End the present session and begin a new one with the PSK in place."""
-        async with self._lock:
-            if self.up and peer not in self._kept:  # there the engine ends each session by itself, in time
-                await self._block(peer)
-                await self._put_right(peer)
-
-    async def _put_right(self, peer: str) -> None:
-        """Give the engine what the peer should have now, where it has something else."""
-        current = self._current_psk(peer)
-        if current is None:
-            if self._in_place.get(peer) is not None and peer not in self._kept:
-                await self._block(peer)
-            return
-        epoch, psk = current
-        with psk:
-            if self._in_place.get(peer) == epoch:
-                return
-            self._in_place[peer] = _UNKNOWN
-            handshake_now = self._specs[peer].endpoint is not None
-            suite = self._record_suites.get(peer, "")
-            await self.engine.set_psk(
-                self._keys[peer], psk, epoch, handshake_now=handshake_now, record_suite=suite,
-                lease=self._lease_of(peer),
-            )  # fmt: skip
-            self._in_place[peer] = epoch
 
     async def reconcile(self) -> None:
         """Repeat what the engine refused, until it has what every peer should have; to be called now and then.
@@ -317,9 +293,11 @@ class Tunnel:
         async with self._lock:
             if not self.up:
                 return
-            refused: EngineError | None = None
+            refused = await self._settle() if self._gone or self._unset else None
             for peer in self._specs:
                 try:
+                    if peer in self._unset:
+                        continue
                     await self._put_right(peer)
                     if peer in self._misplaced:
                         await self._place(peer)
@@ -357,13 +335,6 @@ class Tunnel:
                 raise
             self._strikes["get"] = 0
         return {name: found[key] for name, key in self._keys.items() if key in found}
-
-
-def _differs(its: PeerSpec, wanted: PeerSpec) -> bool:
-    """Whether the engine has something else of a peer than the configuration."""
-    return set(its.allowed_ips) != set(wanted.allowed_ips) or (its.endpoint, its.persistent_keepalive) != (
-        wanted.endpoint, wanted.persistent_keepalive,
-    )  # fmt: skip
 
 
 def _short(names: list[str]) -> str:

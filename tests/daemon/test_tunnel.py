@@ -128,7 +128,7 @@ def make(write: Callable[[str], Path]) -> Callable[[], Made]:
         wanted = Wanted()
         tunnel = Tunnel(config, Identity.load(config.node.identity), load_public(config), EventStream(), wanted.psk)
         engine = RefusingEngine()
-        tunnel.engine = engine  # type: ignore[assignment]  # the point of this test
+        tunnel.engine = engine
         tunnel._interface = NoInterface()  # type: ignore[assignment]
         return tunnel, engine, wanted
 
