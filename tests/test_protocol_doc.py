@@ -43,7 +43,7 @@ from qtunnel.wireguard import limits, record_join, record_link, record_size, uap
 from tests import docs_handshake as docs
 from tests.docs_handshake import DOCUMENT, End, Epoch
 from tests.docs_tables import number
-from tests.wireguard.test_psk import psk, start
+from tests.wireguard.test_psk import install, psk, start
 from tests.wireguard.world import pair
 
 VECTOR_FILE = Path(__file__).parent / "vectors" / "handshake" / "handshake.json"
@@ -456,16 +456,24 @@ def test_uapi_keys() -> None:
     }  # fmt: skip
     rows = DOCUMENT.table("7", "operation").rows
     assert {row["key"] for row in rows if row["operation"] == "set"} == set(uapi.KEYS) - standard
-    _, alice, bob = start()
-    alice.set_peer(bob.public, "record_mode=aes-256-gcm")
-    shown = {line.partition("=")[0] for line in alice.get().splitlines()}
-    ours = {name for name in shown if "epoch" in name or "record" in name or name == "packets"}
+    world, alice, bob = start()
+    install(bob, alice, 2)
+    install(alice, bob, 2, "record_mode=aes-256-gcm", "epoch_note=second", "expires_msec=1000", "handshake=now")
+    world.settle()
+    shown = alice.get().splitlines()
+    world.advance(1)
+    shown += alice.get().splitlines()
+    ours = {
+        name for line in shown if re.search("epoch|record|installed|expires|^packets$", name := line.partition("=")[0])
+    }
     assert {row["key"] for row in rows if row["operation"] == "get"} == ours
 
 
 def _values(words: str) -> tuple[list[str], list[str]]:
     """Values that the words of section 7 allow, and some that they do not."""
     decimal, digits = re.match(r"decimal u(\d+):", words), re.fullmatch(r"(\d+) hexadecimal digits", words)
+    if words.startswith("printable ASCII, at most 900 bytes"):
+        return ["", "~" * 900], ["~" * 901, "\t", "ä"]
     if decimal:
         return ["0", str(2 ** int(decimal[1]) - 1)], [str(2 ** int(decimal[1])), "-1", "0x1", ""]
     if digits:
@@ -498,7 +506,7 @@ def test_uapi_shows_a_session_as_long_as_it_sends() -> None:
     world.advance(limits.REJECT_AFTER_TIME - 3)  # a second has passed since the start
     assert "epoch=1\n" in alice.get()
     world.advance(3)
-    assert "epoch" not in alice.get()
+    assert "\nepoch" not in alice.get()
 
 
 def test_uapi_previous_psk_ends() -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -113,6 +114,20 @@ def wg(
         run_in_background(start)
 
 
+class _Voice(logging.StreamHandler[TextIO]):
+    """To standard error, and once nobody reads that any more to syslog: as after the end of the daemon that did."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the base has this name
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
+            return
+        handler = _syslog()
+        handler.setFormatter(self.formatter)
+        logging.getLogger("qtunnel").handlers[:] = [handler]
+        if record.levelno >= handler.level:
+            handler.handle(record)
+
+
 def _syslog() -> logging.Handler:
     """For the background: warnings and errors to syslog, where there is one."""
     try:
@@ -132,7 +147,7 @@ def _set_up_logging(interface: str, log_file: Path | None, level: str, *, to_std
         except OSError as error:
             raise EngineError(f"log file {log_file}: {error.strerror}; choose a path that can be written") from None
     elif to_stderr:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _Voice(sys.stderr)
     else:
         handler, stamp = _syslog(), ""  # syslog has a time of its own
     line = f"{stamp}level=%(levelname)s interface={interface} %(message)s"

@@ -28,9 +28,11 @@ from qtunnel.daemon.plain import PlainPeers
 from qtunnel.daemon.reload import Apply, ConfigSource, Parts, Reloader
 from qtunnel.daemon.settings import all_settings, load_public
 from qtunnel.daemon.sources import KeySources, status_of
+from qtunnel.daemon.takeover import lease_of, take_up
 from qtunnel.daemon.transport import Address, Datagram, HandshakeSockets, cookie_source, source_of
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally, in_force, is_stale, peer_status, protection_in_force, sources_of
+from qtunnel.engines.base import Lease
 from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
@@ -105,7 +107,7 @@ class Gateway:
         self._memory: StateDirectory | None = None
         self._sources = KeySources(config, self._events, lambda peer, stock: self._core.supply(peer, stock, now()))
         self._core = RekeyNode(self._identity, os.urandom, source_of=source_of, cookie_source=cookie_source)
-        self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
+        self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk, self._lease_of)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._plain = PlainPeers(config, self._endpoints.doubt)
         self._nudges = Nudges(self._tunnel, self._endpoints)
@@ -121,6 +123,7 @@ class Gateway:
             self._state = "up"
             for peer in settings:
                 self._core.add_peer(peer, memory.of(peer.public.id), now(), among=len(settings))
+            await take_up(self._tunnel, self._core, settings, now(), self._publish)
             self._spawn(self._timer())
             self._spawn(self._poll(self._reconcile, self._look))
             self._spawn(self._poll(self._mend))  # beside the others: for a hub's routes it takes seconds
@@ -187,6 +190,9 @@ class Gateway:
             self._shown.pop(name, None)
             self._epochs.forget(name)
             self._nudges.forget(name)
+
+    def _lease_of(self, peer: str) -> Lease | None:
+        return lease_of(self._core, peer, monotonic())
 
     # -- into the core
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from qtunnel.config import Config
+from qtunnel.daemon.engine_keys import UNKNOWN, CurrentPsk, EngineKeys, LeaseOf
+from qtunnel.daemon.inheritance import ENGINE_RECORD, inherit
 from qtunnel.daemon.looks import AFTER_CHANGE, Looks
 from qtunnel.daemon.members import interface_of, mark_for, specs_of
-from qtunnel.engines.base import Endpoint, PeerSpec, PeerStats
+from qtunnel.engines.base import Endpoint, Left, PeerSpec, PeerStats
 from qtunnel.engines.changes import Changes
 from qtunnel.engines.interface import Interface
-from qtunnel.engines.programs import OWN
 from qtunnel.engines.uapi import open_engine
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
-from qtunnel.rekey.model import Install
-from qtunnel.secret import Secret
 from qtunnel.telemetry import log
 
 logger = log.get("daemon.tunnel")
@@ -36,24 +34,24 @@ REFUSALS = 3
 """Times in a row that an engine may refuse what a peer should have, or leave a question unanswered for 5 s."""
 NAMED = 6
 """Routes that a line of the log names; a hub may have thousands."""
-PSK_SIZE = 32
-_UNKNOWN = object()
-"""In place of an epoch: the engine was told, and did not say that it is done."""
-
-CurrentPsk = Callable[[str], tuple[int, Secret] | None]
-"""From a peer's name to epoch and PSK (a copy) that it should have now; None where it is to be blocked."""
 
 
-class Tunnel:
+class Tunnel(EngineKeys):
     """One interface with its peers. Every peer has a random PSK from the first moment on."""
 
     def __init__(
         self, config: Config, identity: Identity, public: dict[str, PublicIdentity], events: EventStream,
-        current_psk: CurrentPsk,
+        current_psk: CurrentPsk, lease_of: LeaseOf = lambda peer: None,
     ) -> None:  # fmt: skip
         tunnel = config.tunnel
         self._config, self._identity, self._events, self._current_psk = config, identity, events, current_psk
-        self.engine = open_engine(tunnel.engine, tunnel.interface, processes=tunnel.processes)
+        self._lease_of = lease_of
+        record = config.node.state_dir / ENGINE_RECORD
+        self.engine = open_engine(tunnel.engine, tunnel.interface, processes=tunnel.processes, record=record)
+        self.left: dict[str, Left] = {}
+        """By peer's name, what an engine that was taken over has in place; to be judged right after ``start``."""
+        self._kept: set[str] = set()
+        """Peers whose key is of before a restart: what nobody here could put in place again is left as it is."""
         self.mark = mark_for(config)
         """Of all datagrams that carry the tunnel: those of the engine, and those of the key handshake."""
         self._interface = Interface(interface_of(config))
@@ -76,17 +74,43 @@ class Tunnel:
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
-        """Engine, keys, peers with random PSKs, then the link. Raises ``EngineError``; leaves nothing half made."""
+        """Engine, keys, peers with random PSKs, then the link; or all of that as a daemon that was killed has left it.
+
+        Raises ``EngineError``; leaves nothing half made.
+        """
         try:
-            await self._bring_up()
+            left = await self.engine.adopt(self._identity.public.wireguard, self._config.node.wireguard_port, self.mark)
+            if left is None:
+                await self._bring_up()
+            else:
+                await self._take_over(left)
         except BaseException:
             await self.engine.stop()
             with contextlib.suppress(EngineError):
                 await self._interface.undo()
             raise
 
+    async def _take_over(self, left: dict[bytes, Left]) -> None:
+        self.left = await inherit(self.engine, left, self._specs)
+        for name in self._specs:
+            its, ours = self.left.get(name), self._current_psk(name)
+            self._in_place[name] = None if its is None else its.installed[0] if its.installed else UNKNOWN
+            if ours is not None:  # of a peer that runs WireGuard alone: set again, which changes nothing
+                ours[1].wipe()
+                self.left.pop(name, None)
+                self._in_place[name] = UNKNOWN
+            elif its is not None:
+                self._kept.add(name)
+        await self._interface.up()
+        self._made += 1
+        self._looks.made()
+        self._warn()
+        self.up = True
+        self._events.publish("engine.adopted", None, pid=self.engine.pid, peers=len(self.left))
+
     async def _bring_up(self) -> None:
         engine = self.engine
+        self._kept.clear()
         await engine.start()
         with self._identity.wireguard.copy() as key:
             await engine.configure_device(key, self._config.node.wireguard_port, self.mark)
@@ -197,6 +221,7 @@ class Tunnel:
                     self._gone.add(spec.public_key)
                     for held in (self._in_place, self._record_suites):
                         held.pop(name, None)
+                    self._kept.discard(name)
                     self._misplaced.discard(name)
                     self._unset.discard(name)
             for name, spec in specs.items():
@@ -209,6 +234,7 @@ class Tunnel:
             self._keys = {name: spec.public_key for name, spec in self._specs.items()}
             self._config = config
             refused = await self._settle() if self.up else None
+            await self._renew_all()
             try:
                 await self._interface.change(interface_of(config))
             finally:
@@ -251,91 +277,17 @@ class Tunnel:
             self._misplaced.add(peer)
             await self._place(peer)
 
-    @property
-    def knows_epochs(self) -> bool:
-        """Whether the engine tells the epoch of a session itself, and makes handshakes when told to."""
-        return self.engine.name == OWN
-
     async def lead(self, peer: str, endpoint: Endpoint) -> None:
         """The engine looks for the peer elsewhere than where it last heard it."""
         async with self._lock:
             if self.up and peer in self._specs:
                 await self.engine.set_endpoint(self._keys[peer], endpoint)
 
-    async def shake_hands(self, peer: str) -> None:
-        """A WireGuard handshake now with the key in place, where the engine can be asked for one."""
-        async with self._lock:
-            current = self._current_psk(peer) if self.up and self.knows_epochs and peer in self._specs else None
-            if current is None:
-                return
-            epoch, psk = current
-            with psk:
-                if self._in_place.get(peer) == epoch:
-                    suite = self._record_suites.get(peer, "")
-                    await self.engine.set_psk(self._keys[peer], psk, epoch, handshake_now=True, record_suite=suite)
-
     async def _place(self, peer: str) -> None:
         endpoint = self._specs[peer].endpoint
         assert endpoint is not None
         await self.engine.set_endpoint(self._keys[peer], endpoint)
         self._misplaced.discard(peer)
-
-    async def install(self, effect: Install) -> None:
-        """Put an epoch's PSK in place; where the engine is down or refuses, ``reconcile`` does it later."""
-        try:
-            async with self._lock:
-                self._record_suites[effect.peer] = effect.record_suite
-                current = self._current_psk(effect.peer)
-                if current is not None:
-                    current[1].wipe()
-                if not self.up or current is None or current[0] != effect.epoch:
-                    return  # superseded: the effect that did so comes after this one
-                self._in_place[effect.peer] = _UNKNOWN
-                await self.engine.set_psk(
-                    self._keys[effect.peer], effect.psk, effect.epoch, effect.previous_psk,
-                    effect.previous_epoch or 0, effect.handshake_now, effect.record_suite,
-                )  # fmt: skip
-                self._in_place[effect.peer] = effect.epoch
-        finally:
-            effect.psk.wipe()
-            if effect.previous_psk is not None:
-                effect.previous_psk.wipe()
-
-    async def block(self, peer: str) -> None:
-        """No traffic with the peer: a PSK that nobody has, no session. Routes stay, so nothing goes around."""
-        async with self._lock:
-            if self.up and peer in self._specs:
-                await self._block(peer)
-
-    async def _block(self, peer: str) -> None:
-        self._in_place[peer] = _UNKNOWN
-        with Secret.random(os.urandom, PSK_SIZE) as psk:
-            await self.engine.block(self._keys[peer], psk)
-        self._in_place[peer] = None
-
-    async def drop_session(self, peer: str) -> None:
-        """End the present session and begin a new one with the PSK in place."""
-        async with self._lock:
-            if self.up and peer in self._specs:
-                await self._block(peer)
-                await self._put_right(peer)
-
-    async def _put_right(self, peer: str) -> None:
-        """Give the engine what the peer should have now, where it has something else."""
-        current = self._current_psk(peer)
-        if current is None:
-            if self._in_place.get(peer) is not None:
-                await self._block(peer)
-            return
-        epoch, psk = current
-        with psk:
-            if self._in_place.get(peer) == epoch:
-                return
-            self._in_place[peer] = _UNKNOWN
-            handshake_now = self._specs[peer].endpoint is not None
-            suite = self._record_suites.get(peer, "")
-            await self.engine.set_psk(self._keys[peer], psk, epoch, handshake_now=handshake_now, record_suite=suite)
-            self._in_place[peer] = epoch
 
     async def reconcile(self) -> None:
         """Repeat what the engine refused, until it has what every peer should have; to be called now and then.

@@ -73,6 +73,29 @@ class PeerStats:
     packets: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How long a key lives if nobody renews it, in seconds; and what is to be known of it by whoever takes the engine
+    over: printable ASCII, 900 bytes at most."""
+
+    seconds: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What an engine that outlived its daemon has of a peer.
+
+    spec: with the endpoint where the peer was heard last. installed, in_force: epoch and note of the key in place and
+    of the session that sends, where there is one. ended: the epoch whose lease was over.
+    """
+
+    spec: PeerSpec
+    installed: tuple[int, str] | None = None
+    in_force: tuple[int, str] | None = None
+    ended: int | None = None
+
+
 class Engine(Protocol):
     """A WireGuard data plane for one interface.
 
@@ -94,6 +117,12 @@ class Engine(Protocol):
 
     async def start(self) -> None:
         """Make the interface, which stays down and without keys. Never touches an interface that exists."""
+        ...
+
+    async def adopt(self, public_key: bytes, listen_port: int, mark: int = 0) -> dict[bytes, Left] | None:
+        """In place of ``start`` and ``configure_device``: take over what a daemon that was killed has left, with its
+        peers by public key; ``None`` where there is nothing that can be. public_key: of this gateway. One that is ours
+        and is not as it should be is ended."""
         ...
 
     async def configure_device(self, private_key: Secret, listen_port: int, mark: int = 0) -> None:
@@ -122,10 +151,16 @@ class Engine(Protocol):
         previous_epoch: int = 0,
         handshake_now: bool = False,
         record_suite: str = "",
+        lease: Lease | None = None,
     ) -> None:
         """Install the preshared key of ``epoch``; sessions go on. Where the engine can, a handshake under way also
         tries ``previous``, ``handshake_now`` starts one at once, and the sessions to come have record mode with
-        ``record_suite``; else the next handshake uses the key."""
+        ``record_suite``; else the next handshake uses the key. When the ``lease`` is over the engine blocks the peer
+        by itself, where it can; where it cannot, it ends with the daemon."""
+        ...
+
+    async def renew(self, public_key: bytes, seconds: float) -> None:
+        """The lease of the key in place lasts that much longer, from now."""
         ...
 
     async def block(self, public_key: bytes, psk: Secret) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from qtunnel.engines.voice import Paragraphs
 from qtunnel.errors import EngineError
@@ -30,10 +32,18 @@ LogLine = Callable[[str], None]
 
 
 class ChildProcess:
-    """One child in a session of its own; its output goes to ``log_line``, line by line, a traceback whole."""
+    """One child in a session of its own; its output goes to ``log_line``, line by line, a traceback whole.
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log_line: LogLine) -> None:
+    It ends with this process, unless there is a ``record``: a file that tells which process it is, with ``making``.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], log_line: LogLine,
+        record: Path | None = None, making: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self._command = list(command)
+        self._record = "" if record is None else str(record)
+        self._making = json.dumps(dict(making or {}))
         self._environment = dict(environment)
         self._paragraphs = Paragraphs(log_line)
         self._process: asyncio.subprocess.Process | None = None
@@ -46,10 +56,11 @@ class ChildProcess:
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     async def start(self) -> None:
-        launch = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *self._command]
+        launch = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), self._record, self._making]
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *launch,
+                *self._command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,

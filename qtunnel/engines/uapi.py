@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import re
-import socket
 import stat
 import time
 from collections.abc import Callable
@@ -15,11 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qtunnel.constants import UAPI_DIRECTORY
-from qtunnel.engines.base import KEY_SIZE, MAX_PORT, Endpoint, PeerSpec, PeerStats, format_endpoint
+from qtunnel.engines import survivor
+from qtunnel.engines.base import KEY_SIZE, MAX_PORT, Endpoint, Lease, Left, PeerSpec, PeerStats, format_endpoint
+from qtunnel.engines.host import check_tun_device, interface_exists, port_problem
 from qtunnel.engines.ledger import EpochLedger
 from qtunnel.engines.process import ChildProcess, LogLine
 from qtunnel.engines.programs import Program, find
+from qtunnel.engines.survivor import SurvivingProcess
 from qtunnel.engines.uapi_client import Line, UapiClient, UapiPeer
+from qtunnel.engines.uapi_lines import added, existing, left_of, peer_lines, usable
 from qtunnel.engines.voice import log_to
 from qtunnel.errors import EngineError, InterfaceError
 from qtunnel.secret import RandomBytes, Secret
@@ -38,18 +40,7 @@ WATCH_POLL = 0.25
 INTERFACE_NAME = re.compile(r"[^\s/:%]{1,15}")
 """What the kernel takes as a name (IFNAMSIZ 16 with the final zero) and what is safe in a file name."""
 
-TUN_DEVICE = "/dev/net/tun"
-
 logger = log.get("engine")
-
-
-def interface_exists(name: str) -> bool:
-    """In this process's network namespace."""
-    try:
-        socket.if_nametoindex(name)
-    except OSError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +59,7 @@ class UapiEngine:
         program: Program,
         interface: str,
         *,
+        record: Path | None = None,
         log_line: LogLine | None = None,
         clock: Callable[[], float] = time.time,
         random_bytes: RandomBytes = os.urandom,
@@ -84,7 +76,9 @@ class UapiEngine:
         self._log_line = log_line or log_to(logger, interface=interface)
         self._clock = clock
         self._random_bytes = random_bytes
-        self._child: ChildProcess | None = None
+        self._record = record if program.epochs else None
+        """Says which process the engine is, where it may outlive this one: only one that blocks in time by itself."""
+        self._child: ChildProcess | SurvivingProcess | None = None
         self._made_interface = False
         self._listen_port = 0
         self._peers: dict[bytes, PeerSpec] = {}
@@ -109,7 +103,7 @@ class UapiEngine:
         if self.pid is not None:
             raise self._error("is running already")
         command = self._program.command(self._interface)
-        self._check_tun_device()
+        check_tun_device()
         if interface_exists(self._interface):
             raise InterfaceError(
                 f"interface name {self._interface} is taken; choose another name under tunnel.interface, or remove "
@@ -117,25 +111,42 @@ class UapiEngine:
             )
         await self._clear_socket()
         self._forget_all()
-        self._child = ChildProcess(command, self._program.full_environment(), self._log_line)
-        await self._child.start()
+        making = None if self._record is None else survivor.making_of(self._interface, command)
+        environment = self._program.full_environment()
+        self._child = child = ChildProcess(command, environment, self._log_line, self._record, making)
+        await child.start()
         try:
-            await self._await_socket(self._child)
+            await self._await_socket(child)
             self._made_interface = True
         except BaseException:
             await self.stop()
             raise
 
-    def _check_tun_device(self) -> None:
-        try:
-            os.close(os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC))
-        except FileNotFoundError:
-            raise InterfaceError(f"{TUN_DEVICE} does not exist; load the module (modprobe tun)") from None
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise InterfaceError(
-                f"{TUN_DEVICE} cannot be opened: {reason}; run as root or with CAP_NET_ADMIN"
-            ) from None
+    async def adopt(self, public_key: bytes, listen_port: int, mark: int = 0) -> dict[bytes, Left] | None:
+        if self._record is None or self.pid is not None:
+            return None
+        making = survivor.making_of(self._interface, self._program.command(self._interface))
+        found = survivor.find(self._record, making)
+        if found is None:
+            return None
+        process, same = found
+        if same and await self._client.served_by() == process.pid:
+            with contextlib.suppress(EngineError, ValueError):
+                device = await self._client.get()
+                ours = await self._client.public_key() == public_key
+                if ours and (device.listen_port, device.mark) == (listen_port, mark):
+                    left = {key: left_of(peer) for key, peer in device.peers.items()}
+                    self._take(process, listen_port, left)
+                    return left
+        await process.stop()  # ours, but not what is wanted now: of another version, say, or one that hangs
+        await self._until_gone()
+        return None
+
+    def _take(self, process: SurvivingProcess, listen_port: int, left: dict[bytes, Left]) -> None:
+        self._forget_all()
+        self._child, self._made_interface, self._listen_port = process, True, listen_port
+        self._peers = {key: its.spec for key, its in left.items()}
+        self._ledgers = {key: EpochLedger() for key in left}
 
     async def _clear_socket(self) -> None:
         """Remove a stale socket file; refuse where somebody answers on it."""
@@ -209,8 +220,10 @@ class UapiEngine:
             with contextlib.suppress(OSError):
                 self._socket.unlink(missing_ok=True)
         made, self._made_interface = self._made_interface, False
-        if not made:
-            return
+        if made:
+            await self._until_gone()
+
+    async def _until_gone(self) -> None:
         for _ in range(round(GONE_BOUND / START_POLL)):
             if not interface_exists(self._interface):
                 return
@@ -226,37 +239,19 @@ class UapiEngine:
         if not 0 <= listen_port <= MAX_PORT:
             raise self._error(f"a UDP port is 0 to {MAX_PORT}, not {listen_port}")
         self._check_key(private_key, "private key")
-        if listen_port not in (0, self._listen_port):
-            self._check_port(listen_port)
+        if listen_port not in (0, self._listen_port) and (problem := port_problem(listen_port)) is not None:
+            raise self._error(problem)
         # The mark goes first: no socket is open without it.
         await self._client.set([("private_key", private_key), ("fwmark", mark), ("listen_port", listen_port)])
         self._listen_port = listen_port
 
-    def _check_port(self, port: int) -> None:
-        """Look before the engine does: wireguard-go binds at link-up only, and then tells nobody but its log."""
-        for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104  # as engines do
-            try:
-                with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                    if family == socket.AF_INET6:
-                        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                    probe.bind((address, port))
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    raise self._error(
-                        f"UDP port {port} is taken by another program (ss -lunp 'sport = {port}' names it); "
-                        "choose another under node.wireguard_port"
-                    ) from None
-                if error.errno in (errno.EACCES, errno.EPERM):
-                    raise self._error(f"UDP port {port}: no permission; needs CAP_NET_BIND_SERVICE") from None
-                # Any other error is a host without this address family, which the engine does without as well.
-
     async def set_peer(self, peer: PeerSpec) -> None:
         if peer.public_key not in self._peers:
             with Secret.random(self._random_bytes, KEY_SIZE) as psk:
-                await self._client.set(_added(peer, psk))
+                await self._client.set(added(peer, psk))
             self._ledgers[peer.public_key] = EpochLedger()
         elif self._program.updates:
-            await self._client.set([*_existing(peer.public_key), *_peer_lines(peer)])
+            await self._client.set([*existing(peer.public_key), *peer_lines(peer)])
         else:
             await self._add_again(peer)
         self._peers[peer.public_key] = peer
@@ -271,7 +266,7 @@ class UapiEngine:
         except ValueError as error:
             raise self._error(f"bad endpoint: {error}") from None
         if self._program.updates:
-            await self._client.set([*_existing(public_key), ("endpoint", format_endpoint(endpoint))])
+            await self._client.set([*existing(public_key), ("endpoint", format_endpoint(endpoint))])
         else:
             await self._add_again(peer)
         self._peers[public_key] = peer
@@ -285,12 +280,15 @@ class UapiEngine:
         previous_epoch: int = 0,
         handshake_now: bool = False,
         record_suite: str = "",
+        lease: Lease | None = None,
     ) -> None:
         peer = self._known(public_key)
         self._check_key(psk, "preshared key")
-        lines: list[Line] = [*_existing(public_key), ("preshared_key", psk)]
+        lines: list[Line] = [*existing(public_key), ("preshared_key", psk)]
         if self._program.epochs:
             lines += [("epoch", epoch), ("record_mode", record_suite or "off")]
+            if lease is not None:
+                lines += [("epoch_note", lease.note), ("expires_msec", _msec(lease.seconds))]
             if previous is not None:
                 self._check_key(previous, "previous preshared key")
                 lines += [("previous_preshared_key", previous), ("previous_epoch", previous_epoch)]
@@ -303,11 +301,16 @@ class UapiEngine:
         self._ledgers[public_key].installed(epoch, self._clock())
         self._hold(public_key, psk, epoch)
 
+    async def renew(self, public_key: bytes, seconds: float) -> None:
+        self._known(public_key)
+        if self._program.epochs:
+            await self._client.set([*existing(public_key), ("expires_msec", _msec(seconds))])
+
     async def block(self, public_key: bytes, psk: Secret) -> None:
         peer = self._known(public_key)
         self._check_key(psk, "preshared key")
         if self._program.epochs:
-            await self._client.set([*_existing(public_key), ("preshared_key", psk), ("drop_sessions", "true")])
+            await self._client.set([*existing(public_key), ("preshared_key", psk), ("drop_sessions", "true")])
         else:
             await self._client.set(await self._replaced(peer, psk))
         self._ledgers[public_key].blocked()
@@ -316,9 +319,9 @@ class UapiEngine:
     async def _replaced(self, peer: PeerSpec, psk: Secret) -> list[Line]:
         """Removes the peer, which drops its sessions, and adds it again where it roamed to: one operation."""
         now = (await self._client.get()).peers.get(peer.public_key)
-        if now is not None and _usable(now.endpoint):
+        if now is not None and usable(now.endpoint):
             peer = replace(peer, endpoint=now.endpoint)
-        return [("public_key", peer.public_key.hex()), ("remove", "true"), *_added(peer, psk)]
+        return [("public_key", peer.public_key.hex()), ("remove", "true"), *added(peer, psk)]
 
     async def _add_again(self, peer: PeerSpec) -> None:
         """Change what an engine cannot change in a peer that is there: its sessions end, its key stays."""
@@ -326,7 +329,7 @@ class UapiEngine:
         if held is None:
             held = _Held(Secret.random(self._random_bytes, KEY_SIZE), None)
         remove: list[Line] = [("public_key", peer.public_key.hex()), ("remove", "true")]
-        await self._client.set(remove + _added(peer, held.psk))
+        await self._client.set(remove + added(peer, held.psk))
         ledger = self._ledgers[peer.public_key]
         ledger.blocked()
         if held.epoch is not None:
@@ -360,7 +363,7 @@ class UapiEngine:
             epoch = self._reported_epoch(peer.values.get("epoch"))
         elif (ledger := self._ledgers.get(peer.public_key)) is not None:
             epoch, newest = ledger.in_force(peer.last_handshake, self._clock()), ledger.newest
-        endpoint = peer.endpoint if _usable(peer.endpoint) else None
+        endpoint = peer.endpoint if usable(peer.endpoint) else None
         record_mode = peer.values.get("record_mode", "") if peer.values.get("record_mode_state") == "active" else ""
         reason = peer.values.get("record_mode_reason", "")
         packets = peer.packets if self._program.epochs else None
@@ -388,33 +391,16 @@ class UapiEngine:
         return EngineError(f"engine {self.name} of {self._interface} {what}")
 
 
-def _usable(endpoint: Endpoint | None) -> bool:
-    """Whether it could be configured: an engine may have heard its peer from port 0, where nobody can be answered."""
-    return endpoint is not None and endpoint[1] > 0
+def _msec(seconds: float) -> int:
+    return max(0, int(seconds * 1000))
 
 
-def _existing(public_key: bytes) -> list[Line]:
-    """Names a peer, and keeps the engine from making one that is not there: it would be one without a key."""
-    return [("public_key", public_key.hex()), ("update_only", "true")]
-
-
-def _added(peer: PeerSpec, psk: Secret) -> list[Line]:
-    """A new peer; the key stands before anything that could make the engine speak to it."""
-    return [("public_key", peer.public_key.hex()), ("preshared_key", psk), *_peer_lines(peer)]
-
-
-def _peer_lines(peer: PeerSpec) -> list[Line]:
-    lines: list[Line] = []
-    if peer.endpoint is not None:
-        lines.append(("endpoint", format_endpoint(peer.endpoint)))
-    lines.append(("persistent_keepalive_interval", peer.persistent_keepalive or 0))
-    lines.append(("replace_allowed_ips", "true"))
-    return lines + [("allowed_ip", str(network)) for network in peer.allowed_ips]
-
-
-def open_engine(name: str, interface: str, *, processes: int = 1, log_line: LogLine | None = None) -> UapiEngine:
+def open_engine(
+    name: str, interface: str, *, processes: int = 1, record: Path | None = None, log_line: LogLine | None = None
+) -> UapiEngine:
     """The engine of that name in the configuration; raises ``EngineError`` for an unknown one. Starts nothing.
 
-    processes: that our own engine may use; the others see to that themselves.
+    processes: that our own engine may use; the others see to that themselves. record: a file that tells of the engine
+    where it may outlive this process.
     """
-    return UapiEngine(find(name).with_processes(processes), interface, log_line=log_line)
+    return UapiEngine(find(name).with_processes(processes), interface, record=record, log_line=log_line)

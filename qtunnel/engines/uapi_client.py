@@ -13,9 +13,11 @@ import errno as errno_names
 import os
 import re
 import socket
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from qtunnel.crypto import dh
 from qtunnel.engines.base import KEY_SIZE, Endpoint
 from qtunnel.errors import EngineError
 from qtunnel.secret import Secret
@@ -28,6 +30,8 @@ MAX_ANSWER = 64 * 1024 * 1024
 
 _HEX_KEY = 2 * KEY_SIZE
 _READ_SIZE = 64 * 1024
+_PRIVATE = b"private_key="
+_CREDENTIALS = struct.Struct("iII")
 _HEX = b"0123456789abcdef"
 _NIBBLE = {digit: value for value, digit in enumerate(_HEX)}
 _SECRET_KEYS = (b"private_key=", b"preshared_key=", b"previous_preshared_key=")
@@ -55,9 +59,10 @@ class UapiPeer:
 
 @dataclass(slots=True)
 class UapiDevice:
-    """A ``get`` answer, without its secrets; ``listen_port`` is 0 where none was told."""
+    """A ``get`` answer, without its secrets; ``listen_port`` and ``mark`` are 0 where none was told."""
 
     listen_port: int = 0
+    mark: int = 0
     peers: dict[bytes, UapiPeer] = field(default_factory=dict)
 
 
@@ -129,6 +134,34 @@ class UapiClient:
             raise self._error("set", f"answered out of the grammar ({error})") from None
         if number:
             raise self._error("set", f"refused: {describe_errno(number)}")
+
+    async def served_by(self) -> int | None:
+        """The process that listens there, as the kernel tells it (SO_PEERCRED); ``None`` where nobody does."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                with contextlib.closing(await self._connect()) as connection:
+                    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except (OSError, TimeoutError):
+            return None
+        pid: int = _CREDENTIALS.unpack(told)[0]
+        return pid
+
+    async def public_key(self) -> bytes | None:
+        """Of the private key that the device has, computed here; ``None`` where it has none."""
+        answer = await self._exchange(bytearray(b"get=1\n\n"), "get")
+        try:
+            if not answer.startswith(_PRIVATE):  # it stands first, as wg(8) also expects
+                return None
+            digits = answer[len(_PRIVATE) : len(_PRIVATE) + 2 * KEY_SIZE]
+            scalar = bytearray(_NIBBLE[digits[i]] << 4 | _NIBBLE[digits[i + 1]] for i in range(0, len(digits), 2))
+            wipe(digits)
+            with Secret(scalar) as private:
+                wipe(scalar)
+                return dh.public_key(private)
+        except (KeyError, ValueError):
+            raise self._error("get", "told a private key that is not hexadecimal") from None
+        finally:
+            wipe(answer)
 
     async def get(self) -> UapiDevice:
         """The device and its peers, without secrets; where ``brief``, without allowed IPs and keepalive intervals."""
@@ -282,6 +315,8 @@ def _parse_device(lines: list[tuple[str, str]]) -> UapiDevice:
         elif peer is None:
             if key == "listen_port":
                 device.listen_port = _number(value, 65535)
+            elif key == "fwmark":
+                device.mark = _number(value, 2**32 - 1)
         else:
             _parse_peer_line(peer, seconds, key, value)
     for public_key, (whole, nanoseconds) in seconds.items():

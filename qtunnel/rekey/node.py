@@ -20,7 +20,19 @@ from qtunnel.keys.used import UsedKeys
 from qtunnel.rekey.agenda import Agenda
 from qtunnel.rekey.exchanges import Exchanges
 from qtunnel.rekey.gate import CookieSource, Gate, SourceOf
-from qtunnel.rekey.model import Block, Defect, Effect, Fetched, Heard, Memory, Notice, Now, PeerSettings, Remember
+from qtunnel.rekey.model import (
+    Block,
+    Defect,
+    Effect,
+    EpochInfo,
+    Fetched,
+    Heard,
+    Memory,
+    Notice,
+    Now,
+    PeerSettings,
+    Remember,
+)
 from qtunnel.rekey.peer import PeerRekey
 from qtunnel.rekey.timing import RESTART_AFTER_DEFECT
 from qtunnel.secret import RandomBytes
@@ -137,6 +149,11 @@ class RekeyNode:
             ]
             self._add(peer.settings, memory, now, RESTART_AFTER_DEFECT)
             return False
+
+    def take_up(self, name: str, installed: EpochInfo, in_force: EpochInfo | None, now: Now) -> None:
+        """What an engine that outlived a restart of ours has in place for that peer."""
+        peer = self.peers[name]
+        self._contained(peer, now, lambda: peer.take_up(installed, in_force))
 
     def rekey_now(self, name: str, now: Now) -> bool:
         """Begin a rekey with that peer at once; False where that cannot be."""

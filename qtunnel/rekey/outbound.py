@@ -376,7 +376,8 @@ class Outbound:
     def _tell_silence(self, now: Now) -> None:
         """Once until the peer answers: most that is wrong with a new tunnel shows as silence."""
         waited = now.mono - self._offered
-        if self.state is OutState.OFFERED and waited >= UNANSWERED_AFTER and not self._silence_told:
+        silent = self.state is OutState.OFFERED and self._mismatch is None  # a mismatch was told as what it is
+        if silent and waited >= UNANSWERED_AFTER and not self._silence_told:
             self._silence_told = True
             detail = f"no answer yet, after {waited:.0f} s: {NO_ANSWER}"
             self._context.notice("rekey.unanswered", role="initiator", detail=detail)

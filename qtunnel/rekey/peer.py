@@ -119,6 +119,16 @@ class PeerRekey:
         """Epoch and PSK (a copy) as installed."""
         return self.context.current_psk()
 
+    def take_up(self, installed: EpochInfo, in_force: EpochInfo | None) -> None:
+        """An epoch of before a restart is still in place, and perhaps the session is of another one. Its PSK and chain
+        secret are gone, so it can only run out or be replaced."""
+        context = self.context
+        context.floor = max(context.floor, installed.epoch)
+        context.epoch = max(context.epoch, installed.epoch)
+        context.epochs |= {info.epoch: info for info in (in_force, installed) if info is not None}
+        context.guard.install(installed)
+        context.show_protection()
+
     def rekey_now(self, now: Now) -> bool:
         """Begin at once, whoever's turn it is. False where there is no address to send to or one is under way."""
         if not self._reachable or self.outbound.state is not OutState.IDLE:

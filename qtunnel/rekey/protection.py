@@ -110,6 +110,14 @@ class Guard:
         return None
 
     @property
+    def ends(self) -> float | None:
+        """When traffic stops unless another epoch comes, grace included; monotonic seconds. What the engine is told, in
+        case nobody is there then to stop it."""
+        grace = RELAXED_GRACE if self.state is GuardState.PROTECTED and self._may_relax else 0.0
+        passes = self.state in (GuardState.PROTECTED, GuardState.RELAXED)
+        return self.deadline + grace if passes and self.deadline is not None else None
+
+    @property
     def _may_relax(self) -> bool:
         policy = self._settings.policy
         return self._settings.pqc_on_expiry and policy.qkd is QkdPolicy.REQUIRED and self._relaxed_since is None

@@ -12,6 +12,7 @@ from qtunnel.secret import Secret
 from qtunnel.wireguard.allowed_ips import Prefixes
 from qtunnel.wireguard.device import Device
 from qtunnel.wireguard.endpoint import format_endpoint
+from qtunnel.wireguard.epoch_label import NEVER, EpochLabel
 from qtunnel.wireguard.limits import MAX_PEERS
 from qtunnel.wireguard.peer import NO_PSK, LabelledPsk, Peer
 from qtunnel.wireguard.timers import Timer
@@ -189,26 +190,40 @@ class SetOperation:
 
     def _set_psk(self, section: _PeerSection, peer: Peer, now: float) -> None:
         values = section.values
+        ends = NEVER
+        if "expires_msec" in values:
+            ends = now + values["expires_msec"] / 1000
         if "preshared_key" not in values:
-            for key in ("epoch", "previous_preshared_key", "previous_epoch"):
+            for key in ("epoch", "epoch_note", "previous_preshared_key", "previous_epoch"):
                 if key in values:
                     raise UapiError(errno.EINVAL, f"{key} needs a preshared_key in the same operation")
             if section.created:
                 self._first_psk(peer, LabelledPsk(Secret(NO_PSK)), None)
+            if "expires_msec" in values:
+                peer.psk.label.ends = ends
+                peer.timers.psk_set(ends)
             return
         previous = None
         if "previous_preshared_key" in values:
-            previous = LabelledPsk(values["previous_preshared_key"], values.get("previous_epoch"))
+            previous = self._previous(peer, values["previous_preshared_key"], values.get("previous_epoch"), ends)
         elif "previous_epoch" in values:
             raise UapiError(errno.EINVAL, "previous_epoch needs a previous_preshared_key")
         psk: Secret = values["preshared_key"]
-        epoch = values.get("epoch", peer.psk.epoch if psk == peer.psk.psk else None)
+        label = EpochLabel(values.get("epoch"), values.get("epoch_note", ""), ends)
+        if "epoch" not in values and psk == peer.psk.psk:
+            label = peer.psk.label  # as by an operator who sets the same again
+            label.ends = ends if "expires_msec" in values else label.ends
         if section.created:
-            self._first_psk(peer, LabelledPsk(psk, epoch), previous)
+            self._first_psk(peer, LabelledPsk(psk, label), previous)
         else:
-            peer.set_psk(LabelledPsk(psk, epoch), previous)
+            peer.set_psk(LabelledPsk(psk, label), previous)
         if previous is not None:
             peer.timers.previous_psk_set(now)
+
+    def _previous(self, peer: Peer, psk: Secret, epoch: int | None, ends: float) -> LabelledPsk:
+        """The key before the one that ``ends`` then; where it is the one in place it ends when that was to end."""
+        known = psk == peer.psk.psk and epoch == peer.psk.epoch
+        return LabelledPsk(psk, peer.psk.label if known else EpochLabel(epoch, ends=ends))
 
     def _first_psk(self, peer: Peer, psk: LabelledPsk, previous: LabelledPsk | None) -> None:
         """In place of the random one; a handshake that was begun with that can only fail, and is forgotten."""
@@ -270,12 +285,30 @@ def _peer_lines(peer: Peer, now: float, *, brief: bool) -> str:
     if current is not None and current.epoch is not None and current.may_send(now):
         seconds, nanoseconds = divmod(current.created_unix_ns, 1_000_000_000)
         lines += [f"epoch={current.epoch}", f"epoch_time_sec={seconds}.{nanoseconds:09d}"]
+        if current.label.note:
+            lines.append(f"epoch_note={current.label.note}")
+    lines += _lease_lines(peer, now)
     link = peer.records
     if link.suite:
         lines += [f"record_mode={link.suite}", f"record_mode_state={link.state.value}"]
         if link.reason:
             lines.append(f"record_mode_reason={link.reason}")
     return "\n".join(lines) + "\n"
+
+
+def _lease_lines(peer: Peer, now: float) -> list[str]:
+    """What is said of the preshared key in place, and of one that has ended."""
+    label = peer.psk.label
+    lines = []
+    if label.epoch is not None:
+        lines.append(f"installed_epoch={label.epoch}")
+    if label.note:
+        lines.append(f"installed_note={label.note}")
+    if label.ends != NEVER:
+        lines.append(f"expires_msec={max(0, round((label.ends - now) * 1000))}")
+    if peer.ended_epoch is not None:
+        lines.append(f"ended_epoch={peer.ended_epoch}")
+    return lines
 
 
 class UapiConversation:

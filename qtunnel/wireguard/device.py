@@ -46,6 +46,7 @@ class Device:
             Timer.PERSISTENT: self._persistent_keepalive,
             Timer.PREVIOUS_PSK: self._previous_psk_over,
             Timer.RECORD: self.records.tick,
+            Timer.PSK_ENDS: self._psk_ends,
         }
 
     @property
@@ -132,6 +133,7 @@ class Device:
             state.wipe_sessions(peer)
             peer.wipe_previous_psk()
             peer.timers.stop()
+            peer.timers.psk_set(peer.psk.label.ends)  # which a link that comes up again does not put off
 
     def close(self) -> None:
         """Wipe every key."""
@@ -173,6 +175,15 @@ class Device:
 
     def _previous_psk_over(self, peer: Peer, now: float) -> None:
         peer.wipe_previous_psk()
+
+    def _psk_ends(self, peer: Peer, now: float) -> None:
+        """Nobody has renewed the key in time, perhaps because whoever should has died: no traffic any more."""
+        ended = peer.psk.epoch
+        self.state.block(peer)
+        peer.ended_epoch = ended
+        log.warning(
+            "peer=%s msg=%r", short_key(peer.public_key), f"epoch {ended} was not renewed in time: traffic is blocked"
+        )
 
     def _zero_keys(self, peer: Peer, now: float) -> None:
         self.state.forget(peer.keypairs.clear())

@@ -8,6 +8,7 @@ from qtunnel.crypto import dh
 from qtunnel.crypto.aead import AuthenticationError
 from qtunnel.secret import Secret
 from qtunnel.wireguard.endpoint import Endpoint
+from qtunnel.wireguard.epoch_label import EpochLabel
 from qtunnel.wireguard.limits import INITIATION_INTERVAL, MAX_HANDSHAKE_ATTEMPTS, REKEY_TIMEOUT
 from qtunnel.wireguard.messages import CookieReply, Initiation, MessageError, Response
 from qtunnel.wireguard.noise import INITIATION_TOKENS, RESPONSE_TOKENS, KeyPair, NoiseHandshake
@@ -111,7 +112,7 @@ class Handshakes:
         handshake.mix_psk(peer.psk.psk)
         empty = handshake.write_payload(b"")
         index = state.new_index()
-        self._add_keypair(peer, handshake, index, remote_index, peer.psk.epoch, now, initiator=False)
+        self._add_keypair(peer, handshake, index, remote_index, peer.psk.label, now, initiator=False)
         # An answer counts as a start, so that both ends do not rekey at once.
         peer.last_initiation_sent = now
         self._send(peer, Response(index, remote_index, ephemeral, empty).pack(), now)
@@ -137,7 +138,7 @@ class Handshakes:
         peer.endpoint = endpoint
         peer.rx_bytes += len(data)
         peer.timers.authenticated_received(now)
-        self._add_keypair(peer, handshake, index, message.sender, used.epoch, now, initiator=True)
+        self._add_keypair(peer, handshake, index, message.sender, used.label, now, initiator=True)
         peer.timers.session_derived(now)
         self.complete(peer, now)
         if used is not peer.psk:
@@ -229,7 +230,7 @@ class Handshakes:
         handshake: NoiseHandshake,
         local_index: int,
         remote_index: int,
-        epoch: int | None,
+        label: EpochLabel,
         now: float,
         *,
         initiator: bool,
@@ -245,7 +246,7 @@ class Handshakes:
             initiator=initiator,
             local_index=local_index,
             remote_index=remote_index,
-            epoch=epoch,
+            label=label,
             created=now,
             created_unix_ns=state.host.unix_ns(),
             records=RecordKeys(suite, record_keys) if record_keys is not None else None,

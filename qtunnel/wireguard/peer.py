@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qtunnel.secret import Secret
 from qtunnel.wireguard.allowed_ips import Prefixes
 from qtunnel.wireguard.cookie import CookieJar
 from qtunnel.wireguard.endpoint import Endpoint, without_source
+from qtunnel.wireguard.epoch_label import EpochLabel
 from qtunnel.wireguard.limits import MAX_STAGED_PACKETS
 from qtunnel.wireguard.noise import NoiseHandshake
 from qtunnel.wireguard.record_link import RecordLink
@@ -23,10 +24,14 @@ NO_PSK = bytes(PSK_SIZE)
 
 @dataclass(slots=True)
 class LabelledPsk:
-    """A preshared key and the epoch that the operator gave it, if any."""
+    """A preshared key and what the operator said of it, if anything."""
 
     psk: Secret
-    epoch: int | None = None
+    label: EpochLabel = field(default_factory=EpochLabel)
+
+    @property
+    def epoch(self) -> int | None:
+        return self.label.epoch
 
 
 @dataclass(slots=True)
@@ -43,6 +48,7 @@ class Peer:
     __slots__ = (
         "allowed_ips",
         "cookies",
+        "ended_epoch",
         "endpoint",
         "handshake_attempts",
         "initiated_with_psk",
@@ -72,6 +78,8 @@ class Peer:
         self.public_key = public_key
         self.psk = LabelledPsk(psk)
         self.previous_psk: LabelledPsk | None = None
+        self.ended_epoch: int | None = None
+        """The epoch whose time was over, while nobody has set another key since."""
         self.initiated_with_psk = False
         """An initiation was sent since ``psk`` was set."""
         self.mismatched_responses = 0
@@ -107,7 +115,8 @@ class Peer:
             self.mismatched_responses = 0
         self.psk.psk.wipe()
         self.wipe_previous_psk()
-        self.psk, self.previous_psk = psk, previous
+        self.psk, self.previous_psk, self.ended_epoch = psk, previous, None
+        self.timers.psk_set(psk.label.ends)
 
     def wipe_previous_psk(self) -> None:
         if self.previous_psk is not None:

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from qtunnel.crypto.kdf import Label
 from qtunnel.secret import Secret
+from qtunnel.wireguard.epoch_label import EpochLabel
 from qtunnel.wireguard.limits import PREVIOUS_KEYPAIRS, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME
 from qtunnel.wireguard.record_burst import ReceiveBuffer
 from qtunnel.wireguard.record_format import MAX_BUFFER, MAX_COUNTER
@@ -82,15 +83,16 @@ class RecordKeys:
 class Keypair:
     """Keys, indices and counters of one session.
 
-    epoch: label of the PSK that went into it, None where it had none. created: monotonic seconds; created_unix_ns: the
-    same moment as Unix time. ``seal`` and ``unseal`` are encrypt_into and decrypt_into of ChaCha20-Poly1305.
+    label: of the PSK that went into it, which may end it before its time. created: monotonic seconds;
+    created_unix_ns: the same moment as Unix time. ``seal`` and ``unseal``: of
+    ChaCha20-Poly1305, encrypt_into and decrypt_into.
     """
 
     __slots__ = (
         "created",
         "created_unix_ns",
-        "epoch",
         "initiator",
+        "label",
         "local_index",
         "peer",
         "records",
@@ -109,7 +111,7 @@ class Keypair:
         initiator: bool,
         local_index: int,
         remote_index: int,
-        epoch: int | None,
+        label: EpochLabel,
         created: float,
         created_unix_ns: int,
         records: RecordKeys | None = None,
@@ -123,12 +125,17 @@ class Keypair:
         self.initiator = initiator
         self.local_index = local_index
         self.remote_index = remote_index
-        self.epoch = epoch
+        self.label = label
         self.created = created
         self.created_unix_ns = created_unix_ns
         self.records = records
         self.send_counter = 0
         self.window = ReplayWindow()
+
+    @property
+    def epoch(self) -> int | None:
+        """The number that the operator gave that PSK, if any."""
+        return self.label.epoch
 
     @property
     def heard(self) -> int:
@@ -146,7 +153,7 @@ class Keypair:
         return not self.expired(now) and self.send_counter < REJECT_AFTER_MESSAGES
 
     def expired(self, now: float) -> bool:
-        return now - self.created >= REJECT_AFTER_TIME
+        return now - self.created >= REJECT_AFTER_TIME or now >= self.label.ends
 
 
 class Keypairs:

@@ -12,7 +12,7 @@ from qtunnel.wireguard.cookie import CookieChecker
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.load import RateLimiter, gauge
 from qtunnel.wireguard.noise import KeyPair
-from qtunnel.wireguard.peer import PSK_SIZE, Peer
+from qtunnel.wireguard.peer import PSK_SIZE, LabelledPsk, Peer
 from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.timers import PeerTimers, Schedule, jitter_from
 
@@ -129,6 +129,11 @@ class DeviceState:
         peer.handshake_attempts = 0
         peer.sent_last_minute_handshake = False
         peer.last_initiation_sent = float("-inf")
+
+    def block(self, peer: Peer) -> None:
+        """No traffic with the peer until it gets another preshared key: nobody knows the one it has now."""
+        peer.set_psk(LabelledPsk(Secret.random(self.host.random_bytes, PSK_SIZE)), None)
+        self.wipe_sessions(peer)
 
     def drop_pending(self, peer: Peer) -> None:
         if peer.pending is not None:

@@ -9,6 +9,7 @@
 |               | unless armed                               |                           |                     |
 | PERSISTENT    | authenticated packet sent or got: interval | interval set to 0         | send a keepalive    |
 | PREVIOUS_PSK  | preshared key set with the previous: 180 s |                           | wipe the previous   |
+| PSK_ENDS      | preshared key set with an end: then        | another one set           | block the peer      |
 | RECORD        | record received: 0.1 s, unless armed; a    | record mode unset         | report              |
 |               | peer is asked for record mode: 0.25 - 64 s |                           |                     |
 """
@@ -43,6 +44,7 @@ class Timer(IntEnum):
     PERSISTENT = 4
     PREVIOUS_PSK = 5
     RECORD = 6
+    PSK_ENDS = 7
 
 
 # Attributes of an enumeration, and indices of its type, take several times as long; these are used with every packet.
@@ -164,6 +166,12 @@ class PeerTimers:
     def previous_psk_set(self, now: float) -> None:
         """A peer that has not switched by the time at which sessions end will not."""
         self.arm(Timer.PREVIOUS_PSK, now + REJECT_AFTER_TIME)
+
+    def psk_set(self, ends: float) -> None:
+        """A preshared key that ends at that time, ``NEVER`` for one that does not."""
+        self.disarm(Timer.PSK_ENDS)
+        if ends != NEVER:
+            self.arm(Timer.PSK_ENDS, ends)
 
     def given_up(self, now: float) -> None:
         """No answer to any initiation; it must not put off the end of the keys that are there."""

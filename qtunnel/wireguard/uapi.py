@@ -7,6 +7,9 @@ Besides the standard keys these of our own exist, per peer. wg(8) never sends th
 | ``epoch=N``                   | labels the ``preshared_key`` of the same operation, 0 to 2^64-1 |
 | ``previous_preshared_key=HEX``| with ``preshared_key``: as initiator also try this one on a response |
 | ``previous_epoch=N``          | labels ``previous_preshared_key`` |
+| ``expires_msec=N``            | the key and all sessions made with it end in N ms; the peer is blocked then, unless |
+|                               | another key was set; without ``preshared_key``: of the one that is in place |
+| ``epoch_note=TEXT``           | with ``epoch``: printable ASCII, given back as it is; 900 bytes at most |
 | ``drop_sessions=true``        | forget all sessions, handshakes and staged packets of the peer at once |
 | ``handshake=now``             | start a handshake at once if none was started with the present preshared key |
 | ``record_mode=SUITE``         | record mode with ``aes-256-gcm`` or ``chacha20-poly1305``, in new sessions; ``off`` |
@@ -19,6 +22,10 @@ Besides the standard keys these of our own exist, per peer. wg(8) never sends th
 | ----------------------------- | ------- |
 | ``epoch=N``                   | label of the key pair that sends now; absent where there is none or it has no label |
 | ``epoch_time_sec=S.NS``       | Unix time at which that key pair was made, nine digits behind the point |
+| ``epoch_note=TEXT``           | as set with that epoch; absent where nothing was |
+| ``installed_epoch=N``         | label of the preshared key; ``installed_note=TEXT`` is its note |
+| ``expires_msec=N``            | until the preshared key ends; absent where it does not |
+| ``ended_epoch=N``             | label of the preshared key that has ended by itself, until another is set |
 | ``record_mode=SUITE``         | as set; absent where it is off |
 | ``record_mode_state=STATE``   | ``active`` where records are sent, else ``probing`` or ``resting`` |
 | ``record_mode_reason=TEXT``   | why records are not sent; absent where they are |
@@ -43,6 +50,9 @@ MAX_LINE = 1024
 """Bytes; the longest line of the standard, a key, has under 100."""
 
 KEY_SIZE = 32
+
+MAX_NOTE = 900
+"""Bytes of a note, so that it fits into a line."""
 
 
 class UapiError(Exception):
@@ -120,6 +130,12 @@ def _record_suite(value: bytes, _: ScopeIndex) -> str:
     return name
 
 
+def _note(value: bytes, _: ScopeIndex) -> str:
+    if len(value) > MAX_NOTE or not all(32 <= byte < 127 for byte in value):
+        raise _invalid(f"up to {MAX_NOTE} printable ASCII characters are expected")
+    return value.decode("ascii")
+
+
 def _version(value: bytes, _: ScopeIndex) -> int:
     if value != b"1":
         raise _invalid("the only protocol version is 1")
@@ -164,6 +180,8 @@ KEYS: dict[str, tuple[Scope, Callable[[bytes, ScopeIndex], Any]]] = {
     "epoch": (Scope.PEER, _U64),
     "previous_preshared_key": (Scope.PEER, _secret),
     "previous_epoch": (Scope.PEER, _U64),
+    "expires_msec": (Scope.PEER, _U64),
+    "epoch_note": (Scope.PEER, _note),
     "drop_sessions": (Scope.PEER, _true),
     "handshake": (Scope.PEER, _now),
     "record_mode": (Scope.PEER, _record_suite),

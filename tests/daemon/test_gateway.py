@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from qtunnel.engines.bypass import mark_of
 from qtunnel.engines.interface import guard_metric_of
 from tests.daemon.sites import Site, protected, two_sites
-from tests.support.netns import wait_until
+from tests.support.netns import gone, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -161,8 +162,11 @@ def test_a_name_that_can_be_looked_up_only_through_the_tunnel_does_not_lock_the_
     bob.start()
     first = alice.start()
     wait_until(lambda: protected(alice), "a first epoch")
+    engine = alice.status()["node"]["engine_pid"]
     ends(first, signal.SIGKILL)
-    # The engine ends with its parent, but a moment later, and the kernel takes its interface away after that.
+    os.kill(engine, signal.SIGKILL)  # which would go on else, and with it the tunnel
+    wait_until(lambda: gone(engine), "the engine's end")
+    # The kernel takes its interface away a moment later.
     wait_until(lambda: alice.way("198.51.100.1") == "unreachable", "DNS to be kept in, too")
     (alice.directory / "alice.log").write_text("")
     names(alice, "")

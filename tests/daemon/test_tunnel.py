@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from qtunnel.config import load_config
 from qtunnel.daemon.settings import load_public
 from qtunnel.daemon.tunnel import REFUSALS, Tunnel
-from qtunnel.engines.base import Endpoint, PeerSpec, PeerStats
+from qtunnel.engines.base import Endpoint, Lease, Left, PeerSpec, PeerStats
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity
@@ -41,6 +42,8 @@ class RefusingEngine:
         self.alive: asyncio.Event = asyncio.Event()
         self.dead: asyncio.Event = asyncio.Event()
         self.pid: int | None = None
+        self.left: dict[bytes, Left] | None = None
+        self.removed: list[bytes] = []
 
     def _check(self) -> None:
         if self.refusing:
@@ -50,6 +53,14 @@ class RefusingEngine:
         self._check()
         self.starts, self.pid = self.starts + 1, 1
         self.dead.clear()
+
+    async def adopt(self, public_key: bytes, listen_port: int, mark: int = 0) -> dict[bytes, Left] | None:
+        return self.left
+
+    async def remove_peer(self, public_key: bytes) -> None:
+        self.removed.append(public_key)
+
+    async def renew(self, public_key: bytes, seconds: float) -> None: ...
 
     async def configure_device(self, private_key: Secret, listen_port: int, mark: int = 0) -> None:
         self._check()
@@ -64,7 +75,7 @@ class RefusingEngine:
 
     async def set_psk(
         self, public_key: bytes, psk: Secret, epoch: int, previous: Secret | None = None, previous_epoch: int = 0,
-        handshake_now: bool = False, record_suite: str = "",
+        handshake_now: bool = False, record_suite: str = "", lease: Lease | None = None,
     ) -> None:  # fmt: skip
         await asyncio.sleep(0)
         self._check()
@@ -117,7 +128,7 @@ def make(write: Callable[[str], Path]) -> Callable[[], Made]:
         wanted = Wanted()
         tunnel = Tunnel(config, Identity.load(config.node.identity), load_public(config), EventStream(), wanted.psk)
         engine = RefusingEngine()
-        tunnel.engine = engine  # type: ignore[assignment]  # the point of this test
+        tunnel.engine = engine
         tunnel._interface = NoInterface()  # type: ignore[assignment]
         return tunnel, engine, wanted
 
@@ -227,6 +238,78 @@ def test_an_install_that_was_overtaken_by_a_block_changes_nothing(make: Callable
         assert engine.epoch is None
 
     running(make, test)
+
+
+def left(endpoint: Endpoint, *, in_force: bool) -> Left:
+    session = (3, "") if in_force else None
+    return Left(PeerSpec(bytes(32), endpoint, (ip_network("10.77.0.2/32"),)), (3, ""), session)
+
+
+def taken_over(
+    make: Callable[[], Made], its: Left, test: Callable[[Tunnel, RefusingEngine, Wanted], Awaitable[None]]
+) -> None:
+    """``test`` of a tunnel whose engine was there before."""
+
+    async def all_of_it() -> None:
+        tunnel, engine, wanted = make()
+        engine.left = {tunnel.key_of("bob"): its, b"nobody's": its}
+        engine.psk = b"of before"
+        await tunnel.start()
+        assert (engine.starts, engine.removed) == (0, [b"nobody's"])
+        await test(tunnel, engine, wanted)
+
+    asyncio.run(all_of_it())
+
+
+def test_what_was_taken_over_stays_until_something_takes_its_place(make: Callable[[], Made]) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        for _ in range(3):
+            await tunnel.reconcile()
+        await tunnel.drop_session("bob")  # nobody has its key, so it could not come back
+        assert (engine.psk, tunnel.epoch_in_place("bob")) == (b"of before", 3)
+        wanted.epoch = 4
+        await tunnel.install(install(4))
+        assert (engine.psk, tunnel.epoch_in_place("bob")) == (b"\x04" * 32, 4)
+        wanted.epoch = None
+        await tunnel.reconcile()
+        assert engine.psk == b"random", "from here on it is a key as any other"
+
+    taken_over(make, left(("192.0.2.7", 51820), in_force=True), test)
+
+
+def test_what_was_taken_over_can_be_blocked(make: Callable[[], Made]) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        await tunnel.block("bob")
+        await tunnel.reconcile()
+        assert (engine.psk, tunnel.epoch_in_place("bob")) == (b"random", None)
+
+    taken_over(make, left(("192.0.2.7", 51820), in_force=True), test)
+
+
+def test_a_block_that_the_engine_refuses_is_repeated_there_too(make: Callable[[], Made]) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        engine.refusing = True
+        with pytest.raises(EngineError):
+            await tunnel.block("bob")
+        engine.refusing = False
+        await tunnel.reconcile()
+        assert engine.psk == b"random"
+
+    taken_over(make, left(("192.0.2.7", 51820), in_force=True), test)
+
+
+@pytest.mark.parametrize("in_force", [True, False])
+def test_a_peer_that_is_heard_stays_where_it_is(make: Callable[[], Made], in_force: bool) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        assert engine.endpoint == (("192.0.2.7", 51820) if in_force else ("192.0.2.9", 51820))
+
+    def prepared() -> Made:
+        made = make()
+        made[0]._specs["bob"] = replace(made[0]._specs["bob"], endpoint=("192.0.2.9", 51820))
+        made[1].endpoint = ("192.0.2.7", 51820)
+        return made
+
+    taken_over(prepared, left(("192.0.2.7", 51820), in_force=in_force), test)
 
 
 def test_a_refused_endpoint_is_placed_later(make: Callable[[], Made]) -> None:

@@ -15,7 +15,7 @@ from qtunnel.daemon.members import specs_of
 from qtunnel.daemon.nudges import AGAIN, PATIENCE, Nudges
 from qtunnel.daemon.settings import load_public
 from qtunnel.daemon.tunnel import Tunnel
-from qtunnel.engines.base import Endpoint, PeerSpec, PeerStats
+from qtunnel.engines.base import Endpoint, Lease, PeerSpec, PeerStats
 from qtunnel.engines.interface import InterfaceConfig
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
@@ -56,9 +56,9 @@ class ManyPeers(RefusingEngine):
 
     async def set_psk(
         self, public_key: bytes, psk: Secret, epoch: int, previous: Secret | None = None, previous_epoch: int = 0,
-        handshake_now: bool = False, record_suite: str = "",
+        handshake_now: bool = False, record_suite: str = "", lease: Lease | None = None,
     ) -> None:  # fmt: skip
-        await super().set_psk(public_key, psk, epoch, previous, previous_epoch, handshake_now, record_suite)
+        await super().set_psk(public_key, psk, epoch, previous, previous_epoch, handshake_now, record_suite, lease)
         self.handshakes += handshake_now
 
     async def stats(self) -> dict[bytes, PeerStats]:
@@ -82,7 +82,7 @@ def running(path: Path, test: Test, psk: Callable[[str], tuple[int, Secret] | No
         config = load_config(path, environ={})
         tunnel = Tunnel(config, Identity.load(config.node.identity), load_public(config), EventStream(), psk)
         engine = ManyPeers()
-        tunnel.engine = engine  # type: ignore[assignment]  # the point of this test
+        tunnel.engine = engine
         tunnel._interface = Changes()  # type: ignore[assignment]
         await tunnel.start()
         engine.told.clear()

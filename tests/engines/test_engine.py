@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from qtunnel.constants import UAPI_DIRECTORY
 from qtunnel.engines import programs, uapi
 from qtunnel.engines.base import PeerSpec
-from qtunnel.engines.uapi import UapiEngine, interface_exists
+from qtunnel.engines.host import interface_exists
+from qtunnel.engines.uapi import UapiEngine
 from qtunnel.errors import EngineError, InterfaceError
 from qtunnel.secret import Secret
 from tests.engines.namespaces import Namespace, run

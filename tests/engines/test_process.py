@@ -96,7 +96,7 @@ def test_no_child_outlives_its_parent() -> None:
     parent = (
         "import os, subprocess, sys\n"
         f"p = subprocess.Popen([sys.executable, '-I', '-S', {str(LAUNCHER)!r}, str(os.getpid()), "
-        f"sys.executable, '-I', '-S', '-c', {child!r}], start_new_session=True)\n"
+        f"'', '', sys.executable, '-I', '-S', '-c', {child!r}], start_new_session=True)\n"
         "p.wait()"
     )
     with subprocess.Popen([sys.executable, "-I", "-S", "-c", parent], stdout=subprocess.PIPE, text=True) as process:
@@ -110,7 +110,7 @@ def test_no_child_outlives_its_parent() -> None:
 
 def test_a_child_whose_parent_is_gone_already_does_not_start() -> None:
     done = subprocess.run(
-        [sys.executable, "-I", "-S", str(LAUNCHER), "1", "/bin/echo", "started"], capture_output=True, text=True
+        [sys.executable, "-I", "-S", str(LAUNCHER), "1", "", "", "/bin/echo", "started"], capture_output=True, text=True
     )
     assert done.returncode == 1
     assert "started" not in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -113,3 +114,25 @@ def test_drops_of_an_engine_in_the_background_are_seen_in_syslog(path: Path) -> 
         finally:
             socket_path(name).unlink()  # which ends it
             wait_until(lambda: name not in host.links(), "the interface is gone")
+
+
+def test_who_loses_its_reader_goes_on_in_syslog(
+    path: Path, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an engine whose daemon was killed."""
+    monkeypatch.setattr(wg, "SYSLOG", path)
+    reader, writer = os.pipe()
+    stderr = os.fdopen(writer, "w", buffering=1)
+    with listen(path) as syslog, contextlib.suppress(BrokenPipeError):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        wg._set_up_logging("qt0", None, "info", to_stderr=True)
+        log = logging.getLogger("qtunnel.wireguard.test")
+        log.warning("msg=%r", "heard")
+        assert b"heard" in os.read(reader, 1000)
+        os.close(reader)
+        log.warning("msg=%r", "in syslog")
+        assert b"in syslog" in syslog.recv(MAX_MESSAGE)
+        log.warning("msg=%r", "again")
+        assert b"again" in syslog.recv(MAX_MESSAGE)
+        monkeypatch.undo()
+        stderr.close()  # which has something that nobody takes

@@ -197,6 +197,8 @@ def test_a_lying_kme_installs_nothing_and_is_named() -> None:
     simulation.run_for(60.0)
     assert all(host.engine.blocked for host in simulation.hosts.values())
     assert "key-mismatch" in reasons(simulation, "a") | reasons(simulation, "b")
+    first = max(simulation.hosts.values(), key=lambda host: host.node.local.public.id)
+    assert first.count("rekey.unanswered") == 0, "there was an answer, and what is wrong with it was told"
 
 
 def test_a_dead_peer_does_not_drain_the_kme() -> None:

@@ -1,0 +1,104 @@
+"""What goes into the engine with a key, so that a daemon which takes the engine over knows what is in force there; and
+how it takes that up again.
+
+The engine outlives a daemon that was killed, so that no packet is lost; its own lease ends what nobody renews. The next
+daemon judges what it finds by its own policy. Keys and chain secrets are not found again: they died with the daemon.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from qtunnel.daemon.tunnel import Tunnel
+from qtunnel.engines.base import Lease, Left
+from qtunnel.keys.policy import sources_required
+from qtunnel.rekey.model import EpochInfo, Now, PeerSettings
+from qtunnel.rekey.node import RekeyNode
+from qtunnel.terms import KeyRef
+
+MAX_NOTE = 900
+"""Bytes that the engine keeps."""
+
+Publish = Callable[..., None]
+"""Takes an event: its kind, the peer's name, fields."""
+
+
+def lease_of(core: RekeyNode, peer: str, now: float) -> Lease | None:
+    """Of the epoch that the peer should have now; now: monotonic seconds. None where it has none."""
+    found = core.peers.get(peer)
+    ends = None if found is None else found.context.guard.ends
+    if found is None or ends is None or found.context.guard.installed is None:
+        return None
+    return Lease(max(0.0, ends - now), note_of(found.context.guard.installed))
+
+
+def note_of(info: EpochInfo) -> str:
+    """The description of an epoch as one line; no secret is in it."""
+    keys = [[key.source, key.key_id, key.size] for key in info.keys]
+    document = {"made": info.made, "suite": info.suite.id, "chained": info.chained, "keys": keys}
+    note = json.dumps(document, separators=(",", ":"))
+    if len(note) > MAX_NOTE:  # of many sources with long key_IDs
+        document["keys"] = [[key.source, "", key.size] for key in info.keys]
+        note = json.dumps(document, separators=(",", ":"))
+    return note if len(note) <= MAX_NOTE else ""
+
+
+def epoch_of(epoch: int, note: str, settings: PeerSettings) -> EpochInfo | None:
+    """The epoch that a former daemon described; None for one that cannot be read or is of another suite."""
+    try:
+        document = json.loads(note)
+        keys = tuple(KeyRef(str(source), str(key_id), int(size)) for source, key_id, size in document["keys"])
+        if document["suite"] != settings.suite.id:
+            return None
+        return EpochInfo(epoch, settings.suite, keys, bool(document["chained"]), float(document["made"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def shortfall(info: EpochInfo | None, settings: PeerSettings, now: float) -> str | None:
+    """Why an epoch found in the engine may not go on, in words; None where it may."""
+    if info is None:
+        return "nobody can tell what it is made of"
+    if len(set(info.sources) & set(settings.sources)) < sources_required(settings.policy):
+        return "it has fewer QKD sources than the policy demands"
+    if not 0 <= now - info.made < settings.max_age:
+        return f"it is older than {settings.max_age:g} s"
+    return None
+
+
+async def take_up(tunnel: Tunnel, core: RekeyNode, settings: list[PeerSettings], now: Now, publish: Publish) -> None:
+    """Go on with what an engine that was taken over has in place, peer by peer, as far as policy allows."""
+    for peer in settings:
+        left = tunnel.left.pop(peer.name, None)
+        if left is not None:
+            await _take_up(tunnel, core, peer, left, now, publish)
+
+
+async def _take_up(
+    tunnel: Tunnel, core: RekeyNode, settings: PeerSettings, left: Left, now: Now, publish: Publish
+) -> None:
+    if left.installed is None:
+        await tunnel.block(settings.name)  # nothing but a random key, or one that nobody of ours has set
+        if left.ended is not None:
+            detail = f"no daemon renewed epoch {left.ended} within {settings.max_age:g} s: the engine blocked the peer"
+            publish("peer.blocked", settings.name, detail=detail)
+        return
+    number, note = left.installed
+    info = epoch_of(number, note, settings)
+    problem = shortfall(info, settings, now.mono)
+    session = None if left.in_force is None else epoch_of(*left.in_force, settings)
+    if problem is None and left.in_force is not None:  # which may be of the epoch before
+        problem = shortfall(session, settings, now.mono)
+    if info is None or problem is not None:
+        await tunnel.block(settings.name)
+        publish("peer.blocked", settings.name, detail=f"epoch {number} of before the restart is not kept: {problem}")
+        return
+    core.take_up(settings.name, info, session, now)
+    ends = core.peers[settings.name].context.guard.ends
+    if ends is not None:  # perhaps another max_age than before
+        await tunnel.renew(settings.name, ends - now.mono)
+    publish(
+        "epoch.kept", settings.name, epoch=number, age=round(now.mono - info.made, 3), sources=list(info.sources),
+        detail="in place since before the restart; its chain secret is lost, the next epoch begins a new chain",
+    )  # fmt: skip

@@ -1,0 +1,51 @@
+"""What an engine needs of the host, looked at before it is started: its own words reach nobody in time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from qtunnel.errors import InterfaceError
+
+TUN_DEVICE = "/dev/net/tun"
+
+
+def interface_exists(name: str) -> bool:
+    """In this process's network namespace."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+def check_tun_device() -> None:
+    """Raises ``InterfaceError`` where this process cannot open it."""
+    try:
+        os.close(os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise InterfaceError(f"{TUN_DEVICE} does not exist; load the module (modprobe tun)") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InterfaceError(f"{TUN_DEVICE} cannot be opened: {reason}; run as root or with CAP_NET_ADMIN") from None
+
+
+def port_problem(port: int) -> str | None:
+    """Why WireGuard cannot have that UDP port, in words; wireguard-go binds at link-up and tells only its log."""
+    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104  # as engines do
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind((address, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return (
+                    f"UDP port {port} is taken by another program (ss -lunp 'sport = {port}' names it); choose another "
+                    "under node.wireguard_port"
+                )
+            if error.errno in (errno.EACCES, errno.EPERM):
+                return f"UDP port {port}: no permission; needs CAP_NET_BIND_SERVICE"
+            # Any other error is a host without this address family, which the engine does without as well.
+    return None

@@ -1,0 +1,187 @@
+"""An engine whose daemon was killed is taken over as it is, where it is certainly ours, and by nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from qtunnel.crypto import dh
+from qtunnel.engines import survivor
+from qtunnel.engines.base import Lease, PeerSpec
+from qtunnel.engines.host import interface_exists
+from qtunnel.engines.programs import find
+from qtunnel.engines.uapi import UapiEngine
+from qtunnel.errors import InterfaceError
+from qtunnel.secret import Secret
+from tests.engines.namespaces import Namespace
+from tests.support.netns import gone, wait_until
+
+pytestmark = pytest.mark.root
+
+PEER = PeerSpec(
+    dh.public_key(Secret(bytes(range(1, 33)))),
+    ("127.0.0.9", 51820),
+    (ip_network("10.8.0.0/16"), ip_network("fd08::/32")),
+    25,
+)
+PRIVATE = bytes(range(32))
+PUBLIC = dh.public_key(Secret(PRIVATE))
+PORT, MARK = 51828, 7
+DAEMON = """
+import asyncio, sys
+from ipaddress import ip_network
+from pathlib import Path
+from tests.engines.test_survivor import MARK, PEER, PORT, PRIVATE
+from qtunnel.engines.base import Lease
+from qtunnel.engines.programs import find
+from qtunnel.engines.uapi import UapiEngine
+from qtunnel.secret import Secret
+async def main():
+    engine = UapiEngine(find("qtunnel"), sys.argv[1], record=Path(sys.argv[2]), log_line=lambda line: None)
+    await engine.start()
+    await engine.configure_device(Secret(PRIVATE), PORT, MARK)
+    await engine.set_peer(PEER)
+    await engine.set_psk(PEER.public_key, Secret(bytes(32)), 7, lease=Lease(600, "note"))
+    print(engine.pid, flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+"""Starts an engine, and is then killed."""
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    return tmp_path / "engine.json"
+
+
+@pytest.fixture
+def left(namespace: Namespace, interface: str, record: Path) -> Iterator[int]:
+    """The process of an engine whose daemon was killed."""
+    command = [sys.executable, "-c", DAEMON, interface, str(record)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as daemon:
+        assert daemon.stdout is not None
+        pid = int(daemon.stdout.readline())
+        daemon.kill()
+    yield pid
+    if not gone(pid):
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: gone(pid), "the engine's end")
+
+
+def engine_of(interface: str, record: Path | None) -> UapiEngine:
+    return UapiEngine(find("qtunnel"), interface, record=record, log_line=lambda line: None)
+
+
+def change(record: Path, **values: object) -> None:
+    record.write_text(json.dumps({**json.loads(record.read_text()), **values}))
+
+
+def test_what_is_there_is_found_and_used_as_it_is(left: int, interface: str, record: Path) -> None:
+    async def main() -> None:
+        engine = engine_of(interface, record)
+        found = await engine.adopt(PUBLIC, PORT, MARK)
+        assert found is not None
+        its = found[PEER.public_key]
+        assert (its.spec, its.installed, its.in_force, its.ended) == (PEER, (7, "note"), None, None)
+        assert engine.pid == left
+        await engine.renew(PEER.public_key, 0.0)
+        ended = (await engine_of(interface, record).adopt(PUBLIC, PORT, MARK) or {})[PEER.public_key]
+        assert (ended.installed, ended.ended) == (None, 7)
+        await engine.set_psk(PEER.public_key, Secret(bytes(32)), 8, lease=Lease(5, ""))
+        await engine.stop()
+        assert engine.pid is None
+        await engine.stop()  # idempotent
+
+    asyncio.run(main())
+    assert gone(left)
+    assert not interface_exists(interface)
+
+
+def test_its_end_is_noticed(left: int, interface: str, record: Path) -> None:
+    async def main() -> str:
+        engine = engine_of(interface, record)
+        assert await engine.adopt(PUBLIC, PORT, MARK) is not None
+        os.kill(left, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            return await engine.wait_dead()
+
+    told = asyncio.run(main())
+    assert "ended" in told or "is gone" in told
+
+
+@pytest.mark.parametrize("what", ["key", "port", "mark", "version", "command", "hangs"])
+def test_one_of_ours_that_is_not_as_wanted_is_ended_and_gives_way(
+    left: int, interface: str, record: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if what in ("version", "command"):
+        change(record, **{what: "another"})
+    if what == "hangs":
+        os.kill(left, signal.SIGSTOP)
+        monkeypatch.setattr(survivor, "TERM_BOUND", 0.2)
+    public = dh.public_key(Secret(bytes(32))) if what == "key" else PUBLIC
+
+    async def main() -> None:
+        engine = engine_of(interface, record)
+        engine._client._timeout = 1.0
+        assert await engine.adopt(public, PORT + (what == "port"), MARK + (what == "mark")) is None
+        assert gone(left)
+        await engine.start()
+        assert engine.pid not in (None, left)
+        await engine.stop()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("what", ["pid", "began", "boot", "network", "missing", "damaged"])
+def test_what_is_not_certainly_ours_is_left_alone(left: int, interface: str, record: Path, what: str) -> None:
+    content = record.read_text()
+    if what == "missing":
+        record.unlink()
+    elif what == "damaged":
+        record.write_text(content[:-1])
+    elif what == "pid":
+        change(record, pid=os.getpid())  # a number that has become another's
+    else:
+        change(record, **{what: 1 if what == "began" else "another"})
+
+    async def main() -> None:
+        engine = engine_of(interface, record)
+        assert await engine.adopt(PUBLIC, PORT, MARK) is None
+        with pytest.raises(InterfaceError, match="is taken"):
+            await engine.start()
+
+    asyncio.run(main())
+    assert not gone(left)
+
+
+def test_an_engine_that_cannot_be_recorded_ends_with_its_daemon(
+    namespace: Namespace, interface: str, tmp_path: Path
+) -> None:
+    record = tmp_path / "no-such-directory" / "engine.json"
+    command = [sys.executable, "-c", DAEMON, interface, str(record)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as daemon:
+        assert daemon.stdout is not None
+        pid = int(daemon.stdout.readline())
+        daemon.kill()
+    wait_until(lambda: gone(pid), "its end")
+
+
+def test_an_engine_of_others_is_never_taken_over(interface: str, record: Path, namespace: Namespace) -> None:
+    engine = UapiEngine(find("wireguard-go"), interface, record=record, log_line=lambda line: None)
+
+    async def main() -> None:
+        await engine.start()
+        assert await engine_of(interface, record).adopt(PUBLIC, PORT, MARK) is None
+        await engine.stop()
+
+    asyncio.run(main())
+    assert not record.exists()
