@@ -65,7 +65,7 @@ def handshake_table(outcome: HandshakeOutcome) -> Table:
         its = samples.as_dict(case)
         table.add_row(
             f"{its['kem']} {its['cipher'].partition('-poly')[0]}", case.extras, f"{its['cpu_ms']:.2f}",
-            f"{its['latency_p50_ms']:.2f} / {its['latency_p99_ms']:.2f}", f"{its['wire_bytes']:,}",
+            f"{its['latency_p50_ms']:.3g} / {its['latency_p99_ms']:.3g}", f"{its['wire_bytes']:,}",
             f"{its['datagrams']:g}",
         )  # fmt: skip
     return table

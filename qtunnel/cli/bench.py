@@ -176,7 +176,7 @@ def handshake(rekeys: int, as_json: bool) -> None:
 @click.option("--round", "seconds", type=float, default=120.0, show_default=True,
               help="Seconds over which one rekey with each peer is spread.")  # fmt: skip
 @click.option("--idle", type=float, default=15.0, show_default=True, help="Seconds without rekeys, measured before.")
-@click.option("--state-dir", type=click.Path(path_type=Path), default=None, metavar="DIR",
+@click.option("--state-dir", type=click.Path(path_type=Path, readable=False), default=None, metavar="DIR",
               help="Where the hub keeps its state, for a real disk; left there.  [default: in memory]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
 def hub(peers: int, qkd: bool, seconds: float, idle: float, state_dir: Path | None, as_json: bool) -> None:

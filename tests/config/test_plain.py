@@ -47,6 +47,7 @@ def test_it_is_what_was_written_and_warned_of(write: Callable[[str], Path]) -> N
         ("allowed_ips", "preshared_key: short.psk\n    allowed_ips", "holds 3 bytes instead of 32"),
         ("allowed_ips", "qkd: off\n    allowed_ips", "unknown key 'qkd'"),
     ],
+    ids=str.split("absent word short bobs own name node network file mode psk unknown"),
 )
 def test_mistakes_are_named(site: Path, errors_of: Callable[[str], list[str]], old: str, new: str, words: str) -> None:
     (site / "open.psk").write_text(KEY)

@@ -100,7 +100,11 @@ MUTANTS = (
     ),
     mutant(
         "policy stays relaxed after QKD is back",
-        (GUARD, "            self._relaxed_since = None\n", "            pass\n"),
+        (
+            GUARD,
+            "is Protection.QKD_PQC:\n            self._relaxed_since = None\n",
+            "is Protection.QKD_PQC:\n            pass\n",
+        ),
     ),
     mutant(
         "both ends stay initiators",
@@ -182,7 +186,9 @@ def found(mutant: Mutant, runs: int = RUNS) -> str | None:
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory)
         for part in ("qtunnel", "tests"):
-            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "vectors"))
+            shutil.copytree(
+                ROOT / part, copy / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "vectors")
+            )
         shutil.copy(ROOT / "pyproject.toml", copy)
         apply(mutant, copy / "qtunnel")
         command = [sys.executable, "-m", "tests.rekey.model.hunt", str(runs)]

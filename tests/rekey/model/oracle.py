@@ -17,6 +17,7 @@ from qtunnel.keys.policy import Protection
 from qtunnel.rekey.model import EpochInfo, FetchById, FetchNew, Install, Remember, Send
 from qtunnel.rekey.timing import COMMIT_LIMIT
 from qtunnel.terms import ChainPolicy, KeyRef, QkdPolicy
+from tests.rekey.model.wire import Session
 from tests.rekey.simulation import Host
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Oracle:
         self._changed: dict[str, float] = {}
         self._weak: set[tuple[str, bytes]] = set()
         self._shown: dict[str, object] = {}
+        self._seen: dict[str, object] = {}
+        self._again: dict[str, float] = {}
         self._refused: dict[str, float] = {"a": -1e9, "b": -1e9}
 
     def _hold(self, rule: bool, text: str) -> None:
@@ -87,6 +90,7 @@ class Oracle:
         if newest is None or len(newest.info.sources) < max(1, world.sides[end].min_sources):
             self._good[end] = world.now
         self._changed[end] = world.now
+        self._again.pop(end, None)
 
     def remembers(self, host: Host, effect: Remember) -> None:
         before, after = self._world.disk[host.name], effect.memory
@@ -187,11 +191,13 @@ class Oracle:
         truth = self.epochs.get(session.psk)
         self._hold(truth is not None and end in truth.made, f"{end}: a session of a key that is no epoch's")
         assert truth is not None
+        if world.now - self._changed.get(end, -1e9) <= LOOK:
+            return
         age = world.now - truth.made[end]
         limit = world.max_age(end) + world.sides[end].grace + LOOK
         self._hold(age <= limit, f"{end}: sends under epoch {truth.epoch} of {age:.1f} s ago")
         side = world.sides[end]
-        if side.qkd is QkdPolicy.REQUIRED and world.now - self._changed.get(end, -1e9) > LOOK:
+        if side.qkd is QkdPolicy.REQUIRED:
             enough = len(truth.info.sources) >= max(1, side.min_sources)
             allowed = enough or (side.may_relax and ((end, session.psk) in self._weak or self._relaxed(end)))
             self._hold(allowed, f"{end}: sends under epoch {truth.epoch}, which its policy does not allow")
@@ -200,6 +206,12 @@ class Oracle:
         """The status, held against the engine. Whether the daemon has to drop the session."""
         world, end = self._world, host.name
         wire, side = world.wires[end], world.sides[end]
+        level = host.node.peers[host.peer].context.guard.protection()
+        seen = wire.session, world.in_place[end], level
+        if self._seen.get(end) == seen and world.now < self._again.get(end, 0.0):
+            return False  # nothing can have changed
+        self._seen[end] = seen
+        self._again[end] = world.now if wire.plain else self._until(end, wire.session)
         stats = PeerStats(None, wire.last_handshake, 0, 0, wire.claims(), newest_epoch=wire.newest)
         view = self._views[end].complete(host.node.peers[host.peer].view(), world.now)
         config = cast(
@@ -208,18 +220,26 @@ class Oracle:
                 name=host.peer, policy=side.policy, qkd=SimpleNamespace(policy="any", max_age=world.max_age(end))
             ),
         )
-        if view.protection in (Protection.BLOCKED, Protection.STARTING) and world.now - self._refused[end] >= REFUSAL:
+        if level in (Protection.BLOCKED, Protection.STARTING) and world.now - self._refused[end] >= REFUSAL:
             self._hold(wire.session is None, f"{end}: has a session, and is {view.protection.value}")
         placed = world.in_place[end]
         installed = placed if isinstance(placed, int) else None
         stale = is_stale(config, view, stats, world.now)
-        shown = (stats.epoch_in_force, installed, view.protection, wire.session, int(world.now) // SELDOM)
+        shown = (stats.epoch_in_force, installed, level, wire.session, int(world.now) // SELDOM)
         if self._shown.get(end) != shown:
             self._shown[end] = shown
             self._judge_status(
                 host, peer_status(config, view, stats, Tally(), str, None, installed, world.now, world.now)
             )
         return stale
+
+    def _until(self, end: str, session: Session | None) -> float:
+        """Until when a status of ours tells the same: a session ages, and becomes too old."""
+        world = self._world
+        again = world.now + SELDOM
+        if session is not None and session.psk in self.epochs:
+            again = min(again, self.epochs[session.psk].made.get(end, 0.0) + world.max_age(end))
+        return again
 
     def _judge_status(self, host: Host, status: PeerStatus) -> None:
         world, end = self._world, host.name

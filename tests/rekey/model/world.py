@@ -372,6 +372,11 @@ class World(Simulation):
         if self._cut.get(crash.end) is crash:
             self.crash(crash.end, crash.down, crash.keep)
 
+    @property
+    def settled(self) -> bool:
+        """Whether both ends are there, and no crash waits for its moment."""
+        return len(self.hosts) == len(ENDS) and not self._cut
+
     def faults_end(self) -> float:
         """When the last fault that is under way is over."""
         times = [*self._until.values(), *(until for until, _ in self._weather), self.now]
