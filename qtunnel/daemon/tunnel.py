@@ -235,7 +235,11 @@ class Tunnel(EngineKeys):
             self._config = config
             refused = await self._settle() if self.up else None
             await self._renew_all()
-            await self._interface.change(interface_of(config))
+            try:
+                await self._interface.change(interface_of(config))
+            finally:
+                self._made += 1
+                self._looks.made()
             if refused is not None:
                 raise refused
 
