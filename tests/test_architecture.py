@@ -51,6 +51,8 @@ READERS = {
     "daemon/memory.py": "epochs and replay times",
     "control/server.py": "a directory, to lock it",
     "engines/uapi.py": "/dev/net/tun",
+    "engines/keeper.py": "its lock",
+    "engines/existing.py": "the name of the program behind a socket, in /proc",
     "netio/tun.py": "/dev/net/tun",
     "netio/background.py": "/dev/null and a pipe",
     "workers/process.py": "/dev/null",

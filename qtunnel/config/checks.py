@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from qtunnel.addresses import is_numeric
 from qtunnel.config.document import Location, Problem
+from qtunnel.config.manage import check_wireguard_keys
 from qtunnel.config.model import MAX_JITTER, Config, PeerConfig
 from qtunnel.config.types import format_duration
 from qtunnel.errors import QtunnelError
@@ -58,6 +59,8 @@ def check_node(config: Config) -> Iterator[Problem]:
 
 
 def check_tunnel(config: Config) -> Iterator[Problem]:
+    keys = [(("peers", i, "wireguard_key"), peer.wireguard_key) for i, peer in enumerate(config.peers)]
+    yield from check_wireguard_keys(keys)
     addresses = [(("tunnel", "addresses", i), a) for i, a in enumerate(config.tunnel.addresses)]
     for where, _ in _twice(addresses, lambda address: address.ip):
         yield Problem(where, "stands in the list twice; remove one")

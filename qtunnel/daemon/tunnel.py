@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from qtunnel.config import Config
-from qtunnel.engines.base import Endpoint, PeerSpec, PeerStats
+from qtunnel.engines.base import Endpoint, Engine, PeerSpec, PeerStats
 from qtunnel.engines.bypass import mark_of
+from qtunnel.engines.choice import open_engine, open_existing
+from qtunnel.engines.existing import ExistingEngine
 from qtunnel.engines.interface import Interface, InterfaceConfig, guard_metric_of
-from qtunnel.engines.uapi import open_engine
+from qtunnel.engines.owners import OwnersInterface
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
@@ -50,18 +52,22 @@ class Tunnel:
     ) -> None:  # fmt: skip
         tunnel = config.tunnel
         self._config, self._identity, self._events, self._current_psk = config, identity, events, current_psk
-        self.engine = open_engine(tunnel.engine, tunnel.interface, processes=tunnel.processes)
+        self._keys = {peer.name: peer.wireguard_key or public[peer.name].wireguard for peer in config.peers}
+        self.engine: Engine = open_engine(
+            tunnel.engine, tunnel.interface, processes=tunnel.processes, public_key=identity.public.wireguard
+        )
         allowed = tuple(network for peer in config.peers for network in peer.allowed_ips)
-        routes = tunnel.routes == "auto"
+        routes = tunnel.routes == "auto" and tunnel.manage == "all"
         self.mark = mark_of(config.node.wireguard_port) if routes else 0
         """Of all datagrams that carry the tunnel: those of the engine, and those of the key handshake."""
         guards = guard_metric_of(config.node.wireguard_port)
-        self._interface = Interface(
-            InterfaceConfig(
-                tunnel.interface, tunnel.addresses, tunnel.mtu, allowed, routes, mark=self.mark, guard_metric=guards
-            )
+        planned = InterfaceConfig(
+            tunnel.interface, tunnel.addresses, tunnel.mtu, allowed, routes, mark=self.mark, guard_metric=guards
         )
-        self._keys = {peer.name: public[peer.name].wireguard for peer in config.peers}
+        self._interface: Interface | OwnersInterface = Interface(planned)
+        if tunnel.manage == "psk":
+            self.engine = existing = open_existing(tunnel.interface)
+            self._interface = OwnersInterface(planned, existing, {key: name for name, key in self._keys.items()})
         self._specs = {
             peer.name: PeerSpec(
                 self._keys[peer.name],
@@ -151,6 +157,9 @@ class Tunnel:
                     self._events.publish("interface.altered", None, detail=text)
                 self.trouble = text
                 await self._interface.put_back()
+                for peer in self._interface.rekeyed:  # and drop what sessions the other key has made
+                    await self._block(peer)
+                    await self._put_right(peer)
             self._routes_due += 1
             if self._routes_due >= ROUTES_EVERY:
                 self._routes_due = 0
@@ -178,6 +187,11 @@ class Tunnel:
                 f"ip route del unreachable PREFIX metric {self._interface.config.guard_metric} (ip -6 for IPv6)",
             )
         await self.engine.stop()
+
+    async def outer_mark(self) -> int:
+        """The mark of the key handshake's datagrams: where the interface is somebody else's, what its owner has it mark
+        its own with, so that both go the same way. Raises ``EngineError``."""
+        return await self.engine.fwmark() if isinstance(self.engine, ExistingEngine) else self.mark
 
     def key_of(self, peer: str) -> bytes:
         return self._keys[peer]

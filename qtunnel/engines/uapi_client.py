@@ -14,9 +14,9 @@ import os
 import re
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from qtunnel.engines.base import KEY_SIZE, Endpoint
+from qtunnel.engines.device import Device, DevicePeer, Line, mark_of_psk
 from qtunnel.errors import EngineError
 from qtunnel.secret import Secret
 
@@ -29,34 +29,12 @@ MAX_ANSWER = 64 * 1024 * 1024
 _READ_SIZE = 64 * 1024
 _HEX = b"0123456789abcdef"
 _NIBBLE = {digit: value for value, digit in enumerate(_HEX)}
-_SECRET_KEYS = (b"private_key=", b"preshared_key=", b"previous_preshared_key=")
+_PSK = b"preshared_key="
+_SECRET_KEYS = (b"private_key=", _PSK, b"previous_preshared_key=")
+PSK_MARK = "psk_mark"
+"""In place of a preshared key in what was read."""
 _KEY = re.compile(rb"[a-z_]+")
 _NUMBER = re.compile(r"[0-9]{1,20}")
-
-Line = tuple[str, "str | int | Secret"]
-"""A key and its value; a ``Secret`` goes out in hex, everything else as text."""
-
-
-@dataclass(slots=True)
-class UapiPeer:
-    """One peer of a ``get`` answer; ``values`` are the lines that have no field of their own, such as ``epoch``."""
-
-    public_key: bytes
-    endpoint: Endpoint | None = None
-    last_handshake: float | None = None
-    rx_bytes: int = 0
-    tx_bytes: int = 0
-    persistent_keepalive: int = 0
-    allowed_ips: list[str] = field(default_factory=list)
-    values: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class UapiDevice:
-    """A ``get`` answer, without its secrets; ``listen_port`` is 0 where none was told."""
-
-    listen_port: int = 0
-    peers: dict[bytes, UapiPeer] = field(default_factory=dict)
 
 
 def encode(lines: Iterable[Line]) -> bytearray:
@@ -92,10 +70,14 @@ def describe_errno(number: int) -> str:
 
 
 class UapiClient:
-    """Talks to the engine that serves ``path``. Every failure is an ``EngineError`` that names the interface."""
+    """Talks to the engine that serves ``path``. Every failure is an ``EngineError`` that names the interface.
 
-    def __init__(self, interface: str, path: str, timeout: float = TIMEOUT) -> None:
+    marks: of preshared keys are told.
+    """
+
+    def __init__(self, interface: str, path: str, timeout: float = TIMEOUT, *, marks: bool = False) -> None:
         self.interface = interface
+        self._marks = marks
         self.path = path
         self._timeout = timeout
 
@@ -124,11 +106,11 @@ class UapiClient:
         if number:
             raise self._error("set", f"refused: {describe_errno(number)}")
 
-    async def get(self) -> UapiDevice:
+    async def get(self) -> Device:
         """The device and its peers, without secrets."""
         answer = await self._exchange(bytearray(b"get=1\n\n"), "get")
         try:
-            values, number = _split(answer)
+            values, number = _split(answer, marks=self._marks)
             device = _parse_device(values)
         except ValueError as error:
             raise self._error("get", f"answered out of the grammar ({error})") from None
@@ -187,8 +169,9 @@ async def _converse(connection: socket.socket, operation: bytearray) -> bytearra
     return answer
 
 
-def _split(answer: bytearray) -> tuple[list[tuple[str, str]], int]:
-    """The lines of an answer, secrets left out, and its errno."""
+def _split(answer: bytearray, *, marks: bool = False) -> tuple[list[tuple[str, str]], int]:
+    """The lines of an answer, and its errno; secrets left out, or where asked for a mark in place of a preshared key:
+    it takes 20 us a peer."""
     lines: list[tuple[str, str]] = []
     start = 0
     while True:
@@ -198,7 +181,9 @@ def _split(answer: bytearray) -> tuple[list[tuple[str, str]], int]:
         equals = answer.find(b"=", start, end)
         if equals < 0 or not _KEY.fullmatch(answer, start, equals):
             raise ValueError("a line that is not key=value")
-        if not answer.startswith(_SECRET_KEYS, start):
+        if marks and answer.startswith(_PSK, start):
+            lines.append((PSK_MARK, _mark(memoryview(answer)[start + len(_PSK) : end]).hex()))
+        elif not answer.startswith(_SECRET_KEYS, start):
             lines.append((answer[start:equals].decode(), answer[equals + 1 : end].decode("ascii", "strict")))
         start = end + 1
     if start + 1 != len(answer):
@@ -207,6 +192,22 @@ def _split(answer: bytearray) -> tuple[list[tuple[str, str]], int]:
         raise ValueError("errno is missing")
     text = lines.pop()[1]
     return lines, -_number(text[1:]) if text.startswith("-") else _number(text)
+
+
+def _mark(digits: memoryview) -> bytes:
+    """The mark of a preshared key in hex, of which no copy is left."""
+    if len(digits) != 2 * KEY_SIZE:
+        raise ValueError("a preshared key that is not 64 hex digits")
+    key = bytearray(KEY_SIZE)
+    try:
+        for i in range(KEY_SIZE):
+            key[i] = _NIBBLE[digits[2 * i]] << 4 | _NIBBLE[digits[2 * i + 1]]
+        return mark_of_psk(key)
+    except KeyError:
+        raise ValueError("a preshared key that is not 64 hex digits") from None
+    finally:
+        wipe(key)
+        digits.release()
 
 
 def _number(text: str, highest: int = 2**64 - 1) -> int:
@@ -234,17 +235,19 @@ def parse_endpoint(text: str) -> Endpoint:
     return host, _number(port, 65535)
 
 
-def _parse_device(lines: list[tuple[str, str]]) -> UapiDevice:
-    device = UapiDevice()
-    peer: UapiPeer | None = None
+def _parse_device(lines: list[tuple[str, str]]) -> Device:
+    device = Device()
+    peer: DevicePeer | None = None
     seconds: dict[bytes, tuple[int, int]] = {}
     for key, value in lines:
         if key == "public_key":
-            peer = UapiPeer(_public_key(value))
+            peer = DevicePeer(_public_key(value))
             device.peers[peer.public_key] = peer
         elif peer is None:
             if key == "listen_port":
                 device.listen_port = _number(value, 65535)
+            elif key == "fwmark":
+                device.fwmark = _number(value, 2**32 - 1)
         else:
             _parse_peer_line(peer, seconds, key, value)
     for public_key, (whole, nanoseconds) in seconds.items():
@@ -253,7 +256,7 @@ def _parse_device(lines: list[tuple[str, str]]) -> UapiDevice:
     return device
 
 
-def _parse_peer_line(peer: UapiPeer, seconds: dict[bytes, tuple[int, int]], key: str, value: str) -> None:
+def _parse_peer_line(peer: DevicePeer, seconds: dict[bytes, tuple[int, int]], key: str, value: str) -> None:
     whole, nanoseconds = seconds.get(peer.public_key, (0, 0))
     match key:
         case "endpoint":
@@ -270,5 +273,7 @@ def _parse_peer_line(peer: UapiPeer, seconds: dict[bytes, tuple[int, int]], key:
             peer.persistent_keepalive = _number(value, 65535)
         case "allowed_ip":
             peer.allowed_ips.append(value)
+        case "psk_mark":
+            peer.psk_mark = bytes.fromhex(value)
         case _:
             peer.values[key] = value

@@ -16,7 +16,7 @@ from qtunnel.config.model import Config, LogConfig, NodeConfig, PeerConfig, QkdC
 from qtunnel.kme.pki import DEFAULT_KMES, DEFAULT_SAES, create_pki
 
 EXAMPLES = Path(__file__).parents[2] / "configs"
-GATEWAYS = ["alice", "bob", "hub"]
+GATEWAYS = ["alice", "bob", "hub", "keys-only"]
 
 
 @pytest.mark.parametrize("name", GATEWAYS)

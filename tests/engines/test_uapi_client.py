@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtunnel.engines import uapi_client
-from qtunnel.engines.uapi_client import UapiClient, UapiDevice, describe_errno, encode, parse_endpoint
+from qtunnel.engines.device import Device, Line
+from qtunnel.engines.uapi_client import UapiClient, describe_errno, encode, parse_endpoint
 from qtunnel.errors import EngineError
 from qtunnel.secret import Secret
 
@@ -41,9 +42,9 @@ def ask(
     return asyncio.run(main())
 
 
-def get(path: Path, answer: bytes | None, timeout: float = 5.0) -> UapiDevice:
+def get(path: Path, answer: bytes | None, timeout: float = 5.0) -> Device:
     device, _ = ask(path, answer, lambda client: client.get(), timeout)
-    assert isinstance(device, UapiDevice)
+    assert isinstance(device, Device)
     return device
 
 
@@ -122,7 +123,7 @@ def test_no_socket_is_one_line(tmp_path: Path) -> None:
 def test_set_sends_keys_in_hex_and_reports_errno_in_words(tmp_path: Path) -> None:
     secret = Secret(os.urandom(32))
     expected = f"set=1\npublic_key={KEY.hex()}\npreshared_key={bytes(secret.reveal()).hex()}\nepoch=7\n\n"
-    lines: list[uapi_client.Line] = [("public_key", KEY.hex()), ("preshared_key", secret), ("epoch", 7)]
+    lines: list[Line] = [("public_key", KEY.hex()), ("preshared_key", secret), ("epoch", 7)]
     _, asked = ask(tmp_path / "a", b"errno=0\n\n", lambda client: client.set(lines))
     assert asked.decode() == expected
     with pytest.raises(EngineError, match=r"refused: EADDRINUSE \(address already in use\)"):

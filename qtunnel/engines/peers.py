@@ -1,0 +1,229 @@
+"""What engines have in common once they run: a device with peers, told and asked through a client."""
+
+from __future__ import annotations
+
+import errno
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from qtunnel.engines.base import KEY_SIZE, MAX_PORT, Endpoint, PeerSpec, PeerStats, format_endpoint
+from qtunnel.engines.device import Client, DevicePeer, Line, added, existing, peer_lines, removed, usable
+from qtunnel.engines.ledger import EpochLedger
+from qtunnel.errors import EngineError, InterfaceError
+from qtunnel.secret import RandomBytes, Secret
+
+INTERFACE_NAME = re.compile(r"[^\s/:%]{1,15}")
+"""What the kernel takes as a name (IFNAMSIZ 16 with the final zero) and what is safe in a file name."""
+
+
+def interface_exists(name: str) -> bool:
+    """In this process's network namespace."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """The key that an engine has which cannot change a peer; epoch: ``None`` for a random one."""
+
+    psk: Secret
+    epoch: int | None
+
+
+class DeviceEngine:
+    """All of an engine but its start and its end.
+
+    epochs, updates: what the program behind the client can do, as in ``Program``. clock: Unix seconds.
+    """
+
+    def __init__(
+        self, name: str, interface: str, client: Client, *, epochs: bool = False, updates: bool = True,
+        clock: Callable[[], float] = time.time, random_bytes: RandomBytes,
+    ) -> None:  # fmt: skip
+        if not INTERFACE_NAME.fullmatch(interface) or interface in {".", ".."}:
+            raise InterfaceError(
+                f"{interface!r} is no interface name: up to 15 characters, no spaces, no '/', ':', '%'"
+            )
+        self._name, self._interface, self._client = name, interface, client
+        self._epochs, self._updates = epochs, updates
+        self._clock, self._random_bytes = clock, random_bytes
+        self._listen_port = 0
+        self._peers: dict[bytes, PeerSpec] = {}
+        self._ledgers: dict[bytes, EpochLedger] = {}
+        self._held: dict[bytes, _Held] = {}
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def interface(self) -> str:
+        return self._interface
+
+    async def configure_device(self, private_key: Secret, listen_port: int, mark: int = 0) -> None:
+        if not 0 <= listen_port <= MAX_PORT:
+            raise self._error(f"a UDP port is 0 to {MAX_PORT}, not {listen_port}")
+        self._check_key(private_key, "private key")
+        if listen_port not in (0, self._listen_port):
+            self._check_port(listen_port)
+        # The mark goes first: no socket is open without it.
+        await self._client.set([("private_key", private_key), ("fwmark", mark), ("listen_port", listen_port)])
+        self._listen_port = listen_port
+
+    def _check_port(self, port: int) -> None:
+        """Look before the engine does: wireguard-go binds at link-up only, and then tells nobody but its log."""
+        for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104  # as engines do
+            try:
+                with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                    if family == socket.AF_INET6:
+                        probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                    probe.bind((address, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise self._error(
+                        f"UDP port {port} is taken by another program (ss -lunp 'sport = {port}' names it); "
+                        "choose another under node.wireguard_port"
+                    ) from None
+                if error.errno in (errno.EACCES, errno.EPERM):
+                    raise self._error(f"UDP port {port}: no permission; needs CAP_NET_BIND_SERVICE") from None
+                # Any other error is a host without this address family, which the engine does without as well.
+
+    async def set_peer(self, peer: PeerSpec) -> None:
+        if peer.public_key not in self._peers:
+            with Secret.random(self._random_bytes, KEY_SIZE) as psk:
+                await self._client.set(added(peer, psk))
+            self._ledgers[peer.public_key] = EpochLedger()
+        elif self._updates:
+            await self._client.set([*existing(peer.public_key), *peer_lines(peer)])
+        else:
+            await self._add_again(peer)
+        self._peers[peer.public_key] = peer
+
+    async def remove_peer(self, public_key: bytes) -> None:
+        await self._client.set(removed(public_key))
+        self._forget(public_key)
+
+    async def set_endpoint(self, public_key: bytes, endpoint: Endpoint) -> None:
+        try:
+            peer = replace(self._known(public_key), endpoint=endpoint)
+        except ValueError as error:
+            raise self._error(f"bad endpoint: {error}") from None
+        if self._updates:
+            await self._client.set([*existing(public_key), ("endpoint", format_endpoint(endpoint))])
+        else:
+            await self._add_again(peer)
+        self._peers[public_key] = peer
+
+    async def set_psk(
+        self,
+        public_key: bytes,
+        psk: Secret,
+        epoch: int,
+        previous: Secret | None = None,
+        previous_epoch: int = 0,
+        handshake_now: bool = False,
+        record_suite: str = "",
+    ) -> None:
+        peer = self._known(public_key)
+        self._check_key(psk, "preshared key")
+        lines: list[Line] = [*existing(public_key), ("preshared_key", psk)]
+        if self._epochs:
+            lines += [("epoch", epoch), ("record_mode", record_suite or "off")]
+            if previous is not None:
+                self._check_key(previous, "previous preshared key")
+                lines += [("previous_preshared_key", previous), ("previous_epoch", previous_epoch)]
+            if handshake_now:
+                lines.append(("handshake", "now"))
+        elif not self._updates:
+            lines = await self._replaced(peer, psk)
+            self._ledgers[public_key].blocked()
+        await self._client.set(lines)
+        self._ledgers[public_key].installed(epoch, self._clock())
+        self._hold(public_key, psk, epoch)
+
+    async def block(self, public_key: bytes, psk: Secret) -> None:
+        peer = self._known(public_key)
+        self._check_key(psk, "preshared key")
+        if self._epochs:
+            await self._client.set([*existing(public_key), ("preshared_key", psk), ("drop_sessions", "true")])
+        else:
+            await self._client.set(await self._replaced(peer, psk))
+        self._ledgers[public_key].blocked()
+        self._hold(public_key, psk, None)
+
+    async def _replaced(self, peer: PeerSpec, psk: Secret) -> list[Line]:
+        """Removes the peer, which drops its sessions, and adds it again where it roamed to: one operation."""
+        now = (await self._client.get()).peers.get(peer.public_key)
+        if now is not None and usable(now.endpoint):
+            peer = replace(peer, endpoint=now.endpoint)
+        return [*removed(peer.public_key), *added(peer, psk)]
+
+    async def _add_again(self, peer: PeerSpec) -> None:
+        """Change what an engine cannot change in a peer that is there: its sessions end, its key stays."""
+        held = self._held.get(peer.public_key)
+        if held is None:
+            held = _Held(Secret.random(self._random_bytes, KEY_SIZE), None)
+        await self._client.set([*removed(peer.public_key), *added(peer, held.psk)])
+        ledger = self._ledgers[peer.public_key]
+        ledger.blocked()
+        if held.epoch is not None:
+            ledger.installed(held.epoch, self._clock())
+
+    def _hold(self, public_key: bytes, psk: Secret, epoch: int | None) -> None:
+        if not self._updates:
+            held, self._held[public_key] = self._held.get(public_key), _Held(psk.copy(), epoch)
+            if held is not None:
+                held.psk.wipe()
+
+    def _forget(self, public_key: bytes) -> None:
+        self._peers.pop(public_key, None)
+        self._ledgers.pop(public_key, None)
+        held = self._held.pop(public_key, None)
+        if held is not None:
+            held.psk.wipe()
+
+    def _forget_all(self) -> None:
+        self._listen_port = 0
+        for public_key in tuple(self._peers):
+            self._forget(public_key)
+
+    async def stats(self) -> dict[bytes, PeerStats]:
+        device = await self._client.get()
+        return {public_key: self._peer_stats(peer) for public_key, peer in device.peers.items()}
+
+    def _peer_stats(self, peer: DevicePeer) -> PeerStats:
+        if self._epochs:
+            epoch = self._reported_epoch(peer.values.get("epoch"))
+        else:
+            ledger = self._ledgers.get(peer.public_key)
+            epoch = ledger.in_force(peer.last_handshake, self._clock()) if ledger is not None else None
+        endpoint = peer.endpoint if usable(peer.endpoint) else None
+        record_mode = peer.values.get("record_mode", "") if peer.values.get("record_mode_state") == "active" else ""
+        reason = peer.values.get("record_mode_reason", "")
+        return PeerStats(endpoint, peer.last_handshake, peer.rx_bytes, peer.tx_bytes, epoch, record_mode, reason)
+
+    def _reported_epoch(self, text: str | None) -> int | None:
+        if text is None:
+            return None
+        if not text.isascii() or not text.isdecimal():
+            raise self._error("told an epoch that is not a number")
+        return int(text)
+
+    def _known(self, public_key: bytes) -> PeerSpec:
+        peer = self._peers.get(public_key)
+        if peer is None:
+            raise self._error("was told of a peer that it was never given")
+        return peer
+
+    def _check_key(self, key: Secret, what: str) -> None:
+        if len(key) != KEY_SIZE:
+            raise self._error(f"a {what} has {KEY_SIZE} bytes, not {len(key)}")
+
+    def _error(self, what: str) -> EngineError:
+        return EngineError(f"engine {self.name} of {self._interface} {what}")
