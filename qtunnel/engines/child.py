@@ -17,8 +17,8 @@ from qtunnel.secret import RandomBytes
 from qtunnel.telemetry import log
 
 START_BOUND = 45.0
-"""Seconds until it answers. A Python program needs 0.3 s, on a loaded machine with cold caches some seconds, in a virtual
-machine without help of the processor 20; and systemd waits 90 s for a daemon."""
+"""Seconds until it answers. A Python program needs 0.3 s, on a loaded machine with cold caches some seconds, and in a
+virtual machine without help of the processor 20; systemd waits 90 s for a daemon."""
 
 GONE_BOUND = 5.0
 """Seconds for the interface to go away once the process ended; the kernel does it while closing the TUN."""

@@ -122,6 +122,11 @@ class ExistingEngine(DeviceEngine):
             raise self._error(f"cannot keep the settings of peer {_text(peer.public_key)}: {error}") from None
         return [*removed(peer.public_key), *added(spec, psk)]
 
+    async def _prompt(self, public_key: bytes, keepalive: int) -> None:
+        found = (await self._client.get()).peers.get(public_key)
+        if found is not None:
+            await super()._prompt(public_key, found.persistent_keepalive)
+
     def _hold(self, public_key: bytes, psk: Secret, epoch: int | None) -> None:
         self._marks[public_key] = mark_of_psk(psk.reveal())
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from qtunnel.engines.base import KEY_SIZE, MAX_PORT, Endpoint, PeerSpec, PeerStats, format_endpoint
+from qtunnel.engines.base import KEY_SIZE, MAX_KEEPALIVE, MAX_PORT, Endpoint, PeerSpec, PeerStats, format_endpoint
 from qtunnel.engines.device import Client, DevicePeer, Line, added, existing, peer_lines, removed, usable
 from qtunnel.engines.ledger import EpochLedger
 from qtunnel.errors import EngineError, InterfaceError
@@ -144,8 +144,17 @@ class DeviceEngine:
             lines = await self._replaced(peer, psk)
             self._ledgers[public_key].blocked()
         await self._client.set(lines)
-        self._ledgers[public_key].installed(epoch, self._clock())
         self._hold(public_key, psk, epoch)
+        ledger = self._ledgers[public_key]
+        ledger.installed(epoch, self._clock())
+        if handshake_now and not self._epochs and self._updates and not ledger.has_session(self._clock()):
+            await self._prompt(public_key, peer.persistent_keepalive or 0)
+
+    async def _prompt(self, public_key: bytes, keepalive: int) -> None:
+        """Have an engine that knows no ``handshake`` make a first session although nobody sends anything yet: a
+        keepalive that is switched on goes out at once (set_peer in the kernel's netlink.c, wireguard-go's uapi.go)."""
+        for interval in (0, keepalive) if keepalive else (MAX_KEEPALIVE, 0):
+            await self._client.set([*existing(public_key), ("persistent_keepalive_interval", interval)])
 
     async def block(self, public_key: bytes, psk: Secret) -> None:
         peer = self._known(public_key)
