@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtunnel.engines import uapi_client
-from qtunnel.engines.device import Device, Line
+from qtunnel.engines.device import Device, Line, mark_of_psk
 from qtunnel.engines.uapi_client import UapiClient, describe_errno, encode, parse_endpoint
 from qtunnel.errors import EngineError
 from qtunnel.secret import Secret
@@ -178,3 +178,13 @@ def test_endpoints_are_read_as_they_are_written(address: object, port: int) -> N
 def test_errno_words() -> None:
     assert describe_errno(-22) == "EINVAL (invalid argument)"
     assert describe_errno(9999) == "error 9999"
+
+
+def test_a_mark_of_a_preshared_key_is_told_where_it_is_asked_for(tmp_path: Path) -> None:
+    answer = f"{PEER}preshared_key={'bb' * 32}\nerrno=0\n\n".encode()
+    assert get(tmp_path / "a", answer).peers[KEY].psk_mark == b""
+    values, _ = uapi_client._split(bytearray(answer), marks=True)
+    assert uapi_client._parse_device(values).peers[KEY].psk_mark == mark_of_psk(b"\xbb" * 32)
+    for digits in ("bb" * 31, "zz" * 32):
+        with pytest.raises(ValueError, match="a preshared key that is not 64 hex digits"):
+            uapi_client._split(bytearray(f"{PEER}preshared_key={digits}\nerrno=0\n\n".encode()), marks=True)
