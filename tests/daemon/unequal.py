@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 from tests.daemon.sites import TUNNEL, Site, protected
@@ -11,9 +12,14 @@ from tests.support.ping import answered, gaps
 
 
 def done(site: Site) -> int:
-    """Rekeys that succeeded since the daemon's start."""
-    peers = site.status().get("peers", [])
-    return int(peers[0]["rekeys_ok"]) if peers else 0
+    """Rekeys that succeeded, by the log: a status takes half a minute where nothing helps the processor."""
+    return site.log.count("event=rekey.done")
+
+
+def carries(site: Site) -> bool:
+    """Whether the session in force is of an epoch, by the log."""
+    levels = re.findall(r"event=protection\.in-force.* after=(\S+)", site.log)
+    return bool(levels) and levels[-1] not in ("starting", "blocked", "expired")
 
 
 def loses_nothing(sites: tuple[Site, Site], engines: tuple[str, str], *, rekeys: int, interval: str = "2s") -> None:
@@ -22,11 +28,10 @@ def loses_nothing(sites: tuple[Site, Site], engines: tuple[str, str], *, rekeys:
         site.write(engine=engine, interval=interval)
         site.start()
     for site in sites:
-        wait_until(lambda site=site: protected(site), f"{site.name} is protected", 60)  # type: ignore[misc]
+        wait_until(lambda site=site: carries(site), f"{site.name} is protected", 60)  # type: ignore[misc]
     alice, bob = sites
-    assert [site.status()["node"]["engine"] for site in sites] == list(engines)
     pings = [
-        here.host.start("ping", "-n", "-i", "0.02", TUNNEL[there.name]) for here, there in ((alice, bob), (bob, alice))
+        here.host.start("ping", "-n", "-i", "0.05", TUNNEL[there.name]) for here, there in ((alice, bob), (bob, alice))
     ]
     before = done(alice), done(bob)
     for site, count in zip(sites, before, strict=True):
@@ -35,8 +40,8 @@ def loses_nothing(sites: tuple[Site, Site], engines: tuple[str, str], *, rekeys:
         os.kill(ping.pid, signal.SIGINT)  # ping(8) sums up
         output = ping.communicate(timeout=30)[0]
         assert not gaps(output), sorted(gaps(output))
-        assert len(answered(output)) > 20 * rekeys, output
-    for site in sites:
+        assert len(answered(output)) > 10 * rekeys, output
+    for site, engine in zip(sites, engines, strict=True):
         assert protected(site), site.log
-        assert "protection.in-force" in site.log
+        assert site.status()["node"]["engine"] == engine
         assert "Traceback" not in site.log

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.owned import OwnedSite, keys_only
-from tests.daemon.sites import Site, protected, two_sites
-from tests.daemon.unequal import loses_nothing
+from tests.daemon.sites import Site, two_sites
+from tests.daemon.unequal import carries, loses_nothing
 from tests.support.netns import wait_until
 
 pytestmark = pytest.mark.root
@@ -36,7 +36,7 @@ def test_rekeys_under_traffic_lose_nothing(sites: tuple[Site, Site], engines: tu
     assert bob.way("10.77.0.1") == "unreachable"
     (bob.directory / "bob.log").write_text("")
     bob.start()
-    wait_until(lambda: protected(bob) and protected(alice), "both are back", 60)
+    wait_until(lambda: carries(bob) and carries(alice), "both are back", 60)
 
 
 def test_keys_alone_of_a_kernel_interface(sites: tuple[Site, Site]) -> None:
