@@ -388,7 +388,10 @@ def test_numbers_of_records_and_loss() -> None:
         f"again after {record_link.REST:g} s, doubled up to {record_link.LAST_REST:g} s where it is so again within "
         f"{record_link.SOON:g} s, with {record_link.TOO_LOSSY / 2 * 100:g} % believed",
         f"up to {record_size.SMALL} bytes counts as {record_size.SMALL_COUNTS}",
-        f"no such rest for {record_link.REST:g} s",
+        f"such rest for {record_link.REST:g} s",
+        f"at most {record_link.WHOLE_PER_HEALED} such records count for each that was healed",
+        f"no more than {record_link.RISING:g} times as fast as the second before them",
+        f"not above {record_size.FIRST_GUESS * 100:g} % as long as records have no parity",
         f"keep {record_join.MAX_PARTIAL} records",
         f"after {record_link.ASK:g} s, a question is sent, and again every {record_link.ASK_AGAIN:g} s",
         f"went out for {record_link.SILENCE:g} s",

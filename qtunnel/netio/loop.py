@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from qtunnel.netio.uapi_socket import UapiServer, bind_socket
 from qtunnel.netio.udp import UdpPort, bind_pair
 from qtunnel.secret import Secret
 from qtunnel.wireguard.device import Device
+from qtunnel.wireguard.state import Drop
 from qtunnel.workers.farm import Farm
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Loop:
         self._losses = LossReport(clock())
         self._running = True
         self._reason = ""
+        self._defects: set[str] = set()
         self._outbound = Outbound(tun, self._device, self._udp, farm)
         self._inbound = Inbound(tun, self._device, self._udp, farm)
         self._handlers: dict[int, Callable[[], None]] = {
@@ -179,12 +182,27 @@ class Loop:
             self._outbound.read(clock())
         except OSError as error:
             self.stop(f"the TUN device went away ({error.strerror})")
+        except Exception as error:
+            self._survive(error)
 
     def _read_udp(self, sock: socket.socket) -> None:
         try:
             self._inbound.read(sock.fileno(), clock())
         except OSError as error:
             self.stop(f"the TUN device went away ({error.strerror})")
+        except Exception as error:
+            self._survive(error)
+
+    def _survive(self, error: Exception) -> None:
+        """What somebody sent must not end everybody's tunnels, even where there is a defect: it is dropped."""
+        self._device.drops[Drop.DEFECT] += 1
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        words = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
+        if words not in self._defects:
+            self._defects.add(words)
+            log.error(
+                "msg=%r", f"a defect of qtunnel: {words}; what was being handled is dropped, more is only counted"
+            )
 
     def _go_on(self) -> None:
         """With what workers have done."""
@@ -194,13 +212,15 @@ class Loop:
             self._inbound.go_on(now)
         except OSError as error:
             self.stop(f"the TUN device went away ({error.strerror})")
+        except Exception as error:
+            self._survive(error)
 
     def _link_changed(self) -> None:
         """An interface changed, perhaps ours; ask how it is now."""
         link = self._link.look() or LinkState(True, self._device.state.mtu)  # out of reach: it may well be up
         state = self._device.state
         state.mtu = link.mtu
-        if self._offload:
+        if self._offload and not self._link.away:  # there, and not here, where another may have its name
             self._tun.fit_bursts(state.mtu)
         self._next_look = clock() + LOOK_INTERVAL if self._link.away else math.inf
         if not link.up:

@@ -110,11 +110,13 @@ class UdpPort:
         self.hops = 0
         """Hop limit of the datagrams that are sent, from now on; 0: the host's default."""
         self._segment_data: dict[int, tuple[int, int, bytes]] = {}
+        self._takes_no_bursts: set[Endpoint] = set()
 
     def replace(self, sockets: list[socket.socket]) -> None:
         """Use these sockets from now on; the old ones are closed."""
         self.close()
         self.sockets = sockets
+        self._takes_no_bursts.clear()
 
     def port(self) -> int:
         return int(self.sockets[0].getsockname()[1])
@@ -143,7 +145,8 @@ class UdpPort:
         if length <= size:
             self.send(data, endpoint)
             return
-        most = min(MAX_SEGMENTS, MAX_BURST // size) * size if self.segments else 0
+        bursts = self.segments and endpoint not in self._takes_no_bursts
+        most = min(MAX_SEGMENTS, MAX_BURST // size) * size if bursts else 0
         if most <= size:
             for start in range(0, length, size):
                 self.send(data[start : start + size], endpoint)
@@ -164,8 +167,7 @@ class UdpPort:
                 self._send_segments(data, size, endpoint, wait=False)
             elif error.errno in _NO_SEGMENTS or (source and error.errno in _STALE_SOURCE):
                 if error.errno == errno.EIO:
-                    self.segments = False
-                    log.warning("msg=%r", "the network device takes no UDP bursts (EIO); datagrams go out one by one")
+                    self._take_no_bursts(endpoint)
                 self._send_singly(data, size, endpoint)
             else:
                 self._failed(errno.errorcode.get(error.errno or 0, "EIO"), endpoint)
@@ -179,6 +181,14 @@ class UdpPort:
     def _send_singly(self, data: memoryview, size: int, endpoint: Endpoint) -> None:
         for start in range(0, len(data), size):
             self.send(data[start : start + size], endpoint)
+
+    def _take_no_bursts(self, endpoint: Endpoint) -> None:
+        """The way there is through a device without checksum offload, or IPsec; that to other peers may not be."""
+        if len(self._takes_no_bursts) >= _MAX_SIZES:
+            self._takes_no_bursts.clear()
+        self._takes_no_bursts.add(endpoint)
+        words = "the network device takes no UDP bursts (EIO); datagrams go out one by one"
+        log.warning("endpoint=%s msg=%r", endpoint[0], words)
 
     def _segment(self, size: int) -> tuple[int, int, bytes]:
         if len(self._segment_data) >= _MAX_SIZES:

@@ -16,6 +16,10 @@ from qtunnel.offload.split import MAX_SEGMENTS
 MAX_RULES: Final = 256
 """Vnet headers that are remembered; flows of one path have few."""
 
+MIN_SEGMENT: Final = 48
+"""Bytes of payload in each segment of a super-packet, the least that Linux's TCP makes (tcp_min_snd_mss). The kernel
+spends a microsecond on each segment: of one byte each, a record of 64 kB would keep it busy for 40 ms."""
+
 _LARGEST: Final = 1 << 17
 """Bytes, more than any item has."""
 
@@ -68,6 +72,8 @@ def _make(header: bytes) -> Rule:
         # all but where the checksum is, which depends on the packet's length
         flags, gso_type, _, gso_size, _, _ = vnet.parse(header[: vnet.SIZE - 4] + bytes(4) + _ENOUGH, 0, 64)
     except OffloadError:
+        return NOTHING
+    if gso_type and gso_size < MIN_SEGMENT:
         return NOTHING
     _, _, _, _, start, offset = vnet.HEADER.unpack(header)
     version, protocol = _GSO[gso_type & ~vnet.GSO_ECN]

@@ -14,6 +14,7 @@ from typing import Final
 from qtunnel.offload import checksum, headers, vnet
 from qtunnel.offload.coalesce import Write
 from qtunnel.offload.headers import CHECKSUM_OFFSET, CWR, FIN, PSH, RST, SYN, TCP, URG, Form
+from qtunnel.offload.split import MAX_SEGMENTS
 
 _LARGEST: Final = 65535
 _BEGINS_NOTHING: Final = FIN | SYN | RST | PSH | URG
@@ -108,6 +109,8 @@ class _Run:
         length = len(item) - vnet.SIZE
         payload = length - size
         if payload <= 0 or size + self._total + payload > _LARGEST:
+            return False
+        if self._total + payload > self._segment * MAX_SEGMENTS:
             return False
         if item[: vnet.SIZE] != self._vnet:
             single = vnet.HEADER.pack(vnet.NEEDS_CSUM, vnet.GSO_NONE, size, 0, transport, _CHECKSUM)

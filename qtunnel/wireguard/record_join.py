@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from qtunnel.wireguard.record_burst import ReceiveBuffer, Record
@@ -75,7 +75,7 @@ class _Partial:
 
     def add_run(self, first: int, count: int, datagrams: memoryview, size: int) -> None:
         """``count`` fragments from ``first`` on, ``size`` bytes each, but perhaps the last of the record."""
-        full = count if first + count < self.count else count - 1
+        full = min(count if first + count < self.count else count - 1, len(datagrams) // size)
         bits = (1 << full) - 1 << first
         if full > 1 and not self.fragments & bits and self._is_size(size):
             at = first * size
@@ -129,14 +129,16 @@ class _Partial:
 
 @dataclass(slots=True)
 class JoinCounters:
-    """Fragments of the records that were whole in the end and authentic."""
+    """Fragments of the records that were whole in the end and authentic; records that were whole, but not authentic."""
 
     expected: int = 0
     received: int = 0
+    spoiled: int = 0
 
 
-_Key = tuple[int, int, int]
-"""Counter, count of fragments, bytes of the last: what the headers of a record say of it."""
+_Key = tuple[int, int, int, Hashable]
+"""Counter, count of fragments, bytes of the last: what the headers of a record say of it. And where its datagrams came
+from, so that somebody who sees them, but cannot send from where the peer does, adds nothing to the peer's records."""
 
 
 class RecordJoiner:
@@ -158,13 +160,15 @@ class RecordJoiner:
 
     def __contains__(self, counter: int) -> bool:
         """Whether datagrams of that record wait for others."""
-        return any(known == counter for known, _, _ in self._partial)
+        return any(key[0] == counter for key in self._partial)
 
-    def add(self, datagram: memoryview) -> Record | None:
+    def add(self, datagram: memoryview, source: Hashable = None) -> Record | None:
         """A datagram of this session; the record that it completes. Valid until the next call."""
-        return self.add_stretch(datagram, len(datagram), bytes(datagram[1:2]))
+        return self.add_stretch(datagram, len(datagram), bytes(datagram[1:2]), source)
 
-    def add_stretch(self, datagrams: memoryview, size: int, numbers: bytes | bytearray) -> Record | None:
+    def add_stretch(
+        self, datagrams: memoryview, size: int, numbers: bytes | bytearray, source: Hashable = None
+    ) -> Record | None:
         """The same for datagrams whose headers differ in the fragment ``numbers`` alone, ``size`` bytes each, the last
         perhaps shorter."""
         if len(datagrams) - (len(numbers) - 1) * size <= HEADER_SIZE:
@@ -176,7 +180,7 @@ class RecordJoiner:
             return None
         if any(number >= count and number != PARITY for number in numbers):
             return None
-        key = counter, count, last
+        key = counter, count, last, source
         partial = self._partial.get(key)
         if partial is None:
             if self._seen(counter):
@@ -225,6 +229,6 @@ class RecordJoiner:
                 victim = min(self._partial, key=lambda waiting: self._partial[waiting].received)
             self._free.append(self._partial.pop(victim).buffer)
         buffer = self._free.pop() if self._free else self._make_buffer()
-        _, count, last = key
+        _, count, last, _ = key
         made = self._partial[key] = _Partial(buffer, count, last, self._begun)
         return made

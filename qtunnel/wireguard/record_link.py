@@ -39,6 +39,10 @@ TOO_LOSSY: Final = 0.04
 save is less than what their parity costs (measured without delay: at 3 % records carry 1.05 to 1.3 times as much as
 standard mode, at 5 % 0.8 to 1)."""
 
+WHOLE_PER_HEALED: Final = 2
+"""Records lost for each that was healed, which losses of single datagrams explain: with the sizes that go with a loss
+they are 0.1 to 1; more, where a loss is met for which records are too large."""
+
 LASTING: Final = 3
 """Measurements one after the other that show such a loss before a rest: a queue that overflows for some round trips, as
 TCP finds its rate, is no lossy link."""
@@ -59,6 +63,15 @@ WORSE_LOOKS: Final = 2
 rate before, or is thin, at so many looks one after the other. One may fall into a pause between two transfers. The next
 REST seconds there is no other rest: what records at this loss cost more than standard mode is less than this share."""
 
+RISING: Final = 1.25
+"""Times the rate of the look before, from which a flow is finding its rate, and nothing can be said of it yet: BBR
+raises its own by a quarter at a time."""
+
+SPOILED: Final = 3
+SPOILED_SHARE: Final = 1 / 8
+"""Records that forged datagrams spoiled, and their share of those since the first, from which packets go one by one:
+there a forged datagram costs nothing. However little traffic there is: such losses can stop a TCP flow for good."""
+
 TRUSTED: Final = 60.0
 """Seconds of records and reports after which a silence is again the first."""
 
@@ -76,7 +89,8 @@ class RecordEvent(Enum):
     CONFIRMED = "the peer reports that records reach it"
     SILENCE = "records sent, no report for SILENCE"
     LOSSY = "busy, and more than TOO_LOSSY of the datagrams are lost"
-    RESTED = "REST is over, or fewer packets go than in records"
+    SPOILED = "forged datagrams spoil records"
+    RESTED = "REST is over, or, not if SPOILED, fewer packets go than in records"
 
 
 RECORD_TABLE: Final = {
@@ -85,6 +99,7 @@ RECORD_TABLE: Final = {
     (RecordState.PROBING, RecordEvent.UNSET): RecordState.OFF,
     (RecordState.ACTIVE, RecordEvent.SILENCE): RecordState.PROBING,
     (RecordState.ACTIVE, RecordEvent.LOSSY): RecordState.RESTING,
+    (RecordState.ACTIVE, RecordEvent.SPOILED): RecordState.RESTING,
     (RecordState.ACTIVE, RecordEvent.UNSET): RecordState.OFF,
     (RecordState.RESTING, RecordEvent.RESTED): RecordState.ACTIVE,
     (RecordState.RESTING, RecordEvent.UNSET): RecordState.OFF,
@@ -96,11 +111,19 @@ def _share(before: Report, report: Report, *, parity: bool) -> tuple[int, int]:
 
     Of records that never came, only their number is known: they have the usual size, and lost just as many datagrams as
     it takes to lose a record. That they lost all would be said of a link whose queues overflow for a moment.
+
+    Where datagrams are lost one by one, parity heals most of the records that miss some. Records lost without that are
+    lost whole, where a queue overflows that takes bursts, or a receiver cannot keep up: smaller ones would fare no
+    better, and so only those count that the healed ones explain. One that a forged fragment spoiled counts as well: of
+    several packets in a message of each only one would have been lost.
     """
     expected, received = report.expected - before.expected, report.received - before.received
     delivered = report.delivered - before.delivered
     lost = max(0, report.next - before.next - delivered)
     usual = max(1, expected // delivered) if delivered > 0 else 1
+    if parity and usual > 1:
+        spoiled = report.spoiled - before.spoiled
+        lost = min(lost, WHOLE_PER_HEALED * (expected - received + 1) + spoiled)
     return expected + lost * usual, received + lost * max(0, usual - (2 if parity else 1))
 
 
@@ -116,7 +139,7 @@ class RecordLink:
         self.sizer = RecordSizer()
         self._machine = Machine(RECORD_TABLE, RecordState.OFF)
         self._must_reach = 0
-        self._baseline = self._latest = Report(0, 0, 0, 0)
+        self._baseline = self._latest = self._unspoiled = Report(0, 0, 0, 0)
         self._unanswered_since = NEVER
         """When the first record with packets went out that no report has covered."""
         self._unanswered = 0
@@ -128,15 +151,17 @@ class RecordLink:
         self.next_probe = 0.0
         self._rest = REST
         self._rest_until = 0.0
-        self._rested_at = -SOON
+        self._rested_at = -inf
         self._heard = 0
         self._looked = 0.0
         self._looked_at = -1
+        self._looked_rate = inf
         self._reported_at = 0.0
         self._rate = 0.0
         self._no_rest_until = 0.0
         self._worse_looks = 0
         self._lossy = 0
+        self._attacked = False
         self.session = -1
         """Receiver index of the session that counters are of."""
 
@@ -165,7 +190,7 @@ class RecordLink:
         if index != self.session:
             self.session = index
             self._must_reach = self._unanswered = 0
-            self._baseline = self._latest = Report(0, 0, 0, 0)
+            self._baseline = self._latest = self._unspoiled = Report(0, 0, 0, 0)
 
     def data_sent(self, counter: int, now: float) -> RecordEvent | None:
         """A record with packets goes out under ``counter``; the event, where it is the last for a while."""
@@ -209,6 +234,9 @@ class RecordLink:
             came, self._heard = max(0, heard - self._heard), heard
             self._rate = (_share(latest, report, parity=self.sizer.parity)[0] + came) / elapsed
             self.sizer.carries(self._rate)
+        if self._are_spoiled(report):
+            self.reason = "records were spoiled by datagrams that this end did not send"
+            return self._rest_from(now, RecordEvent.SPOILED, TRUSTED)
         expected, received = _share(before, report, parity=self.sizer.parity)
         if not self.sizer.measured(expected, received):
             self._baseline = before
@@ -218,12 +246,26 @@ class RecordLink:
         if self._lossy < LASTING or not self.sizer.busy or now < self._no_rest_until:
             return None
         self.reason = f"{self.sizer.loss:.0%} of the datagrams are lost"
+        return self._rest_from(now, RecordEvent.LOSSY, SOON)
+
+    def _are_spoiled(self, report: Report) -> bool:
+        """Whether forged datagrams spoil too many records; of those that are lost, for others come to no harm."""
+        since = self._unspoiled
+        spoiled, records = report.spoiled - since.spoiled, report.next - since.next
+        harm = min(spoiled, records - (report.delivered - since.delivered))
+        if not spoiled or harm >= SPOILED:
+            self._unspoiled = report
+        return harm >= max(SPOILED, records * SPOILED_SHARE)
+
+    def _rest_from(self, now: float, event: RecordEvent, soon: float) -> RecordEvent:
+        """soon: seconds after a rest within which another is twice as long."""
         self._unanswered_since = self._next_question = NEVER
-        self._rest = min(2 * self._rest, LAST_REST) if now - self._rested_at < SOON else REST
+        self._rest = min(2 * self._rest, LAST_REST) if now - self._rested_at < soon else REST
         self._rest_until = now + self._rest
-        self._looked, self._looked_at, self._worse_looks = now, -1, 0
-        self._machine.fire(RecordEvent.LOSSY)
-        return RecordEvent.LOSSY
+        self._looked, self._looked_at, self._looked_rate, self._worse_looks = now, -1, inf, 0
+        self._attacked = event is RecordEvent.SPOILED
+        self._machine.fire(event)
+        return event
 
     @property
     def next_look(self) -> float:
@@ -233,27 +275,25 @@ class RecordLink:
         return self._looked + LOOK if self.state is RecordState.RESTING else self.next_probe
 
     def rest(self, traffic: int, now: float) -> None:
-        """Go back to records once the rest is over, and half the loss is believed then; or where it was a mistake, or
-        nothing goes any more.
+        """Go back to records once the rest is over, and half the loss is believed then; or where it was a mistake.
 
         traffic: datagrams with packets of the peer's present session so far, both ways.
         """
         if self.state is not RecordState.RESTING or now < self._looked + LOOK:
             return
-        idle = False
         if 0 <= self._looked_at <= traffic:  # not the first look, nor the first of a session
             rate = (traffic - self._looked_at) / (now - self._looked)
             self.sizer.carries(rate)
-            worse = not self.sizer.busy or rate < self._rate * WORSE
-            self._worse_looks = self._worse_looks + 1 if worse else 0
-            idle = not rate
+            worse = not self._attacked and (not self.sizer.busy or rate < self._rate * WORSE)
+            self._worse_looks = self._worse_looks + 1 if worse and rate <= self._looked_rate * RISING else 0
+            self._looked_rate = rate
         self._looked, self._looked_at = now, traffic
         if self._worse_looks == WORSE_LOOKS:
             self._no_rest_until = now + REST
         elif now >= self._rest_until:
             self._rested_at = now
             self.sizer.believe(TOO_LOSSY / 2)
-        elif not idle:
+        else:
             return
         self.reason, self._reported_at, self._lossy = "", now, 0
         self._machine.fire(RecordEvent.RESTED)

@@ -11,9 +11,9 @@ a value which no flags of a vnet header have, is for the engine:
 | 2      | 2    | bytes that follow            |
 
 A report counts, under the session that it is sent in, what its sender received in records: ``next`` (one more than the
-highest counter, 0 for none), ``expected`` and ``received`` fragments of the records that were delivered, and
-``delivered`` records; each a u64, little-endian. A question is a report that wants one in return. Other kinds are
-skipped.
+highest counter, 0 for none), ``expected`` and ``received`` fragments of the records that were delivered, ``delivered``
+records and ``spoiled`` ones, whose tag was wrong; each a u64, little-endian. A question is a report that wants one in
+return. Other kinds are skipped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONTROL: Final = 255
 KIND_REPORT: Final = 1
 KIND_QUESTION: Final = 2
 _CONTROL_HEADER: Final = struct.Struct("<BBH")
-_REPORT: Final = struct.Struct("<QQQQ")
+_REPORT: Final = struct.Struct("<QQQQQ")
 
 
 class PlainError(ValueError):
@@ -44,16 +44,17 @@ class Report:
     expected: int
     received: int
     delivered: int
+    spoiled: int = 0
     question: bool = False
 
     @property
-    def counts(self) -> tuple[int, int, int, int]:
+    def counts(self) -> tuple[int, int, int, int, int]:
         """What only ever grows in a session."""
-        return self.next, self.expected, self.received, self.delivered
+        return self.next, self.expected, self.received, self.delivered, self.spoiled
 
     def pack(self) -> bytes:
         """As an item of a record."""
-        body = _REPORT.pack(self.next, self.expected, self.received, self.delivered)
+        body = _REPORT.pack(*self.counts)
         return _CONTROL_HEADER.pack(CONTROL, KIND_QUESTION if self.question else KIND_REPORT, len(body)) + body
 
 
@@ -89,7 +90,7 @@ def take_items(plain: memoryview, packets: list[memoryview]) -> list[Report]:
         if kind in (KIND_REPORT, KIND_QUESTION):
             if size != _REPORT.size:
                 raise PlainError(f"a report has {_REPORT.size} bytes, not {size}")
-            following, expected, received, delivered = _REPORT.unpack_from(plain, offset)
-            reports.append(Report(following, expected, received, delivered, kind == KIND_QUESTION))
+            following, expected, received, delivered, spoiled = _REPORT.unpack_from(plain, offset)
+            reports.append(Report(following, expected, received, delivered, spoiled, kind == KIND_QUESTION))
         offset += size
     return reports

@@ -209,7 +209,7 @@ class Records:
             if numbers[:count] == NUMBERS[:count] or counter not in keys.joiner:
                 record = whole_record(buffer, start, stretch, size)
             if record is None:
-                record = keys.joiner.add_stretch(buffer.view[start : start + stretch], size, numbers)
+                record = keys.joiner.add_stretch(buffer.view[start : start + stretch], size, numbers, endpoint)
             if record is None:
                 continue
             needed = record.end - record.start - TAG_SIZE
@@ -242,6 +242,7 @@ class Records:
             keys.unseal(_nonce(record.counter), record.buffer[record.start : record.end], None, plain)
         except InvalidTag:
             self._state.drops[Drop.BAD_TAG] += 1
+            keys.joiner.counters.spoiled += 1
             return False
         keys.accept(record.counter)
         keys.joiner.authentic(record)
@@ -281,13 +282,12 @@ class Records:
             self._state.drops[Drop.BAD_PACKET] += 1
         if len(packets) > before:
             peer.timers.data_received(now)
-            # Under the present session, also where these came under one before: the report confirms it.
-            current = peer.keypairs.current
-            present = current.records if current is not None and current.records is not None else keys
-            if present.reported:
-                self._report_soon(peer, present, now)
+            if keys.reported:
+                self._report_soon(peer, keys, now)
 
     def _reported(self, peer: Peer, keypair: Keypair, keys: RecordKeys, report: Report, now: float) -> None:
+        if report.question:
+            self._report_soon(peer, keys, now)
         if keypair is not peer.keypairs.current:
             return
         link = peer.records
@@ -295,11 +295,9 @@ class Records:
         event = link.reported(report, keys.send_counter, now, keypair.heard)
         if event is RecordEvent.CONFIRMED:
             log.info("peer=%s suite=%s msg=%r", short_key(peer.public_key), keys.suite, "record mode is on")
-        elif event is RecordEvent.LOSSY:
+        elif event in (RecordEvent.LOSSY, RecordEvent.SPOILED):
             self._say(peer)
             peer.timers.arm(Timer.RECORD, now)
-        if report.question:
-            self._report_soon(peer, keys, now)
 
     def _report_soon(self, peer: Peer, keys: RecordKeys, now: float) -> None:
         keys.reported = False
@@ -320,8 +318,13 @@ class Records:
         if link.silent(keys.send_counter if keys is not None else 0, now) is not None:
             self._say(peer)
         asks = link.probe_due(now)
-        if keypair is not None and peer.endpoint is not None and (asks or self._unreported(keypair)):
-            self._send_report(peer, keypair, peer.endpoint, now, question=asks)
+        if keypair is not None and peer.endpoint is not None:
+            # Each under the session that it is about: both ends that began a handshake at once send under their own.
+            for other in peer.keypairs.previous:
+                if self._unreported(other):
+                    self._send_report(peer, other, peer.endpoint, now, question=False)
+            if asks or self._unreported(keypair):
+                self._send_report(peer, keypair, peer.endpoint, now, question=asks)
         link.rest(keypair.send_counter + keypair.heard if keypair is not None else 0, now)
         if not link.active or link.next_look < NEVER:
             peer.timers.arm(Timer.RECORD, max(link.next_look, now + REPORT_INTERVAL))

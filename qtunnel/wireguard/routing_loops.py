@@ -18,7 +18,7 @@ from typing import Final
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.messages import TYPE_DATA
 from qtunnel.wireguard.packets import IPV4_HEADER, IPV6_HEADER
-from qtunnel.wireguard.record_format import TYPE_RECORD
+from qtunnel.wireguard.record_format import MAX_COUNT, PARITY, TYPE_RECORD
 
 _UDP: Final = 17
 _FRAGMENT: Final = 44
@@ -28,6 +28,7 @@ _NO_OPTIONS: Final = 0x45
 """The first byte of an IPv4 header of just that size."""
 
 _WITH_DATA: Final = frozenset((TYPE_DATA, TYPE_RECORD))
+
 _UDP_HEADER: Final = 8
 _MESSAGE_HEADER: Final = 4
 
@@ -89,7 +90,11 @@ def hops_left(packet: memoryview, at: int) -> int | None:
     at += _UDP_HEADER
     if len(packet) < at + _MESSAGE_HEADER or packet[at + 3]:
         return None
-    kind = packet[at]
-    if kind not in _WITH_DATA or (kind == TYPE_DATA and (packet[at + 1] or packet[at + 2])):
+    kind, second, third = packet[at], packet[at + 1], packet[at + 2]
+    if kind == TYPE_DATA:
+        ours = not second and not third
+    else:
+        ours = kind == TYPE_RECORD and 0 < third <= MAX_COUNT and (second < third or second == PARITY)
+    if not ours:
         return None
     return min(packet[8] if packet[0] >> 4 == 4 else packet[7], DEFAULT_HOPS) - HOPS_PER_TUNNEL

@@ -76,7 +76,7 @@ class RecordKeys:
 
     def report(self, *, question: bool) -> Report:
         counters = self.joiner.counters
-        return Report(self.next, counters.expected, counters.received, self.delivered, question)
+        return Report(self.next, counters.expected, counters.received, self.delivered, counters.spoiled, question)
 
 
 class Keypair:

@@ -45,6 +45,7 @@ class Drop(StrEnum):
     TOO_MANY_TUNNELS = "too-many-tunnels-in-tunnels"
     STAGING_FULL = "staging-queue-full"
     GIVEN_UP = "handshake-given-up"
+    DEFECT = "defect"
 
 
 class Host(Protocol):

@@ -49,15 +49,25 @@ class Gateway:
         level: str = "info",
         options: tuple[str, ...] = (),
         wait: bool = True,
+        code: str = "",
     ) -> None:
-        """wait: until it answers; else ``ready`` does, so that several may start at once."""
+        """wait: until it answers; else ``ready`` does, so that several may start at once. code: instead of the
+        program's own, with its arguments."""
         self.host = host
         self.number = index + 1
         self.interface = unique_name("qw")
         self.private = os.urandom(32)
         self.public = KeyPair.of(Secret(self.private)).public
         if program == "qtunnel":
-            command = [*QTUNNEL, "wg", "--foreground", "--log-level", level, *options, self.interface]
+            command = [
+                *([sys.executable, "-c", code] if code else QTUNNEL),
+                "wg",
+                "--foreground",
+                "--log-level",
+                level,
+                *options,
+                self.interface,
+            ]
             self.process = host.start(*command)
         else:
             self.process = host.start("wireguard-go", "-f", self.interface, env=os.environ | {"LOG_LEVEL": "verbose"})

@@ -19,8 +19,10 @@ from qtunnel.wireguard.record_size import (
     DOUBLED,
     DOUBLED_AT_ONCE,
     DOUBLING_LOSS,
+    FIRST_GUESS,
     MIN_LOST,
     MIN_SAMPLE,
+    PARITY_LOSS,
     SMALL,
     SMALL_COUNTS,
     THIN,
@@ -67,7 +69,7 @@ def test_records_shrink_and_get_parity_where_datagrams_are_lost_and_heal_single_
 def test_loss_that_ends_is_forgotten() -> None:
     world, alice, bob = agreed()
     sizer = alice.peer(bob).records.sizer
-    sizer.measured(10_000, 9_900)
+    sizer.believe(0.005)
     assert (sizer.parity, sizer.count < 20) == (True, True)
     for _ in range(4000):
         alice.send_record(bob, *packets(alice, bob, 8))
@@ -143,6 +145,7 @@ def confirmed(now: float) -> RecordLink:
     link.set_suite("aes-256-gcm", 0)
     link.use_session(1)
     link.reported(Report(1, 1, 1, 1), 1, now)
+    link.sizer.believe(PARITY_LOSS)  # so that records have parity, and show what is lost
     return link
 
 
@@ -223,10 +226,19 @@ def test_a_pause_of_the_traffic_is_no_mistake_of_the_rest() -> None:
     for look, sent in ((1.5, 0), (2.5, 90_000), (3.5, 91_000), (4.5, 180_000)):
         link.rest(sent, look)
     assert link.state is RecordState.RESTING
-    link.rest(180_000, 5.5)
+
+
+def test_a_flow_that_begins_after_a_pause_is_no_mistake_of_the_rest_either() -> None:
+    link = resting()
+    sent = 0
+    for second, rate in enumerate((90_000, 0, 15_000, 20_000, 30_000, 45_000, 60_000)):
+        sent += rate
+        link.rest(sent, 1.5 + second)
+        assert link.state is RecordState.RESTING
+    for look in (8.5, 9.5):
+        sent += 20_000
+        link.rest(sent, look)
     assert link.active
-    lose(link, LASTING, 5.5)
-    assert not link.active
 
 
 def test_a_new_session_while_resting_says_nothing_of_the_rate() -> None:
@@ -253,8 +265,9 @@ def test_single_packets_go_twice_where_datagrams_are_lost_and_reports_do_too() -
 
 def test_a_clean_link_makes_records_large_again() -> None:
     sizer = RecordSizer()
-    assert sizer.measured(1000, 990)
-    assert sizer.parity
+    for _ in range(2):
+        assert sizer.measured(1000, 990)
+        assert sizer.parity
     small = sizer.count
     for _ in range(400):
         sizer.measured(1000, 1000)
@@ -268,7 +281,100 @@ def test_a_small_sample_says_nothing_unless_much_of_it_was_lost() -> None:
     assert not sizer.measured(1000, 1001)
     assert (sizer.count, sizer.parity) == (MAX_COUNT, False)
     assert sizer.measured(100, 100 - MIN_LOST)
-    assert sizer.loss == pytest.approx(0.05)
+    assert sizer.loss == FIRST_GUESS
+    assert sizer.measured(100, 100 - MIN_LOST)
+    assert sizer.loss == pytest.approx((FIRST_GUESS + 0.1) / 2)
+
+
+def report_of(said: Report, sent: int, whole: int, healed: int, count: int, spoiled: int = 0) -> Report:
+    """After ``sent`` records more of ``count`` fragments, of which ``whole`` never came and ``healed`` were healed."""
+    came = sent - whole
+    return Report(
+        said.next + sent,
+        said.expected + came * count,
+        said.received + came * count - healed,
+        said.delivered + came,
+        said.spoiled + spoiled,
+    )
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.8])
+def test_records_lost_whole_are_no_lossy_link(share: float) -> None:
+    """As where a queue overflows that takes them in one piece: their size changes nothing about it."""
+    link = RecordLink()
+    link.set_suite("aes-256-gcm", 0)
+    link.use_session(1)
+    link.reported(Report(1, 1, 1, 1), 1, 0.1)
+    said, now = Report(1, 1, 1, 1), 0.1
+    for _ in range(100):
+        now += 0.1
+        said = report_of(said, 400, int(400 * share), 0, link.sizer.count)
+        link.reported(said, 1 << 40, now)
+        assert link.active
+        assert link.sizer.loss < 2 * FIRST_GUESS
+        assert link.sizer.count > 15
+
+
+def test_records_that_forged_fragments_spoil_are_a_lossy_link() -> None:
+    link = confirmed(0.1)
+    said, now = Report(1, 1, 1, 1), 0.1
+    for _ in range(20):
+        now += 0.1
+        said = report_of(said, 4000, 2000, 0, link.sizer.count, spoiled=2000)
+        link.reported(said, 1 << 40, now)
+    assert link.state is RecordState.RESTING
+
+
+@pytest.mark.parametrize("lost", [0, 5])
+def test_thin_traffic_rests_where_forged_fragments_spoil_records_but_not_where_they_spoil_nothing(lost: int) -> None:
+    link = confirmed(0.1)
+    said, now = Report(1, 1, 1, 1), 0.1
+    rests = []
+    while now < 60:
+        for _ in range(40):
+            now += 0.1
+            if link.active:
+                said = report_of(said, 6, lost, 0, 2, spoiled=5)
+                link.reported(said, 1 << 40, now)
+        began = now
+        while not link.active and now < 100:
+            now += LOOK
+            link.rest(int(10 * now), now)  # so little traffic that any other rest would be a mistake
+        rests.append(round(now - began))
+    assert link.active
+    assert rests[:3] == ([7, 17, 37] if lost else [0, 0, 0])  # of 10, 20 and 40 s, that began 3 s before
+
+
+def test_a_record_that_is_spoiled_now_and_then_is_no_reason_to_rest() -> None:
+    link = confirmed(0.1)
+    said, now = Report(1, 1, 1, 1), 0.1
+    for _ in range(200):
+        now += 0.1
+        said = report_of(said, 20, 1, 0, 20, spoiled=1)
+        link.reported(said, 1 << 40, now)
+    assert link.active
+
+
+@pytest.mark.parametrize("loss", [0.002, 0.01, 0.05, 0.1])
+def test_losses_one_by_one_are_met_within_a_second_whatever_the_size_was(loss: float) -> None:
+    chance, link = random.Random(2), RecordLink()
+    link.set_suite("aes-256-gcm", 0)
+    link.use_session(1)
+    said, now = Report(1, 1, 1, 1), 0.1
+    link.reported(said, 1, now)
+    for _ in range(9):
+        now += 0.1
+        count, parity = link.sizer.count, link.sizer.parity
+        whole = healed = 0
+        sent = 5000 // count
+        for _ in range(sent):
+            data = sum(chance.random() < loss for _ in range(count))
+            spare = parity and chance.random() >= loss
+            whole += data > spare
+            healed += data == 1 and spare
+        said = report_of(said, sent, whole, healed, count)
+        link.reported(said, 1 << 40, now)
+    assert 0.5 * loss < link.sizer.loss < 1.6 * loss
 
 
 @pytest.mark.parametrize("loss", [1e-3, 1e-2, 5e-2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.limits import REJECT_AFTER_TIME
 from qtunnel.wireguard.messages import TYPE_DATA
 from qtunnel.wireguard.record_burst import ReceiveBuffer
@@ -301,3 +302,45 @@ def test_counters_count_every_datagram() -> None:
     world.settle()
     size = sum(len(data) for source, _, data in world.history if source == alice.endpoint)
     assert (alice.peer(bob).tx_bytes - before[0], bob.peer(alice).rx_bytes - before[1]) == (size, size)
+
+
+def test_records_that_a_forged_fragment_spoils_are_reported() -> None:
+    world, alice, bob = agreed()
+
+    def forge(source: object, destination: object, data: bytes) -> bool:
+        if source == alice.endpoint and data[0] == TYPE_RECORD and data[1] == 0 and data[2] == 3:
+            bob.receive(data[:-1] + bytes((data[-1] ^ 1,)), alice.endpoint)  # before the real one
+        return False
+
+    world.lose = forge
+    for _ in range(5):
+        alice.send_record(bob, *packets(alice, bob, 4))
+        world.settle()
+    assert bob.delivered == []
+    assert current_records(bob, alice).report(question=False).spoiled == 5
+    world.lose = lambda source, destination, data: False
+    alice.send_record(bob, *packets(alice, bob, 4))
+    world.advance(1)
+    assert alice.peer(bob).records._latest.spoiled == 5
+
+
+def test_both_ends_begin_a_handshake_at_once_and_still_have_record_mode() -> None:
+    """Each sends under the session that it began, so reports come under another than the receiver's own."""
+    world, alice, bob = pair(1, AES)
+    wire: list[tuple[float, Endpoint, Endpoint, bytes]] = []
+    until = world.now + 20
+    while world.now < until:
+        world.now += 0.01
+        while wire and wire[0][0] <= world.now:
+            _, source, to, data = wire.pop(0)
+            world.ends[to].receive(data, source)
+        for end, other in ((alice, bob), (bob, alice)):
+            end.device.tick(world.now)
+            if not end.send_record(other, *packets(end, other, 1, 50)):
+                end.send_to(other)
+        world.collect()
+        wire += [(world.now + 0.03, *sent) for sent in world.wire]
+        world.wire.clear()
+    sessions = [end.peer(other).keypairs.current for end, other in ((alice, bob), (bob, alice))]
+    assert all(session is not None and session.initiator for session in sessions)
+    assert states(alice, bob) == (RecordState.ACTIVE, RecordState.ACTIVE)

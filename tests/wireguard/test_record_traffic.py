@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -235,3 +236,51 @@ def test_a_packet_whose_length_is_not_its_own_gets_into_no_record(
     assert active(right)
     assert "bad-inner-packet=1" in left.close()
     assert "bad-inner-packet" not in right.close()
+
+
+def test_a_tunnel_inside_the_tunnel(gateways: tuple[Gateway, Gateway]) -> None:
+    """The kernel leaves the checksum of TCP inside VXLAN to the TUN, which the outer headers know nothing of."""
+    left, right = gateways
+    meet_in_records(left, right, SUITES[0])
+    for end, other in ((left, right), (right, left)):
+        link = f"vxlan id 7 dstport 4789 local {end.inner(4)} remote {other.inner(4)} dev {end.interface}"
+        end.host.run("ip", "link", "add", "overlay", "type", *link.split(" "))
+        end.host.run("ip", "address", "add", f"10.78.0.{end.number}/24", "dev", "overlay")
+        end.host.run("ip", "link", "set", "overlay", "up")
+    script = str(Path(__file__).with_name("tcp_transfer.py"))
+    server = right.host.start(sys.executable, script, "receive", "10.78.0.2", str(SIZE))
+    assert server.stdout is not None
+    assert server.stdout.readline() == "listening\n"
+    left.host.run(sys.executable, script, "send", "10.78.0.2", str(SIZE))
+    assert server.communicate(timeout=30)[0] == "complete\n"
+    assert active(left)
+    assert "bad-inner-packet" not in right.close()
+
+
+BROKEN = """
+import sys
+from qtunnel.cli.main import main
+from qtunnel.wireguard.records import Records
+Records.open_burst = lambda *_: [][1]
+sys.argv = ["qtunnel", *sys.argv[1:]]
+main()
+"""
+
+
+def test_a_defect_costs_what_met_it_and_no_tunnel(hosts: tuple[Namespace, Namespace]) -> None:
+    left, right = (Gateway(host, index, wait=False, code=BROKEN) for index, host in enumerate(hosts))
+    try:
+        left.ready()
+        right.ready()
+        right.meet(left)
+        left.meet(right)
+        left.set(f"public_key={right.public.hex()}", "record_mode=aes-256-gcm", "drop_sessions=true")
+        right.set(f"public_key={left.public.hex()}", "record_mode=aes-256-gcm", "drop_sessions=true")
+        left.ping(right)  # questions come in records all the while
+        tcp(left, right, 4, SIZE)
+    finally:
+        said = left.close()
+        right.close()
+    assert said.count("a defect of qtunnel: IndexError at") == 1
+    assert "Traceback" not in said
+    assert "defect=" in said

@@ -322,6 +322,33 @@ def test_other_bursts_are_left_as_they_are() -> None:
         assert buffer.bytes == before
 
 
+@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize("short", [HEADER_SIZE + 1, 116, 1440])
+def test_a_burst_whose_last_datagram_is_short_though_it_is_not_the_records_last(first: int, short: int) -> None:
+    numbers = range(first, first + 3)
+    head = [HEADER.pack(5, number, 10, 0, INDEX, 7 | 1448 << 48) for number in numbers]
+    burst = head[0].ljust(1448, b"x") + head[1].ljust(1448, b"x") + head[2].ljust(short, b"x")
+    joining = joiner()
+    assert joining.add_stretch(memoryview(burst), 1448, bytes(numbers)) is None
+    rest = [HEADER.pack(5, number, 10, 0, INDEX, 7 | 1448 << 48).ljust(1448, b"x") for number in range(10)]
+    record = None
+    for datagram in rest:
+        record = joining.add(memoryview(bytearray(datagram))) or record
+    assert record is not None
+    assert (record.expected, record.missing) == (10, -1)
+
+
+def test_datagrams_from_elsewhere_add_nothing_to_a_record() -> None:
+    joining = joiner()
+    real = cut(9_000, 1448, 5)
+    forged = bytearray(real[0])
+    forged[200] ^= 1
+    assert joining.add(memoryview(forged), "mallory") is None
+    made = [record for datagram in real if (record := joining.add(memoryview(bytearray(datagram)), "peer"))]
+    assert len(made) == 1
+    assert opened(made[0]) == plain(9_000)
+
+
 def test_a_burst_of_forged_datagrams_is_never_larger_than_a_record_may_be() -> None:
     """Two datagrams of 60,000 bytes that say they are one record, or 64 of the usual size."""
     for count, size in ((2, 60_000), (64, 1448)):

@@ -102,7 +102,10 @@ def test_each_tunnel_takes_hops_from_the_datagrams_of_another(to: str, payload: 
 
 
 @pytest.mark.parametrize("to", [V4[0], V6[0]])
-@pytest.mark.parametrize("payload", [b"", DATA[:3], b"\x04\0\0\1", b"\x04\1\0\0", b"\x05\1\1\1", b"\1\0\0\0", b"@ABC"])
+@pytest.mark.parametrize(
+    "payload",
+    [b"", DATA[:3], b"\x04\0\0\1", b"\x04\1\0\0", b"\x05\1\1\1", b"\x05\1\1\0", b"\x05\0\0\0", b"\1\0\0\0", b"@ABC"],
+)
 def test_other_datagrams_keep_the_hops_of_the_host(to: str, payload: bytes) -> None:
     assert hops(packet(to, (1, 5), hops=1, payload=payload)) is None
 
