@@ -23,7 +23,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from qtunnel.constants import UAPI_DIRECTORY
-from qtunnel.engines.base import KEY_SIZE, Endpoint, PeerSpec, PeerStats
+from qtunnel.engines.base import KEY_SIZE, MAX_KEEPALIVE, Endpoint, PeerSpec, PeerStats
 from qtunnel.engines.child import WATCH_POLL
 from qtunnel.engines.device import Client, DevicePeer, Line, added, mark_of_psk, removed, usable
 from qtunnel.engines.kernel_client import KernelClient
@@ -124,8 +124,9 @@ class ExistingEngine(DeviceEngine):
 
     async def _prompt(self, public_key: bytes, keepalive: int) -> None:
         found = (await self._client.get()).peers.get(public_key)
-        if found is not None:
-            await super()._prompt(public_key, found.persistent_keepalive)
+        if found is not None:  # the largest is what a daemon left that was killed right here
+            owners = found.persistent_keepalive
+            await super()._prompt(public_key, 0 if owners == MAX_KEEPALIVE else owners)
 
     def _hold(self, public_key: bytes, psk: Secret, epoch: int | None) -> None:
         self._marks[public_key] = mark_of_psk(psk.reveal())

@@ -67,7 +67,7 @@ class OwnedSite:
         here = [address["local"] for address in addresses[0]["addr_info"]]
         return peers, self.peers()[STRANGER][0], private, port, here, self.host.ip("route"), self.host.ip("rule")
 
-    def configure(self, interval: str) -> None:
+    def configure(self, interval: str, endpoint: str = "10.99.0.2") -> None:
         """alice's file: her interface's name and peer, and nothing of the rest."""
         config: dict[str, Any] = {
             "node": {
@@ -76,11 +76,16 @@ class OwnedSite:
             },
             "tunnel": {"interface": self.interface, "manage": "psk"},
             "peers": [
-                {"name": "bob", "public": "bob.public", "endpoint": "10.99.0.2", "rekey": {"interval": interval},
+                {"name": "bob", "public": "bob.public", "endpoint": endpoint, "rekey": {"interval": interval},
                  "qkd": {"policy": "off"}}
             ],
         }  # fmt: skip
         self.site.config.write_text(json.dumps(config))
+
+    def named_by(self, bob: Site) -> None:
+        """Bob's file names this interface's key."""
+        text, public = bob.config.read_text(), "    public: alice.public"
+        bob.config.write_text(text.replace(public, f"{public}\n    wireguard_key: {self.public}"))
 
 
 def keys_only(owned: OwnedSite, bob: Site, *, interval: str = "2s", rekeys: int = 4) -> None:
@@ -88,10 +93,7 @@ def keys_only(owned: OwnedSite, bob: Site, *, interval: str = "2s", rekeys: int 
     alice = owned.site
     owned.configure(interval)
     bob.write(interval=interval)
-    text = bob.config.read_text()
-    bob.config.write_text(
-        text.replace("    public: alice.public", f"    public: alice.public\n    wireguard_key: {owned.public}")
-    )
+    owned.named_by(bob)
     before = owned.settings()
     assert owned.peers()[owned.peer][0] == "(none)"
     alice.start()

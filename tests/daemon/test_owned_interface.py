@@ -9,6 +9,8 @@ import pytest
 
 from tests.daemon.owned import OwnedSite, keys_only
 from tests.daemon.sites import Site, two_sites
+from tests.daemon.unequal import carries
+from tests.support.netns import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -42,3 +44,26 @@ def test_what_is_not_there_is_refused_and_not_made(sites: tuple[Site, Site]) -> 
     assert f"has no peer {owned.peer}; add it there, or correct wireguard_key" in alice.refused()
     assert owned.peer not in owned.peers()
     assert before[1:] == owned.settings()[1:]
+
+
+def test_where_everything_goes_into_the_tunnel_the_key_handshake_goes_around_it(sites: tuple[Site, Site]) -> None:
+    """As wg-quick does it: what carries the interface's mark goes by the main table, all else into the tunnel."""
+    alice, bob = sites
+    outside = "203.0.113.2"  # of bob's host, and reached by alice's default route alone
+    bob.host.ip("addr", "add", f"{outside}/32", "dev", "lo")
+    alice.host.ip("route", "add", "default", "via", "10.99.0.2")
+    owned = OwnedSite(alice)
+    owned.make_in_userspace("wireguard-go")
+    owned.wg("set", owned.interface, "fwmark", "51820")
+    owned.wg("set", owned.interface, "peer", owned.peer, "endpoint", f"{outside}:51820", "allowed-ips", "0.0.0.0/0")
+    alice.host.ip("route", "add", "default", "dev", owned.interface, "table", "51820")
+    alice.host.ip("rule", "add", "not", "fwmark", "51820", "table", "51820")
+    alice.host.ip("rule", "add", "table", "main", "suppress_prefixlength", "0")
+    assert (alice.way(outside), alice.way(outside, 51820)) == (owned.interface, "eth0")
+    owned.configure("2s", outside)
+    bob.write(endpoint="10.99.0.9")  # nobody: alice has to begin
+    owned.named_by(bob)
+    bob.start()
+    alice.start()
+    wait_until(lambda: carries(alice) and alice.ping("10.77.0.2"), "traffic", 60)
+    assert alice.way(outside) == owned.interface
