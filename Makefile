@@ -10,7 +10,7 @@ KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools demo test test-kernel sim lint diagrams bench sweep plots install uninstall clean
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools demo test test-kernel sim soak mutants rekeys lint diagrams bench sweep plots install uninstall clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -58,6 +58,24 @@ SIM_SEEDS  ?= 100
 sim: dev
 	QTUNNEL_SIM_REKEYS=$(SIM_REKEYS) QTUNNEL_SIM_SEEDS=$(SIM_SEEDS) timeout 2h \
 		$(BIN)/pytest tests/rekey/test_convergence.py --timeout=600 $(ARGS)
+
+# the rekeying core's model (tests/rekey/model) under other and more plans than the tests have; each number from SOAK_SEED
+# on is 50 plans, and repeats itself. ARGS="-n auto" uses all processors; 10,000 plans take a core some 20 minutes
+SOAK_RUNS ?= 10000
+SOAK_SEED ?= 1000
+soak: dev
+	QTUNNEL_SOAK_RUNS=$(SOAK_RUNS) QTUNNEL_SOAK_SEED=$(SOAK_SEED) \
+		$(BIN)/pytest tests/rekey/model/test_model.py --timeout=3600 $(ARGS)
+
+# cores broken on purpose, each of which the model has to find; ARGS="3 7" are some of them
+mutants: dev
+	@$(BIN)/python -m tests.rekey.model.mutants $(ARGS)
+
+# 10,000 rekeys at 20 a second with a tenth of the datagrams lost: in virtual time, and as root over real sockets, which
+# takes nine minutes
+REKEYS ?= 10000
+rekeys: dev test-tools
+	QTUNNEL_REKEYS=$(REKEYS) $(BIN)/pytest -s tests/rekey/test_many_rekeys.py --timeout=3600 $(ARGS)
 
 lint: dev
 	$(BIN)/ruff check .

@@ -156,10 +156,11 @@ class Identity:
         self._seed = seed
         self.wireguard = derive(seed, Label.IDENTITY_WIREGUARD, b"", dh.KEY_SIZE)
         self.x25519 = derive(seed, Label.IDENTITY_X25519, b"", dh.KEY_SIZE)
+        self.dh = dh.KeyPair(self.x25519)
         self.kem: dict[str, KemKeyPair] = {kem.name: self._kem(kem) for kem in KEMS.values()}
         self.public = PublicIdentity(
             dh.public_key(self.wireguard),
-            dh.public_key(self.x25519),
+            self.dh.public,
             {name: pair.public for name, pair in self.kem.items()},
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 
@@ -33,6 +34,11 @@ class Notifier:
     def ready(self, status: str = "") -> bool:
         """Start-up is finished."""
         return self._send("READY=1", *([_status(status)] if status else []))
+
+    def reloading(self) -> bool:
+        """The configuration is being read again, until ``ready``. The time is that of CLOCK_MONOTONIC in microseconds,
+        by which a manager tells the READY=1 of this reload from one of before."""
+        return self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, status: str = "") -> bool:
         """Shutdown has begun."""

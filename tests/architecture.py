@@ -52,7 +52,7 @@ BASE = {
     "secret": Room("the one type that holds key material", ("errors",)),
     "files": Room("secret files: who may read them, the one loader", ("errors", "secret")),
     "addresses": Room("IP addresses parsed by the C library"),
-    "crypto": Room("the libraries' primitives, typed; one tree of labels", ("secret",)),
+    "crypto": Room("the libraries' primitives, typed; one tree of labels", ("errors", "secret")),
     "identity": Room("a gateway's seed and public keys", ("crypto", "errors", "files", "secret")),
 }
 """Any room may import these, the sans-IO ones all but ``files``; each of them imports what it lists and no more."""
@@ -86,7 +86,12 @@ ROOMS = {
     ),
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),
     "demo": Room("all of it on one machine", ("config", "control", "kme", "sandbox")),
-    "bench": Room("what the engine carries and costs, next to another one", ("engines", "sandbox")),
+    "bench": Room(
+        "what engine, rekey and hub carry and cost",
+        ("control", "drivers", "engines", "handshake", "keys", "kme", "rekey", "sandbox"),
+        {"control": ("hub.py",), "drivers": ("hub_peers.py",), "handshake": ("handshake.py", "hub_peers.py"),
+         "keys": ("hub_peers.py",), "kme": ("hub_site.py",), "rekey": ("handshake.py", "hub_peers.py")},
+    ),
     "cli": Room(
         "the commands; each may import the room of its own name",
         ("config", "control", "daemon", "drivers", "engines", "netio", "process", "sandbox", "telemetry"),

@@ -44,6 +44,7 @@ READERS = {
     "cli/main.py": "/dev/null",
     "config/document.py": "the configuration, which names secret files but holds none",
     "config/loader.py": "opens public files to see that they can be read",
+    "config/snapshot.py": "certificates, to see whether they have changed",
     "identity.py": "public files",
     "tls.py": "certificates; the private key after check_secret_file",
     "kme/pki.py": "certificates",
@@ -179,7 +180,7 @@ def test_subcommands_are_modules_of_the_command_line() -> None:
     assert all(re.fullmatch(r"qtunnel\.cli\.\w+:\w+", target) for target in COMMANDS.values())
 
 
-@pytest.mark.parametrize("command", ["status", "rekey", "identity"])
+@pytest.mark.parametrize("command", ["status", "rekey", "reload", "identity"])
 def test_a_client_loads_neither_daemon_nor_engine(command: str) -> None:
     """Not through other modules either."""
     assert not loaded_by(f"qtunnel.cli.{command}") & {"daemon", "engines", "netio", "wireguard", "rekey", "kme", "demo"}
@@ -246,7 +247,8 @@ def test_secrets_are_read_by_the_one_loader() -> None:
         if "files" in one.rooms and set(one.names) != {"write_new_file"}
     }
     assert users == {
-        "config/checks.py", "config/loader.py", "daemon/settings.py", "identity.py", "kme/pki.py", "tls.py",
+        "config/checks.py", "config/loader.py", "config/snapshot.py", "daemon/settings.py", "identity.py", "kme/pki.py",
+        "tls.py",
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import uuid
 from pathlib import Path
 
@@ -31,6 +32,20 @@ def test_states_arrive_at_the_socket(tmp_path: Path, kind: str) -> None:
             b"WATCHDOG=1",
             b"STOPPING=1",
         ]
+
+
+def test_a_reload_says_when_it_began(tmp_path: Path) -> None:
+    """sd_notify(3): RELOADING=1 goes with MONOTONIC_USEC, by the clock of CLOCK_MONOTONIC."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(10)
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        assert Notifier(str(tmp_path / "notify")).reloading()
+        state, moment = receiver.recv(1000).decode().splitlines()
+        assert state == "RELOADING=1"
+        name, _, microseconds = moment.partition("=")
+        assert name == "MONOTONIC_USEC"
+        assert before // 1000 <= int(microseconds) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1234"}])

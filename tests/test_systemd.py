@@ -78,6 +78,7 @@ def test_what_the_unit_promises() -> None:
     unit = settings()
     assert unit["Type"] == "notify"
     assert unit["ExecStart"] == f"{PROGRAM} run --config /etc/qtunnel/%i.yaml"
+    assert unit["ExecReload"] == f"{PROGRAM} reload --config /etc/qtunnel/%i.yaml"
     assert unit["LimitCORE"] == "0"
     assert (unit["WatchdogSec"], unit["Restart"]) == ("30s", "on-failure")  # which a watchdog's end counts as
     assert unit["CapabilityBoundingSet"] == unit["AmbientCapabilities"] == "CAP_NET_ADMIN"

@@ -254,6 +254,11 @@ class Pair:
         far = ENDS[1 - ENDS.index(end)]
         return self.engines[end].get().peers[self.public[far]].values.get(key)
 
+    def sent_bytes(self, end: str) -> int:
+        """Bytes of WireGuard that end sent to the other so far."""
+        far = ENDS[1 - ENDS.index(end)]
+        return self.engines[end].get().peers[self.public[far]].tx_bytes
+
     def record_state(self) -> str:
         """The state of record mode, and why records are not sent where they are not; of each end, if they differ."""
         states = {}

@@ -48,7 +48,7 @@ class Link:
         if options.routed:
             self.router = Network()
             for name in ENDS:
-                _join(self.networks[name], "wan", self.router, f"to-{name}")
+                join(self.networks[name], "wan", self.router, f"to-{name}")
                 self._address(name)
             with self.router.entered():
                 for name in ENDS:
@@ -56,7 +56,7 @@ class Link:
                     call("ip", "link", "set", f"to-{name}", "up")
                 Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         else:
-            _join(self.networks["alice"], "wan", self.networks["bob"], "wan")
+            join(self.networks["alice"], "wan", self.networks["bob"], "wan")
             for name in ENDS:
                 self._address(name)
         for name, far in zip(ENDS, reversed(ENDS), strict=True):
@@ -91,7 +91,8 @@ def congestion_control() -> str:
     return Path(_CONGESTION).read_text().strip()
 
 
-def _join(here: Network, near: str, there: Network, far: str) -> None:
+def join(here: Network, near: str, there: Network, far: str) -> None:
+    """A veth between two networks, by its name at either end; down, and without addresses."""
     with here.entered():
         call("ip", "link", "add", near, "type", "veth", "peer", "name", "far-end")
         call("ip", "link", "set", "far-end", "netns", f"/proc/self/fd/{there.descriptor}", fd=there.descriptor)

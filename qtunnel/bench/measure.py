@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -47,6 +48,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("rtt_idle_p99_ms", "round trip, idle, 99 of 100", "ms", False),
     Metric("rtt_load_p50_ms", "round trip under load, median", "ms", False),
     Metric("rtt_load_p99_ms", "round trip under load, 99 of 100", "ms", False),
+    Metric("send_gbps", "sealed and sent by one end alone", "Gbit/s", True),
     Metric("memory_mb", "peak memory of one end", "MB", False),
 )
 
@@ -87,12 +89,22 @@ def _memory(pair: Pair, seconds: float) -> Iterator[tuple[str, Value]]:
     yield "memory_mb", pair.peak_memory() / 1e6
 
 
+def _send(pair: Pair, seconds: float) -> Iterator[tuple[str, Value]]:
+    with tools.dropped_at(pair, "bob"), tools.super_packets(pair, seconds + tools.LEAD):
+        time.sleep(tools.LEAD)
+        began, before = time.monotonic(), pair.sent_bytes("alice")
+        time.sleep(seconds - tools.LEAD)
+        sent, elapsed = pair.sent_bytes("alice") - before, time.monotonic() - began
+    yield "send_gbps", 8 * sent / elapsed / GIGABYTE
+
+
 KINDS: dict[str, Callable[[Pair, float], Iterator[tuple[str, Value]]]] = {
     "tcp1": _tcp1,
     "tcp4": _tcp4,
     "udp": _udp,
     "rtt": _rtt,
     "memory": _memory,
+    "send": _send,
 }
 """Name on the command line, and the measurement: gives metrics one by one, as they are there."""
 

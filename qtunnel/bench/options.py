@@ -18,7 +18,8 @@ Segmentation = Literal["gso", "datagrams"]
 STANDARD = "standard"
 """As the rival: this qtunnel's own engine in standard mode."""
 
-KINDS = ("tcp1", "tcp4", "udp", "rtt", "memory")
+USUAL_KINDS = ("tcp1", "tcp4", "udp", "rtt", "memory")
+KINDS = (*USUAL_KINDS, "send")
 """What can be measured, in the order in which it is."""
 
 _CONGESTION = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
@@ -27,6 +28,7 @@ _CONGESTION = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
 MIN_SECONDS, MAX_SECONDS = 1.0, 3600.0
 MAX_ROUNDS = 1000
 MAX_DELAY_MS = 1000.0
+MAX_PEERS = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class TunnelOptions:
     seconds: float = 5.0
     rounds: int = 3
     link: LinkOptions = LinkOptions()
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = USUAL_KINDS
     processes: int = 1
     cores: int = 0
 
@@ -129,6 +131,44 @@ class RekeyOptions:
             raise BenchError(f"--rekeys is 1 to 1000000, not {self.rekeys}")
         if not 0.05 <= self.interval <= 3600:
             raise BenchError(f"--interval is 0.05 to 3600 seconds, not {self.interval:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeOptions:
+    """``qtunnel bench handshake``. rekeys: of each case."""
+
+    rekeys: int = 200
+
+    def check(self) -> None:
+        """Raises ``BenchError`` where it cannot be done."""
+        if not 1 <= self.rekeys <= 100_000:
+            raise BenchError(f"--rekeys is 1 to 100000, not {self.rekeys}")
+
+
+@dataclass(frozen=True, slots=True)
+class HubOptions:
+    """``qtunnel bench hub``.
+
+    qkd: whether every rekey takes a key of the KME. round: seconds over which one rekey with each peer is spread; idle:
+    seconds without any, before it. state_dir: where the hub keeps what survives a restart; None: in memory.
+    """
+
+    peers: int = 1000
+    qkd: bool = True
+    round: float = 120.0
+    idle: float = 15.0
+    state_dir: Path | None = None
+
+    def check(self) -> None:
+        """Raises ``BenchError`` where it cannot be done."""
+        if not 1 <= self.peers <= MAX_PEERS:
+            raise BenchError(f"--peers is 1 to {MAX_PEERS}, not {self.peers}")
+        if not MIN_SECONDS <= self.round <= MAX_SECONDS:
+            raise BenchError(f"--round is {MIN_SECONDS:g} to {MAX_SECONDS:g} seconds, not {self.round:g}")
+        if not MIN_SECONDS <= self.idle <= MAX_SECONDS:
+            raise BenchError(f"--idle is {MIN_SECONDS:g} to {MAX_SECONDS:g} seconds, not {self.idle:g}")
+        if self.state_dir is not None and not self.state_dir.is_absolute():
+            raise BenchError("--state-dir is an absolute path, of a directory that is missing or empty")
 
 
 def _check_suite(mode: Mode, suite: Suite) -> None:

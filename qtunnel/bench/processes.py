@@ -37,8 +37,17 @@ def cpu_seconds(pid: int) -> float:
 
 def peak_memory(pid: int) -> int:
     """The most bytes that were ever resident at once (VmHWM)."""
+    return _status(pid, "VmHWM")
+
+
+def memory(pid: int) -> int:
+    """The bytes that are resident (VmRSS)."""
+    return _status(pid, "VmRSS")
+
+
+def _status(pid: int, wanted: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         key, _, value = line.partition(":")
-        if key == "VmHWM":
+        if key == wanted:
             return int(value.split()[0]) * 1024
-    raise OSError(f"/proc/{pid}/status has no VmHWM")
+    raise OSError(f"/proc/{pid}/status has no {wanted}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -12,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qtunnel.bench import stream
+from qtunnel.bench import sending, stream
 from qtunnel.bench.engine import INNER, UP_BOUND, Pair
 from qtunnel.errors import BenchError, SandboxError
 from qtunnel.sandbox import pinger
 from qtunnel.sandbox.namespaces import Network
-from qtunnel.sandbox.programs import iperf_received
+from qtunnel.sandbox.programs import call, iperf_received
 
 STREAM_PORT = 5300
 LEAD = 0.2
@@ -157,6 +158,39 @@ def udp(pair: Pair, size: int, seconds: float, rate: float = 0.0) -> Counted:
     """A numbered stream, to its end."""
     with udp_stream(pair, size, seconds, rate) as run:
         return run.finish()
+
+
+# One end alone
+
+
+@contextmanager
+def dropped_at(pair: Pair, end: str) -> Iterator[None]:
+    """That end's network drops what is longer than a handshake before anybody sees it."""
+    network = pair.link.networks[end]
+    if not shutil.which("nft"):
+        raise BenchError("to measure 'send' needs nft; install (Debian): apt-get install nftables")
+    rule = "{ type filter hook ingress device wan priority 0; }"
+    with network.entered():
+        call("nft", "add", "table", "netdev", "bench")
+        call("nft", "add", "chain", "netdev", "bench", "ingress", rule)
+        call("nft", "add", "rule", "netdev", "bench", "ingress", "ip", "length", ">", str(sending.PROBE), "drop")
+    try:
+        yield
+    finally:
+        with network.entered():
+            call("nft", "delete", "table", "netdev", "bench")
+
+
+@contextmanager
+def super_packets(pair: Pair, seconds: float) -> Iterator[None]:
+    """A load of UDP super-packets from alice to bob, in the background."""
+    command = _python(sending.__file__, INNER["bob"], STREAM_PORT, seconds)
+    with spawned(pair.link.networks["alice"], command, "the load") as process:
+        yield
+        process.wait(SLACK)
+        if process.returncode:
+            _report(process, SLACK, "the load")
+    pair.check()
 
 
 # Echoes

@@ -6,6 +6,8 @@ import os
 
 from rich.table import Table
 
+from qtunnel.bench.handshake import Outcome as HandshakeOutcome
+from qtunnel.bench.hub import Outcome as HubOutcome
 from qtunnel.bench.rekey import Outcome
 from qtunnel.bench.tunnel import Line, Race
 
@@ -45,6 +47,49 @@ def rekey_table(outcome: Outcome) -> Table:
         table.add_column(heading, justify="right")
     for name, stretch in (("with rekeys", outcome.during), ("without", outcome.without)):
         table.add_row(name, f"{stretch.counted.sent:,}", f"{stretch.lost:,}", f"{stretch.queue_drops:,}")
+    return table
+
+
+def handshake_table(outcome: HandshakeOutcome) -> Table:
+    """One line for each case."""
+    number = len(next(iter(outcome.samples.values())).cpu)
+    table = Table(
+        title=f"one rekey, both ends together; {number} of each",
+        caption="processor time of the rekeying cores; bytes of UDP payload, both ways",
+    )
+    table.add_column("", no_wrap=True)
+    table.add_column("with", no_wrap=True)
+    for heading in ("CPU\nms", "latency ms\np50 / p99", "bytes", "data-\ngrams"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for case, samples in outcome.samples.items():
+        its = samples.as_dict(case)
+        table.add_row(
+            f"{its['kem']} {its['cipher'].partition('-poly')[0]}", case.extras, f"{its['cpu_ms']:.2f}",
+            f"{its['latency_p50_ms']:.2f} / {its['latency_p99_ms']:.2f}", f"{its['wire_bytes']:,}",
+            f"{its['datagrams']:g}",
+        )  # fmt: skip
+    return table
+
+
+def hub_table(outcome: HubOutcome) -> Table:
+    """Processor time and memory by program."""
+    options, whole = outcome.options, outcome.round
+    failed = sum(whole.failed.values())
+    its = whole.as_dict()
+    table = Table(
+        title=f"{options.peers:,} peers, {'a QKD key each rekey' if options.qkd else 'without QKD'}: ready after "
+        f"{outcome.ready:.1f} s, all up after {outcome.up:.1f} s",
+        caption=f"the round: {whole.done:,} rekeys, {failed} failed; p50 {its['rekey_p50_ms']:.0f} ms, p99 "
+        f"{its['rekey_p99_ms']:.0f} ms\nqtunnel check {outcome.check:.1f} s, status {outcome.status:.2f} s; "
+        f"{os.cpu_count()} processors",
+    )
+    table.add_column("", no_wrap=True)
+    for heading in ("idle, % of a core", f"a round in {options.round:g} s, %", "memory, MB", "at most, MB"):
+        table.add_column(heading, justify="right")
+    for name, (now, peak) in outcome.memory.items():
+        table.add_row(
+            name, f"{outcome.idle.cpu[name]:.1f}", f"{whole.cpu[name]:.1f}", f"{now / 1e6:.0f}", f"{peak / 1e6:.0f}"
+        )
     return table
 
 

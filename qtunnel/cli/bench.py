@@ -7,11 +7,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import click
 
 from qtunnel.bench.options import (
     KINDS,
+    USUAL_KINDS,
+    HandshakeOptions,
+    HubOptions,
     LinkOptions,
     Mode,
     RekeyOptions,
@@ -60,7 +64,13 @@ def bench() -> None:
 @click.option("--processes", type=int, default=1, show_default=True, help="Processes of each qtunnel wg.")
 @click.option("--cores", type=int, default=0, metavar="N",
               help="Let all of it, engines and load, use only that many processors.")  # fmt: skip
-@click.option("--only", default=",".join(KINDS), show_default=True, metavar="KINDS", help="What to measure.")
+@click.option(
+    "--only",
+    default=",".join(USUAL_KINDS),
+    show_default=True,
+    metavar="KINDS",
+    help=f"What to measure, of {', '.join(KINDS)}.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
 def tunnel(
     against: str,
@@ -133,6 +143,63 @@ def rekey(mode: Mode, suite: Suite, rekeys: int, interval: float, rate: float, a
             print(json.dumps(outcome.as_dict()), flush=True)
         else:
             Console().print(rekey_table(outcome))
+
+    _in_sandbox(run, {"ip": "iproute2"})
+
+
+@bench.command()
+@click.option("--rekeys", type=int, default=200, show_default=True, help="How many of each case.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
+def handshake(rekeys: int, as_json: bool) -> None:
+    """Processor time, bytes and latency of one rekey, for every suite, with and without QKD key and pairing secret.
+
+    Two rekeying cores in one process, with the real cryptography. Processor time is that of both together, without
+    sockets, key sources and engine; latency is that of an exchange over no distance at all.
+    """
+    options = HandshakeOptions(rekeys)
+    options.check()
+    from rich.console import Console
+
+    from qtunnel.bench.handshake import handshake as measured
+    from qtunnel.bench.view import handshake_table
+
+    outcome = measured(options, _say())
+    if as_json:
+        print(json.dumps(outcome.as_dict()), flush=True)
+    else:
+        Console().print(handshake_table(outcome))
+
+
+@bench.command()
+@click.option("--peers", type=int, default=1000, show_default=True, help="How many the hub has.")
+@click.option("--qkd/--no-qkd", default=True, show_default=True, help="Whether each rekey takes a key of a KME.")
+@click.option("--round", "seconds", type=float, default=120.0, show_default=True,
+              help="Seconds over which one rekey with each peer is spread.")  # fmt: skip
+@click.option("--idle", type=float, default=15.0, show_default=True, help="Seconds without rekeys, measured before.")
+@click.option("--state-dir", type=click.Path(path_type=Path), default=None, metavar="DIR",
+              help="Where the hub keeps its state, for a real disk; left there.  [default: in memory]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
+def hub(peers: int, qkd: bool, seconds: float, idle: float, state_dir: Path | None, as_json: bool) -> None:
+    """A hub with many peers: how long until all are up, and processor time and memory of its programs as they rekey.
+
+    The hub is a real 'qtunnel run', with its engine and a KME. The peers are simulated by processes of their own,
+    without a data plane, and all begin at once.
+    """
+    os.environ["PATH"] = _path()
+    options = HubOptions(peers, qkd, seconds, idle, state_dir)
+    options.check()
+
+    def run() -> None:
+        from rich.console import Console
+
+        from qtunnel.bench.hub import hub as measured
+        from qtunnel.bench.view import hub_table
+
+        outcome = measured(options, _say())
+        if as_json:
+            print(json.dumps(outcome.as_dict()), flush=True)
+        else:
+            Console().print(hub_table(outcome))
 
     _in_sandbox(run, {"ip": "iproute2"})
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from qtunnel.cli.machine import check_machine, doubts
-from qtunnel.config import Config, PeerConfig, load_config, warnings
+from qtunnel.config import Config, PeerConfig, PlainPeerConfig, load_config, warnings
 from qtunnel.config.types import format_duration
 from qtunnel.errors import ConfigError
 from qtunnel.identity import Identity, PublicIdentity
@@ -53,7 +53,19 @@ def summary(config: Config) -> list[str]:
         lines.append(f"key source {name}: {source.driver}")
     for peer in config.peers:
         lines += _peer(peer)
+    for plain in config.plain_peers:
+        lines += _plain_peer(plain)
     return lines
+
+
+def _plain_peer(peer: PlainPeerConfig) -> list[str]:
+    where = f"{peer.endpoint}, port {peer.wireguard_port}" if peer.endpoint else "no endpoint, the peer has to start"
+    allowed = ", ".join(str(network) for network in peer.allowed_ips)
+    key = "with a preshared key" if peer.preshared_key else "without a preshared key"
+    return [
+        f"plain peer {peer.name}: WireGuard only, without qtunnel's protection",
+        f"  {where}; allowed IPs {allowed}; {key}",
+    ]
 
 
 def _peer(peer: PeerConfig) -> list[str]:

@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "qtunnel.cli.run:run",
     "status": "qtunnel.cli.status:status",
     "rekey": "qtunnel.cli.rekey:rekey",
+    "reload": "qtunnel.cli.reload:reload",
     "kme": "qtunnel.cli.kme:kme",
     "wg": "qtunnel.cli.wg:wg",
     "demo": "qtunnel.cli.demo:demo",

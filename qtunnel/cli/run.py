@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from qtunnel.config import load_config
+from qtunnel.config import LogConfig, load_config
 from qtunnel.daemon.gateway import Gateway
+from qtunnel.daemon.reload import ConfigSource
 from qtunnel.process import forbid_core_dumps
 from qtunnel.telemetry import log
 
@@ -27,6 +28,11 @@ from qtunnel.telemetry import log
 def run(path: Path, log_format: str | None, log_level: str | None) -> None:
     """Run the gateway in the foreground until SIGTERM or SIGINT."""
     forbid_core_dumps()
+
+    def apply_log(wanted: LogConfig) -> None:
+        log.configure("json" if (log_format or wanted.format) == "json" else "text", log_level or wanted.level)
+
     config = load_config(path)
-    log.configure("json" if (log_format or config.log.format) == "json" else "text", log_level or config.log.level)
-    asyncio.run(Gateway(config).run())
+    apply_log(config.log)
+    source = ConfigSource(path.absolute(), lambda: load_config(path.absolute()), apply_log)
+    asyncio.run(Gateway(config, source).run())

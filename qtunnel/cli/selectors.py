@@ -53,6 +53,19 @@ def open_client(config: Path | None, socket_path: Path | None, node: str | None)
     return ControlClient(_only_socket(directory))
 
 
+def running_on(config: Path) -> ControlClient | None:
+    """The client for the daemon that says it reads this file, among those in the usual place."""
+    directory = Path(constants.DEFAULT_RUNTIME_DIRECTORY)
+    for path in sorted(directory.glob("*.sock")) if directory.is_dir() else []:
+        client = ControlClient(path, timeout=2.0)
+        try:
+            if client.ping().config == str(config):
+                return ControlClient(path)
+        except QtunnelError:
+            continue
+    return None
+
+
 def _only_socket(directory: Path) -> Path:
     found = sorted(directory.glob("*.sock")) if directory.is_dir() else []
     if not found:

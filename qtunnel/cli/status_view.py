@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from qtunnel.control.messages import KeySourceStatus, PeerStatus, Status
+from qtunnel.control.messages import KeySourceStatus, PeerStatus, PlainPeerStatus, Status
 from qtunnel.control.words import PROTECTION_WORDS, amount, due, duration, next_rekey
 
 
@@ -22,9 +22,14 @@ def render(report: Status) -> RenderableType:
         ),
         Text(f"fingerprint {node.fingerprint}"),
     ]
+    if node.config_error is not None:
+        ago = f" ({duration(node.config_error_age_s)} ago)" if node.config_error_age_s is not None else ""
+        parts.append(Text(f"a newer configuration was refused, the one before is in use{ago}:", style="red"))
+        parts += [Text(f"  {line}", style="red") for line in node.config_error.splitlines()]
     parts += [_peer(peer) for peer in report.peers]
-    if not report.peers:
+    if not report.peers and not report.plain_peers:
         parts.append(Text("\nno peers are configured, so nothing is protected"))
+    parts += [_plain_peer(peer) for peer in report.plain_peers]
     if report.key_sources:
         parts.append(_key_sources(report.key_sources))
     return Group(*parts)
@@ -35,18 +40,17 @@ def _peer(peer: PeerStatus) -> RenderableType:
     colour = "green" if peer.protected else "red"
     if peer.protected and peer.protection == "pqc-only" and peer.policy != "off":
         colour = "yellow"
-    table = Table(
-        title=f"\npeer [bold]{escape(peer.name)}[/]: [{colour}]{verdict}[/]",
-        title_justify="left",
-        title_style="",
-        show_header=False,
-        box=None,
-        pad_edge=False,
-    )
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = _table(f"\npeer [bold]{escape(peer.name)}[/]: [{colour}]{verdict}[/]")
     for name, value in peer_rows(peer):
         table.add_row(f"  {name}", Text(value, style="red" if name == "last error" else ""))
+    return table
+
+
+def _table(title: str) -> Table:
+    """Two columns, a name and words."""
+    table = Table(title=title, title_justify="left", title_style="", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
     return table
 
 
@@ -78,6 +82,18 @@ def peer_rows(peer: PeerStatus) -> list[tuple[str, str]]:
         rows.append(("packets", f"one by one, no record mode: {peer.record_mode_reason}"))
     rows.append(("transfer", f"{amount(peer.rx_bytes)} received, {amount(peer.tx_bytes)} sent"))
     return rows
+
+
+def _plain_peer(peer: PlainPeerStatus) -> RenderableType:
+    table = _table(
+        f"\nplain peer [bold]{escape(peer.name)}[/]: [yellow]WireGuard only, without qtunnel's protection[/]"
+    )
+    key = "a preshared key that stays what it is" if peer.preshared_key else "no preshared key"
+    handshake = f"{duration(peer.last_handshake_age_s)} ago" if peer.last_handshake_age_s is not None else "never"
+    table.add_row("  protection", Text(f"X25519 of WireGuard alone, {key}; not post-quantum, no QKD"))
+    table.add_row("  endpoint", Text(f"{peer.endpoint or 'not known yet'}, WireGuard handshake {handshake}"))
+    table.add_row("  transfer", Text(f"{amount(peer.rx_bytes)} received, {amount(peer.tx_bytes)} sent"))
+    return table
 
 
 def _epoch(peer: PeerStatus) -> str:

@@ -19,6 +19,7 @@ from qtunnel.config.model import (
     RekeyConfig,
     TunnelConfig,
 )
+from qtunnel.config.plain import PlainPeerConfig
 from qtunnel.config.types import SocketAddress
 from qtunnel.constants import DEFAULT_RUNTIME_DIRECTORY, DEFAULT_STATE_DIRECTORY
 
@@ -28,6 +29,7 @@ __all__ = [
     "LogConfig",
     "NodeConfig",
     "PeerConfig",
+    "PlainPeerConfig",
     "QkdConfig",
     "RekeyConfig",
     "SocketAddress",

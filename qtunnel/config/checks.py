@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from qtunnel.addresses import is_numeric
-from qtunnel.config.document import Location, Problem
+from qtunnel.config.document import Location, Problem, dotted
 from qtunnel.config.manage import check_wireguard_keys
 from qtunnel.config.model import MAX_JITTER, Config, PeerConfig
+from qtunnel.config.plain import PlainPeerConfig, check_public_keys
 from qtunnel.config.types import format_duration
 from qtunnel.errors import QtunnelError
 from qtunnel.files import read_secret_file
@@ -23,6 +24,9 @@ MAX_SOCKET_PATH = 107
 """Bytes of a UNIX socket's path (sun_path less its final zero, unix(7))."""
 
 PAIRING_SECRET_SIZE = 32
+
+PAIRING_REMEDY = f"make one with: (umask 077; openssl rand -base64 {PAIRING_SECRET_SIZE} > FILE)"
+PSK_REMEDY = "make one with: (umask 077; wg genpsk > FILE)"
 
 Item = TypeVar("Item")
 
@@ -67,19 +71,21 @@ def check_tunnel(config: Config) -> Iterator[Problem]:
 
 
 def check_peers_differ(config: Config) -> Iterator[Problem]:
-    names = [(("peers", i, "name"), peer.name) for i, peer in enumerate(config.peers)]
+    everybody: list[tuple[Location, PeerConfig | PlainPeerConfig]] = [
+        *((("peers", i), peer) for i, peer in enumerate(config.peers)),
+        *((("plain_peers", i), plain) for i, plain in enumerate(config.plain_peers)),
+    ]
+    names: list[tuple[Location, str]] = [((*place, "name"), peer.name) for place, peer in everybody]
     for where, first in _twice(names, lambda name: name):
-        yield Problem(where, f"peers[{first[1]}] has this name too; every peer needs its own", (first,))
+        yield Problem(where, f"{dotted(first[:2])} has this name too; every peer needs its own", (first,))
     for where, name in names:
         if name == config.node.name:
             yield Problem(where, "is this node's own name; name the other gateway", (("node", "name"),))
-    networks = [
-        (("peers", i, "allowed_ips", j), network)
-        for i, peer in enumerate(config.peers)
-        for j, network in enumerate(peer.allowed_ips)
+    networks: list[tuple[Location, IPv4Network | IPv6Network]] = [
+        ((*place, "allowed_ips", j), network) for place, peer in everybody for j, network in enumerate(peer.allowed_ips)
     ]
     for where, first in _twice(networks, lambda network: network):
-        owner = "this peer" if where[1] == first[1] else f"peers[{first[1]}]"
+        owner = "this peer" if where[:2] == first[:2] else dotted(first[:2])
         yield Problem(where, f"{owner} has this network already; packets can go to one peer only, remove one", (first,))
 
 
@@ -132,6 +138,7 @@ def check_identities(config: Config) -> Iterator[Problem]:
         except QtunnelError as error:
             yield Problem(("node", "identity"), str(error))
     seen: dict[bytes, Location] = {}
+    keys: dict[bytes, tuple[str, Location]] = {}
     for index, peer in enumerate(config.peers):
         where: Location = ("peers", index, "public")
         if _usable(peer.public):
@@ -148,11 +155,18 @@ def check_identities(config: Config) -> Iterator[Problem]:
             first = seen.setdefault(public.id, where)
             if first is not where:
                 yield Problem(where, f"peers[{first[1]}] has the same identity; every peer needs its own", (first,))
+            keys[peer.wireguard_key or public.wireguard] = peer.name, where
+    yield from check_public_keys(config.plain_peers, None if own is None else own.wireguard, keys)
     for index, peer in enumerate(config.peers):
         if peer.pairing_secret is not None and _usable(peer.pairing_secret):
-            what = _pairing_problem(peer.pairing_secret)
+            what = _key_problem(peer.pairing_secret, PAIRING_REMEDY)
             if what:
                 yield Problem(("peers", index, "pairing_secret"), what)
+    for index, plain in enumerate(config.plain_peers):
+        if plain.preshared_key is not None and _usable(plain.preshared_key):
+            what = _key_problem(plain.preshared_key, PSK_REMEDY)
+            if what:
+                yield Problem(("plain_peers", index, "preshared_key"), what)
 
 
 def _usable(path: Path) -> bool:
@@ -163,8 +177,8 @@ def _usable(path: Path) -> bool:
         return False
 
 
-def _pairing_problem(path: Path) -> str:
-    remedy = f"make one with: (umask 077; openssl rand -base64 {PAIRING_SECRET_SIZE} > FILE)"
+def _key_problem(path: Path, remedy: str) -> str:
+    """What is wrong with a file of 32 bytes in base64; empty for nothing."""
     try:
         with read_secret_file(path) as content:
             decoded = bytearray(base64.b64decode(bytes(content.reveal()).strip(), validate=True))
@@ -221,4 +235,8 @@ def warnings(config: Config) -> list[str]:
                 f"rekey (every {format_duration(peer.rekey.interval)}) fails"
             )
     found += [f"key source {name}: no peer uses it" for name in config.key_sources if name not in used]
+    found += [
+        f"plain peer {plain.name}: protection is wireguard-only, nothing of qtunnel protects its traffic"
+        for plain in config.plain_peers
+    ]
     return found

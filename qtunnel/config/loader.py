@@ -166,25 +166,26 @@ def _resolved(value: Any, context: dict[str, Any]) -> Any:
     return value
 
 
-def _marked_paths(
+def marked_paths(
     value: Any, where: Location, kind: FileKind | None = None
 ) -> Iterator[tuple[Path, FileKind, Location]]:
+    """The files that a model names, those of drivers' own models included."""
     if isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
             own = _kind(field.annotation, field.metadata)
             below = (
                 where if any(isinstance(item, InPlace) for item in field.metadata) else (*where, field.alias or name)
             )
-            yield from _marked_paths(getattr(value, name), below, own)
+            yield from marked_paths(getattr(value, name), below, own)
     elif isinstance(value, Path):
         if kind is not None:
             yield value, kind, where
     elif isinstance(value, dict):
         for name, item in value.items():
-            yield from _marked_paths(item, (*where, str(name)), kind)
+            yield from marked_paths(item, (*where, str(name)), kind)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _marked_paths(item, (*where, index), kind)
+            yield from marked_paths(item, (*where, index), kind)
 
 
 def _kind(annotation: Any, metadata: Iterable[Any]) -> FileKind | None:
@@ -203,7 +204,7 @@ def _kind(annotation: Any, metadata: Iterable[Any]) -> FileKind | None:
 def file_problems(model: BaseModel, directory: Path) -> list[Problem]:
     """What is wrong with the files that fields of type ``InputFile`` and ``SecretFile`` name."""
     found = []
-    for path, kind, where in _marked_paths(model, ()):
+    for path, kind, where in marked_paths(model, ()):
         what = _secret_problem(path) if kind.kind == "secret" else _input_problem(path)
         if what is None:
             name = "" if kind.kind == "secret" else f": {path}"

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BeforeValidator, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from qtunnel.config.document import Location, Problem
-
-KEY_SIZE = 32
 
 OWNERS = ("addresses", "mtu", "engine", "routes", "record_mode", "processes")
 """Keys of ``tunnel`` that say what an interface is to be."""
@@ -47,20 +43,6 @@ OursToSay = WrapValidator(_ours)
 """For a tuple whose default is (), validated: has to be given, unless the interface is somebody else's."""
 NeverTheOwners = BeforeValidator(_never)
 """For what may be given, unless the interface is somebody else's."""
-
-
-def _key(value: object) -> bytes:
-    try:
-        key = base64.b64decode(value, validate=True) if isinstance(value, str) else b""
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != KEY_SIZE:
-        raise ValueError(f"not a WireGuard public key: {KEY_SIZE} bytes in base64, as wg pubkey prints it")
-    return key
-
-
-WireGuardKey = Annotated[bytes, BeforeValidator(_key)]
-"""A public key of WireGuard, 32 bytes, in base64."""
 
 
 def owners_keys(tunnel: Mapping[str, Any]) -> list[Problem]:

@@ -20,7 +20,8 @@ from pydantic import (
 )
 
 from qtunnel.config.document import Location, Node, Problem
-from qtunnel.config.manage import NeverTheOwners, OursToSay, WireGuardKey, owners_keys
+from qtunnel.config.manage import NeverTheOwners, OursToSay, owners_keys
+from qtunnel.config.plain import PlainPeerConfig, PublicKey
 from qtunnel.config.types import (
     AllowedNetwork,
     ConfigPath,
@@ -30,6 +31,7 @@ from qtunnel.config.types import (
     InPlace,
     InterfaceAddress,
     InterfaceName,
+    Keepalive,
     ListenAddress,
     Name,
     Percentage,
@@ -256,22 +258,12 @@ class QkdConfig(Section):
         return {"policy": value} if isinstance(value, str) else value
 
 
-def _off(value: object) -> object:
-    return None if value == "off" else value
-
-
-Keepalive = Annotated[
-    Annotated[Duration, at_least(1, "WireGuard's smallest; the usual is 25s")] | None, BeforeValidator(_off)
-]
-"""Seconds, or ``off``."""
-
-
 class PeerConfig(Section):
     """One peer. persistent_keepalive in seconds, ``None`` for off. wireguard_key: where it is not the public file's."""
 
     name: Name = Field(examples=["bob"])
     public: PublicFile = Field(examples=["bob.public"])
-    wireguard_key: WireGuardKey | None = None
+    wireguard_key: PublicKey | None = None
     endpoint: Host | None = None
     wireguard_port: Annotated[Port, NeverTheOwners] = DEFAULT_WIREGUARD_PORT
     handshake_port: Port = DEFAULT_HANDSHAKE_PORT
@@ -307,6 +299,7 @@ class Config(Section):
     tunnel: TunnelConfig = Field(examples=[_EXAMPLE_TUNNEL])
     key_sources: dict[Name, Annotated[KeySourceConfig, BeforeValidator(_key_source)]] = Field(default_factory=dict)
     peers: tuple[PeerConfig, ...] = Field(min_length=1, examples=[[_EXAMPLE_PEER]])
+    plain_peers: Annotated[tuple[PlainPeerConfig, ...], NeverTheOwners] = ()
 
     def peer(self, name: str) -> PeerConfig:
         """The peer of that name; raises ``ConfigError`` naming the peers there are."""

@@ -76,6 +76,16 @@ def at_least(seconds: float, reason: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _off(value: object) -> object:
+    return None if value == "off" else value
+
+
+Keepalive = Annotated[
+    Annotated[Duration, at_least(1, "WireGuard's smallest; the usual is 25s")] | None, BeforeValidator(_off)
+]
+"""Seconds, or ``off``."""
+
+
 def parse_percentage(value: object) -> float:
     """The fraction of ``"10%"``: 0.1; raises ``ValueError``."""
     if is_number(value) or (isinstance(value, str) and re.fullmatch(r"\s*\d+(\.\d+)?\s*", value)):

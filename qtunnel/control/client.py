@@ -15,15 +15,17 @@ from pydantic import ValidationError
 from qtunnel.control.messages import (
     MAX_RESPONSE,
     REKEY_TIMEOUT,
+    RELOAD_TIMEOUT,
     VERSION,
     Message,
     Pong,
     RekeyOutcome,
+    ReloadOutcome,
     Request,
     RequestName,
     Status,
 )
-from qtunnel.errors import ControlError, NoDaemonError, UnknownPeerError
+from qtunnel.errors import ConfigError, ControlError, NoDaemonError, UnknownPeerError
 
 TIMEOUT = 10.0
 """Seconds for an answer that needs no work; a gateway under full load answers within one."""
@@ -48,6 +50,10 @@ class ControlClient:
     def rekey(self, peer: str, timeout: float = REKEY_TIMEOUT) -> RekeyOutcome:
         """Rekey now and wait for the outcome, at most ``timeout`` seconds."""
         return self._ask(self._request("rekey", peer, timeout_s=timeout), RekeyOutcome, timeout + self._timeout)
+
+    def reload(self, timeout: float = RELOAD_TIMEOUT) -> ReloadOutcome:
+        """Have the daemon read its file again; raises ``ConfigError`` where it refuses that, and nothing changed."""
+        return self._ask(Request(request="reload"), ReloadOutcome, timeout)
 
     def events(self, peer: str | None = None, *, history: bool = False) -> Iterator[dict[str, Any]]:
         """Events as they happen, ``{"time", "kind", "peer", "fields"}`` each; ends when the daemon does."""
@@ -96,6 +102,8 @@ class ControlClient:
             match error.get("code"):
                 case "unknown-peer":
                     raise UnknownPeerError(message)
+                case "config":
+                    raise ConfigError(message)
                 case "stopping":
                     raise NoDaemonError(f"{self.path}: {message}")
             raise ControlError(message)

@@ -19,16 +19,19 @@ MAX_REQUEST = 4096
 MAX_RESPONSE = 16 * 1024 * 1024
 """Bytes of a response line: a status of some 10,000 peers at about 1 kB each."""
 
+RELOAD_TIMEOUT = 120.0
+"""Seconds that a reload may take: the file of a hub of 1,000 peers is read in some ten seconds on a busy machine."""
+
 REKEY_TIMEOUT = 30.0
 """Seconds that a rekey's outcome is waited for by default: several retransmissions and a slow KME."""
 
 MAX_REKEY_TIMEOUT = 300.0
 
-RequestName = Literal["ping", "status", "rekey", "events"]
+RequestName = Literal["ping", "status", "rekey", "reload", "events"]
 Protection = Literal["qkd+pqc", "pqc-only", "blocked", "starting", "expired"]
 NodeState = Literal["starting", "up", "engine-down", "interface-altered", "stopping"]
 ErrorCode = Literal[
-    "bad-request", "version", "forbidden", "busy", "unknown-peer", "timeout", "failed", "stopping", "internal"
+    "bad-request", "version", "forbidden", "busy", "unknown-peer", "timeout", "failed", "config", "stopping", "internal"
 ]
 
 
@@ -49,7 +52,8 @@ class Request(Message):
 
 
 class NodeStatus(Message):
-    """The gateway itself. uptime: seconds since the daemon started. interface: its name."""
+    """The gateway itself. uptime: seconds since the daemon started. interface: its name. config_error: why the newest
+    configuration is not the one in use, until a good one is loaded."""
 
     name: str
     fingerprint: str
@@ -59,6 +63,8 @@ class NodeStatus(Message):
     engine_pid: int | None = None
     interface: str
     state: NodeState
+    config_error: str | None = None
+    config_error_age_s: float | None = None
 
 
 class UsedKey(Message):
@@ -107,6 +113,18 @@ class PeerStatus(Message):
     rekeys_failed: int = 0
 
 
+class PlainPeerStatus(Message):
+    """A plain WireGuard peer. preshared_key: whether it has one, which never changes by itself."""
+
+    name: str
+    protection: Literal["wireguard-only"] = "wireguard-only"
+    preshared_key: bool = False
+    endpoint: str | None = None
+    last_handshake_age_s: float | None = None
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+
+
 class KeySourceStatus(Message):
     """One key source; healthy is ``None`` where it was not asked yet."""
 
@@ -123,12 +141,13 @@ class Status(Message):
     version: Literal[1] = VERSION
     node: NodeStatus
     peers: list[PeerStatus] = []
+    plain_peers: list[PlainPeerStatus] = []
     key_sources: list[KeySourceStatus] = []
 
     @property
     def protected(self) -> bool:
         """Whether every peer shown is protected as its policy asks; no peer at all protects nothing, and what holds
-        while somebody else changes the interface is not known."""
+        while somebody else changes the interface is not known. Plain peers have no policy and do not count."""
         return (
             self.node.state != "interface-altered" and bool(self.peers) and all(peer.protected for peer in self.peers)
         )
@@ -150,8 +169,20 @@ class RekeyOutcome(Message):
     error: str | None = None
 
 
+class ReloadOutcome(Message):
+    """The answer to ``reload``. changes: what was done, in words; trouble: what of it engine or kernel refused so far,
+    and is tried again."""
+
+    version: Literal[1] = VERSION
+    file: str
+    changes: list[str] = []
+    warnings: list[str] = []
+    trouble: list[str] = []
+
+
 class Pong(Message):
-    """The answer to ``ping``."""
+    """The answer to ``ping``. config: the file that the daemon reads."""
 
     pid: int
     qtunnel: str
+    config: str | None = None

@@ -26,10 +26,11 @@ from qtunnel.control.messages import (
     Message,
     Pong,
     RekeyOutcome,
+    ReloadOutcome,
     Request,
     Status,
 )
-from qtunnel.errors import AlreadyRunningError, ControlError, QtunnelError, UnknownPeerError
+from qtunnel.errors import AlreadyRunningError, ConfigError, ControlError, QtunnelError, UnknownPeerError
 from qtunnel.events import Event, EventStream
 from qtunnel.telemetry import log
 
@@ -59,11 +60,14 @@ class Handlers:
 
     status: of one peer or all; raises ``UnknownPeerError``. rekey: rekeys now and returns the outcome, a failed one
     too; it may be cancelled when its time is over, which must only end the waiting. events: what ``events`` follows.
+    reload: reads the file ``config`` again; raises ``ConfigError`` for one that is not applied.
     """
 
     status: Callable[[str | None], Awaitable[Status]]
     rekey: Callable[[str], Awaitable[RekeyOutcome]]
     events: EventStream
+    reload: Callable[[], Awaitable[ReloadOutcome]] | None = None
+    config: Path | None = None
 
 
 class _RefusedError(Exception):
@@ -164,10 +168,17 @@ class ControlServer:
                     return await self._handlers.status(request.peer)
                 case "rekey":
                     return await self._rekey(request)
+                case "reload" if self._handlers.reload is not None:
+                    return await self._handlers.reload()
+                case "ping":
+                    config = self._handlers.config
+                    return Pong(pid=os.getpid(), qtunnel=__version__, config=None if config is None else str(config))
                 case _:
-                    return Pong(pid=os.getpid(), qtunnel=__version__)
+                    raise _RefusedError("failed", "this daemon has no file to read again")
         except UnknownPeerError as error:
             raise _RefusedError("unknown-peer", str(error)) from None
+        except ConfigError as error:
+            raise _RefusedError("config", str(error)) from None
         except QtunnelError as error:
             raise _RefusedError("failed", str(error)) from None
         except _RefusedError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from qtunnel.errors import SecretWipedError
 from qtunnel.secret import Secret
 
 KEY_SIZE = 32
@@ -29,10 +30,35 @@ def public_key(private: Secret) -> bytes:
 
 def exchange(private: Secret, public: bytes) -> Secret:
     """The 32-byte shared secret; raises ``LowOrderPointError`` where it would be all zero (RFC 7748 section 6.1)."""
+    return _exchange(X25519PrivateKey.from_private_bytes(private.reveal()), public)
+
+
+def _exchange(private: X25519PrivateKey, public: bytes) -> Secret:
     try:
-        shared = X25519PrivateKey.from_private_bytes(private.reveal()).exchange(
-            X25519PublicKey.from_public_bytes(public)
-        )
+        return Secret(private.exchange(X25519PublicKey.from_public_bytes(public)))
     except ValueError:
         raise LowOrderPointError("public key of low order") from None
-    return Secret(shared)
+
+
+class KeyPair:
+    """A private key that is used several times. It stays inside the library: loading it there computes the public key,
+    which costs as much as an exchange."""
+
+    __slots__ = ("_private", "public")
+
+    def __init__(self, private: Secret) -> None:
+        self._private: X25519PrivateKey | None = X25519PrivateKey.from_private_bytes(private.reveal())
+        self.public = self._private.public_key().public_bytes_raw()
+
+    def exchange(self, public: bytes) -> Secret:
+        """As the function ``exchange``; raises ``SecretWipedError`` after ``wipe``."""
+        if self._private is None:
+            raise SecretWipedError("this key pair was wiped; it must not be used again")
+        return _exchange(self._private, public)
+
+    def wipe(self) -> None:
+        """Forget the private key: the library overwrites it. Idempotent."""
+        self._private = None
+
+    def __repr__(self) -> str:
+        return "<X25519 key pair>"

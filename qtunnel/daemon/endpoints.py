@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from qtunnel.addresses import is_numeric
-from qtunnel.config import Config, PeerConfig
+from qtunnel.config import Config, PlainPeerConfig
+from qtunnel.daemon.members import AnyPeer, all_peers
 from qtunnel.daemon.memory import Place, StateDirectory
 from qtunnel.daemon.resolver import Resolver
 from qtunnel.daemon.transport import Address
@@ -22,15 +23,24 @@ RESOLVE_RETRY = 10.0
 """Seconds between look-ups of names that did not resolve or whose address does not answer."""
 
 
+def address_port(peer: AnyPeer) -> int:
+    """Of the address that is looked after: where the key handshake goes, which plain peers do not have."""
+    return peer.wireguard_port if isinstance(peer, PlainPeerConfig) else peer.handshake_port
+
+
+def _place(peer: AnyPeer) -> tuple[str | None, int, int]:
+    return peer.endpoint, address_port(peer), peer.wireguard_port
+
+
 class Endpoints:
     """The handshake address of each peer, and the WireGuard endpoint that goes with it."""
 
     def __init__(self, config: Config, tunnel: Tunnel, events: EventStream) -> None:
-        self._peers: dict[str, PeerConfig] = {peer.name: peer for peer in config.peers}
+        self._peers: dict[str, AnyPeer] = all_peers(config)
         self._tunnel, self._events = tunnel, events
         self._addresses: dict[str, Address] = {}
         self._names: dict[str, str] = {}
-        self._doubted = {peer.name for peer in config.peers if peer.endpoint is not None}
+        self._doubted = {name for name, peer in self._peers.items() if peer.endpoint is not None}
         self._unresolved: set[str] = set()
         self._resolver = Resolver()
         self._memory: StateDirectory | None = None
@@ -68,8 +78,35 @@ class Endpoints:
 
     def doubt(self, peer: str) -> None:
         """Nobody answers there: look the name up again."""
-        if self._peers[peer].endpoint is not None:
+        if peer in self._peers and self._peers[peer].endpoint is not None:
             self._doubted.add(peer)
+
+    def change(self, config: Config, public: Mapping[str, PublicIdentity], others: Collection[str]) -> None:
+        """Other peers from now on. others: names whose peer is another one than before. Those whose place is written
+        anew are looked up by ``settle``; where the others are stays as it is known."""
+        before, self._peers, self._public = self._peers, all_peers(config), public
+        for name in before:
+            if name not in self._peers or name in others:
+                self._forget(name)
+        for name, peer in self._peers.items():
+            old = None if name in others else before.get(name)
+            if peer.endpoint is None:
+                self._doubted.discard(name)
+            elif old is None or _place(old) != _place(peer):
+                self._doubted.add(name)
+                self._unresolved.discard(name)
+
+    def _forget(self, peer: str) -> None:
+        address = self.text(peer)
+        if address is not None and self._names.get(address) == peer:
+            del self._names[address]
+        self._addresses.pop(peer, None)
+        self._doubted.discard(peer)
+        self._unresolved.discard(peer)
+
+    async def settle(self) -> None:
+        """Look up at once what is in doubt."""
+        await self._look_up()
 
     async def first(self, memory: StateDirectory, public: Mapping[str, PublicIdentity]) -> None:
         """Look all names up once, at the same time. memory: says where those led that do not resolve now, and keeps
@@ -87,11 +124,13 @@ class Endpoints:
         doubted, self._doubted = self._doubted, set()
         await asyncio.gather(*(self._resolve(self._peers[name]) for name in doubted))
 
-    async def _resolve(self, peer: PeerConfig) -> None:
+    async def _resolve(self, peer: AnyPeer) -> None:
         assert peer.endpoint is not None
         try:
-            address = await self._resolver.resolve(peer.endpoint, peer.handshake_port, RESOLVE_LIMIT)
+            address = await self._resolver.resolve(peer.endpoint, address_port(peer), RESOLVE_LIMIT)
         except (OSError, TimeoutError, UnicodeError) as error:
+            if self._peers.get(peer.name) is not peer:
+                return
             self._doubted.add(peer.name)
             detail = str(error) or "no answer from the resolver"
             last = self._last(peer) if self.of(peer.name) is None else None
@@ -103,18 +142,23 @@ class Endpoints:
             if last is not None:
                 await self._lead(peer, last)
             return
+        if self._peers.get(peer.name) is not peer:
+            return  # the configuration has changed meanwhile, and what it says now is looked up by itself
         self._unresolved.discard(peer.name)
         await self._lead(peer, address)
         if self._memory is not None and not is_numeric(peer.endpoint):
-            await self._memory.remember_place(self._public[peer.name].id, Place(peer.endpoint, address.host))
+            await self._memory.remember_place(self._id(peer), Place(peer.endpoint, address.host))
 
-    def _last(self, peer: PeerConfig) -> Address | None:
+    def _id(self, peer: AnyPeer) -> bytes:
+        return peer.public_key if isinstance(peer, PlainPeerConfig) else self._public[peer.name].id
+
+    def _last(self, peer: AnyPeer) -> Address | None:
         """Where the peer's name led when it last resolved. Where all traffic goes into the tunnel, so does the question
         for the name: without this, one that stays open at the start would stay open for good."""
-        place = None if self._memory is None else self._memory.place_of(self._public[peer.name].id)
-        return None if place is None or place.endpoint != peer.endpoint else Address(place.host, peer.handshake_port)
+        place = None if self._memory is None else self._memory.place_of(self._id(peer))
+        return None if place is None or place.endpoint != peer.endpoint else Address(place.host, address_port(peer))
 
-    async def _lead(self, peer: PeerConfig, address: Address) -> None:
+    async def _lead(self, peer: AnyPeer, address: Address) -> None:
         self._set(peer.name, address)
         try:
             await self._tunnel.set_endpoint(peer.name, (address.host, peer.wireguard_port))

@@ -31,3 +31,7 @@ class Epochs:
         for epoch in [epoch for epoch, (_, at) in seen.items() if now - at > KEPT]:
             del seen[epoch]
         return replace(view, epochs={epoch: info for epoch, (info, _) in seen.items()})
+
+    def forget(self, peer: str) -> None:
+        """A peer that is gone."""
+        self._last_seen.pop(peer, None)

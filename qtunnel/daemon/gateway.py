@@ -7,29 +7,34 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from qtunnel import __version__
 from qtunnel.config import Config, PeerConfig
-from qtunnel.control.messages import KeySourceStatus, NodeState, NodeStatus, RekeyOutcome, Status, UsedKey
+from qtunnel.control.messages import NodeState, NodeStatus, RekeyOutcome, Status
 from qtunnel.control.server import ControlServer, Handlers
 from qtunnel.daemon.clock import monotonic, now
 from qtunnel.daemon.endpoints import Endpoints
 from qtunnel.daemon.epochs import Epochs
 from qtunnel.daemon.journal import Journal
+from qtunnel.daemon.lanes import Lanes
 from qtunnel.daemon.liveness import Liveness
 from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.notices import Notices
+from qtunnel.daemon.nudges import Nudges
+from qtunnel.daemon.on_demand import OnDemand
+from qtunnel.daemon.plain import PlainPeers
+from qtunnel.daemon.reload import Apply, ConfigSource, Parts, Reloader
 from qtunnel.daemon.settings import all_settings, load_public
-from qtunnel.daemon.sources import KeySources
+from qtunnel.daemon.sources import KeySources, status_of
 from qtunnel.daemon.transport import Address, HandshakeSockets, source_of
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally, in_force, is_stale, peer_status, protection_in_force, sources_of
 from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
-from qtunnel.events import Event, EventStream
-from qtunnel.identity import Identity
-from qtunnel.keys.policy import Protection, satisfies
+from qtunnel.events import EventStream
+from qtunnel.identity import Identity, PublicIdentity
+from qtunnel.keys.policy import Protection
 from qtunnel.rekey.model import Block, Defect, Effect, FetchById, FetchNew, Install, Notice, Remember, Send
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.peer import PeerView
@@ -41,19 +46,15 @@ logger = log.get("daemon")
 
 POLL_INTERVAL = 1.0
 """Seconds between looks at the engine: what is in force shows within this time."""
-IN_FORCE_LIMIT = 10.0
-"""Seconds that ``qtunnel rekey`` waits for WireGuard to take the new epoch up: two of its handshake retries."""
 STATUS_LIMIT = 2.0
 """Seconds that ``qtunnel status`` waits for the engine; what an engine does that takes longer is not known to work."""
-OUTCOME_LIMIT = 150.0
-"""Seconds that ``qtunnel rekey`` waits for an outcome: an exchange ends after 30 s of fetching and 90 s of waiting."""
 
 
 class Gateway:
     """One gateway, from its configuration to its end."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, source: ConfigSource) -> None:
+        self._config, self._source = config, source
         self._peers: dict[str, PeerConfig] = {peer.name: peer for peer in config.peers}
         self._started = monotonic()
         self._epochs = Epochs()
@@ -66,7 +67,8 @@ class Gateway:
         self._shown: dict[str, tuple[int | None, Protection]] = {}
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
-        self._work: asyncio.Queue[Effect] = asyncio.Queue()
+        self._work = Lanes(self._carry_out, self._spawn)
+        self._armed: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
 
@@ -76,6 +78,8 @@ class Gateway:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         notifier = Notifier.from_environment()
+        self._reloader = Reloader(self._source, self._config, self._events, notifier)
+        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
         journal = asyncio.create_task(Journal().follow(self._events.subscribe()))
         try:
             await self._run(notifier)
@@ -93,12 +97,18 @@ class Gateway:
         self._events.publish(
             "daemon.starting", None, version=__version__, node=node.name, fingerprint=self._identity.public.fingerprint
         )
-        control = ControlServer(node.control_socket, Handlers(self._status, self._rekey, self._events))
+        reloader = self._reloader
+        control = ControlServer(
+            node.control_socket,
+            Handlers(self._status, self._rekey, self._events, reloader.reload, reloader.source.path),
+        )
         self._memory: StateDirectory | None = None
         self._sources = KeySources(config, self._events)
         self._core = RekeyNode(self._identity, os.urandom, source_of=source_of)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk)
         self._endpoints = Endpoints(config, self._tunnel, self._events)
+        self._plain = PlainPeers(config, self._endpoints.doubt)
+        self._nudges = Nudges(self._tunnel, self._endpoints)
         self._sockets = HandshakeSockets(node.listen, self._receive)
         self._notices = Notices(self._tally, self._tunnel, self._endpoints, self._publish)
         settings = all_settings(config, self._public)
@@ -111,16 +121,22 @@ class Gateway:
             self._state = "up"
             for peer in settings:
                 self._core.add_peer(peer, memory.of(peer.public.id), now())
-            self._spawn(self._carry_out())
             self._spawn(self._timer())
-            self._spawn(self._poll())
+            self._spawn(self._poll(self._reconcile, self._look))
+            self._spawn(self._poll(self._mend))  # beside the others: for a hub's routes it takes seconds
             self._spawn(self._tunnel.supervise())
             self._spawn(self._sources.watch())
             self._spawn(self._endpoints.watch())
             if notifier.watchdog_interval is not None:
                 self._spawn(self._life.watchdog(notifier, notifier.watchdog_interval, self._wake.set))
+            parts = Parts(
+                self._core, self._tunnel, self._endpoints, self._sources, self._plain, memory, self._work, self._flush,
+                self._adopt, self._spawn,
+            )  # fmt: skip
+            reloader.ready(parts)
+            self._spawn(reloader.follow())
             self._events.publish("daemon.ready", None, interface=config.tunnel.interface, peers=len(self._peers))
-            notifier.ready(f"{len(self._peers)} peers on {config.tunnel.interface}")
+            notifier.ready(reloader.summary)
             await self._stop.wait()
         finally:
             self._state = "stopping"
@@ -135,6 +151,7 @@ class Gateway:
             else:  # nobody asked for this end, so nothing may leave in the clear after it
                 await self._tunnel.abandon()
             await self._sources.close()
+            self._plain.wipe()
             for name in list(self._core.peers):
                 self._core.remove_peer(name)
             if self._memory is not None:
@@ -159,7 +176,17 @@ class Gateway:
 
     def _current_psk(self, peer: str) -> tuple[int, Secret] | None:
         found = self._core.peers.get(peer)
-        return None if found is None else found.current_psk()
+        return self._plain.key_of(peer) if found is None else found.current_psk()
+
+    def _adopt(self, config: Config, public: Mapping[str, PublicIdentity], gone: set[str]) -> None:
+        """Another configuration. gone: peers of before that are none of its."""
+        self._config, self._public = config, dict(public)
+        self._peers = {peer.name: peer for peer in config.peers}
+        for name in gone:
+            self._tally.pop(name, None)
+            self._shown.pop(name, None)
+            self._epochs.forget(name)
+            self._nudges.forget(name)
 
     # -- into the core
 
@@ -173,7 +200,7 @@ class Gateway:
 
     async def _timer(self) -> None:
         while True:
-            deadline = self._core.deadline
+            deadline = self._armed = self._core.deadline
             self._wake.clear()
             try:
                 async with asyncio.timeout(None if deadline is None else max(0.0, deadline - monotonic())):
@@ -194,22 +221,21 @@ class Gateway:
     def _flush(self) -> None:
         for effect in self._core.take_effects():
             told = self._notices.admit(effect) if isinstance(effect, Notice) else effect
-            if told is not None:
-                self._work.put_nowait(told)
-        self._wake.set()
+            if told is not None and self._state != "stopping":
+                self._work.put(told)
+        deadline = self._core.deadline
+        if deadline is not None and (self._armed is None or deadline < self._armed):
+            self._wake.set()
 
-    async def _carry_out(self) -> None:
-        """In the order given: an epoch is installed before its confirmation is sent."""
-        while True:
-            effect = await self._work.get()
-            self._life.begins()
-            try:
-                await self._effect(effect)
-            except EngineError as error:
-                # The next look reconciles what the engine has with what it should have; until then status and log
-                # say so, and the peer is not told that an epoch is in place.
-                self._publish("engine.trouble", effect.peer, detail=str(error))
-            self._life.ends()
+    async def _carry_out(self, effect: Effect) -> None:
+        done = self._life.begins()
+        try:
+            await self._effect(effect)
+        except EngineError as error:
+            # The next look reconciles what the engine has with what it should have; until then status and log
+            # say so, and the peer is not told that an epoch is in place.
+            self._publish("engine.trouble", effect.peer, detail=str(error))
+        self._life.ends(done)
 
     async def _effect(self, effect: Effect) -> None:
         match effect:
@@ -223,6 +249,8 @@ class Gateway:
                 await self._tunnel.block(effect.peer)
             case Remember() if self._memory is not None:
                 await self._memory.remember(self._public[effect.peer].id, effect.memory)
+            case Apply():
+                await effect.run()
             case Defect():
                 logger.defect("peer.defect", effect.error, peer=effect.peer)
             case Notice():
@@ -242,11 +270,11 @@ class Gateway:
     def _view(self, peer: str) -> PeerView:
         return self._epochs.complete(self._core.peers[peer].view(), monotonic())
 
-    async def _poll(self) -> None:
+    async def _poll(self, *steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
             await asyncio.sleep(POLL_INTERVAL)
             self._wake.set()  # timers of the event loop stand still while the machine sleeps, keys must not
-            for step in (self._reconcile, self._mend, self._look):
+            for step in steps:
                 try:
                     await step()
                 except EngineError as error:
@@ -268,7 +296,10 @@ class Gateway:
     async def _look(self) -> None:
         stats = await self._tunnel.stats()
         present = monotonic()
+        self._plain.look(stats, present, time.time())
         for name, config in self._peers.items():
+            if name not in self._core.peers:
+                continue  # taken away, or not added yet
             view, its = self._view(name), stats.get(name)
             protection = protection_in_force(config, view, its, present)
             epoch = None if its is None else its.epoch_in_force
@@ -286,12 +317,14 @@ class Gateway:
                 # A newer epoch is installed, but WireGuard goes on with a session of one that is too old.
                 self._publish("session.stale", name, detail=f"the session of epoch {epoch} is past max_age: dropped")
                 await self._tunnel.drop_session(name)
+            else:
+                await self._nudges.look(name, config.wireguard_port, its, time.time())
 
     # -- control
 
     async def _status(self, peer: str | None) -> Status:
-        if peer is not None and peer not in self._peers:
-            raise UnknownPeerError.of(peer, self._peers)
+        if peer is not None and peer not in self._peers and peer not in self._plain:
+            raise UnknownPeerError.of(peer, [*self._peers, *self._plain.names])
         answers = True
         try:
             async with asyncio.timeout(STATUS_LIMIT):
@@ -299,7 +332,7 @@ class Gateway:
         except (EngineError, TimeoutError):
             stats, answers = {}, False
         present, unix_now = monotonic(), time.time()
-        engine = self._tunnel.engine
+        engine, reloader = self._tunnel.engine, self._reloader
         return Status(
             node=NodeStatus(
                 name=self._config.node.name,
@@ -310,6 +343,8 @@ class Gateway:
                 engine_pid=engine.pid,
                 interface=self._config.tunnel.interface,
                 state=self._node_state(answers),
+                config_error=reloader.error,
+                config_error_age_s=None if reloader.error is None else present - reloader.error_at,
             ),
             peers=[
                 peer_status(
@@ -326,16 +361,8 @@ class Gateway:
                 for name, config in self._peers.items()
                 if peer in (None, name) and name in self._core.peers
             ],
-            key_sources=[
-                KeySourceStatus(
-                    name=name,
-                    description=health.description,
-                    healthy=health.healthy,
-                    detail=health.detail,
-                    last_error=health.last_error,
-                )
-                for name, health in self._sources.health.items()
-            ],
+            plain_peers=self._plain.status(stats, unix_now, peer),
+            key_sources=status_of(self._sources.health),
         )
 
     def _node_state(self, answers: bool) -> NodeState:
@@ -344,56 +371,11 @@ class Gateway:
         return "interface-altered" if self._state == "up" and self._tunnel.trouble is not None else self._state
 
     async def _rekey(self, peer: str) -> RekeyOutcome:
-        """Rekey now, and wait until the outcome is known and, where it is good, in force."""
-        config = self._peers.get(peer)
-        if config is None:
+        if peer in self._plain:
+            raise UnknownPeerError(f"{peer} is a plain WireGuard peer: there is nothing to agree on with it")
+        if peer not in self._peers:
             raise UnknownPeerError.of(peer, self._peers)
         if peer not in self._core.peers:
             raise QtunnelError(f"no rekey with {peer} now: the daemon is {self._state}")
-        start = monotonic()
-        with self._events.subscribe() as events:
-            if not self._core.rekey_now(peer, now()) and self._endpoints.of(peer) is None:
-                raise QtunnelError(
-                    f"the address of {peer} is not known: set endpoint in the configuration, or let the peer begin"
-                )
-            self._flush()
-            try:
-                async with asyncio.timeout(OUTCOME_LIMIT):
-                    ending = await _first(events, peer, ("rekey.done", "rekey.failed", "peer.defect"))
-            except TimeoutError:
-                raise QtunnelError(f"no outcome of the rekey with {peer} within {OUTCOME_LIMIT:.0f} s") from None
-        ok = ending.kind == "rekey.done"
-        view = self._view(peer)
-        if ok:
-            await self._until_in_force(peer, view.installed.epoch if view.installed else 0)
-        stats = await self._tunnel.stats()
-        info = in_force(view, stats.get(peer))
-        protection = protection_in_force(config, view, stats.get(peer), monotonic())
-        return RekeyOutcome(
-            peer=peer,
-            ok=ok,
-            protected=satisfies(config.policy, protection),
-            protection=protection.value,
-            epoch=None if info is None else info.epoch,
-            sources=[] if info is None else sources_of(info, self._sources.describe),
-            key_ids=[] if info is None else [UsedKey(source=key.source, key_id=key.key_id) for key in info.keys],
-            chained=info is not None and info.chained,
-            duration_ms=(monotonic() - start) * 1000,
-            error=None if ok else str(ending.fields.get("detail")),
-        )
-
-    async def _until_in_force(self, peer: str, epoch: int) -> None:
-        deadline = monotonic() + IN_FORCE_LIMIT
-        while monotonic() < deadline:
-            its = (await self._tunnel.stats()).get(peer)
-            if its is not None and its.epoch_in_force is not None and its.epoch_in_force >= epoch:
-                return
-            await asyncio.sleep(0.05)
-
-
-async def _first(events: Any, peer: str, kinds: tuple[str, ...]) -> Event:
-    async for event in events:
-        if event.peer == peer and event.kind in kinds:
-            assert isinstance(event, Event)
-            return event
-    raise QtunnelError("the daemon is stopping")
+        rekey = OnDemand(self._core, self._tunnel, self._endpoints, self._events, self._flush)
+        return await rekey(peer, lambda: self._peers[peer], self._view, self._sources.describe)

@@ -17,6 +17,7 @@ LEVELS = {
     "source.failed": "debug",  # source.down tells it once
     "peer.blocked": "error",
     "policy.relaxed": "warning",
+    "chain.reset": "warning",
     "session.stale": "warning",
     "engine.died": "error",
     "engine.failed": "error",
@@ -29,6 +30,7 @@ LEVELS = {
     "endpoint.unresolved": "warning",
     "state.damaged": "warning",
     "state.unwritable": "error",
+    "config.refused": "error",
     "rekey.started": "debug",
 }
 """Kinds that are not at level info."""

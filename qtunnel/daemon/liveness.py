@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import count
 
 from qtunnel.daemon.clock import monotonic
 from qtunnel.sd_notify import Notifier
@@ -18,24 +19,27 @@ class Liveness:
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._ticked = True
-        self._effect_since: float | None = None
+        self._begun: dict[int, float] = {}  # in the order of their beginnings
+        self._numbers = count()
 
     def ticked(self) -> None:
         """The timers of the rekeying core were served."""
         self._ticked = True
 
-    def begins(self) -> None:
-        """An effect is being carried out ..."""
-        self._effect_since = self._clock()
+    def begins(self) -> int:
+        """An effect is being carried out: its number, for ``ends``."""
+        number = next(self._numbers)
+        self._begun[number] = self._clock()
+        return number
 
-    def ends(self) -> None:
-        """... and is done, well or not."""
-        self._effect_since = None
+    def ends(self, number: int) -> None:
+        """It is done, well or not."""
+        del self._begun[number]
 
     def check(self) -> bool:
         """Whether the timers were served since the last call, and no effect hangs."""
         ticked, self._ticked = self._ticked, False
-        since = self._effect_since
+        since = next(iter(self._begun.values()), None)
         return ticked and (since is None or self._clock() - since < EFFECT_LIMIT)
 
     async def watchdog(self, notifier: Notifier, interval: float, wake: Callable[[], None]) -> None:

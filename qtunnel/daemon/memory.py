@@ -1,4 +1,8 @@
-"""What must survive a restart: per peer the newest epoch, the replay times, and where its name led. Never a key."""
+"""What must survive a restart: per peer the newest epoch, the replay times, and where its name led. Never a key.
+
+The file's first line is a JSON object with all peers, each further line one with those that changed since. So a rekey
+costs the disk a line, however many peers there are; now and then, and at each start, the file is written anew.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from qtunnel.errors import AlreadyRunningError, ConfigError, QtunnelError
 from qtunnel.rekey.model import Memory
@@ -25,7 +30,12 @@ WRITE_LIMIT = 5.0
 START_LIMIT = 20.0
 """Seconds for the first reading and writing: a third of what systemd allows a start. Nothing else runs meanwhile."""
 VERSION = 1
+LINES = 1000
+"""Lines of changes before the file is written anew, and as many again for each peer as ..."""
+LINES_PER_PEER = 4
+"""... these: then a hub of 1,000 peers writes 1 MB of changes for each 0.3 MB of the whole."""
 TIME_SIZE = 12
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 EPOCH_BOUND = 1 << 62
 """Epochs from here on can only come from a damaged file; half of what the wire format can hold is left for jumps."""
 
@@ -45,6 +55,13 @@ class Place:
     host: str
 
 
+class Job(NamedTuple):
+    """Something to be written: the whole file, or a line at its end."""
+
+    text: str
+    whole: bool
+
+
 class StateDirectory:
     """The file in ``node.state_dir``. Peers are kept by identity, so that a new name changes nothing.
 
@@ -61,11 +78,13 @@ class StateDirectory:
         self._lost = False
         self._failed = False
         self._turn = asyncio.Lock()
-        self._changed = False
+        self._changed: dict[str, None] = {}
+        self._whole_due = False
+        self._lines = 0
         self._guard = threading.Lock()  # of the two that follow; nobody holds it while the disk works
-        self._wanted = ""
+        self._wanted = Job("", True)
         self._writing = False
-        self._directory = -1
+        self._directory = self._file = -1
         self._start(directory)
 
     def _start(self, directory: Path) -> None:
@@ -77,7 +96,7 @@ class StateDirectory:
             try:
                 self._directory = _open_directory(directory)
                 self._read(damage.append)
-                self._write(self._document())
+                self._write(Job(self._document(), True))
             except BaseException as error:
                 raised.append(error)
 
@@ -100,7 +119,9 @@ class StateDirectory:
         with self._guard:
             if self._directory >= 0 and not self._writing:
                 os.close(self._directory)
-                self._directory = -1
+                if self._file >= 0:
+                    os.close(self._file)
+                self._directory = self._file = -1
 
     def of(self, identity: bytes) -> Memory:
         """What is remembered of the peer with that id."""
@@ -114,35 +135,46 @@ class StateDirectory:
         """Keep it, in place before this returns. A disk that fails or hangs is told once and does not stop the tunnel:
         epochs and times in memory stay right, only a later restart may cost a QKD key."""
         self._peers[identity.hex()] = memory
-        await self._keep()
+        await self._keep(identity)
 
     async def remember_place(self, identity: bytes, place: Place) -> None:
         """Keep where a peer's endpoint leads, as ``remember`` does; nothing is written where that is known."""
         if self.place_of(identity) != place:
             self._peers.setdefault(identity.hex(), self.of(identity))
             self._places[identity.hex()] = place
-            await self._keep()
+            await self._keep(identity)
 
-    async def _keep(self) -> None:
-        self._changed = True
+    async def _keep(self, identity: bytes) -> None:
+        self._changed[identity.hex()] = None
         try:
             async with self._turn:
                 # Else one that waited too has written for all: a hub looks up a thousand names at once.
                 if self._changed:
-                    self._changed = False
-                    await self._write_aside(self._document())
+                    job = self._job()
+                    self._changed = {}
+                    await self._write_aside(job)
+                    self._whole_due = False
             self._failed = False
         except OSError as error:
-            self._changed = True
+            self._whole_due = True  # nobody knows how much of it is there
+            self._changed[identity.hex()] = None
             if not self._failed:
                 self._tell("state.unwritable", f"{self._path}: {error.strerror}")
             self._failed = True
 
-    async def _write_aside(self, document: str) -> None:
+    def _job(self) -> Job:
+        """What changed, as a line, or everything where that is due."""
+        if self._whole_due or self._lines >= LINES + LINES_PER_PEER * len(self._peers):
+            self._lines = 0
+            return Job(self._document(), True)
+        self._lines += 1
+        return Job(json.dumps({identity: self._entry(identity) for identity in self._changed}) + "\n", False)
+
+    async def _write_aside(self, job: Job) -> None:
         """In a thread, which no key waits for longer than ``WRITE_LIMIT``; while one hangs no other is begun, and it
         writes at its end what was wanted meanwhile."""
         with self._guard:
-            self._wanted = document
+            self._wanted = job
             if self._writing:
                 raise OSError(errno.ETIMEDOUT, "the disk hangs")
             self._writing = True
@@ -173,14 +205,14 @@ class StateDirectory:
         try:
             while True:
                 with self._guard:
-                    document = self._wanted
+                    job = self._wanted
                 error = None
                 try:
-                    self._write(document)
+                    self._write(job)
                 except OSError as raised:
                     error = raised
                 with self._guard:
-                    if self._wanted == document:
+                    if self._wanted is job:
                         self._writing = False
                         return error
         except BaseException:
@@ -196,12 +228,21 @@ class StateDirectory:
         with open(file, "rb") as opened:
             content = opened.read()
         try:
-            document = json.loads(content)
+            first, *changes = content.split(b"\n")
+            document = json.loads(first)
             if document["version"] != VERSION:
                 raise ValueError(f"version {document['version']}")
-            entries = document["peers"].items()
-            peers = {identity: _memory(entry) for identity, entry in entries}
-            places = {identity: _place(entry["place"]) for identity, entry in entries if "place" in entry}
+            peers, places = _peers(document["peers"])
+            whole = changes[:-1]  # what stands behind the last line's end was never confirmed
+            for number, line in enumerate(whole, 1):
+                try:
+                    newer = _peers(json.loads(line))
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                    if number < len(whole):
+                        raise
+                    break  # nor was the last line itself: the power went while it was written
+                peers |= newer[0]
+                places |= newer[1]
             lost = bool(document.get("lost", False))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self._keep_aside(content)
@@ -222,27 +263,36 @@ class StateDirectory:
             self._write_new(DAMAGED, content)
 
     def _document(self) -> str:
-        peers: dict[str, dict[str, object]] = {
-            identity: {
-                "epoch": memory.epoch,
-                "proposed": memory.proposed,
-                "sent": memory.sent.hex(),
-                "seen": memory.seen.hex(),
-                "lost": memory.lost,
-            }
-            for identity, memory in self._peers.items()
-        }
-        for identity, place in self._places.items():
-            peers[identity]["place"] = {"endpoint": place.endpoint, "host": place.host}
-        return json.dumps({"version": VERSION, "lost": self._lost, "peers": peers})
+        peers = {identity: self._entry(identity) for identity in self._peers}
+        return json.dumps({"version": VERSION, "lost": self._lost, "peers": peers}) + "\n"
 
-    def _write(self, document: str) -> None:
+    def _entry(self, identity: str) -> dict[str, object]:
+        memory, place = self._peers[identity], self._places.get(identity)
+        entry: dict[str, object] = {
+            "epoch": memory.epoch,
+            "proposed": memory.proposed,
+            "sent": memory.sent.hex(),
+            "seen": memory.seen.hex(),
+            "lost": memory.lost,
+        }
+        if place is not None:
+            entry["place"] = {"endpoint": place.endpoint, "host": place.host}
+        return entry
+
+    def _write(self, job: Job) -> None:
+        if not job.whole:
+            _write_all(self._file, job.text.encode())
+            os.fdatasync(self._file)
+            return
         directory = self._directory
         with contextlib.suppress(FileNotFoundError):
             os.unlink(NEW, dir_fd=directory)  # of a run that was cut short
-        self._write_new(NEW, document.encode())
+        self._write_new(NEW, job.text.encode())
         os.replace(NEW, FILE, src_dir_fd=directory, dst_dir_fd=directory)
         os.fsync(directory)  # and so that the name leads to it
+        before, self._file = self._file, os.open(FILE, _APPEND, dir_fd=directory)
+        if before >= 0:
+            os.close(before)
 
     def _write_new(self, name: str, content: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -250,6 +300,11 @@ class StateDirectory:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # an empty file after a power cut would count as a lost chain
+
+
+def _write_all(file: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(file, content) :]
 
 
 def _open_directory(directory: Path) -> int:
@@ -286,6 +341,12 @@ def _unusable(directory: Path, error: OSError) -> QtunnelError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return QtunnelError(f"node.state_dir: {directory}: {words}; make room there")
     return QtunnelError(f"node.state_dir: {directory}: {words}; see to that disk, or give qtunnel another directory")
+
+
+def _peers(entries: dict[str, dict[str, Any]]) -> tuple[dict[str, Memory], dict[str, Place]]:
+    """What the file says of peers, by identity; raises as bad content does."""
+    peers = {identity: _memory(entry) for identity, entry in entries.items()}
+    return peers, {identity: _place(entry["place"]) for identity, entry in entries.items() if "place" in entry}
 
 
 def _memory(entry: dict[str, object]) -> Memory:

@@ -73,8 +73,9 @@ class Notices:
             tally.done += 1
         elif notice.kind == "rekey.failed":
             tally.failed += 1
-            if notice.fields.get("reason") == "no-answer":
-                self._endpoints.doubt(notice.peer)
+        if notice.kind == "rekey.unanswered" or notice.fields.get("reason") == "no-answer":
+            # Already while the attempt is under way: what it repeats goes to where the name leads then.
+            self._endpoints.doubt(notice.peer)
         if notice.kind in ERRORS:
             tally.tell(str(notice.fields.get("detail") or notice.kind), monotonic())
         self._publish(notice.kind, notice.peer or None, **notice.fields)

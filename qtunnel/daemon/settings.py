@@ -17,7 +17,7 @@ from qtunnel.secret import Secret
 from qtunnel.terms import RECORD_SUITES, QkdPolicy
 
 CPUINFO = Path("/proc/cpuinfo")
-PAIRING_SIZE = 32
+KEY_FILE_SIZE = 32
 
 
 def load_public(config: Config) -> dict[str, PublicIdentity]:
@@ -25,16 +25,21 @@ def load_public(config: Config) -> dict[str, PublicIdentity]:
     return {peer.name: PublicIdentity.load(peer.public) for peer in config.peers}
 
 
-def load_pairing(path: Path) -> Secret:
-    """A pairing secret: a secret file with 32 bytes in base64; raises ``ConfigError``."""
+def load_key(path: Path, what: str) -> Secret:
+    """A secret file with 32 bytes in base64; raises ``ConfigError`` that says ``what`` it should be."""
     with read_secret_file(path) as content:
         try:
             secret = Secret(base64.b64decode(bytes(content.reveal()).strip(), validate=True))
         except (binascii.Error, ValueError):
-            raise ConfigError(f"{path}: a pairing secret is one line of base64") from None
-    if len(secret) != PAIRING_SIZE:
-        raise ConfigError(f"{path}: a pairing secret has {PAIRING_SIZE} bytes, this one {len(secret)}")
+            raise ConfigError(f"{path}: {what} is one line of base64") from None
+    if len(secret) != KEY_FILE_SIZE:
+        raise ConfigError(f"{path}: {what} has {KEY_FILE_SIZE} bytes, this one {len(secret)}")
     return secret
+
+
+def load_pairing(path: Path) -> Secret:
+    """A pairing secret; raises ``ConfigError``."""
+    return load_key(path, "a pairing secret")
 
 
 def capabilities_of(tunnel: TunnelConfig, *, fast_aes: bool) -> int:

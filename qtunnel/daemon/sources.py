@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import contextlib
+from collections.abc import Awaitable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from qtunnel.config import Config
+from qtunnel.control.messages import KeySourceStatus
 from qtunnel.drivers import registry
 from qtunnel.drivers.registry import SourceHub
-from qtunnel.errors import KeySourceError
+from qtunnel.errors import KeySourceError, KeySourceUnavailableError
 from qtunnel.events import EventStream
 from qtunnel.keys.source import KeySource
 from qtunnel.rekey.model import FetchById, Fetched, FetchNew
@@ -35,6 +37,15 @@ class Health:
     last_error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Sources that are ready to be used. hubs: those that are new; sources: all, by peer and name."""
+
+    hubs: dict[str, SourceHub]
+    sources: dict[tuple[str, str], KeySource]
+    config: Config
+
+
 class KeySources:
     """All sources of the configuration; ``source.up`` and ``source.down`` events tell of changes."""
 
@@ -42,13 +53,56 @@ class KeySources:
         self._events = events
         self._hubs: dict[str, SourceHub] = {}
         self._sources: dict[tuple[str, str], KeySource] = {}
+        self._options: dict[tuple[str, str], object] = {}
+        self._retired: dict[int, tuple[SourceHub, asyncio.Task[None]]] = {}
+        self._changed = asyncio.Event()
         self.health: dict[str, Health] = {}
-        for name, source in config.key_sources.items():
-            self._hubs[name] = registry.find(source.driver).open(name, source.options)
-            self.health[name] = Health(f"{source.driver}:{name}")
-        for peer in config.peers:
-            for name, options in peer.qkd.sources.items():
-                self._sources[peer.name, name] = self._hubs[name].for_peer(options)
+        hubs = _open(config, config.key_sources)
+        self.adopt(Opened(hubs, self._towards(config, hubs), config))
+
+    async def prepare(self, config: Config, other: Collection[str]) -> Opened:
+        """What a configuration needs that is not there yet: the sources ``other``, which are new or not those of
+        before, and their ways to each peer. Asks nobody. Raises ``ConfigError`` or ``FilePermissionError``."""
+        hubs = _open(config, other)
+        try:
+            return Opened(hubs, self._towards(config, hubs), config)
+        except BaseException:
+            for hub in hubs.values():
+                await hub.close()
+            raise
+
+    def _towards(self, config: Config, fresh: Mapping[str, SourceHub]) -> dict[tuple[str, str], KeySource]:
+        hubs = {**self._hubs, **fresh}
+        return {
+            (peer.name, name): self._sources[peer.name, name]
+            if name not in fresh and self._options.get((peer.name, name)) == options
+            else hubs[name].for_peer(options)
+            for peer in config.peers
+            for name, options in peer.qkd.sources.items()
+        }
+
+    def adopt(self, opened: Opened) -> None:
+        """The sources of another configuration from now on; those that stay go on with their connections, and calls
+        under way at one that goes are waited for."""
+        wanted, fresh = opened.config.key_sources, opened.hubs
+        for name in [name for name in self._hubs if name not in wanted or name in fresh]:
+            hub = self._hubs.pop(name)
+            self._retired[id(hub)] = hub, asyncio.create_task(self._retire(hub))
+        self.health = {
+            name: Health(f"{source.driver}:{name}") if name in fresh else self.health[name]
+            for name, source in wanted.items()
+        }
+        self._hubs |= fresh
+        self._sources = opened.sources
+        self._options = {
+            (peer.name, name): options for peer in opened.config.peers for name, options in peer.qkd.sources.items()
+        }
+        self._changed.set()
+
+    async def _retire(self, hub: SourceHub) -> None:
+        await asyncio.sleep(CALL_LIMIT)
+        await hub.close()
+        del self._retired[id(hub)]
 
     def describe(self, name: str) -> str:
         """Driver and name, as ``etsi014:metro``."""
@@ -68,10 +122,16 @@ class KeySources:
         return Fetched(keys, failures)
 
     async def _new(self, peer: str, name: str, size: int) -> tuple[KeyRef, Secret]:
-        return await self._sources[peer, name].get_key(size)
+        return await self._source(peer, name, "get_key").get_key(size)
 
     async def _by_id(self, peer: str, ref: KeyRef) -> tuple[KeyRef, Secret]:
-        return ref, await self._sources[peer, ref.source].get_key_by_id(ref)
+        return ref, await self._source(peer, ref.source, "get_key_by_id").get_key_by_id(ref)
+
+    def _source(self, peer: str, name: str, call: str) -> KeySource:
+        found = self._sources.get((peer, name))
+        if found is None:
+            raise KeySourceUnavailableError(name, call, "the configuration does not have it any more")
+        return found
 
     async def _guarded(self, name: str, call: Awaitable[tuple[KeyRef, Secret]]) -> tuple[KeyRef, Secret] | str:
         """The key, or in words why there is none."""
@@ -92,7 +152,9 @@ class KeySources:
         return problem
 
     def _note(self, name: str, healthy: bool, detail: str) -> None:
-        health = self.health[name]
+        health = self.health.get(name)
+        if health is None:
+            return  # it went while it was asked
         if health.healthy is not healthy:
             self._events.publish("source.up" if healthy else "source.down", None, source=name, detail=detail)
         health.healthy, health.detail = healthy, detail
@@ -102,8 +164,11 @@ class KeySources:
     async def watch(self) -> None:
         """Look at every source's status now and then; runs until cancelled."""
         while True:
+            self._changed.clear()
             await asyncio.gather(*(self._look(name) for name in self._hubs))
-            await asyncio.sleep(STATUS_INTERVAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STATUS_INTERVAL):
+                    await self._changed.wait()
 
     async def _look(self, name: str) -> None:
         source = next((its for (_, own), its in self._sources.items() if own == name), None)
@@ -123,5 +188,23 @@ class KeySources:
             self._note(name, status.healthy, status.detail)
 
     async def close(self) -> None:
+        for hub, task in tuple(self._retired.values()):
+            task.cancel()
+            await hub.close()
         for hub in self._hubs.values():
             await hub.close()
+
+
+def _open(config: Config, names: Iterable[str]) -> dict[str, SourceHub]:
+    chosen = {name: config.key_sources[name] for name in names}
+    return {name: registry.find(source.driver).open(name, source.options) for name, source in chosen.items()}
+
+
+def status_of(health: Mapping[str, Health]) -> list[KeySourceStatus]:
+    """For the status, by name."""
+    return [
+        KeySourceStatus(
+            name=name, description=its.description, healthy=its.healthy, detail=its.detail, last_error=its.last_error
+        )
+        for name, its in health.items()
+    ]

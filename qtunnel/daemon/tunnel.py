@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from qtunnel.config import Config
+from qtunnel.daemon.looks import AFTER_CHANGE, Looks
+from qtunnel.daemon.members import interface_of, mark_for, specs_of
 from qtunnel.engines.base import Endpoint, Engine, PeerSpec, PeerStats
-from qtunnel.engines.bypass import mark_of
+from qtunnel.engines.changes import Changes
 from qtunnel.engines.choice import open_engine, open_existing
 from qtunnel.engines.existing import ExistingEngine
-from qtunnel.engines.interface import Interface, InterfaceConfig, guard_metric_of
+from qtunnel.engines.interface import Interface
 from qtunnel.engines.owners import OwnersInterface
+from qtunnel.engines.programs import OWN
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
@@ -24,9 +27,9 @@ from qtunnel.telemetry import log
 
 logger = log.get("daemon.tunnel")
 
-ROUTES_EVERY = 10
-"""Calls of ``mend``, about seconds, between two looks at the host's routes: it takes a dump of them all, and they
-change as seldom as a DHCP server gives another gateway."""
+ROUTES_EVERY = AFTER_CHANGE
+"""Looks, about seconds, between two at the host's routes: it takes a dump of them all, and they change as seldom as a
+DHCP server gives another gateway."""
 FIRST_RESTART = 0.2
 """Seconds until a dead engine is started again, doubling up to ..."""
 LONGEST_RESTART = 10.0
@@ -52,31 +55,22 @@ class Tunnel:
     ) -> None:  # fmt: skip
         tunnel = config.tunnel
         self._config, self._identity, self._events, self._current_psk = config, identity, events, current_psk
-        self._keys = {peer.name: peer.wireguard_key or public[peer.name].wireguard for peer in config.peers}
         self.engine: Engine = open_engine(
             tunnel.engine, tunnel.interface, processes=tunnel.processes, public_key=identity.public.wireguard
         )
-        allowed = tuple(network for peer in config.peers for network in peer.allowed_ips)
-        routes = tunnel.routes == "auto" and tunnel.manage == "all"
-        self.mark = mark_of(config.node.wireguard_port) if routes else 0
+        self.mark = mark_for(config)
         """Of all datagrams that carry the tunnel: those of the engine, and those of the key handshake."""
-        guards = guard_metric_of(config.node.wireguard_port)
-        planned = InterfaceConfig(
-            tunnel.interface, tunnel.addresses, tunnel.mtu, allowed, routes, mark=self.mark, guard_metric=guards
-        )
-        self._interface: Interface | OwnersInterface = Interface(planned)
+        self._interface: Interface | OwnersInterface = Interface(interface_of(config))
         if tunnel.manage == "psk":
             self.engine = existing = open_existing(tunnel.interface)
-            self._interface = OwnersInterface(planned, existing, {key: name for name, key in self._keys.items()})
-        self._specs = {
-            peer.name: PeerSpec(
-                self._keys[peer.name],
-                None,
-                peer.allowed_ips,
-                None if peer.persistent_keepalive is None else max(1, round(peer.persistent_keepalive)),
-            )
-            for peer in config.peers
-        }
+            self._interface = OwnersInterface(interface_of(config), existing, lambda: self._keys)
+        self._changes = Changes()
+        self._made = 0
+        self._looks = Looks(self._changes.heard, lambda: self._interface.looks)
+        self._specs = specs_of(config, public)
+        self._keys = {name: spec.public_key for name, spec in self._specs.items()}
+        self._unset: set[str] = set()
+        self._gone: set[bytes] = set()
         self.up = False
         self._in_place: dict[str, int | object | None] = {}
         self._record_suites: dict[str, str] = {}
@@ -108,7 +102,11 @@ class Tunnel:
             self._in_place[name] = None
             await self._put_right(name)
         self._misplaced.clear()
+        self._unset.clear()
+        self._gone.clear()
         await self._interface.up()
+        self._made += 1
+        self._looks.made()
         self._warn()
         for name in self._specs:  # a handshake that was asked for before the link was up has not been sent
             self._in_place[name] = None
@@ -143,10 +141,14 @@ class Tunnel:
     async def mend(self) -> None:
         """Put back what somebody undid of the interface, its routes and what stands behind them, and follow the host's
         own routes; to be called about every second. Raises ``EngineError``."""
+        owners = isinstance(self._interface, OwnersInterface)  # whose keys nobody tells the changes of
+        if not self.up or not (self._looks.due(trouble=self.trouble is not None) or owners):
+            return
+        made = self._made
+        missing = await self._missing()
         async with self._lock:
-            if not self.up:
-                return
-            missing = await self._interface.missing()
+            if not self.up or self._made != made:
+                return  # the interface has become another one meanwhile
             if not missing:
                 self.trouble = None
             else:
@@ -166,9 +168,16 @@ class Tunnel:
                 await self._interface.follow_routes()
             self._warn()
 
+    async def _missing(self) -> list[str]:
+        if isinstance(self._interface, OwnersInterface):
+            async with self._lock:  # or a key that is being installed would be taken for somebody else's
+                return await self._interface.missing()
+        return await self._interface.missing()  # not under the lock: at a hub's start this takes seconds
+
     async def stop(self) -> None:
         """Take interface, routes and engine away, and what stands behind the routes; nothing of anybody else's."""
         self.up = False
+        self._changes.close()
         try:
             await self._interface.down()
         except EngineError as error:
@@ -178,6 +187,7 @@ class Tunnel:
     async def abandon(self) -> None:
         """End the engine, and with it the interface; the unreachable routes stay, and nothing leaves in the clear."""
         self.up = False
+        self._changes.close()
         if self._interface.is_up and self._interface.guards:
             prefixes = _short([str(network) for network in self._interface.guards])
             self._events.publish(
@@ -196,15 +206,91 @@ class Tunnel:
     def key_of(self, peer: str) -> bytes:
         return self._keys[peer]
 
+    async def change(self, config: Config, specs: Mapping[str, PeerSpec], others: Collection[str]) -> None:
+        """Other peers, addresses, MTU and routes from now on; peers that stay as they are are not touched.
+
+        specs: of all peers, without endpoints. others: names whose peer is another one than before. What the engine or
+        the kernel refuses is repeated by ``reconcile`` and ``mend``; raises ``EngineError`` for the first refusal.
+        """
+        async with self._lock:
+            before, self._specs = self._specs, {}
+            for name, spec in before.items():
+                if name not in specs or name in others:
+                    self._gone.add(spec.public_key)
+                    for held in (self._in_place, self._record_suites):
+                        held.pop(name, None)
+                    self._misplaced.discard(name)
+                    self._unset.discard(name)
+            for name, spec in specs.items():
+                old = None if name in others else before.get(name)
+                if old is None:
+                    self._in_place[name] = None
+                self._specs[name] = spec if old is None else replace(spec, endpoint=old.endpoint)
+                if self._specs[name] != old:
+                    self._unset.add(name)
+            self._keys = {name: spec.public_key for name, spec in self._specs.items()}
+            self._config = config
+            refused = await self._settle() if self.up else None
+            await self._interface.change(interface_of(config))
+            if refused is not None:
+                raise refused
+
+    async def _settle(self) -> EngineError | None:
+        """Bring the engine's peers to what they should be; the first refusal."""
+        refused: EngineError | None = None
+        for key in tuple(self._gone):
+            try:
+                await self.engine.remove_peer(key)
+                self._gone.discard(key)
+            except EngineError as error:
+                refused = refused or error
+        waiting = [name for name in self._specs if name in self._unset and self._keys[name] not in self._gone]
+        try:
+            stats = await self.engine.stats() if waiting else {}
+            for name in waiting:
+                its, spec = stats.get(self._keys[name]), self._specs[name]
+                at = its.endpoint if its is not None else None  # where it has roamed to it stays
+                await self.engine.set_peer(spec if at is None else replace(spec, endpoint=at))
+                self._unset.discard(name)
+                await self._put_right(name)
+        except EngineError as error:
+            refused = refused or error
+        return refused
+
     async def set_endpoint(self, peer: str, endpoint: Endpoint) -> None:
         """Where the peer's WireGuard is, from its name; the engine follows roaming by itself."""
         async with self._lock:
+            if peer not in self._specs:
+                return  # it went while its name was looked up
             before = self._specs[peer].endpoint
             self._specs[peer] = replace(self._specs[peer], endpoint=endpoint)
-            if not self.up or before == endpoint:
+            if not self.up or before == endpoint or peer in self._unset:
                 return
             self._misplaced.add(peer)
             await self._place(peer)
+
+    @property
+    def knows_epochs(self) -> bool:
+        """Whether the engine tells the epoch of a session itself, and makes handshakes when told to."""
+        return self.engine.name == OWN
+
+    async def lead(self, peer: str, endpoint: Endpoint) -> None:
+        """The engine looks for the peer elsewhere than where it last heard it."""
+        async with self._lock:
+            if self.up and peer in self._specs:
+                await self.engine.set_endpoint(self._keys[peer], endpoint)
+
+    async def shake_hands(self, peer: str) -> None:
+        """A WireGuard handshake now with the key in place, where the engine can be asked for one."""
+        async with self._lock:
+            current = self._current_psk(peer) if self.up and self.knows_epochs and peer in self._specs else None
+            if current is None:
+                return
+            epoch, psk = current
+            with psk:
+                if self._in_place.get(peer) == epoch:
+                    suite = self._record_suites.get(peer, "")
+                    await self.engine.set_psk(self._keys[peer], psk, epoch, handshake_now=True, record_suite=suite)
 
     async def _place(self, peer: str) -> None:
         endpoint = self._specs[peer].endpoint
@@ -236,7 +322,7 @@ class Tunnel:
     async def block(self, peer: str) -> None:
         """No traffic with the peer: a PSK that nobody has, no session. Routes stay, so nothing goes around."""
         async with self._lock:
-            if self.up:
+            if self.up and peer in self._specs:
                 await self._block(peer)
 
     async def _block(self, peer: str) -> None:
@@ -248,7 +334,7 @@ class Tunnel:
     async def drop_session(self, peer: str) -> None:
         """End the present session and begin a new one with the PSK in place."""
         async with self._lock:
-            if self.up:
+            if self.up and peer in self._specs:
                 await self._block(peer)
                 await self._put_right(peer)
 
@@ -277,9 +363,11 @@ class Tunnel:
         async with self._lock:
             if not self.up:
                 return
-            refused: EngineError | None = None
+            refused = await self._settle() if self._gone or self._unset else None
             for peer in self._specs:
                 try:
+                    if peer in self._unset:
+                        continue
                     await self._put_right(peer)
                     if peer in self._misplaced:
                         await self._place(peer)

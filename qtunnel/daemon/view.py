@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qtunnel.config import PeerConfig
 from qtunnel.control.messages import PeerStatus, UsedKey
 from qtunnel.engines.base import PeerStats, format_endpoint
-from qtunnel.keys.policy import Protection, level, satisfies
+from qtunnel.keys.policy import Protection, level, satisfies, sources_required
 from qtunnel.rekey.model import EpochInfo
 from qtunnel.rekey.peer import PeerView
 
@@ -71,11 +71,26 @@ def is_stale(peer: PeerConfig, view: PeerView, stats: PeerStats | None, now: flo
     return info is None or now - info.made > peer.qkd.max_age
 
 
+def falls_short(peer: PeerConfig, info: EpochInfo | None) -> bool:
+    """Whether an epoch has fewer QKD keys than the policy requires, from sources that still are the peer's."""
+    if info is None:
+        return False
+    counted = sum(name in peer.qkd.sources for name in info.sources)
+    return counted < sources_required(peer.policy)
+
+
 def in_force(view: PeerView, stats: PeerStats | None) -> EpochInfo | None:
-    """The epoch of the session that sends now, where there is one."""
+    """The epoch of the session that sends now, where there is one. Where it can be of one of several, the oldest, with
+    nothing in it that another of them lacks: what the session may not have is not claimed of it."""
     if stats is None or stats.epoch_in_force is None:
         return None
-    return view.epochs.get(stats.epoch_in_force)
+    info = view.epochs.get(stats.epoch_in_force)
+    if info is None or stats.newest_epoch is None:
+        return info
+    possible = [its for epoch, its in view.epochs.items() if info.epoch <= epoch <= stats.newest_epoch]
+    sources = set.intersection(*(set(its.sources) for its in possible))
+    keys = tuple(key for key in info.keys if key.source in sources)
+    return replace(info, keys=keys, chained=all(its.chained for its in possible))
 
 
 def peer_status(

@@ -37,6 +37,13 @@ from qtunnel.tls import TlsFiles, client_context, explain, names_in_file
 KEEPALIVE = 15.0
 """Seconds an idle connection is kept: shorter than servers keep theirs, so that a call never meets one just closed."""
 
+CALLS_AT_ONCE = 16
+"""Calls and connections at a time: a KME answers some hundred a second, and takes longer to set a connection up than to
+deliver a key. A hub of 1,000 peers that all start at once asks for as many keys."""
+
+TURN_LIMIT = 15.0
+"""Seconds that a call waits for its turn; with ``timeout`` that is within the 25 s that the daemon gives a source."""
+
 LISTEN_TIME = 1.0
 """Seconds to wait for the reason of a lost connection; it comes at once or never."""
 
@@ -118,6 +125,7 @@ class Hub:
             peer_id=options.kme_id if options.checks_certificate_id else None,
         )
         self._session: aiohttp.ClientSession | None = None
+        self._turns = asyncio.Semaphore(CALLS_AT_ONCE)
         self._closed = False
 
     def for_peer(self, options: PeerOptions) -> Source:
@@ -135,6 +143,20 @@ class Hub:
         """The body of the 200 answer to one call; raises a ``KeySourceError``. limit: bytes of the body at most."""
         place = f"{self.name} ({self.options.url})"
         url = f"{self.options.url}/api/v1/keys/{quote(peer_sae_id, safe='')}/{call}"
+        try:
+            async with asyncio.timeout(TURN_LIMIT):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise KeySourceTimeoutError(
+                place, call, f"not asked: {CALLS_AT_ONCE} other calls of ours took longer than {TURN_LIMIT:g} s"
+            ) from None
+        try:
+            return await self._call(method, url, call, fields, limit)
+        finally:
+            self._turns.release()
+
+    async def _call(self, method: str, url: str, call: str, fields: Mapping[str, Any] | None, limit: int) -> bytes:
+        place = f"{self.name} ({self.options.url})"
         if self._closed:
             raise KeySourceUnreachableError(place, call, "the source is closed")
         try:

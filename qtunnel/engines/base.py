@@ -57,7 +57,8 @@ class PeerStats:
     last_handshake: Unix seconds, ``None`` for never. rx_bytes, tx_bytes: UDP payload, handshakes included.
     epoch_in_force: of the session that sends now; ``None`` where there is no session or its key is no epoch (blocked).
     record_mode: AEAD of the records that are sent now, empty where packets go out one by one; record_mode_reason: why
-    they do although record mode was asked for.
+    they do although record mode was asked for. newest_epoch: where the engine cannot tell the epoch, that in force is
+    the oldest that the session can be of, and this the newest; ``None`` where it is certain.
     """
 
     endpoint: Endpoint | None
@@ -67,6 +68,7 @@ class PeerStats:
     epoch_in_force: int | None
     record_mode: str = ""
     record_mode_reason: str = ""
+    newest_epoch: int | None = None
 
 
 class Engine(Protocol):

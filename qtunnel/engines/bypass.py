@@ -78,9 +78,12 @@ class Bypass:
                 warnings += await self._strict(netlink, hidden)
         return warnings
 
-    async def take(self, netlink: AsyncIPRoute) -> None:
-        """Take rules and table away; those that are gone are fine."""
+    async def take(self, netlink: AsyncIPRoute, keep: Bypass | None = None) -> None:
+        """Take rules and table away; those that are gone are fine. keep: another one of the same mark, whose IP
+        versions stay as they are."""
         for version in self._versions:
+            if keep is not None and version in keep._versions:
+                continue
             for rule in self._rules():
                 with words(self._interface, "removing its routing rules", (errno.ENOENT,)):
                     await netlink.rule("del", family=family(version), **rule)

@@ -18,7 +18,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -202,8 +202,3 @@ def _text(public_key: bytes) -> str:
 
 def _remedy(interface: str) -> str:
     return f"add it there, or correct wireguard_key in the configuration (wg show {interface} peers lists them)"
-
-
-def names_of(keys: Iterable[bytes], names: dict[bytes, str]) -> str:
-    """Peers by name, for people."""
-    return ", ".join(names.get(key, _text(key)) for key in keys)

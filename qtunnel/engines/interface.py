@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import Any
 
@@ -62,6 +62,37 @@ class InterfaceConfig:
     guard_metric: int = WORST_METRIC
 
 
+@dataclass(slots=True)
+class Former:
+    """What earlier configurations made and the present one does without, until it is taken away."""
+
+    addresses: set[IPInterface] = field(default_factory=set)
+    routes: set[IPNetwork] = field(default_factory=set)
+    guards: set[IPNetwork] = field(default_factory=set)
+    bypasses: list[Bypass] = field(default_factory=list)
+
+    def add(
+        self, addresses: Sequence[IPInterface], routes: Sequence[IPNetwork], guards: Sequence[IPNetwork], bypass: Bypass
+    ) -> None:
+        self.addresses.update(addresses)
+        self.routes.update(routes)
+        self.guards.update(guards)
+        self.bypasses.append(bypass)
+
+    def without(
+        self, addresses: Sequence[IPInterface], routes: Sequence[IPNetwork], guards: Sequence[IPNetwork]
+    ) -> None:
+        """Leave out what is wanted now."""
+        self.addresses.difference_update(addresses)
+        self.routes.difference_update(routes)
+        self.guards.difference_update(guards)
+
+    def words(self) -> list[str]:
+        """What is left to do."""
+        left = [*self.routes, *self.addresses, *self.guards]
+        return [f"the end of what the configuration had before ({', '.join(map(str, left))})"] if left else []
+
+
 def plan_routes(addresses: Sequence[IPInterface], allowed_ips: Sequence[IPNetwork]) -> list[IPNetwork]:
     """The routes that bring ``allowed_ips`` to the interface, each once, in order.
 
@@ -109,12 +140,19 @@ class Interface:
     """One interface; every failure is an ``InterfaceError`` that says what was being done."""
 
     def __init__(self, config: InterfaceConfig) -> None:
+        self._guarded: set[IPNetwork] = set()
+        self._index: int | None = None
+        self._former = Former()
+        self.warnings: list[str] = []
+        """What the host does that the tunnel cannot change, a line each."""
+        self._plan(config)
+
+    def _plan(self, config: InterfaceConfig) -> None:
         self.config = config
         self._routes = plan_routes(config.addresses, config.allowed_ips) if config.routes else []
         self.guards = plan_guards(config.addresses, config.allowed_ips) if config.routes else []
         """The prefixes that stay unreachable while the interface is gone."""
         self._versions = sorted({network.version for network in self.guards})
-        self._guarded: set[IPNetwork] = set()
         checked = plan_outcome(config.addresses, config.allowed_ips) if config.routes else []
         self._outcome = Outcome(config.name, checked)
         self.undone = True
@@ -122,9 +160,43 @@ class Interface:
         self.rekeyed: list[str] = []
         """Of an engine of our own, nobody changes the keys; see ``OwnersInterface``."""
         self._bypass = Bypass(config.name, config.mark, self.guards)
-        self._index: int | None = None
-        self.warnings: list[str] = []
-        """What the host does that the tunnel cannot change, a line each."""
+
+    async def change(self, config: InterfaceConfig) -> None:
+        """Other addresses, MTU and allowed IPs from now on; name, mark and metric stay. What is in both is not touched.
+
+        What is new comes first, so that no prefix is without a route or a guard in between. Where the interface is not
+        up yet, ``up`` does it; what fails is done by ``put_back``.
+        """
+        self._former.add(self.config.addresses, self._routes, self.guards, self._bypass)
+        self._plan(config)
+        self._former.without(config.addresses, self._routes, self.guards)
+        await self.put_back()
+
+    async def _take_former(self, netlink: AsyncIPRoute, index: int) -> None:
+        """What an earlier configuration had and this one has not; the guards last."""
+        former = self._former
+        for network in tuple(former.routes):
+            await self._unroute(netlink, network, index)
+            former.routes.discard(network)
+        for address in tuple(former.addresses):
+            with words(self.config.name, f"removing address {address}", (errno.EADDRNOTAVAIL,)):
+                await netlink.addr("del", index=index, **_address(address))
+            former.addresses.discard(address)
+        for bypass in former.bypasses:
+            await bypass.take(netlink, keep=self._bypass)
+        former.bypasses.clear()
+        for network in tuple(former.guards):
+            await self._unguard_one(netlink, network)
+            former.guards.discard(network)
+
+    async def _unroute(self, netlink: AsyncIPRoute, network: IPNetwork, index: int) -> None:
+        with words(self.config.name, f"removing the route to {network}", (errno.ESRCH,)):
+            await netlink.route("del", **_route(network, index))
+
+    @property
+    def looks(self) -> int:
+        """How many calls of ``missing`` it takes until everything was looked at."""
+        return self._outcome.looks
 
     @property
     def is_up(self) -> bool:
@@ -146,6 +218,7 @@ class Interface:
             self._index = int(found[0])
             self._outcome.all_due = self.undone = True
             await self._set_up(netlink, self._index)
+            await self._take_former(netlink, self._index)
             await self._unguard_former(netlink)
 
     async def _set_up(self, netlink: AsyncIPRoute, index: int) -> None:
@@ -183,7 +256,7 @@ class Interface:
     async def _unguard(self, *, all_of_them: bool) -> None:
         async with self._netlink() as netlink:
             await self._bypass.take(netlink)
-            for network in self.guards:
+            for network in {*self.guards, *self._former.guards}:
                 if all_of_them or network in self._guarded:
                     await self._unguard_one(netlink, network)
             self._guarded.clear()
@@ -236,6 +309,7 @@ class Interface:
                     for net in self.guards
                     if net.version == version and net not in behind
                 ]
+            found += self._former.words()
             self.undone = bool(found)
             with words(self.config.name, "asking where packets go"):
                 astray = await self._outcome.astray(netlink, index, absent)
@@ -253,6 +327,7 @@ class Interface:
             index = await self._ours(netlink)
             if index is not None:
                 await self._set_up(netlink, index)
+                await self._take_former(netlink, index)
 
     async def follow_routes(self) -> None:
         """Lead the tunnel's own datagrams by the routes that the host has now."""
@@ -278,8 +353,7 @@ class Interface:
             if index is None:
                 return
             for network in self._routes:
-                with words(self.config.name, f"removing the route to {network}", (errno.ESRCH,)):
-                    await netlink.route("del", **_route(network, index))
+                await self._unroute(netlink, network, index)
             for address in self.config.addresses:
                 with words(self.config.name, f"removing address {address}", (errno.EADDRNOTAVAIL,)):
                     await netlink.addr("del", index=index, **_address(address))

@@ -43,6 +43,11 @@ class Outcome:
         self.all_due = True
         """Whether the next look asks for every prefix."""
 
+    @property
+    def looks(self) -> int:
+        """Looks that ask for every prefix once."""
+        return -(-len(self._prefixes) // PER_LOOK)
+
     async def astray(self, netlink: AsyncIPRoute, index: int, absent: Iterable[IPNetwork] = ()) -> dict[IPNetwork, str]:
         """Prefixes that lead to another interface, with its name. absent: without a route, which is known already.
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from qtunnel.engines.base import IPNetwork
-from qtunnel.engines.existing import ExistingEngine, names_of
+from qtunnel.engines.existing import ExistingEngine
 from qtunnel.engines.interface import InterfaceConfig
 
 
 class OwnersInterface:
-    """names: of the peers, by their public keys."""
+    """keys: the peers' public keys, by name."""
 
-    def __init__(self, config: InterfaceConfig, engine: ExistingEngine, names: Mapping[bytes, str]) -> None:
-        self.config, self._engine, self._names = config, engine, dict(names)
+    looks = 1
+
+    def __init__(
+        self, config: InterfaceConfig, engine: ExistingEngine, keys: Callable[[], Mapping[str, bytes]]
+    ) -> None:
+        self.config, self._engine, self._keys = config, engine, keys
         self.is_up = False
         self.guards: list[IPNetwork] = []
         self.warnings: list[str] = []
@@ -27,10 +31,13 @@ class OwnersInterface:
     async def missing(self) -> list[str]:
         """The peers, in words, whose preshared key is no longer ours, and those that are gone."""
         changed, gone = await self._engine.undone()
-        self.rekeyed = [self._names[key] for key in changed if key in self._names]
+        self.rekeyed = [name for name, key in self._keys().items() if key in changed]
         self.undone = bool(changed)
-        found = [f"our preshared key of peer {names_of([key], self._names)}" for key in changed]
-        return found + [f"peer {names_of([key], self._names)}" for key in gone]
+        away = [name for name, key in self._keys().items() if key in gone]
+        return [f"our preshared key of peer {name}" for name in self.rekeyed] + [f"peer {name}" for name in away]
+
+    async def change(self, config: InterfaceConfig) -> None:
+        self.config = config
 
     async def put_back(self) -> None:
         """Keys are put back by who has them."""

@@ -207,15 +207,16 @@ class DeviceEngine:
         return {public_key: self._peer_stats(peer) for public_key, peer in device.peers.items()}
 
     def _peer_stats(self, peer: DevicePeer) -> PeerStats:
+        epoch, newest = None, None
         if self._epochs:
             epoch = self._reported_epoch(peer.values.get("epoch"))
-        else:
-            ledger = self._ledgers.get(peer.public_key)
-            epoch = ledger.in_force(peer.last_handshake, self._clock()) if ledger is not None else None
+        elif (ledger := self._ledgers.get(peer.public_key)) is not None:
+            epoch, newest = ledger.in_force(peer.last_handshake, self._clock()), ledger.newest
         endpoint = peer.endpoint if usable(peer.endpoint) else None
         record_mode = peer.values.get("record_mode", "") if peer.values.get("record_mode_state") == "active" else ""
         reason = peer.values.get("record_mode_reason", "")
-        return PeerStats(endpoint, peer.last_handshake, peer.rx_bytes, peer.tx_bytes, epoch, record_mode, reason)
+        counts = peer.rx_bytes, peer.tx_bytes
+        return PeerStats(endpoint, peer.last_handshake, *counts, epoch, record_mode, reason, newest)
 
     def _reported_epoch(self, text: str | None) -> int | None:
         if text is None:

@@ -30,7 +30,7 @@ class UapiEngine(ChildEngine):
         socket_directory: str = UAPI_DIRECTORY,
     ) -> None:  # fmt: skip
         self._socket = Path(socket_directory) / f"{interface}.sock"
-        self._uapi = UapiClient(interface, str(self._socket))
+        self._uapi = UapiClient(interface, str(self._socket), brief=program.epochs)
         super().__init__(
             program, interface, self._uapi, log_line=log_line, clock=clock, random_bytes=random_bytes
         )  # fmt: skip

@@ -26,6 +26,7 @@ TIMEOUT = 5.0
 MAX_ANSWER = 64 * 1024 * 1024
 """Bytes. 130,560 allowed IPs make an answer of 3 MB; twenty times that is no answer but a fault."""
 
+_HEX_KEY = 2 * KEY_SIZE
 _READ_SIZE = 64 * 1024
 _HEX = b"0123456789abcdef"
 _NIBBLE = {digit: value for value, digit in enumerate(_HEX)}
@@ -72,11 +73,15 @@ def describe_errno(number: int) -> str:
 class UapiClient:
     """Talks to the engine that serves ``path``. Every failure is an ``EngineError`` that names the interface.
 
-    marks: of preshared keys are told.
+    brief: it is our own engine, which leaves keys and allowed IPs out of its answers when asked to. marks: of preshared
+    keys are told; not of a brief one.
     """
 
-    def __init__(self, interface: str, path: str, timeout: float = TIMEOUT, *, marks: bool = False) -> None:
+    def __init__(
+        self, interface: str, path: str, timeout: float = TIMEOUT, *, brief: bool = False, marks: bool = False
+    ) -> None:
         self.interface = interface
+        self._unchanged = _Unchanged() if brief else None
         self._marks = marks
         self.path = path
         self._timeout = timeout
@@ -107,11 +112,14 @@ class UapiClient:
             raise self._error("set", f"refused: {describe_errno(number)}")
 
     async def get(self) -> Device:
-        """The device and its peers, without secrets."""
-        answer = await self._exchange(bytearray(b"get=1\n\n"), "get")
+        """The device and its peers, without secrets; where ``brief``, without allowed IPs and keepalive intervals."""
+        unchanged = self._unchanged
+        answer = await self._exchange(bytearray(b"get=1\nbrief=true\n\n" if unchanged else b"get=1\n\n"), "get")
         try:
-            values, number = _split(answer, marks=self._marks)
+            values, number = _split(unchanged.shorten(answer) if unchanged else answer, marks=self._marks)
             device = _parse_device(values)
+            if unchanged:
+                unchanged.complete(device)
         except ValueError as error:
             raise self._error("get", f"answered out of the grammar ({error})") from None
         finally:
@@ -208,6 +216,34 @@ def _mark(digits: memoryview) -> bytes:
     finally:
         wipe(key)
         digits.release()
+
+
+class _Unchanged:
+    """Peers of which the last answer said the same, to the byte: they are not parsed again.
+
+    That is most of a hub's peers most of the time, and parsing 1,000 takes 40 ms. Only for answers without secrets.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[bytes, tuple[bytes, DevicePeer]] = {}
+        self._blocks: list[bytes] = []
+
+    def shorten(self, answer: bytearray) -> bytearray:
+        """The answer without those peers."""
+        peers, errno, end = bytes(answer).rpartition(b"\nerrno=")
+        head, *self._blocks = peers.split(b"\npublic_key=")
+        news = [block for block in self._blocks if self._told.get(block[:_HEX_KEY], (b"",))[0] != block]
+        return bytearray(b"\npublic_key=".join([head, *news]) + errno + end)
+
+    def complete(self, device: Device) -> None:
+        """Put them back in, once the rest was found good; the same objects as before."""
+        told, self._told = self._told, {}
+        for block in self._blocks:
+            key = block[:_HEX_KEY]
+            name = _public_key(key.decode())
+            if name not in device.peers:
+                device.peers[name] = told[key][1]
+            self._told[key] = block, device.peers[name]
 
 
 def _number(text: str, highest: int = 2**64 - 1) -> int:

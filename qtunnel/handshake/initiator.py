@@ -40,14 +40,14 @@ class Initiator:
         encapsulate = encapsulate or suite.kem.encapsulate
         state = transcript.begin(suite, exchange, remote)
 
-        self._e = Secret.random(random_bytes, dh.KEY_SIZE)  # -> e
-        e_public = dh.public_key(self._e)
-        state.mix_hash(e_public)
+        with Secret.random(random_bytes, dh.KEY_SIZE) as ephemeral:  # -> e
+            self._e = dh.KeyPair(ephemeral)
+        state.mix_hash(self._e.public)
         with Secret.random(random_bytes, SEED_SIZE) as seed:  # -> ekem
             self._ekem = suite.kem.key_pair(seed)
         state.mix_hash(self._ekem.public)
         try:
-            with dh.exchange(self._e, remote.x25519) as shared:  # -> es
+            with self._e.exchange(remote.x25519) as shared:  # -> es
                 state.mix_key(shared)
             ct1, kem_secret = encapsulate(remote.kem[suite.kem.name])  # -> skem
         except (dh.LowOrderPointError, KemKeyError) as error:
@@ -57,13 +57,13 @@ class Initiator:
             state.mix_key(kem_secret)
         sealed_id = state.encrypt_and_hash(local.public.id)  # -> {id_i}
         transcript.mix_statics(state, suite, local.public)
-        with dh.exchange(local.x25519, remote.x25519) as shared:  # -> ss
+        with local.dh.exchange(remote.x25519) as shared:  # -> ss
             state.mix_key(shared)
         if pairing is not None:
             state.mix_key_and_hash(pairing)
         sealed_offer = state.encrypt_and_hash(encode_offer(offer))  # -> {offer}
         self._state = state
-        self.message = e_public + self._ekem.public + ct1 + sealed_id + sealed_offer
+        self.message = self._e.public + self._ekem.public + ct1 + sealed_id + sealed_offer
 
     def read_response(
         self, body: bytes, keys: Mapping[KeyRef, Secret], chains: Mapping[bytes, Secret], judge: Judge
@@ -96,9 +96,9 @@ class Initiator:
     ) -> tuple[Answer, Sealed | None]:
         state.mix_hash(e)  # <- e
         try:
-            with dh.exchange(self._e, e) as shared:  # <- ee
+            with self._e.exchange(e) as shared:  # <- ee
                 state.mix_key(shared)
-            with dh.exchange(self._local.x25519, e) as shared:  # <- se
+            with self._local.dh.exchange(e) as shared:  # <- se
                 state.mix_key(shared)
         except dh.LowOrderPointError:
             raise HandshakeError("authentication", "an ephemeral key of low order") from None

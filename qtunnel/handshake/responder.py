@@ -65,7 +65,7 @@ class Responder:
         state.mix_hash(e)  # -> e
         state.mix_hash(ekem)  # -> ekem
         try:
-            with dh.exchange(local.x25519, e) as shared:  # -> es
+            with local.dh.exchange(e) as shared:  # -> es
                 state.mix_key(shared)
         except dh.LowOrderPointError:
             raise HandshakeError("authentication", "an ephemeral key of low order") from None
@@ -78,7 +78,7 @@ class Responder:
             raise HandshakeError("unknown-peer", f"no peer here has the fingerprint {fingerprint_of(identity)}")
         transcript.mix_statics(state, suite, known.public)
         try:
-            with dh.exchange(local.x25519, known.public.x25519) as shared:  # -> ss
+            with local.dh.exchange(known.public.x25519) as shared:  # -> ss
                 state.mix_key(shared)
         except dh.LowOrderPointError:
             raise HandshakeError("peer-key", "the peer's public file holds a key of low order") from None
@@ -104,13 +104,14 @@ class Responder:
         """Message 2, and the sealed epoch where the answer accepts. keys: those the answer names, in its order."""
         suite, state = self.suite, self._state
         encapsulate = encapsulate or suite.kem.encapsulate
-        with Secret.random(random_bytes, dh.KEY_SIZE) as ephemeral:  # <- e
-            e_public = dh.public_key(ephemeral)
-            state.mix_hash(e_public)
-            with dh.exchange(ephemeral, self._e_initiator) as shared:  # <- ee
-                state.mix_key(shared)
-            with dh.exchange(ephemeral, self.peer.x25519) as shared:  # <- se
-                state.mix_key(shared)
+        with Secret.random(random_bytes, dh.KEY_SIZE) as private:  # <- e
+            e = dh.KeyPair(private)
+        state.mix_hash(e.public)
+        with e.exchange(self._e_initiator) as shared:  # <- ee
+            state.mix_key(shared)
+        with e.exchange(self.peer.x25519) as shared:  # <- se
+            state.mix_key(shared)
+        e.wipe()
         try:
             ct2, secret = encapsulate(self._ekem)  # <- ekem
             state.mix_hash(ct2)
@@ -125,7 +126,7 @@ class Responder:
         sealed_answer = state.encrypt_and_hash(encode_answer(answer))  # <- {answer}
         transcript.mix_psk(state, chain, keys)  # <- psk
         proof = state.encrypt_and_hash(b"")  # <- {proof}
-        message = e_public + ct2 + ct3 + sealed_answer + proof
+        message = e.public + ct2 + ct3 + sealed_answer + proof
         if answer.verdict is not Verdict.ACCEPTED:
             state.wipe()
             return message, None

@@ -74,6 +74,11 @@ class HeldKeys:
         """When the oldest is to be wiped; monotonic seconds."""
         return min((entry.since + self._lifetime for entry in self._entries.values()), default=None)
 
+    def keep(self, sources: Collection[str]) -> None:
+        """Wipe what is of any other source."""
+        for ref in [ref for ref in self._entries if ref.source not in sources]:
+            self.discard(ref)
+
     def expire(self, now: float) -> list[KeyRef]:
         """Wipe what has reached the lifetime and say which."""
         old = [ref for ref, entry in self._entries.items() if now >= entry.since + self._lifetime]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -20,7 +20,13 @@ from qtunnel.rekey.model import Effect, EpochInfo, Fetched, Install, Memory, Not
 from qtunnel.rekey.protection import Guard
 from qtunnel.rekey.timing import KEY_LIFETIME, REPLACED_KEPT
 from qtunnel.secret import RandomBytes, Secret
-from qtunnel.terms import ChainPolicy, Policy, QkdPolicy, record_suite
+from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy, record_suite
+
+OVERTAKEN = {
+    Shortfall.QKD: ("qkd-required", "the policy has become stricter while the exchange was under way"),
+    Shortfall.CHAIN: ("chain-required", "another epoch came first, and the policy requires a chain, which this lacks"),
+}
+"""Why an exchange that was good when its answer was made is not installed any more: reason and words."""
 
 
 class PeerContext:
@@ -35,6 +41,7 @@ class PeerContext:
         random_bytes: RandomBytes,
         tickets: Iterator[int],
         used: UsedKeys,
+        effects: list[Effect],
         encapsulate: Encapsulate | None,
     ) -> None:
         self.local, self.settings, self.memory = local, settings, memory
@@ -49,7 +56,7 @@ class PeerContext:
         self.floor = memory.epoch  # the newest epoch known to be committed: older ones are never installed
         self.epoch = max(memory.epoch, memory.proposed)  # the newest that anybody proposed, as far as it counts
         self.epochs: dict[int, EpochInfo] = {}
-        self.effects: list[Effect] = []
+        self.effects = effects  # the node's, one for all peers
         self.peer_capabilities = 0  # as its last offer or answer had them
         self._psk: tuple[int, Secret] | None = None
         self._protection = Protection.STARTING
@@ -73,6 +80,10 @@ class PeerContext:
         """A random number, 0 <= x < 1."""
         return int.from_bytes(self.random_bytes(6), "big") / (1 << 48)
 
+    def reschedule(self) -> None:
+        """The schedule by the settings as they are now; failures in a row go on being counted."""
+        self.schedule = Schedule(self.settings.interval, self.settings.jitter, failures=self.schedule.failures)
+
     def notice(self, kind: str, **fields: object) -> None:
         self.effects.append(Notice(self.name, kind, fields))
 
@@ -92,6 +103,14 @@ class PeerContext:
     def judge(self, remote: Policy, sources: int, *, chained: bool) -> Shortfall | None:
         """Whether an epoch is allowed by our policy as it stands now and by the peer's; None if so."""
         return judge(self.policy, remote, sources, chained=chained, had_epochs=self.memory.had_epochs)
+
+    def overtaken(self, keys: EpochKeys) -> Shortfall | None:
+        """Why keys that were good when their answer was made are not to be installed any more; None if they are."""
+        return self.judge(self.policy, self.counted(keys.keys), chained=keys.chained)
+
+    def counted(self, keys: Iterable[KeyRef]) -> int:
+        """Sources of an epoch that still are the peer's: the configuration may have changed during its exchange."""
+        return len({key.source for key in keys if key.source in self.settings.sources})
 
     @property
     def chain_lost(self) -> bool:
@@ -116,10 +135,12 @@ class PeerContext:
         return tuple(failures)
 
     def install(
-        self, keys: EpochKeys, now: Now, *, handshake_now: bool, chain: Callable[[], None], **memory: object
-    ) -> None:
-        """An epoch is committed: hand its PSK to the engine. chain: brings the epoch chain up to date. memory: what
-        else is to be remembered of it."""
+        self, keys: EpochKeys, now: Now, *, handshake_now: bool, chain: Callable[[], None], made: float | None = None,
+        **memory: object,
+    ) -> None:  # fmt: skip
+        """An epoch is committed: hand its PSK to the engine. chain: brings the epoch chain up to date. made: monotonic
+        seconds, where not now. memory: what else is to be remembered of it."""
+        begins_anew = self.memory.had_epochs and not keys.chained
         self.floor = max(self.floor, keys.epoch)
         self.epoch = max(self.epoch, keys.epoch)
         # First of all: a crash between the two must not let an older epoch in later.
@@ -134,10 +155,13 @@ class PeerContext:
         else:
             self.effects.append(Install(self.name, keys.epoch, keys.psk.copy(), None, None, handshake_now, suite))
         chain()
-        info = EpochInfo.of(keys, now.mono)
+        info = EpochInfo.of(keys, now.mono if made is None else made)
         self._forget_epochs(now)
         self.epochs[keys.epoch] = info
         self.guard.install(info)
+        if begins_anew:
+            detail = "one end had lost the chain's secrets: what earlier epochs had of QKD protects no more"
+            self.notice("chain.reset", epoch=keys.epoch, detail=detail)
         self.show_protection()
 
     def _forget_epochs(self, now: Now) -> None:

@@ -15,7 +15,7 @@ from qtunnel.handshake.responder import Responder
 from qtunnel.handshake.transcript import Sealed
 from qtunnel.keys.chain import link
 from qtunnel.keys.policy import Shortfall
-from qtunnel.rekey.context import PeerContext
+from qtunnel.rekey.context import OVERTAKEN, PeerContext
 from qtunnel.rekey.limits import (
     EPOCH_JUMP,
     FETCH_BURST,
@@ -318,9 +318,10 @@ class Inbound:
         if keys.epoch <= context.floor:
             self._end(InEvent.EXPIRED)  # a newer epoch is in place already
             return False
-        if context.judge(context.policy, len(keys.keys), chained=keys.chained) is Shortfall.QKD:
-            detail = "the policy has become stricter while the exchange was under way"
-            context.notice("rekey.failed", role="responder", reason="qkd-required", detail=detail)
+        shortfall = context.overtaken(keys)
+        if shortfall is not None:
+            reason, detail = OVERTAKEN[shortfall]
+            context.notice("rekey.failed", role="responder", reason=reason, detail=detail)
             self._end(InEvent.EXPIRED)
             return False
         self._machine.fire(InEvent.COMMIT)
@@ -350,6 +351,12 @@ class Inbound:
             return
         self._context.notice("rekey.failed", role="responder", reason="no-commit", detail="the peer never committed")
         self._end(InEvent.EXPIRED)
+
+    def forget(self) -> None:
+        """What is under way can come to nothing any more; the peer begins another exchange."""
+        if self.state is not InState.IDLE:
+            self._end(InEvent.EXPIRED)
+        self._sent = None
 
     def _end(self, event: InEvent) -> None:
         self._machine.fire(event)

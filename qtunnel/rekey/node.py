@@ -14,6 +14,7 @@ from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
 from qtunnel.keys.used import UsedKeys
+from qtunnel.rekey.agenda import Agenda
 from qtunnel.rekey.exchanges import Exchanges
 from qtunnel.rekey.limits import (
     SOURCE_BURST,
@@ -60,7 +61,8 @@ class RekeyNode:
         self._by_id: dict[bytes, PeerRekey] = {}
         self._exchanges = Exchanges()
         self._tickets = count(1)
-        self._effects: list[Effect] = []
+        self._effects: list[Effect] = []  # of all peers, which write to it as well
+        self._agenda = Agenda()
 
     def add_peer(self, settings: PeerSettings, memory: Memory, now: Now) -> None:
         """A peer from the configuration, with what was remembered of it."""
@@ -68,36 +70,45 @@ class RekeyNode:
 
     def _add(self, settings: PeerSettings, memory: Memory, now: Now, delay: float) -> None:
         peer = PeerRekey(
-            self.local, settings, memory, now, self._random_bytes, self._tickets, self._used, self._encapsulate, delay
-        )
+            self.local, settings, memory, now, self._random_bytes, self._tickets, self._used, self._effects,
+            self._encapsulate, delay,
+        )  # fmt: skip
         self.peers[settings.name] = peer
+        self._agenda.plan(settings.name, peer.deadline)
         self._by_id[settings.public.id] = peer
 
+    def change_peer(self, settings: PeerSettings, now: Now) -> None:
+        """Other settings for a peer of the same name and identity; what is in force goes on where they allow it."""
+        peer = self.peers[settings.name]
+        if peer.settings.public.id != settings.public.id:
+            raise ValueError("another identity is another peer: remove the old one and add the new")
+        self._contained(peer, now, lambda: peer.change(settings, now))
+
     def remove_peer(self, name: str) -> None:
-        """Forget a peer and wipe what was held for it."""
+        """Forget a peer, what was to be done for it, and wipe what was held for it."""
         peer = self.peers.pop(name)
         del self._by_id[peer.settings.public.id]
         self._exchanges.forget(name)
+        self._agenda.plan(name, None)
+        self._effects[:] = [effect for effect in self._effects if effect.peer != name]
         peer.close()
 
     def take_effects(self) -> list[Effect]:
         """What is to be done now, in order."""
-        effects, self._effects = self._effects, []
-        for peer in self.peers.values():
-            effects += peer.take_effects()
+        effects = self._effects.copy()
+        self._effects.clear()
         return effects
 
     @property
     def deadline(self) -> float | None:
         """When ``tick`` has something to do; monotonic seconds."""
-        return min((time for peer in self.peers.values() if (time := peer.deadline) is not None), default=None)
+        return self._agenda.first
 
     def tick(self, now: Now) -> None:
         """Everything that the passing of time brings."""
-        for peer in tuple(self.peers.values()):
-            deadline = peer.deadline
-            if deadline is not None and deadline <= now.mono:
-                self._contained(peer, now, lambda peer=peer: peer.tick(now))  # type: ignore[misc]  # lambda's default
+        for name in self._agenda.due(now.mono):
+            peer = self.peers[name]
+            self._contained(peer, now, lambda peer=peer: peer.tick(now))  # type: ignore[misc]  # lambda's default
 
     def _contained(
         self, peer: PeerRekey, now: Now, action: Callable[[], bool | None], *, received: bool = False
@@ -110,9 +121,11 @@ class RekeyNode:
         try:
             result = bool(action())
             self._exchanges.set_ours(name, peer.outbound.exchange)
+            self._agenda.plan(name, peer.deadline)
             return result
         except Exception as error:
             if received and isinstance(error, HandshakeError):
+                self._agenda.plan(name, peer.deadline)
                 raise
             memory = peer.context.memory
             self.remove_peer(name)

@@ -11,16 +11,17 @@ from qtunnel.errors import HandshakeError
 from qtunnel.handshake.fragments import EXCHANGE_ID_SIZE, MessageType
 from qtunnel.handshake.initiator import Initiator
 from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
-from qtunnel.handshake.transcript import Sealed
+from qtunnel.handshake.transcript import EpochKeys, Sealed
 from qtunnel.keys.chain import link
 from qtunnel.keys.policy import Shortfall, sources_required
-from qtunnel.rekey.context import PeerContext
+from qtunnel.rekey.context import OVERTAKEN, PeerContext
 from qtunnel.rekey.limits import EPOCH_JUMP
 from qtunnel.rekey.model import Fetched, FetchNew, Now, Send
 from qtunnel.rekey.timing import (
     ATTEMPT_LIMIT,
+    COMMIT_LIMIT,
     FETCH_LIMIT,
-    PENDING_LIMIT,
+    INSIST_TIME,
     UNANSWERED_AFTER,
     Retransmitter,
     grow,
@@ -90,6 +91,9 @@ class Outbound:
         self._exchange = b""
         self._initiator: Initiator | None = None
         self._sealed: Sealed | None = None
+        self._sealed_at = 0.0
+        self._unconfirmed: tuple[EpochKeys | None, float] = (None, 0.0)
+        """Of the exchange whose commit was never confirmed, and when they were made; monotonic seconds."""
         self._retransmitter: Retransmitter | None = None
         self._started = 0.0
         self._failures: tuple[tuple[str, str], ...] = ()
@@ -218,21 +222,33 @@ class Outbound:
             if answer.epoch > context.floor + EPOCH_JUMP:
                 return self._fail("epoch", f"the peer claims to be at epoch {answer.epoch}, out of all bounds")
             context.hear_of(answer.epoch)
+            if answer.verdict is Verdict.CHAIN_REQUIRED:
+                context.chain.settle(None)  # the offer listed it, and the peer holds none of them
             outcome = self._fail(_reason(answer.verdict), _sentence(answer))
             return Outcome.RETRY_NOW if answer.verdict is Verdict.STALE_EPOCH else outcome
-        settled = context.chain.settle(answer.chain)
-        if settled is not None:
-            context.floor = max(context.floor, settled.epoch)
-            context.remember(epoch=context.floor)
-            context.notice("epoch.settled", epoch=settled.epoch)
+        self._settle(answer.chain, now)
         context.peer_capabilities = answer.capabilities
         if answer.detail:
             context.notice("peer.says", detail=answer.detail)
         context.chain.doubt(link(sealed.keys.epoch, sealed.keys.chain, qkd=bool(sealed.keys.keys)))
-        self._sealed = sealed
+        self._sealed, self._sealed_at = sealed, now.mono
         self._machine.fire(OutEvent.ACCEPTED)
-        self._send(MessageType.COMMIT, sealed.commit, now, PENDING_LIMIT - (now.mono - self._started))
+        self._send(MessageType.COMMIT, sealed.commit, now, COMMIT_LIMIT)
         return None
+
+    def _settle(self, chosen: bytes | None, now: Now) -> None:
+        """The answer says whether the peer has the epoch that it never confirmed: then it is good here, too."""
+        context, (unconfirmed, made) = self._context, self._unconfirmed
+        self._unconfirmed = None, 0.0
+        settled = context.chain.settle(chosen)
+        if settled is None or settled.epoch <= context.floor:
+            return
+        context.notice("epoch.settled", epoch=settled.epoch)
+        if unconfirmed is None or unconfirmed.epoch != settled.epoch or context.overtaken(unconfirmed) is not None:
+            context.floor = settled.epoch
+            context.remember(epoch=context.floor)
+            return
+        context.install(unconfirmed, now, handshake_now=True, chain=lambda: None, made=made)
 
     def _judge(self, answer: Answer) -> None:
         shortfall = self._context.judge(answer.policy, len(answer.keys), chained=answer.chain is not None)
@@ -255,8 +271,11 @@ class Outbound:
             context.notice("message.rejected", message="committed", reason="authentication", detail="wrong tag")
             return None
         keys = sealed.keys
-        if context.judge(context.policy, len(keys.keys), chained=keys.chained) is Shortfall.QKD:
-            return self._fail("qkd-required", "the policy has become stricter while the exchange was under way")
+        shortfall = context.overtaken(keys)
+        if shortfall is not None:
+            if shortfall is Shortfall.CHAIN:
+                context.chain.settle(None)  # what is built on it would lack the chain as well
+            return self._fail(*OVERTAKEN[shortfall])
         self._machine.fire(OutEvent.CONFIRMED)
         if keys.epoch > context.floor:
             new = link(keys.epoch, keys.chain, qkd=bool(keys.keys))
@@ -269,6 +288,12 @@ class Outbound:
         )  # fmt: skip
         return Outcome.DONE
 
+    def insists(self, now: Now) -> bool:
+        """Whether our offer, of an end that goes first, still does. A peer that had taken it would not go on with its
+        own; one that never answers may refuse ours, such as one that knows of later ones of ours than we do."""
+        answered = self._mismatch is not None or now.mono - self._offered < INSIST_TIME
+        return self.state is OutState.OFFERED and answered
+
     def repeat(self, address: Hashable) -> None:
         """Send the first message under way to ``address``, too, from which the peer's own has come just now."""
         self.elsewhere = address
@@ -277,6 +302,7 @@ class Outbound:
 
     def yield_to_peer(self) -> None:
         """The other end's exchange goes first: drop ours, keep its keys."""
+        self._silence_told = False  # it speaks
         if self._machine.can(OutEvent.YIELDED):
             self._machine.fire(OutEvent.YIELDED)
             self._clear()
@@ -297,7 +323,8 @@ class Outbound:
         if retransmitter is None:
             return None
         if retransmitter.over(now.mono):
-            if self.state is OutState.COMMITTING:
+            if self.state is OutState.COMMITTING and self._sealed is not None:
+                self._unconfirmed = self._sealed.keys, self._sealed_at
                 return self._fail("unconfirmed", "the peer did not confirm the commit; a new exchange settles it")
             if self._mismatch is not None and self._initiator is not None:
                 self._spend(self._initiator.offer)

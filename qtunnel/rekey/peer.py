@@ -15,9 +15,15 @@ from qtunnel.rekey.context import PeerContext
 from qtunnel.rekey.inbound import Inbound, InState
 from qtunnel.rekey.model import Block, Effect, EpochInfo, Fetched, Memory, Now, PeerSettings
 from qtunnel.rekey.outbound import Outbound, Outcome, OutState
-from qtunnel.rekey.protection import GuardEvent
+from qtunnel.rekey.protection import GuardEvent, GuardState
 from qtunnel.rekey.timing import CLOCK_DOUBT, GRACE_AT_START, OFFER_HOLD
 from qtunnel.secret import RandomBytes, Secret
+
+NEGOTIATED = ("suite", "policy", "sources", "pairing", "capabilities")
+"""Settings that stand in an exchange, or decide about what comes out of it."""
+CHANGE_SPREAD = 10.0
+"""Seconds over which rekeys begin that nothing but other settings asks for: a hub's configuration may change them for
+1,000 peers at once, and its KME and its processor are not to be asked for all in one moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +53,11 @@ class PeerRekey:
         random_bytes: RandomBytes,
         tickets: Iterator[int],
         used: UsedKeys,
+        effects: list[Effect],
         encapsulate: Encapsulate | None = None,
         delay: float = 0.0,
     ) -> None:
-        self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, used, encapsulate)
+        self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, used, effects, encapsulate)
         self.settings = settings
         self.outbound = Outbound(self.context)
         self.inbound = Inbound(self.context)
@@ -74,10 +81,6 @@ class PeerRekey:
             self._next,
             guard.deadline,
         )
-
-    def take_effects(self) -> list[Effect]:
-        effects, self.context.effects = self.context.effects, []
-        return effects
 
     @property
     def deadline(self) -> float | None:
@@ -120,6 +123,49 @@ class PeerRekey:
         else:
             self._next = schedule.after_failure(now.mono, fraction)
 
+    def change(self, settings: PeerSettings, now: Now) -> None:
+        """Other settings of the same peer. What is installed stays, unless the new policy forbids it: then the peer is
+        blocked at once. Where an exchange to come would be another one, it begins without waiting for its turn."""
+        context, before = self.context, self.settings
+        self.settings = context.settings = settings
+        context.reschedule()
+        other = any(getattr(before, name) != getattr(settings, name) for name in NEGOTIATED)
+        begun = other and self.outbound.state is not OutState.IDLE
+        if other:
+            self.outbound.yield_to_peer()  # the next one has the new settings, and what was offered in vain goes first
+            if before.suite.id != settings.suite.id:
+                self.inbound.forget()
+            for held in (context.ours, context.theirs):
+                held.keep(settings.sources)
+        state = context.guard.state
+        if context.guard.change(settings, now.mono):
+            self._block("the policy has become stricter than what is in force: traffic is blocked")
+        context.show_protection()
+        self._guard(now)
+        blocked = context.guard.state is GuardState.BLOCKED is not state
+        if settings.has_endpoint != before.has_endpoint:
+            self._reachable = self._reachable or settings.has_endpoint
+            self._initiates = settings.has_endpoint and context.higher
+        if self.outbound.state is OutState.IDLE:
+            self._plan_anew(now, at_once=blocked or begun, soon=other and self._initiates)
+
+    def _plan_anew(self, now: Now, *, at_once: bool, soon: bool) -> None:
+        """The next rekey by the schedule as it is now, counted from the newest epoch."""
+        context, schedule = self.context, self.context.schedule
+        made = now.mono if context.guard.installed is None else context.guard.installed.made
+        if self._reachable and at_once:
+            self._next = now.mono
+        elif self._reachable and soon:
+            self._next = now.mono + min(CHANGE_SPREAD, schedule.interval) * context.fraction()
+        elif not self._reachable or (schedule.failures and self._next is not None):
+            return  # the peer's turn, or it is tried again soon anyway
+        elif context.guard.installed is None:
+            self._next = self._next or now.mono + GRACE_AT_START
+        elif self._initiates:
+            self._next = max(now.mono, schedule.after_success(made, context.fraction()))
+        else:
+            self._next = max(now.mono, schedule.overdue(made))
+
     def fetched(self, ticket: int, result: Fetched, now: Now) -> None:
         """What the key sources answered, to whichever machine asked; where none did, the keys are wiped."""
         if self.inbound.asked(ticket):
@@ -148,7 +194,7 @@ class PeerRekey:
             )  # fmt: skip
             return True
         if self.outbound.state in (OutState.OFFERED, OutState.FETCHING):
-            if context.higher and self.outbound.state is OutState.OFFERED:
+            if context.higher and self.outbound.insists(now):
                 self.outbound.repeat(address)
                 return True  # both began at once: the higher identity goes first, the other end yields to our offer
             self.outbound.yield_to_peer()
@@ -224,10 +270,13 @@ class PeerRekey:
             if self.outbound.state is OutState.IDLE and self._next is not None:
                 self._next = now.mono
         else:
-            context.block()
-            context.effects.append(Block(self.settings.name))
-            context.notice("peer.blocked", detail=f"no new epoch for {max_age:g} s: traffic is blocked")
+            self._block(f"no new epoch for {max_age:g} s: traffic is blocked")
         context.show_protection()
+
+    def _block(self, detail: str) -> None:
+        self.context.block()
+        self.context.effects.append(Block(self.settings.name))
+        self.context.notice("peer.blocked", detail=detail)
 
     def close(self) -> None:
         """Wipe what is held."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from qtunnel.keys.policy import Protection, level
+from qtunnel.keys.policy import Protection, level, sources_required
 from qtunnel.rekey.model import EpochInfo, PeerSettings
 from qtunnel.rekey.timing import RELAXED_GRACE
 from qtunnel.statemachine import Machine
@@ -24,6 +24,7 @@ class GuardEvent(Enum):
     INSTALLED = "an epoch is installed"
     EXPIRED_RELAX = "max_age is over, policy allows PQC alone"
     EXPIRED_BLOCK = "max_age is over"
+    FORBIDDEN = "the policy has become stricter than what is installed"
 
 
 GUARD_TABLE = {
@@ -33,6 +34,8 @@ GUARD_TABLE = {
     (GuardState.PROTECTED, GuardEvent.EXPIRED_BLOCK): GuardState.BLOCKED,
     (GuardState.RELAXED, GuardEvent.INSTALLED): GuardState.PROTECTED,
     (GuardState.RELAXED, GuardEvent.EXPIRED_BLOCK): GuardState.BLOCKED,
+    (GuardState.PROTECTED, GuardEvent.FORBIDDEN): GuardState.BLOCKED,
+    (GuardState.RELAXED, GuardEvent.FORBIDDEN): GuardState.BLOCKED,
     (GuardState.BLOCKED, GuardEvent.INSTALLED): GuardState.PROTECTED,
 }
 
@@ -63,6 +66,27 @@ class Guard:
         if level(self._settings.policy, len(info.sources)) is Protection.QKD_PQC:
             self._relaxed_since = None
 
+    def change(self, settings: PeerSettings, now: float) -> bool:
+        """Other settings from now on. Whether they forbid what is installed, which is blocked then.
+
+        QKD keys count towards a floor only where their source is still one of the peer's: somebody may have taken it
+        out of the configuration because nobody trusts it any more. now: monotonic seconds.
+        """
+        self._settings = settings
+        policy = settings.policy
+        if not settings.pqc_on_expiry or policy.qkd is not QkdPolicy.REQUIRED:
+            self._relaxed_since = None
+        if self.state not in (GuardState.PROTECTED, GuardState.RELAXED):
+            return False
+        assert self.installed is not None
+        counted = [source for source in self.installed.sources if source in settings.sources]
+        too_few = len(counted) < sources_required(policy) and not self.relaxed
+        if too_few or (self.state is GuardState.RELAXED and not self.relaxed):
+            self._machine.fire(GuardEvent.FORBIDDEN)
+            self._start = now
+            return True
+        return False
+
     def protection(self) -> Protection:
         """What protects the traffic by what is installed."""
         if self.state is GuardState.STARTING:
@@ -81,7 +105,7 @@ class Guard:
             return self.installed.made + self._settings.max_age
         if self.state is GuardState.RELAXED and self._relaxed_since is not None:
             return self._relaxed_since + RELAXED_GRACE
-        if self.state is GuardState.STARTING and self._may_relax:
+        if self.state in (GuardState.STARTING, GuardState.BLOCKED) and self._may_relax:
             return self._start + self._settings.max_age
         return None
 
@@ -95,8 +119,8 @@ class Guard:
         deadline = self.deadline
         if deadline is None or now < deadline:
             return None
-        if self.state is GuardState.STARTING:
-            # Nothing to block: no epoch was ever in place. From here on PQC alone may start one.
+        if self.state in (GuardState.STARTING, GuardState.BLOCKED):
+            # Nothing to block: no epoch is in place. From here on PQC alone may start one.
             self._relaxed_since = now
             return GuardEvent.EXPIRED_RELAX
         if self.state is GuardState.PROTECTED and self._may_relax:

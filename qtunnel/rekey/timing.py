@@ -7,6 +7,9 @@ from dataclasses import dataclass
 PENDING_LIMIT = 90.0
 """Seconds that an unfinished exchange lives on either end: half of the 180 s for which WireGuard lets a session go on,
 so that a second exchange can put things right before traffic stops."""
+COMMIT_LIMIT = 45.0
+"""Seconds that the initiator waits for the confirmation of a commit: WireGuard asks for a new session after 120 s of
+180, and within the 60 s between a peer that forgot the exchange (it was restarted) is to be asked anew."""
 ATTEMPT_LIMIT = 30.0
 """Seconds to wait for an answer before a new attempt with fresh ephemerals: covers a peer whose KME takes 10 s."""
 UNANSWERED_AFTER = 6.0
@@ -17,7 +20,7 @@ FETCH_LIMIT = 30.0
 FIRST_RETRANSMIT = 0.5
 """Seconds; above the round trip between continents (0.3 s), so that a clean link sees no retransmission."""
 LONGEST_RETRANSMIT = 8.0
-"""Seconds; keeps eleven tries within PENDING_LIMIT."""
+"""Seconds; keeps nine tries within COMMIT_LIMIT."""
 REPLACED_KEPT = 200.0
 """Seconds that a replaced epoch is still described: WireGuard ends a session after 180 s, and a handshake under way
 may begin one with the previous key some seconds after the change."""
@@ -32,6 +35,8 @@ CLOCK_DOUBT = 60.0
 network delays, and what an offer of before a restart may be late."""
 OFFER_HOLD = 10.0
 """Seconds that we hold our own offer back while an exchange of the peer's is under way."""
+INSIST_TIME = 2.0
+"""Seconds for which our own offer goes before one of the peer's that comes meanwhile: three tries and a round trip."""
 RELAXED_GRACE = 15.0
 """Seconds that a key lives past max_age while ``on_expiry: pqc-only`` tries to replace it: five retransmissions."""
 

@@ -227,11 +227,11 @@ class SetOperation:
             peer.timers.arm(Timer.PERSISTENT, now + interval)
 
 
-def get_answer(device: Device, now: float) -> Iterator[bytes]:
-    """The answer to ``get=1`` in pieces, so that traffic goes on between them."""
+def get_answer(device: Device, now: float, *, brief: bool = False) -> Iterator[bytes]:
+    """The answer to ``get=1`` in pieces, so that traffic goes on between them. brief: without keys and allowed IPs."""
     state = device.state
     head = []
-    if state.static is not None:
+    if state.static is not None and not brief:
         head.append(f"private_key={state.static.private.reveal().hex()}\n")
     if state.listen_port:
         head.append(f"listen_port={state.listen_port}\n")
@@ -241,21 +241,19 @@ def get_answer(device: Device, now: float) -> Iterator[bytes]:
     for peer in list(state.peers.values()):
         if peer.public_key not in state.peers:
             continue  # removed since the answer began
-        yield _peer_lines(peer, now).encode()
-        prefixes = list(peer.allowed_ips)
+        yield _peer_lines(peer, now, brief=brief).encode()
+        prefixes = [] if brief else list(peer.allowed_ips)
         for start in range(0, len(prefixes), _LINES_PER_PIECE):
             piece = prefixes[start : start + _LINES_PER_PIECE]
             yield "".join(f"allowed_ip={format_prefix(prefix)}\n" for prefix in piece).encode()
     yield format_errno(0)
 
 
-def _peer_lines(peer: Peer, now: float) -> str:
+def _peer_lines(peer: Peer, now: float, *, brief: bool) -> str:
     seconds, nanoseconds = divmod(peer.last_handshake_unix_ns, 1_000_000_000)
-    lines = [
-        f"public_key={peer.public_key.hex()}",
-        f"preshared_key={peer.psk.psk.reveal().hex()}",
-        "protocol_version=1",
-    ]
+    lines = [f"public_key={peer.public_key.hex()}"]
+    if not brief:
+        lines += [f"preshared_key={peer.psk.psk.reveal().hex()}", "protocol_version=1"]
     if peer.endpoint is not None:
         lines.append(f"endpoint={format_endpoint(peer.endpoint)}")
     lines += [
@@ -263,8 +261,9 @@ def _peer_lines(peer: Peer, now: float) -> str:
         f"last_handshake_time_nsec={nanoseconds}",
         f"tx_bytes={peer.tx_bytes}",
         f"rx_bytes={peer.rx_bytes}",
-        f"persistent_keepalive_interval={peer.timers.persistent}",
     ]
+    if not brief:
+        lines.append(f"persistent_keepalive_interval={peer.timers.persistent}")
     current = peer.keypairs.current
     if current is not None and current.epoch is not None and current.may_send(now):
         seconds, nanoseconds = divmod(current.created_unix_ns, 1_000_000_000)
@@ -284,7 +283,7 @@ class UapiConversation:
         self._device = device
         self._buffer = bytearray()
         self._operation: SetOperation | None = None
-        self._getting = False
+        self._getting = self._brief = False
         self._error = 0
         self.closed = False
 
@@ -311,11 +310,14 @@ class UapiConversation:
 
     def _line(self, line: bytes, now: float) -> Iterator[bytes] | None:
         if self._getting:
-            self._getting = False
+            if line == b"brief=true" and not self._brief:
+                self._brief = True
+                return None
+            brief, self._getting, self._brief = self._brief, False, False
             if line:
                 self.closed = True
                 return None
-            return get_answer(self._device, now)
+            return get_answer(self._device, now, brief=brief)
         if self._operation is None:
             if line == b"set=1":
                 self._operation, self._error = SetOperation(self._device), 0

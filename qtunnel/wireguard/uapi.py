@@ -11,6 +11,10 @@ Besides the standard keys these of our own exist, per peer. wg(8) never sends th
 | ``handshake=now``             | start a handshake at once if none was started with the present preshared key |
 | ``record_mode=SUITE``         | record mode with ``aes-256-gcm`` or ``chacha20-poly1305``, in new sessions; ``off`` |
 
+| behind ``get=1``              | meaning |
+| ----------------------------- | ------- |
+| ``brief=true``                | leave keys, allowed IPs and what else was configured out of the answer |
+
 | in ``get``                    | meaning |
 | ----------------------------- | ------- |
 | ``epoch=N``                   | label of the key pair that sends now; absent where there is none or it has no label |

@@ -23,7 +23,7 @@ def report(ended: Ended) -> dict[str, Any]:
 
 
 def test_a_race_measures_every_kind_for_both() -> None:
-    told = report(bench("tunnel", "--rounds", "1", "--seconds", "1", "--only", "tcp1,udp,rtt,memory", "--json"))
+    told = report(bench("tunnel", "--rounds", "1", "--seconds", "1", "--only", "tcp1,udp,rtt,send,memory", "--json"))
     assert (told["bench"], told["mode"], told["link"], told["rounds"]) == ("tunnel", "standard", "gso", 1)
     assert told["rival"].endswith("/wireguard-go")
     measured = told["measured"]
@@ -62,6 +62,30 @@ def test_rekeys_are_made_and_packets_counted() -> None:
     assert told["sent"] > 0
     assert (told["received"], told["lost"], told["duplicates"]) == (told["sent"], 0, 0)
     assert told["without_rekeys"]["sent"] == told["without_rekeys"]["received"]
+
+
+def test_a_hub_comes_up_and_every_rekey_of_the_round_takes_one_key() -> None:
+    told = report(bench("hub", "--peers", "50", "--round", "5", "--idle", "1", "--json"))
+    assert (told["bench"], told["peers"], told["qkd"]) == ("hub", 50, True)
+    assert (told["start"]["rekeys"], told["start"]["failed"]) == (50, {})
+    assert (told["round"]["rekeys"], told["round"]["failed"]) == (50, {})
+    assert told["key_calls_of_hub"] == 100, "one for each rekey"
+    for figures in (told["round"]["cpu_percent"], told["memory_mb"], told["peak_memory_mb"]):
+        assert list(figures) == ["daemon", "engine", "kme"]
+    assert all(told["memory_mb"][name] <= peak for name, peak in told["peak_memory_mb"].items())
+    assert 0 < told["ready_s"] <= told["up_s"]
+
+
+def test_a_hub_without_qkd_asks_no_kme() -> None:
+    told = report(bench("hub", "--peers", "10", "--round", "2", "--idle", "1", "--no-qkd", "--json"))
+    assert (told["qkd"], told["round"]["rekeys"], told["key_calls_of_hub"]) == (False, 10, 0)
+    assert list(told["memory_mb"]) == ["daemon", "engine"]
+
+
+def test_ctrl_c_ends_a_hub_and_leaves_nothing() -> None:
+    ended = bench("hub", "--peers", "10", "--round", "60", "--idle", "1", "--json", interrupt_at="all peers begin")
+    assert (ended.code, ended.output) == (130, "")
+    assert ended.told.endswith("qtunnel: interrupted\n")
 
 
 def test_ctrl_c_ends_a_race_and_leaves_nothing() -> None:

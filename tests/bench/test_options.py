@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
-from qtunnel.bench.options import LinkOptions, RekeyOptions, TunnelOptions, parse_kinds
+from qtunnel.bench.options import (
+    HandshakeOptions,
+    HubOptions,
+    LinkOptions,
+    RekeyOptions,
+    TunnelOptions,
+    parse_kinds,
+)
 from qtunnel.errors import BenchError
+
+Options = TunnelOptions | RekeyOptions | HandshakeOptions | HubOptions
 
 
 def test_what_is_left_out_is_sane() -> None:
     TunnelOptions(against=shutil.which("sh") or "").check()
     TunnelOptions(against="standard", mode="record", link=LinkOptions(congestion="reno")).check()
     RekeyOptions().check()
+    HandshakeOptions().check()
+    HubOptions().check()
 
 
 @pytest.mark.parametrize(
@@ -34,9 +46,14 @@ def test_what_is_left_out_is_sane() -> None:
         (RekeyOptions(interval=0.01), "--interval is 0.05 to"),
         (RekeyOptions(rate=-1), "--rate is 0 to"),
         (RekeyOptions(suite="aes-256-gcm"), "add --mode record"),
+        (HandshakeOptions(rekeys=0), "--rekeys is 1 to"),
+        (HubOptions(peers=0), "--peers is 1 to"),
+        (HubOptions(round=0.5), "--round is 1 to"),
+        (HubOptions(idle=float("nan")), "--idle is 1 to"),
+        (HubOptions(state_dir=Path("state")), "--state-dir is an absolute path"),
     ],
 )
-def test_refusals_say_what_would_be_right(options: TunnelOptions | RekeyOptions, words: str) -> None:
+def test_refusals_say_what_would_be_right(options: Options, words: str) -> None:
     with pytest.raises(BenchError, match=words):
         options.check()
 

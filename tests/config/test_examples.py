@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from qtunnel.cli.check import check
 from qtunnel.config import load_config, warnings
 from qtunnel.config.model import Config, LogConfig, NodeConfig, PeerConfig, QkdConfig, RekeyConfig, TunnelConfig
+from qtunnel.config.plain import PlainPeerConfig
 from qtunnel.kme.pki import DEFAULT_KMES, DEFAULT_SAES, create_pki
 
 EXAMPLES = Path(__file__).parents[2] / "configs"
@@ -45,7 +46,16 @@ def test_alice_and_bob_belong_together(site: Path) -> None:
 
 def test_alice_explains_every_option() -> None:
     text = (EXAMPLES / "alice.yaml").read_text()
-    models: list[type[BaseModel]] = [Config, NodeConfig, LogConfig, TunnelConfig, PeerConfig, RekeyConfig, QkdConfig]
+    models: list[type[BaseModel]] = [
+        Config,
+        NodeConfig,
+        LogConfig,
+        TunnelConfig,
+        PeerConfig,
+        RekeyConfig,
+        QkdConfig,
+        PlainPeerConfig,
+    ]
     assert [name for model in models for name in model.model_fields if f"{name}:" not in text] == []
 
 

@@ -13,12 +13,14 @@ from qtunnel.control.messages import (
     KeySourceStatus,
     NodeStatus,
     PeerStatus,
+    PlainPeerStatus,
     RekeyOutcome,
+    ReloadOutcome,
     Status,
     UsedKey,
 )
 from qtunnel.control.server import ControlServer, Handlers
-from qtunnel.errors import UnknownPeerError
+from qtunnel.errors import QtunnelError, UnknownPeerError
 from qtunnel.events import EventStream
 
 NODE = NodeStatus(
@@ -97,6 +99,10 @@ class Canned:
         self.on_rekey: Callable[[], Awaitable[None]] | None = None
         self.on_status: Callable[[], None] | None = None
         self.events = EventStream(clock=lambda: 1.5)
+        self.plain_peers: list[PlainPeerStatus] = []
+        self.node = NODE
+        self.reloads: ReloadOutcome | QtunnelError = ReloadOutcome(file="/etc/qtunnel/alice.yaml")
+        self.config: Path | None = None
 
     def _find(self, name: str) -> PeerStatus:
         for candidate in self.peers:
@@ -108,7 +114,12 @@ class Canned:
         if self.on_status is not None:
             self.on_status()
         peers = self.peers if name is None else [self._find(name)]
-        return Status(node=NODE, peers=peers, key_sources=self.key_sources)
+        return Status(node=self.node, peers=peers, plain_peers=self.plain_peers, key_sources=self.key_sources)
+
+    async def reload(self) -> ReloadOutcome:
+        if isinstance(self.reloads, QtunnelError):
+            raise self.reloads
+        return self.reloads
 
     async def rekey(self, name: str) -> RekeyOutcome:
         self._find(name)
@@ -118,7 +129,7 @@ class Canned:
 
     @property
     def handlers(self) -> Handlers:
-        return Handlers(self.status, self.rekey, self.events)
+        return Handlers(self.status, self.rekey, self.events, self.reload, self.config)
 
 
 class Serving:

@@ -17,14 +17,21 @@ def test_life_is_timers_that_are_served_and_effects_that_end() -> None:
     assert not life.check(), "nobody served the timers since"
     life.ticked()
     assert life.check()
-    life.begins()
+    first = life.begins()
     now = EFFECT_LIMIT - 1
     life.ticked()
     assert life.check()
     now = EFFECT_LIMIT
     life.ticked()
+    second = life.begins()
     assert not life.check(), "an effect hangs, and what comes after it never happens"
-    life.ends()
+    life.ends(first)
+    life.ticked()
+    assert life.check(), "another one has begun just now"
+    now = 2 * EFFECT_LIMIT
+    life.ticked()
+    assert not life.check()
+    life.ends(second)
     life.ticked()
     assert life.check()
 

@@ -104,13 +104,69 @@ def test_a_directory_that_cannot_be_made_is_named_with_the_remedy(tmp_path: Path
         opened(tmp_path / "file" / "state")
 
 
-def test_a_disk_that_fails_later_is_told_once_and_stops_nothing(tmp_path: Path) -> None:
+def test_a_disk_that_fails_later_is_told_once_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state, told = opened(tmp_path / "state")
-    (tmp_path / "state" / "peers.new").mkdir()
-    for epoch in (1, 2):
-        remember(state, ALICE, Memory(epoch))
+    (tmp_path / "state" / NEW).mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fails(errno.EIO))
+        for epoch in (1, 2):
+            remember(state, ALICE, Memory(epoch))
     assert [kind for kind, _ in told] == ["state.unwritable"]
     assert state.of(ALICE).epoch == 2
+    remember(state, BOB, Memory(1))
+    (tmp_path / "state" / NEW).rmdir()
+    remember(state, BOB, Memory(2))
+    again, told = opened(tmp_path / "state")
+    assert (again.of(ALICE).epoch, again.of(BOB).epoch) == (2, 2), "what could not be written is, once anything can"
+    assert told == []
+
+
+LINES_OF_CHANGES = [{ALICE.hex(): ENTRY | {"epoch": epoch}} for epoch in (2, 3)]
+
+
+def test_a_change_costs_the_disk_a_line_however_many_peers_there_are(tmp_path: Path) -> None:
+    state, _ = opened(tmp_path)
+    for number in range(100):
+        remember(state, bytes([number]) * 64, Memory(1))
+    before = (tmp_path / FILE).stat().st_size
+    remember(state, ALICE, KEPT)
+    assert (tmp_path / FILE).stat().st_size - before < 1000
+    again, told = opened(tmp_path)
+    assert (again.of(ALICE), again.of(bytes([99]) * 64), told) == (KEPT, Memory(1), [])
+    assert len((tmp_path / FILE).read_text().splitlines()) == 1, "a start writes it anew"
+
+
+def test_changes_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LINES", 5)
+    state, _ = opened(tmp_path)
+    longest = 0
+    for epoch in range(1, 50):
+        remember(state, ALICE, Memory(epoch))
+        longest = max(longest, len((tmp_path / FILE).read_text().splitlines()))
+    assert 5 < longest <= 1 + 5 + memory.LINES_PER_PEER
+    again, _ = opened(tmp_path)
+    assert again.of(ALICE) == Memory(49)
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_line_that_was_cut_short_was_never_confirmed(tmp_path: Path, cut: int, end: str) -> None:
+    """As where the power goes while the last line is written; what stands before it counts."""
+    lines = [json.dumps({"version": 1, "peers": {ALICE.hex(): ENTRY}}), *map(json.dumps, LINES_OF_CHANGES)]
+    (tmp_path / FILE).write_text("\n".join(lines)[:-cut] + end)
+    state, told = opened(tmp_path)
+    assert (state.of(ALICE).epoch, told) == (2, [])
+
+
+@pytest.mark.parametrize("bad", ["", "{", "[]", "7", json.dumps({"aa": {"epoch": -1, "sent": "00", "seen": "00"}})])
+def test_a_line_that_was_damaged_later_counts_as_a_loss(tmp_path: Path, bad: str) -> None:
+    lines = [json.dumps({"version": 1, "peers": {ALICE.hex(): ENTRY}}), bad, json.dumps(LINES_OF_CHANGES[0]), ""]
+    (tmp_path / FILE).write_text("\n".join(lines))
+    state, told = opened(tmp_path)
+    assert [kind for kind, _ in told] == ["state.damaged"]
+    assert state.of(ALICE).had_epochs
 
 
 def test_a_second_process_is_refused_and_changes_nothing(tmp_path: Path) -> None:
@@ -153,7 +209,7 @@ def test_a_crash_after_a_damaged_file_was_found_does_not_make_it_a_first_start(
 ) -> None:
     (tmp_path / FILE).write_text("{")
 
-    def crash(self: StateDirectory, document: str) -> None:
+    def crash(self: StateDirectory, job: memory.Job) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -171,9 +227,9 @@ def test_a_disk_that_hangs_is_told_and_nothing_waits_for_it(tmp_path: Path, monk
     free = threading.Event()
     real = StateDirectory._write
 
-    def hang(self: StateDirectory, document: str) -> None:
+    def hang(self: StateDirectory, job: memory.Job) -> None:
         free.wait()
-        real(self, document)
+        real(self, job)
 
     monkeypatch.setattr(StateDirectory, "_write", hang)
     monkeypatch.setattr(memory, "WRITE_LIMIT", 0.05)
@@ -286,12 +342,12 @@ def test_where_a_name_led_is_remembered_beside_the_epochs(tmp_path: Path) -> Non
 
 def test_many_places_at_once_are_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state, _ = opened(tmp_path)
-    written: list[str] = []
+    written: list[memory.Job] = []
     real = StateDirectory._write
 
-    def count(self: StateDirectory, document: str) -> None:
-        written.append(document)
-        real(self, document)
+    def count(self: StateDirectory, job: memory.Job) -> None:
+        written.append(job)
+        real(self, job)
 
     monkeypatch.setattr(StateDirectory, "_write", count)
     place = Place("gw.example", "192.0.2.1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,19 @@ def test_protection_is_that_of_the_session_in_force(
     peer: PeerConfig, installed: Protection, epoch: int | None, expected: Protection
 ) -> None:
     assert protection_in_force(peer, view(installed), stats(epoch), NOW) is expected
+
+
+def test_what_only_some_of_the_possible_epochs_have_is_not_claimed(peer: PeerConfig) -> None:
+    """An engine that tells no epoch: the session is of the second or the third, and the third has no QKD key."""
+    unsure = replace(stats(2), newest_epoch=3)
+    assert protection_in_force(peer, view(), unsure, NOW) is Protection.PQC_ONLY
+    status = peer_status(peer, view(), unsure, Tally(), str, None, 3, NOW, 1.7e9)
+    assert not status.protected
+    assert (status.epoch_in_force, status.sources, status.key_ids) == (2, ["x25519", "ml-kem-1024"], [])
+    assert status.chained
+    assert protection_in_force(peer, view(), replace(stats(2), newest_epoch=2), NOW) is Protection.QKD_PQC
+    first = replace(stats(1), newest_epoch=2)
+    assert not peer_status(peer, view(), first, Tally(), str, None, 2, NOW, 1.7e9).chained
 
 
 def test_without_the_engines_word_nothing_is_in_force(peer: PeerConfig) -> None:

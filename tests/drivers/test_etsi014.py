@@ -20,6 +20,7 @@ from qtunnel.errors import (
     KeyRequestRejectedError,
     KeySourceCertificateError,
     KeySourceError,
+    KeySourceTimeoutError,
     KeySourceUnauthorizedError,
     KeySourceUnavailableError,
     KeySourceUnreachableError,
@@ -90,6 +91,40 @@ def test_twenty_at_once_get_twenty_keys(pki: Path) -> None:
             assert len({bytes(key.reveal()) for _, key in made}) == 20
             fetched = await asyncio.gather(*(bob.get_key_by_id(ref) for ref, _ in made))
             assert fetched == [key for _, key in made]
+
+    run(test)
+
+
+def test_two_hundred_at_once_take_turns_on_few_connections(pki: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that a call has begins with its turn; who never has one says so."""
+
+    async def test() -> None:
+        at_once = most = 0
+        real = etsi014.Hub._call
+
+        async def watched(self: etsi014.Hub, *arguments: Any) -> bytes:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            try:
+                return await real(self, *arguments)
+            finally:
+                at_once -= 1
+
+        monkeypatch.setattr(etsi014.Hub, "_call", watched)
+        async with kme_pair(pki) as pair:
+            alice = pair.source("sae-alice", "sae-bob")
+            made = await asyncio.gather(*(alice.get_key(32) for _ in range(200)))
+            assert len({ref for ref, _ in made}) == 200
+            assert most == etsi014.CALLS_AT_ONCE
+            monkeypatch.setattr(etsi014, "TURN_LIMIT", 0.05)
+            monkeypatch.setattr(etsi014.Hub, "_call", lambda *_: asyncio.sleep(0.2))
+            hub = etsi014.Hub("metro", pair.options("sae-alice"))
+            calls = (hub.call("POST", "sae-bob", "enc_keys", {}, 1) for _ in range(20))
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            late = [error for error in ended if isinstance(error, KeySourceTimeoutError)]
+            assert len(late) == 20 - etsi014.CALLS_AT_ONCE
+            assert "not asked: 16 other calls of ours took longer than 0.05 s" in str(late[0])
 
     run(test)
 

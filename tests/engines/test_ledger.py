@@ -58,6 +58,25 @@ def test_blocking_takes_every_epoch_out_of_force() -> None:
     assert ledger.in_force(200.1, 200.1) == 2
 
 
+def newest(ledger: EpochLedger) -> int | None:
+    """Read anew each time."""
+    return ledger.newest
+
+
+def test_the_newest_epoch_that_a_handshake_can_be_of_is_told_as_well() -> None:
+    ledger = EpochLedger()
+    assert newest(ledger) is None
+    ledger.installed(1, 100.0)
+    ledger.installed(2, 220.0)
+    assert (ledger.in_force(221.5, 221.6), newest(ledger)) == (1, 2)
+    ledger.installed(3, 340.0)
+    assert (ledger.in_force(221.5, 341.0), newest(ledger)) == (1, 2), "judged before there was the third"
+    ledger.installed(4, 460.0)  # the engine used it, and the answer to the call came after the handshake
+    assert (ledger.in_force(459.9, 461.0), newest(ledger)) == (2, 4)
+    ledger.blocked()
+    assert newest(ledger) is None
+
+
 def test_a_dead_peer_does_not_fill_the_memory() -> None:
     ledger = EpochLedger()
     for epoch in range(10 * MAX_INSTALLED):
@@ -85,7 +104,7 @@ def test_never_claims_a_newer_epoch_than_the_session_has(
         used = [epoch for epoch, moment in installed if moment < made]
         if used:  # before the first installation the key was a random one, which makes no session
             assert claimed is not None
-            assert claimed <= used[-1]
+            assert claimed <= used[-1] <= (ledger.newest or 0)
         assert (claimed or 0) >= last
         last = claimed or 0
         if used and counted > installed[-1][1] + SESSION_TIME:

@@ -67,6 +67,45 @@ def test_get_reads_every_field(tmp_path: Path) -> None:
     assert "aa" * 32 not in repr(device)
 
 
+STATES = st.lists(
+    st.tuples(
+        st.booleans(),
+        st.dictionaries(
+            st.sampled_from([number.to_bytes(32, "big").hex() for number in range(5)]),
+            st.tuples(st.integers(0, 3), st.sampled_from([None, "10.0.0.1:1", "[fd00::1]:2"]), st.integers(0, 2)),
+        ),
+    ),
+    max_size=12,
+)
+
+
+@given(states=STATES)
+def test_what_did_not_change_is_told_as_if_it_had_been_parsed_again(
+    states: list[tuple[bool, dict[str, tuple[int, str | None, int]]]],
+) -> None:
+    unchanged = uapi_client._Unchanged()
+    for port, peers in states:
+        lines = ["listen_port=7"] if port else []
+        for key, (received, endpoint, epoch) in peers.items():
+            lines += [f"public_key={key}", *([f"endpoint={endpoint}"] if endpoint else [])]
+            lines += ["last_handshake_time_sec=5", "last_handshake_time_nsec=1", f"rx_bytes={received}"]
+            lines += [f"epoch={epoch}"] if epoch else []
+        answer = bytearray("\n".join([*lines, "errno=0\n\n"]).encode())
+        plain = uapi_client._parse_device(uapi_client._split(answer)[0])
+        values, number = uapi_client._split(unchanged.shorten(answer))
+        device = uapi_client._parse_device(values)
+        unchanged.complete(device)
+        assert (device, number) == (plain, 0)
+
+
+@pytest.mark.parametrize("answer", [b"\n\n", b"public_key=1\n\n", b"listen_port=1\npublic_key=zz\nerrno=0\n\n"])
+def test_a_brief_answer_out_of_the_grammar_is_refused_and_not_kept(answer: bytes) -> None:
+    unchanged = uapi_client._Unchanged()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"."):
+            uapi_client._parse_device(uapi_client._split(unchanged.shorten(bytearray(answer)))[0])
+
+
 def test_no_handshake_yet_is_none(tmp_path: Path) -> None:
     answer = f"{PEER}last_handshake_time_sec=0\nlast_handshake_time_nsec=0\nerrno=0\n\n"
     assert get(tmp_path / "s", answer.encode()).peers[KEY].last_handshake is None

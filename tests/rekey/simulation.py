@@ -12,6 +12,7 @@ from qtunnel.handshake.suites import SUITES, Suite
 from qtunnel.identity import Identity
 from qtunnel.rekey.model import (
     Block,
+    Effect,
     FetchById,
     Fetched,
     FetchNew,
@@ -41,14 +42,22 @@ class Conditions:
 
 
 class KmePair:
-    """Two KMEs that share keys, each delivering a key once to each side."""
+    """Two KMEs that share keys, each delivering a key once to each side. Faults by the end whose KME has them.
+
+    down: answers with an error. slow: seconds before it answers at all. liars: deliver other bits under the key_ID.
+    """
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._waiting: dict[str, bytes] = {}
         self.delivered = 0
         self.down: set[str] = set()
-        self.lying = False
+        self.slow: dict[str, float] = {}
+        self.liars: set[str] = set()
+
+    def lose_keys(self) -> None:
+        """What was delivered to one end only is gone for the other."""
+        self._waiting.clear()
 
     def get(self, who: str, source: str, size: int) -> tuple[KeyRef, Secret] | str:
         if who in self.down:
@@ -57,7 +66,7 @@ class KmePair:
         key_id = f"key-{self.delivered}"
         key = sha512(key_id.encode(), self._rng.randbytes(8))[:size]
         self._waiting[key_id] = key
-        return KeyRef(source, key_id, size), Secret(key)
+        return KeyRef(source, key_id, size), Secret(self._rng.randbytes(size) if who in self.liars else key)
 
     def get_by_id(self, who: str, ref: KeyRef) -> tuple[KeyRef, Secret] | str:
         if who in self.down:
@@ -65,7 +74,7 @@ class KmePair:
         key = self._waiting.pop(ref.key_id, None)
         if key is None:
             return f"{ref.source}: dec_keys: 400 unknown key_ID"
-        return ref, Secret(bytes(32) if self.lying else key)
+        return ref, Secret(self._rng.randbytes(ref.size) if who in self.liars else key)
 
 
 @dataclass
@@ -119,7 +128,7 @@ class Simulation:
         self.rng = random.Random(seed)
         self.conditions = conditions
         self.now = 1000.0
-        self.kme = KmePair(self.rng)
+        self.kme = self._make_kme()
         self.on_install = on_install
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
@@ -140,16 +149,24 @@ class Simulation:
         public = self.identities[identity].public
         return PeerSettings(name, public, self.suite, policy, **values)  # type: ignore[arg-type]  # by name, tests only
 
-    def start(self, name: str) -> None:
-        """Start a host, or start it anew with nothing but what it remembered on disk."""
-        memory = self.hosts[name].memory if name in self.hosts else Memory()
+    def start(self, name: str, memory: Memory | None = None) -> None:
+        """Start a host, or start it anew with nothing but what it remembered on disk, or ``memory`` instead."""
+        if memory is None:
+            memory = self.hosts[name].memory if name in self.hosts else Memory()
         node = RekeyNode(self.identities[0 if name == "a" else 1], self.rng.randbytes)
         peer = "b" if name == "a" else "a"
-        node.add_peer(self.settings[name], memory, self.clock())
+        node.add_peer(self.settings[name], memory, self.present(name))
         self.hosts[name] = Host(name, node, peer, memory=memory)
 
     def clock(self) -> Now:
         return Now(self.now, int((EPOCH_OF_SIMULATION + self.now) * 1e9))
+
+    def _make_kme(self) -> KmePair:
+        return KmePair(self.rng)
+
+    def present(self, name: str) -> Now:
+        """The clocks of one host."""
+        return self.clock()
 
     def _at(self, time: float, action: Callable[[], None]) -> None:
         self._order += 1
@@ -166,30 +183,34 @@ class Simulation:
             self._at(self.now + delay, lambda: self._deliver(receiver, sender.name, datagram))
 
     def _deliver(self, receiver: str, sender: str, datagram: bytes) -> None:
-        self.hosts[receiver].node.receive(datagram, sender, self.clock())
+        self.hosts[receiver].node.receive(datagram, sender, self.present(receiver))
 
     def _carry_out(self, host: Host) -> None:
         for effect in host.node.take_effects():
-            match effect:
-                case Send():
-                    for datagram in effect.datagrams:
-                        self._transmit(host, datagram)
-                case FetchNew() | FetchById():
-                    self._at(self.now + self.rng.uniform(0.001, 0.05), lambda e=effect: self._fetch(host, e))  # type: ignore[misc]
-                case Install():
-                    host.engine = Engine(effect.epoch, bytes(effect.psk.reveal()), False, host.engine.installs + 1)
-                    if self.on_install is not None:
-                        self.on_install(self, host)
-                case Block():
-                    host.engine = Engine(installs=host.engine.installs)
-                case Remember():
-                    host.memory = effect.memory
-                case Notice():
-                    host.notices.append(effect)
+            self._effect(host, effect)
+
+    def _effect(self, host: Host, effect: Effect) -> None:
+        match effect:
+            case Send():
+                for datagram in effect.datagrams:
+                    self._transmit(host, datagram)
+            case FetchNew() | FetchById():
+                delay = self.rng.uniform(0.001, 0.05) + self.kme.slow.get(host.name, 0.0)
+                self._at(self.now + delay, lambda: self._fetch(host, effect))
+            case Install():
+                host.engine = Engine(effect.epoch, bytes(effect.psk.reveal()), False, host.engine.installs + 1)
+                if self.on_install is not None:
+                    self.on_install(self, host)
+            case Block():
+                host.engine = Engine(installs=host.engine.installs)
+            case Remember():
+                host.memory = effect.memory
+            case Notice():
+                host.notices.append(effect)
 
     def _fetch(self, host: Host, effect: FetchNew | FetchById) -> None:
         """Ask the KME on behalf of one host."""
-        if self.hosts[host.name] is not host:
+        if self.hosts.get(host.name) is not host:
             return  # it was restarted meanwhile
         if isinstance(effect, FetchNew):
             answers = [(source, self.kme.get(host.name, source, effect.size)) for source in effect.sources]
@@ -197,17 +218,24 @@ class Simulation:
             answers = [(ref.source, self.kme.get_by_id(host.name, ref)) for ref in effect.refs]
         keys = tuple(answer for _, answer in answers if not isinstance(answer, str))
         failures = tuple((source, answer) for source, answer in answers if isinstance(answer, str))
-        host.node.fetched(effect.peer, effect.ticket, Fetched(keys, failures), self.clock())
+        host.node.fetched(effect.peer, effect.ticket, Fetched(keys, failures), self.present(host.name))
+
+    @property
+    def upcoming(self) -> float:
+        """When the next thing happens."""
+        deadlines = [time for host in self.hosts.values() if (time := host.node.deadline) is not None]
+        return min([*deadlines, self._queue[0][0] if self._queue else float("inf")])
 
     def step(self) -> None:
         """Go to the next thing that happens, and let it happen."""
-        deadlines = [time for host in self.hosts.values() if (time := host.node.deadline) is not None]
-        queued = self._queue[0][0] if self._queue else float("inf")
-        self.now = max(self.now, min([*deadlines, queued]))
-        if queued <= self.now:
+        self._step(self.upcoming)
+
+    def _step(self, upcoming: float) -> None:
+        self.now = max(self.now, upcoming)
+        if self._queue and self._queue[0][0] <= self.now:
             heapq.heappop(self._queue)[2]()
         for host in self.hosts.values():
-            host.node.tick(self.clock())
+            host.node.tick(self.present(host.name))
         for host in list(self.hosts.values()):
             self._carry_out(host)
 
@@ -222,12 +250,11 @@ class Simulation:
         """Step through ``seconds`` of virtual time."""
         end = self.now + seconds
         while self.now < end:
-            deadlines = [time for host in self.hosts.values() if (time := host.node.deadline) is not None]
-            upcoming = min([*deadlines, self._queue[0][0] if self._queue else end])
+            upcoming = self.upcoming
             if upcoming > end:
                 self.now = end
                 return
-            self.step()
+            self._step(upcoming)
 
     @property
     def agreed(self) -> bool:

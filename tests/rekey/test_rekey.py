@@ -193,7 +193,7 @@ def test_min_sources_counts() -> None:
 
 def test_a_lying_kme_installs_nothing_and_is_named() -> None:
     simulation = Simulation(1, CLEAN)
-    simulation.kme.lying = True
+    simulation.kme.liars.add("b")
     simulation.run_for(60.0)
     assert all(host.engine.blocked for host in simulation.hosts.values())
     assert "key-mismatch" in reasons(simulation, "a") | reasons(simulation, "b")
@@ -240,6 +240,8 @@ def test_a_restart_resets_the_chain_and_the_next_epoch_has_one_again() -> None:
     first = simulation.hosts["a"].node.peers["b"].view().installed
     assert first is not None
     assert not first.chained
+    for host in simulation.hosts.values():
+        assert host.count("chain.reset") == host.count("chain.reset", epoch=first.epoch) == 1
     done(simulation)
     second = simulation.hosts["a"].node.peers["b"].view().installed
     assert second is not None
@@ -282,6 +284,27 @@ def test_suites_that_differ_are_named_by_the_responder() -> None:
     simulation.run_for(60.0)
     assert "suite" in reasons(simulation, "a") | reasons(simulation, "b")
     assert all(host.engine.blocked for host in simulation.hosts.values())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_end_whose_offers_are_refused_gives_way_to_those_of_its_peer(seed: int) -> None:
+    """Its clock was ahead at a commit, and is right again, and its state is lost: its peer takes none of its offers."""
+    simulation = Simulation(seed, CLEAN)
+    first = max(simulation.hosts, key=lambda name: simulation.hosts[name].node.local.public.id)
+    ahead = {first: 10**18}
+
+    def present(name: str) -> Now:
+        now = simulation.clock()
+        return Now(now.mono, now.unix_ns + ahead.get(name, 0))
+
+    simulation.present = present  # type: ignore[method-assign]  # clocks that differ
+    simulation.start(first)
+    done(simulation, 2)
+    ahead.clear()
+    simulation.hosts[first].memory = Memory()
+    simulation.start(first)
+    overdue = 10.0 * (1.5 + 0.1) + 10.0
+    simulation.run_until(lambda: simulation.agreed, limit=overdue + 5.0)
 
 
 def test_a_clock_set_back_locks_nobody_out() -> None:

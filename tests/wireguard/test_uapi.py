@@ -147,6 +147,18 @@ def test_get_of_a_fresh_device_and_of_a_full_one() -> None:
     )
 
 
+def test_a_brief_answer_has_what_happened_and_not_what_was_configured() -> None:
+    _, alice, _ = connected()
+    alice.set(f"public_key={PEER}", f"preshared_key={'cd' * 32}", "allowed_ip=10.1.2.3/8")
+    whole = alice.get().splitlines()
+    keys = ("private_key", "preshared_key", "protocol_version", "allowed_ip", "persistent_keepalive_interval")
+    assert {line.partition("=")[0] for line in whole} >= set(keys)
+    brief = [line for line in whole if line.partition("=")[0] not in keys]
+    for _ in range(2):
+        assert alice.uapi("get=1\nbrief=true\n\n").splitlines() == brief
+        assert alice.get().splitlines() == whole
+
+
 def test_get_after_a_handshake() -> None:
     _, alice, _ = connected()
     answer = alice.get()
@@ -298,7 +310,17 @@ def test_several_operations_cut_anywhere(cut: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\n", b"get=2\n\n", b"GET / HTTP/1.0\r\n", b"set=1 \n", b"get=1\nx=y\n", b"x" * 2000]
+    "data",
+    [
+        b"\n",
+        b"get=2\n\n",
+        b"GET / HTTP/1.0\r\n",
+        b"set=1 \n",
+        b"get=1\nx=y\n",
+        b"get=1\nbrief=false\n",
+        b"get=1\nbrief=true\nbrief=true\n",
+        b"x" * 2000,
+    ],
 )
 def test_what_is_no_operation_is_hung_up_on(data: bytes) -> None:
     assert talk(data, len(data)) == (b"", True)

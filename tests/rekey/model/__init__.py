@@ -1,0 +1,1 @@
+"""Two whole gateways, sans-IO, under whatever hypothesis thinks of: plan, world, and the rules that must hold."""

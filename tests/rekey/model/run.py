@@ -1,0 +1,179 @@
+"""Runs a plan, then leaves the two ends alone and sees that they find each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qtunnel.keys.schedule import LONGEST_RETRY, OVERDUE_FACTOR, OVERDUE_SLACK
+from qtunnel.rekey.timing import ATTEMPT_LIMIT, COMMIT_LIMIT, OFFER_HOLD, tai64n
+from qtunnel.terms import ChainPolicy, QkdPolicy
+from tests.rekey.model.oracle import BrokenRuleError
+from tests.rekey.model.plan import ENDS, Plan
+from tests.rekey.model.wire import REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_TIMEOUT
+from tests.rekey.model.world import World
+
+JITTER = 0.1
+
+
+def overdue(plan: Plan) -> float:
+    """Seconds after which the end that answers takes over."""
+    return plan.interval * (OVERDUE_FACTOR + JITTER) + OVERDUE_SLACK
+
+
+def bound(world: World) -> float:
+    """Seconds within which two ends that are left alone are on a common epoch, in force at both.
+
+    The end that may begin waits for its turn; it may just have begun what comes to nothing, and waits after that; then
+    WireGuard has to get a handshake through, which a plain engine tries when its session is over.
+    """
+    plan = world.plan
+    seconds = overdue(plan) + COMMIT_LIMIT + min(LONGEST_RETRY, plan.interval) + OFFER_HOLD + 3 * REKEY_TIMEOUT
+    if plan.plain:
+        seconds += REJECT_AFTER_TIME
+    if sources_needed(world, strict=False) > sources_there(world):  # only once both ends relax
+        seconds += max(world.max_age(end) + world.sides[end].grace for end in ENDS)
+    return seconds
+
+
+@dataclass
+class Result:
+    """healed: seconds from the end of the last fault to a common epoch in force, None where policy forbids one; share:
+    of the bound. epochs: made in all. remedied: a required chain was lost, and the operators began anew."""
+
+    healed: float | None
+    epochs: int
+    share: float = 0.0
+    remedied: bool = False
+
+
+def run(plan: Plan) -> Result:
+    """Raises ``BrokenRuleError`` with what is wrong."""
+    world = World(plan)
+    for action in plan.actions:
+        world.run_for(action.after)
+        world.act(action)
+    # Crashes that wait for their moment, and everything that lasts.
+    world.run_for(plan.interval + 30.0)
+    world.run_for(max(0.0, world.faults_end() - world.now) + 1.0)
+    return settle(world)
+
+
+def settle(world: World) -> Result:
+    plan = world.plan
+    if not allowed(world):
+        world.run_for(overdue(plan))
+        return Result(None, len(world.oracle.epochs))
+    remedied = False
+    if chain_lost(world):
+        world.run_for(overdue(plan))
+        remedy(world)
+        remedied = True
+    began = world.now
+    while not common(world):
+        if world.now > began + bound(world):
+            raise BrokenRuleError(f"no common epoch {world.now - began:.0f} s after the last fault: {describe(world)}")
+        world.run_for(1.0)
+    healed = world.now - began
+    keeps_going(world)
+    return Result(healed, len(world.oracle.epochs), healed / bound(world), remedied)
+
+
+def keeps_going(world: World) -> None:
+    """Left alone, they rekey at the pace of one schedule, with a session all the time."""
+    plan = world.plan
+    world.run_for(overdue(plan) + 20.0)
+    before, start = len(world.oracle.epochs), world.now
+    while world.now < start + 3 * plan.interval:
+        world.run_for(1.0)
+        for end in ENDS:
+            if world.wires[end].session is None and not flaps(plan, end, world):
+                raise BrokenRuleError(f"{end} has no session, though nothing is wrong: {describe(world)}")
+    made = len(world.oracle.epochs) - before
+    if not 2 <= made <= 4:
+        raise BrokenRuleError(f"{made} epochs in three intervals")
+    roles = {host.node.peers[host.peer].view().role for host in world.hosts.values()}
+    if len(roles) != 2:
+        raise BrokenRuleError(f"both ends are {roles}")
+
+
+def flaps(plan: Plan, end: str, world: World) -> bool:
+    """Whether the daemon has to drop sessions in the best of worlds: a session is to be of a key that is too old before
+    one of the next key is there, some lost packets allowed for. A plain engine handshakes every 120 s
+    only, and of which key that was is certain 180 s later."""
+    latest = REKEY_AFTER_TIME + REJECT_AFTER_TIME if plan.plain else 3 * REKEY_TIMEOUT
+    if plan.loss:
+        latest += ATTEMPT_LIMIT
+    return world.max_age(end) < plan.interval * (1 + JITTER) + latest
+
+
+def common(world: World) -> bool:
+    """Whether both ends send under the same epoch, which is also the one in place."""
+    wires = [world.wires[end] for end in ENDS]
+    sessions = [wire.session for wire in wires]
+    if None in sessions:
+        return False
+    return len({session.psk for session in sessions if session is not None} | {wire.psk for wire in wires}) == 1
+
+
+def allowed(world: World) -> bool:
+    """Whether the two policies allow an epoch at all."""
+    return sources_needed(world, strict=True) <= sources_there(world) and not locked(world)
+
+
+def sources_there(world: World) -> int:
+    """QKD sources that an epoch can have when all KMEs work."""
+    return 0 if any(world.sides[end].qkd is QkdPolicy.OFF for end in ENDS) else world.plan.sources
+
+
+def sources_needed(world: World, *, strict: bool) -> int:
+    """QKD sources that the policies require; strict: without those that relax after max_age."""
+    sides = [world.sides[end] for end in ENDS]
+    floors = [
+        max(1, its.min_sources) for its in sides if its.qkd is QkdPolicy.REQUIRED and not (strict and its.may_relax)
+    ]
+    return max(floors, default=0)
+
+
+def locked(world: World) -> bool:
+    """Whether no end can begin for the reason that docs/protocol.md gives in section 5.4: its state is lost, and its
+    clock was ahead."""
+
+    def can(end: str) -> bool:
+        other = world.peer(end)
+        reaches = world.sides[end].endpoint or world.known[end] is not None
+        now = tai64n(world.present(end).unix_ns)
+        return reaches and max(now, world.disk[end].sent) > world.disk[other].seen
+
+    return not any(can(end) for end in ENDS)
+
+
+def chain_lost(world: World) -> bool:
+    """Whether one end requires a chain that the two do not have in common any more."""
+    ids = [{link.id for link in host.node.peers[host.peer].context.chain.links} for host in world.hosts.values()]
+    required = any(world.sides[end].chain is ChainPolicy.REQUIRED and world.disk[end].had_epochs for end in ENDS)
+    return required and not set.intersection(*ids)
+
+
+def remedy(world: World) -> None:
+    """As the log says: stop both ends, remove peers.json, start them."""
+    for end in ENDS:
+        world.crash(end, 1.0, keep=False)
+    world.run_for(1.5)
+
+
+def describe(world: World) -> str:
+    parts = []
+    for end in ENDS:
+        host, wire = world.hosts.get(end), world.wires[end]
+        session = wire.session
+        view = None if host is None else host.node.peers[host.peer].view()
+        parts.append(
+            f"{end}: in place {world.in_place[end]}, session {None if session is None else session.epoch}, "
+            + (
+                "down"
+                if view is None
+                else f"{view.role}, {view.out_state.value}/{view.in_state.value}, "
+                f"next {view.next_rekey and round(view.next_rekey - world.now, 1)}, {view.protection.value}"
+            )
+        )
+    return "; ".join(parts)
