@@ -44,6 +44,14 @@ def test_what_a_peer_is_there_is_its_owners_to_say(errors_of: Errors, line: str)
     assert error.endswith(f"peers[0].{line.partition(':')[0]}: {BELONGS}")
 
 
+def test_plain_peers_are_its_owners_too(errors_of: Errors) -> None:
+    plain = (
+        f"plain_peers:\n  - {{name: p, protection: wireguard-only, public_key: {KEY}, allowed_ips: [10.9.0.1/32]}}\n"
+    )
+    (error,) = errors_of(plain + OWNED)
+    assert error.endswith(f"plain_peers: {BELONGS}")
+
+
 def test_where_the_interface_is_ours_addresses_and_allowed_ips_are_needed(errors_of: Errors) -> None:
     lines = errors_of(OWNED.replace("  manage: psk\n", ""))
     assert "tunnel.addresses: is missing; for example addresses: [10.77.0.1/24]" in lines[0]
