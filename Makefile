@@ -6,10 +6,11 @@ ARGS   ?=
 DEMO_TOOLS := iproute2 iperf3 wireguard-tools
 TEST_TOOLS := $(DEMO_TOOLS) iputils-ping wireguard-go tcpdump ethtool nftables
 BENCH_TOOLS := iproute2 iperf3 ethtool nftables wireguard-go
+KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools demo test test-faults sim soak mutants rekeys lint diagrams bench sweep plots install uninstall clean
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools demo test test-faults test-kernel sim soak mutants rekeys lint diagrams bench sweep plots install uninstall clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -30,6 +31,9 @@ test-tools:
 bench-tools:
 	@scripts/need-tools "$(BENCH_TOOLS)" ip iperf3 ethtool nft wireguard-go $(OUT)
 
+kernel-tools:
+	@scripts/need-tools "$(KERNEL_TOOLS)" qemu-system-x86_64 busybox ip ping wg wireguard-go $(OUT)
+
 demo: venv demo-tools
 	@$(BIN)/qtunnel demo $(ARGS)
 
@@ -46,6 +50,11 @@ endif
 # ARGS="link cut,disk" tries those with one of these words, and leaves the other rows as they are
 test-faults: dev test-tools
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+# engine: kernel, against this machine's kernel or, where that has no WireGuard, Debian's in a virtual machine: within half
+# an hour without help of the processor (KVM); KERNEL_VM_LIMIT=seconds is another bound
+test-kernel: dev kernel-tools
+	scripts/test-kernel $(BIN)/python $(TOOLS)/kernel $(ARGS)
 
 # the whole convergence simulation, within two hours: 1,000 rekeys for each of 100 seeds (the tests run 20 for each),
 # and a hub of 1,000 peers (the tests run 200);

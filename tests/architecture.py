@@ -79,7 +79,7 @@ ROOMS = {
     "kme": Room("the embedded ETSI GS QKD 014 KME and its PKI", ("config", "telemetry", "tls")),
     "control": Room("the local socket: messages, server, client", ("events", "telemetry"),
                     {"events": ("server.py",), "telemetry": ("server.py",)}),
-    "engines": Room("a data plane in a process of its own, its interface and routes", ("telemetry",)),
+    "engines": Room("a data plane, driven by UAPI or netlink; its interface and routes", ("telemetry",)),
     "daemon": Room(
         "the shell around rekey: sockets, sources, engine, state, status",
         ("config", "control", "drivers", "engines", "events", "handshake", "keys", "rekey", "sd_notify", "telemetry"),

@@ -54,6 +54,8 @@ READERS = {
     "engines/host.py": "/dev/net/tun",
     "engines/launch.py": "/proc, and which process an engine is",
     "engines/survivor.py": "the same, by the next daemon",
+    "engines/keeper.py": "its lock",
+    "engines/existing.py": "the name of the program behind a socket, in /proc",
     "netio/tun.py": "/dev/net/tun",
     "netio/background.py": "/dev/null and a pipe",
     "workers/process.py": "/dev/null",

@@ -21,8 +21,9 @@ from qtunnel.bench.link import ADDRESS, ENDS, Link
 from qtunnel.bench.options import STANDARD, Mode, Suite
 from qtunnel.constants import UAPI_DIRECTORY
 from qtunnel.crypto.dh import KEY_SIZE, public_key
+from qtunnel.engines.device import Device, Line
 from qtunnel.engines.programs import OWN, Program, find
-from qtunnel.engines.uapi_client import Line, UapiClient, UapiDevice
+from qtunnel.engines.uapi_client import UapiClient
 from qtunnel.errors import BenchError, EngineError
 from qtunnel.sandbox.namespaces import Network
 from qtunnel.sandbox.programs import call
@@ -157,7 +158,7 @@ class Engine:
         """One UAPI ``set`` operation; raises ``EngineError`` where it is refused."""
         asyncio.run(UapiClient(self.interface, str(self._socket)).set(lines))
 
-    def get(self) -> UapiDevice:
+    def get(self) -> Device:
         """Its device and peers."""
         return asyncio.run(UapiClient(self.interface, str(self._socket)).get())
 

@@ -16,7 +16,7 @@ from qtunnel.bench.engine import Pair, ours
 from qtunnel.bench.link import Link
 from qtunnel.bench.options import LinkOptions, RekeyOptions
 from qtunnel.crypto.dh import KEY_SIZE
-from qtunnel.engines.uapi_client import Line
+from qtunnel.engines.device import Line
 from qtunnel.errors import BenchError
 from qtunnel.secret import Secret
 

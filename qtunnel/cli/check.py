@@ -39,11 +39,16 @@ def summary(config: Config) -> list[str]:
     node, tunnel = config.node, config.tunnel
     addresses = ", ".join(str(address) for address in tunnel.addresses)
     listens = ", ".join(str(address) for address in node.listen)
+    interface = (
+        f"tunnel {tunnel.interface}: {addresses}, MTU {tunnel.mtu}, engine {tunnel.engine}, routes {tunnel.routes}"
+    )
+    if tunnel.manage == "psk":
+        interface = f"tunnel {tunnel.interface}: made by somebody else, preshared keys alone"
     lines = [
         f"node {node.name}: fingerprint {Identity.load(node.identity).public.fingerprint}",
-        f"  handshake on {listens}, WireGuard on port {node.wireguard_port}",
+        f"  handshake on {listens}" + (f", WireGuard on port {node.wireguard_port}" if tunnel.manage == "all" else ""),
         f"  state in {node.state_dir}, control socket {node.control_socket}",
-        f"tunnel {tunnel.interface}: {addresses}, MTU {tunnel.mtu}, engine {tunnel.engine}, routes {tunnel.routes}",
+        interface,
     ]
     for name, source in config.key_sources.items():
         lines.append(f"key source {name}: {source.driver}")
@@ -73,7 +78,7 @@ def _peer(peer: PeerConfig) -> list[str]:
     else:
         sources = ", ".join(qkd.sources)
         protection = f"{qkd.policy}, at least {qkd.min_sources} of {sources}"
-    allowed = ", ".join(str(network) for network in peer.allowed_ips)
+    allowed = ", ".join(str(network) for network in peer.allowed_ips) or "as its interface has them"
     return [
         f"peer {peer.name}: fingerprint {PublicIdentity.load(peer.public).fingerprint}",
         f"  {where}; allowed IPs {allowed}",

@@ -13,7 +13,9 @@ from pydantic import BaseModel
 from qtunnel.config.document import Location, Problem
 from qtunnel.config.model import Config
 from qtunnel.drivers import registry
-from qtunnel.engines.programs import find
+from qtunnel.engines.keeper import NO_MODULE
+from qtunnel.engines.kernel_client import KernelClient
+from qtunnel.engines.programs import KERNEL, find
 from qtunnel.errors import EngineError, QtunnelError
 
 
@@ -22,6 +24,8 @@ def check_machine(config: Config) -> Iterator[Problem]:
     node, tunnel = config.node, config.tunnel
     try:
         find(tunnel.engine).command(tunnel.interface)
+        if tunnel.engine == KERNEL and not asyncio.run(KernelClient(tunnel.interface).available()):
+            yield Problem(("tunnel", "engine"), NO_MODULE)
     except EngineError as error:
         yield Problem(("tunnel", "engine"), str(error))
     yield from _check_directory(("node", "control_socket"), node.control_socket.parent)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from qtunnel.addresses import is_numeric
 from qtunnel.config.document import Location, Problem, dotted
+from qtunnel.config.manage import check_wireguard_keys
 from qtunnel.config.model import Config, PeerConfig
 from qtunnel.config.plain import PlainPeerConfig, check_public_keys
 from qtunnel.config.rekey import check_rekey
@@ -63,6 +64,8 @@ def check_node(config: Config) -> Iterator[Problem]:
 
 
 def check_tunnel(config: Config) -> Iterator[Problem]:
+    keys = [(("peers", i, "wireguard_key"), peer.wireguard_key) for i, peer in enumerate(config.peers)]
+    yield from check_wireguard_keys(keys)
     addresses = [(("tunnel", "addresses", i), a) for i, a in enumerate(config.tunnel.addresses)]
     for where, _ in _twice(addresses, lambda address: address.ip):
         yield Problem(where, "stands in the list twice; remove one")
@@ -153,7 +156,7 @@ def check_identities(config: Config) -> Iterator[Problem]:
             first = seen.setdefault(public.id, where)
             if first is not where:
                 yield Problem(where, f"peers[{first[1]}] has the same identity; every peer needs its own", (first,))
-            keys[public.wireguard] = peer.name, where
+            keys[peer.wireguard_key or public.wireguard] = peer.name, where
     yield from check_public_keys(config.plain_peers, None if own is None else own.wireguard, keys)
     for index, peer in enumerate(config.peers):
         if peer.pairing_secret is not None and _usable(peer.pairing_secret):

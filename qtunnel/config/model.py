@@ -20,7 +20,8 @@ from pydantic import (
 )
 
 from qtunnel.config.document import Location, Node, Problem
-from qtunnel.config.plain import PlainPeerConfig
+from qtunnel.config.manage import NeverTheOwners, OursToSay, owners_keys
+from qtunnel.config.plain import PlainPeerConfig, PublicKey
 from qtunnel.config.rekey import RekeyConfig as RekeyConfig
 from qtunnel.config.types import (
     AllowedNetwork,
@@ -76,13 +77,16 @@ class LogConfig(Section):
 class TunnelConfig(Section):
     """The interface. MTU in bytes. record_mode: ``auto`` is any AEAD that this machine is fast with.
 
-    processes: of the engine, for packets.
+    processes: of the engine, for packets. manage: ``psk`` where the interface is somebody else's.
     """
 
     interface: InterfaceName = Field(examples=["qt0"])
-    addresses: tuple[InterfaceAddress, ...] = Field(min_length=1, examples=[["10.77.0.1/24"]])
+    manage: Literal["all", "psk"] = "all"
+    addresses: Annotated[tuple[InterfaceAddress, ...], Field(min_length=1), OursToSay] = Field(
+        default=(), validate_default=True, examples=[["10.77.0.1/24"]]
+    )
     mtu: Annotated[StrictInt, Field(ge=1280, le=65535)] = DEFAULT_MTU
-    engine: Literal["qtunnel", "wireguard-go", "boringtun-cli"] = "qtunnel"
+    engine: Literal["qtunnel", "kernel", "wireguard-go", "boringtun-cli"] = "qtunnel"
     routes: Literal["auto", "off"] = "auto"
     record_mode: Literal["auto", "aes-256-gcm", "chacha20-poly1305", "off"] = "auto"
     processes: Annotated[StrictInt, Field(ge=1, le=MAX_PROCESSES)] = 1
@@ -90,6 +94,8 @@ class TunnelConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _own_engine(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (owners := owners_keys(value)):
+            raise ProblemsError(owners)
         if isinstance(value, dict) and value.get("engine", "qtunnel") != "qtunnel":
             asked = value.get("record_mode", "auto")
             problems = []
@@ -240,15 +246,18 @@ class QkdConfig(Section):
 
 
 class PeerConfig(Section):
-    """One peer. persistent_keepalive in seconds, ``None`` for off."""
+    """One peer. persistent_keepalive in seconds, ``None`` for off. wireguard_key: where it is not the public file's."""
 
     name: Name = Field(examples=["bob"])
     public: PublicFile = Field(examples=["bob.public"])
+    wireguard_key: PublicKey | None = None
     endpoint: Host | None = None
-    wireguard_port: Port = DEFAULT_WIREGUARD_PORT
+    wireguard_port: Annotated[Port, NeverTheOwners] = DEFAULT_WIREGUARD_PORT
     handshake_port: Port = DEFAULT_HANDSHAKE_PORT
-    allowed_ips: tuple[AllowedNetwork, ...] = Field(min_length=1, examples=[["10.77.0.2/32"]])
-    persistent_keepalive: Keepalive = None
+    allowed_ips: Annotated[tuple[AllowedNetwork, ...], Field(min_length=1), OursToSay] = Field(
+        default=(), validate_default=True, examples=[["10.77.0.2/32"]]
+    )
+    persistent_keepalive: Annotated[Keepalive, NeverTheOwners] = None
     rekey: RekeyConfig = RekeyConfig()
     kem: Literal["ml-kem-1024", "ml-kem-768"] = "ml-kem-1024"
     cipher: Literal["chacha20-poly1305", "aes-256-gcm"] = "chacha20-poly1305"
@@ -265,6 +274,7 @@ class PeerConfig(Section):
         )
 
 
+_EXAMPLE_TUNNEL = {"interface": "qt0", "addresses": ["10.77.0.1/24"]}
 _EXAMPLE_PEER = {"name": "bob", "public": "bob.public", "allowed_ips": ["10.77.0.2/32"]}
 
 
@@ -273,10 +283,10 @@ class Config(Section):
 
     node: NodeConfig
     log: LogConfig = LogConfig()
-    tunnel: TunnelConfig
+    tunnel: TunnelConfig = Field(examples=[_EXAMPLE_TUNNEL])
     key_sources: dict[Name, Annotated[KeySourceConfig, BeforeValidator(_key_source)]] = Field(default_factory=dict)
     peers: tuple[PeerConfig, ...] = Field(min_length=1, examples=[[_EXAMPLE_PEER]])
-    plain_peers: tuple[PlainPeerConfig, ...] = ()
+    plain_peers: Annotated[tuple[PlainPeerConfig, ...], NeverTheOwners] = ()
 
     def peer(self, name: str) -> PeerConfig:
         """The peer of that name; raises ``ConfigError`` naming the peers there are."""

@@ -111,13 +111,13 @@ class Gateway:
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._plain = PlainPeers(config, self._endpoints.doubt)
         self._nudges = Nudges(self._tunnel, self._endpoints)
-        self._sockets = HandshakeSockets(node.listen, self._receive, self._tunnel.mark)
+        self._sockets = HandshakeSockets(node.listen, self._receive)
         self._notices = Notices(self._tally, self._tunnel, self._endpoints, self._publish)
         settings = all_settings(config, self._public)
         try:
             await control.start()
             memory = self._memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told))
-            await self._sockets.open()
+            await self._sockets.open(await self._tunnel.outer_mark())
             await self._endpoints.first(memory, self._public)
             await self._tunnel.start()
             self._state = "up"

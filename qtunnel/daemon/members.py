@@ -25,14 +25,19 @@ def specs_of(config: Config, public: Mapping[str, PublicIdentity]) -> dict[str, 
 
 
 def _spec(peer: AnyPeer, public: Mapping[str, PublicIdentity]) -> PeerSpec:
-    key = peer.public_key if isinstance(peer, PlainPeerConfig) else public[peer.name].wireguard
+
+    key = peer.public_key if isinstance(peer, PlainPeerConfig) else peer.wireguard_key or public[peer.name].wireguard
     keepalive = peer.persistent_keepalive
     return PeerSpec(key, None, peer.allowed_ips, None if keepalive is None else max(1, round(keepalive)))
 
 
 def mark_for(config: Config) -> int:
     """The mark of all datagrams that carry the tunnel; 0 where it makes no routes that could lead them into itself."""
-    return mark_of(config.node.wireguard_port) if config.tunnel.routes == "auto" else 0
+    return mark_of(config.node.wireguard_port) if _has_routes(config) else 0
+
+
+def _has_routes(config: Config) -> bool:
+    return config.tunnel.routes == "auto" and config.tunnel.manage == "all"
 
 
 def interface_of(config: Config) -> InterfaceConfig:
@@ -43,7 +48,7 @@ def interface_of(config: Config) -> InterfaceConfig:
         tunnel.addresses,
         tunnel.mtu,
         tuple(network for peer in all_peers(config).values() for network in peer.allowed_ips),
-        tunnel.routes == "auto",
+        _has_routes(config),
         mark=mark_for(config),
         guard_metric=guard_metric_of(config.node.wireguard_port),
     )

@@ -44,7 +44,7 @@ def load_pairing(path: Path) -> Secret:
 
 def capabilities_of(tunnel: TunnelConfig, *, fast_aes: bool) -> int:
     """What the engine can do, as bits for offers and answers."""
-    if tunnel.engine != "qtunnel" or tunnel.record_mode == "off":
+    if tunnel.manage == "psk" or tunnel.engine != "qtunnel" or tunnel.record_mode == "off":
         return 0
     if tunnel.record_mode == "auto":
         names = [name for name in RECORD_SUITES if fast_aes or not name.startswith("aes")]

@@ -128,19 +128,20 @@ class _Port:
 class HandshakeSockets:
     """All sockets of one gateway."""
 
-    def __init__(self, listen: Iterable[SocketAddress], receive: Receive, mark: int = 0) -> None:
-        """mark: SO_MARK of what they send, for the routing rules; 0 is none."""
-        self._listen, self._receive, self._mark = tuple(listen), receive, mark
+    def __init__(self, listen: Iterable[SocketAddress], receive: Receive) -> None:
+        self._listen, self._receive, self._mark = tuple(listen), receive, 0
         self._ports: dict[int, _Port] = {}
         self._expected: frozenset[str] = frozenset()
         self._factors = tuple(int.from_bytes(os.urandom(4), "big") | 1 for _ in range(4))
 
-    async def open(self) -> None:
-        """Bind them; raises ``ListenError`` naming the address."""
+    async def open(self, mark: int = 0) -> None:
+        """Bind them; raises ``ListenError`` naming the address. mark: SO_MARK of what they send, for the routing
+        rules; 0 is none."""
+        self._mark = mark
         for index, where in enumerate(self._listen):
             family = socket.AF_INET6 if where.address.version == 6 else socket.AF_INET
             try:
-                sock = _bind(family, where, self._mark)
+                sock = _bind(family, where, mark)
             except OSError as error:
                 if error.errno == errno.EAFNOSUPPORT and where.address.is_unspecified and len(self._listen) > 1:
                     continue  # a host without IPv6: the default listens on both

@@ -12,10 +12,12 @@ from qtunnel.daemon.engine_keys import UNKNOWN, CurrentPsk, EngineKeys, LeaseOf
 from qtunnel.daemon.inheritance import ENGINE_RECORD, inherit
 from qtunnel.daemon.looks import AFTER_CHANGE, Looks
 from qtunnel.daemon.members import interface_of, mark_for, specs_of
-from qtunnel.engines.base import Endpoint, Left, PeerSpec, PeerStats
+from qtunnel.engines.base import Endpoint, Engine, Left, PeerSpec, PeerStats
 from qtunnel.engines.changes import Changes
+from qtunnel.engines.choice import open_engine, open_existing
+from qtunnel.engines.existing import ExistingEngine
 from qtunnel.engines.interface import Interface
-from qtunnel.engines.uapi import open_engine
+from qtunnel.engines.owners import OwnersInterface
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
@@ -46,15 +48,20 @@ class Tunnel(EngineKeys):
         tunnel = config.tunnel
         self._config, self._identity, self._events, self._current_psk = config, identity, events, current_psk
         self._lease_of = lease_of
-        record = config.node.state_dir / ENGINE_RECORD
-        self.engine = open_engine(tunnel.engine, tunnel.interface, processes=tunnel.processes, record=record)
+        self.engine: Engine = open_engine(
+            tunnel.engine, tunnel.interface, processes=tunnel.processes, public_key=identity.public.wireguard,
+            record=config.node.state_dir / ENGINE_RECORD,
+        )  # fmt: skip
         self.left: dict[str, Left] = {}
         """By peer's name, what an engine that was taken over has in place; to be judged right after ``start``."""
         self._kept: set[str] = set()
         """Peers whose key is of before a restart: what nobody here could put in place again is left as it is."""
         self.mark = mark_for(config)
         """Of all datagrams that carry the tunnel: those of the engine, and those of the key handshake."""
-        self._interface = Interface(interface_of(config))
+        self._interface: Interface | OwnersInterface = Interface(interface_of(config))
+        if tunnel.manage == "psk":
+            self.engine = existing = open_existing(tunnel.interface)
+            self._interface = OwnersInterface(interface_of(config), existing, lambda: self._keys)
         self._changes = Changes()
         self._made = 0
         self._looks = Looks(self._changes.heard, lambda: self._interface.looks)
@@ -158,10 +165,11 @@ class Tunnel(EngineKeys):
     async def mend(self) -> None:
         """Put back what somebody undid of the interface, its routes and what stands behind them, and follow the host's
         own routes; to be called about every second. Raises ``EngineError``."""
-        if not self.up or not self._looks.due(trouble=self.trouble is not None):
+        owners = isinstance(self._interface, OwnersInterface)  # whose keys nobody tells the changes of
+        if not self.up or not (self._looks.due(trouble=self.trouble is not None) or owners):
             return
         made = self._made
-        missing = await self._interface.missing()  # not under the lock: at a hub's start this takes seconds
+        missing = await self._missing()
         async with self._lock:
             if not self.up or self._made != made:
                 return  # the interface has become another one meanwhile
@@ -175,11 +183,20 @@ class Tunnel(EngineKeys):
                     self._events.publish("interface.altered", None, detail=text)
                 self.trouble = text
                 await self._interface.put_back()
+                for peer in self._interface.rekeyed:  # and drop what sessions the other key has made
+                    await self._block(peer)
+                    await self._put_right(peer)
             self._routes_due += 1
             if self._routes_due >= ROUTES_EVERY:
                 self._routes_due = 0
                 await self._interface.follow_routes()
             self._warn()
+
+    async def _missing(self) -> list[str]:
+        if isinstance(self._interface, OwnersInterface):
+            async with self._lock:  # or a key that is being installed would be taken for somebody else's
+                return await self._interface.missing()
+        return await self._interface.missing()  # not under the lock: at a hub's start this takes seconds
 
     async def stop(self) -> None:
         """Take interface, routes and engine away, and what stands behind the routes; nothing of anybody else's."""
@@ -204,6 +221,11 @@ class Tunnel(EngineKeys):
                 f"ip route del unreachable PREFIX metric {self._interface.config.guard_metric} (ip -6 for IPv6)",
             )
         await self.engine.stop()
+
+    async def outer_mark(self) -> int:
+        """The mark of the key handshake's datagrams: where the interface is somebody else's, what its owner has it mark
+        its own with, so that both go the same way. Raises ``EngineError``."""
+        return await self.engine.fwmark() if isinstance(self.engine, ExistingEngine) else self.mark
 
     def key_of(self, peer: str) -> bytes:
         return self._keys[peer]

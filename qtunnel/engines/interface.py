@@ -157,6 +157,8 @@ class Interface:
         self._outcome = Outcome(config.name, checked)
         self.undone = True
         """Whether the last look found something that ``put_back`` can mend; not where others have our prefixes."""
+        self.rekeyed: list[str] = []
+        """Of an engine of our own, nobody changes the keys; see ``OwnersInterface``."""
         self._bypass = Bypass(config.name, config.mark, self.guards)
 
     async def change(self, config: InterfaceConfig) -> None:

@@ -51,6 +51,10 @@ class EpochLedger:
         self._judged = None
         self._epoch = self.newest = None
 
+    def has_session(self, now: float) -> bool:
+        """Whether there was one when the engine was last asked, and none of it is over by now."""
+        return self._judged is not None and now - self._judged < SESSION_TIME
+
     def in_force(self, last_handshake: float | None, now: float) -> int | None:
         """The epoch of the newest handshake; ``None`` where it used no epoch's key, its session is over, or there was
         none."""

@@ -1,4 +1,4 @@
-"""The userspace WireGuard programs that the daemon can drive, and what each of them can do."""
+"""The programs that move packets or, for the kernel, hold its interface; and what each of them can do."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from dataclasses import dataclass, field, replace
 from qtunnel.errors import EngineError
 
 OWN = "qtunnel"
+KERNEL = "kernel"
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A userspace WireGuard that serves the UAPI socket.
+    """A userspace WireGuard that serves the UAPI socket, or the keeper of the kernel's.
 
     arguments: its argument list for an interface. epochs: it knows our own UAPI keys (``epoch``,
     ``previous_preshared_key``, ``drop_sessions``, ``handshake``). updates: a peer that is there can be changed; where
-    not, it is removed and added again, and each new key costs what is on its way until the next handshake.
+    not, it is removed and added again, and each new key costs what is on its way until the next handshake. python: it
+    is code of ours, which has to be found.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Program:
     environment: dict[str, str] = field(default_factory=dict)
     epochs: bool = False
     updates: bool = True
+    python: bool = False
     remedy: str = ""
 
     def command(self, interface: str) -> list[str]:
@@ -46,7 +49,7 @@ class Program:
     def full_environment(self) -> dict[str, str]:
         """All that the program gets to see: no secrets, no notify socket, nothing of the daemon's own."""
         passed = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-        if not self.epochs:
+        if not self.python:
             passed.pop("PYTHONPATH", None)
         return {**passed, "LANG": "C.UTF-8", **self.environment}
 
@@ -59,6 +62,14 @@ PROGRAMS: dict[str, Program] = {
             executable=sys.executable,
             arguments=lambda interface: ["-m", "qtunnel", "wg", "--foreground", interface],
             epochs=True,
+            python=True,
+            remedy="install qtunnel again",
+        ),
+        Program(
+            name=KERNEL,
+            executable=sys.executable,
+            arguments=lambda interface: ["-m", "qtunnel.engines.keeper", interface],
+            python=True,
             remedy="install qtunnel again",
         ),
         Program(

@@ -243,7 +243,7 @@ class SetOperation:
 
 
 def get_answer(device: Device, now: float, *, brief: bool = False) -> Iterator[bytes]:
-    """The answer to ``get=1`` in pieces, so that traffic goes on between them. brief: without keys and allowed IPs."""
+    """The answer to ``get=1`` in pieces, so that traffic goes on between them. brief: without what was configured."""
     state = device.state
     head = []
     if state.static is not None and not brief:
@@ -285,9 +285,10 @@ def _peer_lines(peer: Peer, now: float, *, brief: bool) -> str:
     if current is not None and current.epoch is not None and current.may_send(now):
         seconds, nanoseconds = divmod(current.created_unix_ns, 1_000_000_000)
         lines += [f"epoch={current.epoch}", f"epoch_time_sec={seconds}.{nanoseconds:09d}"]
-        if current.label.note:
+        if current.label.note and not brief:
             lines.append(f"epoch_note={current.label.note}")
-    lines += _lease_lines(peer, now)
+    if not brief:  # what counts down would make each answer another one
+        lines += _lease_lines(peer, now)
     link = peer.records
     if link.suite:
         lines += [f"record_mode={link.suite}", f"record_mode_state={link.state.value}"]

@@ -29,7 +29,7 @@ peers:
     public: {peer}.public
     endpoint: "{endpoint}"
     allowed_ips: [{allowed}]
-    rekey: {{interval: 2s}}
+    rekey: {{interval: {interval}}}
     qkd: {{policy: off}}
 """
 TUNNEL = {"alice": "10.77.0.1", "bob": "10.77.0.2"}
@@ -53,6 +53,7 @@ class Site:
         values = {
             "name": self.name, "peer": OTHER[self.name], "interface": self.interface, "engine": "qtunnel",
             "here": TUNNEL[self.name][-1], "endpoint": ENDPOINT[self.name], "allowed": ALLOWED[self.name],
+            "interval": "2s",
         }  # fmt: skip
         self.config.write_text(CONFIG.format(**values | changes))
 

@@ -19,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qtunnel.constants import UAPI_DIRECTORY
-from qtunnel.engines import programs, uapi
+from qtunnel.engines import child, programs, uapi
 from qtunnel.engines.base import PeerSpec
 from qtunnel.engines.host import interface_exists
 from qtunnel.engines.uapi import UapiEngine
@@ -302,7 +302,7 @@ def test_a_taken_port_is_told(engine: UapiEngine) -> None:
 def test_without_the_capability_it_says_so(namespace: Namespace, interface: str, name: str) -> None:
     code = (
         "import asyncio\n"
-        "from qtunnel.engines.uapi import open_engine\n"
+        "from qtunnel.engines.choice import open_engine\n"
         "from qtunnel.errors import EngineError\n"
         "try:\n"
         f"    asyncio.run(open_engine({PROGRAMS[name].name!r}, {interface!r}).start())\n"
@@ -320,7 +320,7 @@ def test_without_the_capability_it_says_so(namespace: Namespace, interface: str,
 def test_an_engine_does_not_outlive_the_daemon(namespace: Namespace, interface: str) -> None:
     code = (
         "import asyncio\n"
-        "from qtunnel.engines.uapi import open_engine\n"
+        "from qtunnel.engines.choice import open_engine\n"
         "async def main():\n"
         f"    engine = open_engine('wireguard-go', {interface!r})\n"
         "    await engine.start()\n"
@@ -363,6 +363,6 @@ def test_a_program_that_dies_at_once_is_told_with_its_words(namespace: Namespace
 def test_a_program_that_never_answers_is_given_up(
     namespace: Namespace, interface: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uapi, "START_BOUND", 0.3)
+    monkeypatch.setattr(child, "START_BOUND", 0.3)
     mute = replace(programs.find("wireguard-go"), executable="sleep", arguments=lambda _: ["100"])
-    assert "did not answer at" in refused(UapiEngine(mute, interface))
+    assert "did not answer within" in refused(UapiEngine(mute, interface))

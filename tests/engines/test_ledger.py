@@ -109,3 +109,13 @@ def test_never_claims_a_newer_epoch_than_the_session_has(
         last = claimed or 0
         if used and counted > installed[-1][1] + SESSION_TIME:
             assert claimed == installed[-1][0]
+
+
+def test_there_is_a_session_from_its_handshake_until_it_is_over() -> None:
+    ledger = EpochLedger()
+    assert not ledger.has_session(100.0)
+    ledger.in_force(100.0, 101.0)
+    assert ledger.has_session(100.0 + SESSION_TIME - 1)
+    assert not ledger.has_session(100.0 + SESSION_TIME)
+    ledger.blocked()
+    assert not ledger.has_session(101.0)

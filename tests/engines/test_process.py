@@ -130,5 +130,5 @@ def test_a_missing_program_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_an_unknown_engine_lists_the_known_ones() -> None:
-    with pytest.raises(EngineError, match="no engine 'kernel'; there are: qtunnel, wireguard-go, boringtun-cli"):
-        programs.find("kernel")
+    with pytest.raises(EngineError, match="no engine 'linux'; there are: qtunnel, kernel, wireguard-go, boringtun-cli"):
+        programs.find("linux")

@@ -17,6 +17,7 @@ import pytest
 from qtunnel.crypto import dh
 from qtunnel.engines import survivor
 from qtunnel.engines.base import Lease, PeerSpec
+from qtunnel.engines.choice import open_engine
 from qtunnel.engines.host import interface_exists
 from qtunnel.engines.programs import find
 from qtunnel.engines.uapi import UapiEngine
@@ -131,7 +132,7 @@ def test_one_of_ours_that_is_not_as_wanted_is_ended_and_gives_way(
 
     async def main() -> None:
         engine = engine_of(interface, record)
-        engine._client._timeout = 1.0
+        engine._uapi._timeout = 1.0
         assert await engine.adopt(public, PORT + (what == "port"), MARK + (what == "mark")) is None
         assert gone(left)
         await engine.start()
@@ -139,6 +140,16 @@ def test_one_of_ours_that_is_not_as_wanted_is_ended_and_gives_way(
         await engine.stop()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", ["wireguard-go", "kernel"])
+def test_one_of_ours_ends_where_another_engine_takes_its_place(
+    left: int, interface: str, record: Path, name: str
+) -> None:
+    engine = open_engine(name, interface, public_key=PUBLIC, record=record, log_line=lambda line: None)
+    assert asyncio.run(engine.adopt(PUBLIC, PORT, MARK)) is None
+    assert gone(left)
+    assert not interface_exists(interface)
 
 
 @pytest.mark.parametrize("what", ["pid", "began", "boot", "network", "missing", "damaged"])

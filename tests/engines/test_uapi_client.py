@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtunnel.engines import uapi_client
-from qtunnel.engines.uapi_client import UapiClient, UapiDevice, describe_errno, encode, parse_endpoint
+from qtunnel.engines.device import Device, Line, mark_of_psk
+from qtunnel.engines.uapi_client import UapiClient, describe_errno, encode, parse_endpoint
 from qtunnel.errors import EngineError
 from qtunnel.secret import Secret
 
@@ -41,9 +42,9 @@ def ask(
     return asyncio.run(main())
 
 
-def get(path: Path, answer: bytes | None, timeout: float = 5.0) -> UapiDevice:
+def get(path: Path, answer: bytes | None, timeout: float = 5.0) -> Device:
     device, _ = ask(path, answer, lambda client: client.get(), timeout)
-    assert isinstance(device, UapiDevice)
+    assert isinstance(device, Device)
     return device
 
 
@@ -161,7 +162,7 @@ def test_no_socket_is_one_line(tmp_path: Path) -> None:
 def test_set_sends_keys_in_hex_and_reports_errno_in_words(tmp_path: Path) -> None:
     secret = Secret(os.urandom(32))
     expected = f"set=1\npublic_key={KEY.hex()}\npreshared_key={bytes(secret.reveal()).hex()}\nepoch=7\n\n"
-    lines: list[uapi_client.Line] = [("public_key", KEY.hex()), ("preshared_key", secret), ("epoch", 7)]
+    lines: list[Line] = [("public_key", KEY.hex()), ("preshared_key", secret), ("epoch", 7)]
     _, asked = ask(tmp_path / "a", b"errno=0\n\n", lambda client: client.set(lines))
     assert asked.decode() == expected
     with pytest.raises(EngineError, match=r"refused: EADDRINUSE \(address already in use\)"):
@@ -216,3 +217,13 @@ def test_endpoints_are_read_as_they_are_written(address: object, port: int) -> N
 def test_errno_words() -> None:
     assert describe_errno(-22) == "EINVAL (invalid argument)"
     assert describe_errno(9999) == "error 9999"
+
+
+def test_a_mark_of_a_preshared_key_is_told_where_it_is_asked_for(tmp_path: Path) -> None:
+    answer = f"{PEER}preshared_key={'bb' * 32}\nerrno=0\n\n".encode()
+    assert get(tmp_path / "a", answer).peers[KEY].psk_mark == b""
+    values, _ = uapi_client._split(bytearray(answer), marks=True)
+    assert uapi_client._parse_device(values).peers[KEY].psk_mark == mark_of_psk(b"\xbb" * 32)
+    for digits in ("bb" * 31, "zz" * 32):
+        with pytest.raises(ValueError, match="a preshared key that is not 64 hex digits"):
+            uapi_client._split(bytearray(f"{PEER}preshared_key={digits}\nerrno=0\n\n".encode()), marks=True)

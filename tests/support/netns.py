@@ -15,7 +15,9 @@ from typing import Any
 _numbers = itertools.count()
 
 TERMINATE_TIMEOUT = 5.0
-COMMAND_TIMEOUT = 60.0
+PATIENCE = float(os.environ.get("QTUNNEL_TEST_PATIENCE", "1"))
+"""By which all waiting is multiplied: in a virtual machine without help of the processor everything takes ten times."""
+COMMAND_TIMEOUT = 60.0 * PATIENCE
 
 
 def unique_name(prefix: str) -> str:
@@ -27,7 +29,7 @@ def unique_name(prefix: str) -> str:
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = 15.0) -> Any:
     """The first true value of ``condition``; fails with ``what`` where it does not come."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * PATIENCE
     while True:
         value = condition()
         if value:

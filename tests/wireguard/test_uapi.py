@@ -149,10 +149,12 @@ def test_get_of_a_fresh_device_and_of_a_full_one() -> None:
 
 def test_a_brief_answer_has_what_happened_and_not_what_was_configured() -> None:
     _, alice, _ = connected()
-    alice.set(f"public_key={PEER}", f"preshared_key={'cd' * 32}", "allowed_ip=10.1.2.3/8")
+    lease = ("epoch=7", "epoch_note=note", "expires_msec=60000")
+    alice.set(f"public_key={PEER}", f"preshared_key={'cd' * 32}", *lease, "allowed_ip=10.1.2.3/8")
     whole = alice.get().splitlines()
-    keys = ("private_key", "preshared_key", "protocol_version", "allowed_ip", "persistent_keepalive_interval")
-    assert {line.partition("=")[0] for line in whole} >= set(keys)
+    keys = {"private_key", "preshared_key", "protocol_version", "allowed_ip", "persistent_keepalive_interval"}
+    keys |= {"installed_epoch", "installed_note", "expires_msec"}
+    assert {line.partition("=")[0] for line in whole} >= keys
     brief = [line for line in whole if line.partition("=")[0] not in keys]
     for _ in range(2):
         assert alice.uapi("get=1\nbrief=true\n\n").splitlines() == brief

@@ -1,0 +1,182 @@
+"""An engine that is a process of its own, or that one holds: started, watched, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from qtunnel.engines import survivor
+from qtunnel.engines.base import Left
+from qtunnel.engines.device import Client
+from qtunnel.engines.host import interface_exists
+from qtunnel.engines.ledger import EpochLedger
+from qtunnel.engines.peers import DeviceEngine
+from qtunnel.engines.process import ChildProcess, LogLine
+from qtunnel.engines.programs import Program
+from qtunnel.engines.survivor import SurvivingProcess
+from qtunnel.engines.voice import log_to
+from qtunnel.errors import EngineError, InterfaceError
+from qtunnel.secret import RandomBytes
+from qtunnel.telemetry import log
+
+START_BOUND = 45.0
+"""Seconds until it answers. A Python program needs 0.3 s, on a loaded machine with cold caches some seconds, and in a
+virtual machine without help of the processor 20; systemd waits 90 s for a daemon."""
+
+GONE_BOUND = 5.0
+"""Seconds for the interface to go away once the process ended; the kernel does it while closing the TUN."""
+
+START_POLL = 0.02
+WATCH_POLL = 0.25
+"""Seconds between looks at the process and the interface: a dead engine is noticed well within one rekey interval."""
+
+logger = log.get("engine")
+
+
+class ChildEngine(DeviceEngine):
+    """One instance per interface, may be started again after stop.
+
+    record: a file that tells which process the engine is, where it may outlive this one: only one that ends its own
+    traffic in time (``epochs`` of ``Program``).
+    """
+
+    def __init__(
+        self, program: Program, interface: str, client: Client, *, record: Path | None = None,
+        log_line: LogLine | None = None,
+        clock: Callable[[], float] = time.time, random_bytes: RandomBytes = os.urandom,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            program.name, interface, client, epochs=program.epochs, updates=program.updates, clock=clock,
+            random_bytes=random_bytes,
+        )  # fmt: skip
+        self._program = program
+        self._log_line = log_line or log_to(logger, interface=interface)
+        self._record = record
+        self._child: ChildProcess | SurvivingProcess | None = None
+        self._made_interface = False
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child is not None else None
+
+    # What each kind of engine does in its own way
+
+    async def _prepare(self) -> None:
+        """Before the start: refuse what is in the way."""
+
+    async def _answers(self) -> bool:
+        """Whether it can be told and asked."""
+        raise NotImplementedError
+
+    def _lost(self) -> str:
+        """What it lost that it cannot work without, in words; empty where all is there."""
+        return ""
+
+    async def _inherited(
+        self, process: SurvivingProcess, public_key: bytes, listen_port: int, mark: int
+    ) -> dict[bytes, Left] | None:
+        """The peers of an engine that outlived its daemon; ``None`` where it is not what this one would start."""
+        return None
+
+    async def _clear_away(self) -> None:
+        """After the end: what a killed process leaves behind."""
+
+    def _failed_start(self, ending: str, said: str) -> EngineError:
+        """The process ended before it answered; said: its last line, or none."""
+        return self._error(f"{ending} at its start: {said or 'without a word'}")
+
+    # What all do
+
+    async def start(self) -> None:
+        if self.pid is not None:
+            raise self._error("is running already")
+        command = self._program.command(self._interface)
+        await self._prepare()
+        self._forget_all()
+        record = self._record if self._epochs else None
+        making = None if record is None else survivor.making_of(self._interface, command)
+        environment = self._program.full_environment()
+        self._child = child = ChildProcess(command, environment, self._log_line, record, making)
+        await child.start()
+        try:
+            await self._await_answer(child)
+            self._made_interface = True
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def adopt(self, public_key: bytes, listen_port: int, mark: int = 0) -> dict[bytes, Left] | None:
+        """Also ends one of ours that another engine takes the place of."""
+        if self._record is None or self.pid is not None:
+            return None
+        making = survivor.making_of(self._interface, self._program.command(self._interface))
+        found = survivor.find(self._record, making)
+        if found is None:
+            return None
+        process, same = found
+        left = await self._inherited(process, public_key, listen_port, mark) if same else None
+        if left is None:
+            await process.stop()  # ours, but not what is wanted now: of another version, say, or one that hangs
+            await self._until_gone()
+            return None
+        self._forget_all()
+        self._child, self._made_interface, self._listen_port = process, True, listen_port
+        self._peers = {key: its.spec for key, its in left.items()}
+        self._ledgers = {key: EpochLedger() for key in left}
+        return left
+
+    async def _await_answer(self, child: ChildProcess) -> None:
+        ended = asyncio.create_task(child.wait())
+        try:
+            async with asyncio.timeout(START_BOUND):
+                while not (interface_exists(self._interface) and await self._answers()):
+                    done, _ = await asyncio.wait([ended], timeout=START_POLL)
+                    if done:
+                        raise self._failed_start(ended.result(), child.tail[-1] if child.tail else "")
+        except TimeoutError:
+            raise self._error(f"did not answer within {START_BOUND:g} s of its start") from None
+        finally:
+            ended.cancel()
+
+    async def wait_dead(self) -> str:
+        child = self._child
+        if child is None:
+            return f"engine {self.name} of {self._interface} is not running"
+        ended = asyncio.create_task(child.wait())
+        try:
+            while True:
+                done, _ = await asyncio.wait([ended], timeout=WATCH_POLL)
+                if done:
+                    last = f"; it said: {child.tail[-1]}" if child.tail else ""
+                    return f"engine {self.name} of {self._interface} {ended.result()}{last}"
+                if not interface_exists(self._interface):
+                    return f"interface {self._interface} is gone"
+                lost = self._lost()
+                if lost:
+                    return lost
+        finally:
+            ended.cancel()
+
+    async def stop(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        await child.stop()
+        self._forget_all()
+        await self._clear_away()
+        made, self._made_interface = self._made_interface, False
+        if made:
+            await self._until_gone()
+
+    async def _until_gone(self) -> None:
+        for _ in range(round(GONE_BOUND / START_POLL)):
+            if not interface_exists(self._interface):
+                return
+            await asyncio.sleep(START_POLL)
+        raise InterfaceError(
+            f"interface {self._interface} is still there {GONE_BOUND:g} s after its engine ended; "
+            f"remove it (ip link del {self._interface})"
+        )

@@ -1,0 +1,202 @@
+"""An interface that somebody else made and owns: only the preshared keys of its peers are ours.
+
+Addresses, routes, private key, port, endpoints and allowed IPs belong to the owner (wg-quick, systemd-networkd, a
+script), and so do all peers that are not in the configuration. The peers that are, are found by their WireGuard public
+key, and have to be there. Kernel or userspace is found out.
+
+What ends a session: the kernel and most programs have no word for it. A new private key, or the link set down, would
+end those of all peers. So the peer is removed and added again in one operation, with endpoint, allowed IPs and
+keepalive as they were read right before; nothing of it passes in between, as a packet without a peer goes nowhere. Its
+counters begin anew, and it stands last in the list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from qtunnel.constants import UAPI_DIRECTORY
+from qtunnel.engines.base import KEY_SIZE, MAX_KEEPALIVE, Endpoint, PeerSpec, PeerStats
+from qtunnel.engines.child import WATCH_POLL
+from qtunnel.engines.device import Client, DevicePeer, Line, added, mark_of_psk, removed, spec_of
+from qtunnel.engines.kernel_client import KernelClient
+from qtunnel.engines.ledger import EpochLedger
+from qtunnel.engines.peers import DeviceEngine
+from qtunnel.engines.uapi_client import UapiClient
+from qtunnel.errors import EngineError, InterfaceError
+from qtunnel.secret import RandomBytes, Secret
+
+WITHOUT_UPDATES = "boringtun"
+"""Begins the name of the program that cannot change a peer (qtunnel/engines/programs.py)."""
+
+
+class ExistingEngine(DeviceEngine):
+    """Manages the PSKs of one interface. Start finds it and stop leaves it, each without a change."""
+
+    def __init__(
+        self, interface: str, *, clock: Callable[[], float] = time.time, random_bytes: RandomBytes = os.urandom,
+        socket_directory: str = UAPI_DIRECTORY,
+    ) -> None:  # fmt: skip
+        super().__init__("existing", interface, KernelClient(interface), clock=clock, random_bytes=random_bytes)
+        self._socket = Path(socket_directory) / f"{interface}.sock"
+        self._index: int | None = None
+        self._marks: dict[bytes, bytes] = {}
+
+    @property
+    def pid(self) -> int | None:
+        return None
+
+    async def start(self) -> None:
+        if self._index is not None:
+            raise self._error("is in use already")
+        self._client = await self._find_client()
+        index = _index_of(self._interface)
+        self._forget_all()
+        self._index = index
+
+    async def _find_client(self) -> Client:
+        if _index_of(self._interface) is None:
+            raise InterfaceError(
+                f"interface {self._interface} does not exist; with tunnel.manage: psk somebody else makes it (wg-quick "
+                f"up {self._interface}): do that first, or remove that line"
+            )
+        kernel = KernelClient(self._interface, marks=True)
+        try:
+            await kernel.get()
+        except EngineError as refusal:
+            uapi = UapiClient(self._interface, str(self._socket), marks=True)
+            if not await uapi.answers():
+                raise InterfaceError(
+                    f"interface {self._interface} is no WireGuard interface: {self._socket} does not answer, and the "
+                    f"kernel says: {refusal}"
+                ) from None
+            self._name, self._updates = "existing (userspace)", not _served_by(self._socket, WITHOUT_UPDATES)
+            return uapi
+        self._name, self._updates = "existing (kernel)", True
+        return kernel
+
+    async def fwmark(self) -> int:
+        """What the owner marks WireGuard's datagrams with, so that they go around the tunnel; 0 is none.
+
+        Can be asked before the start.
+        """
+        return (await (await self._find_client()).get()).fwmark
+
+    async def configure_device(self, private_key: Secret, listen_port: int, mark: int = 0) -> None:
+        """The owner's; not touched."""
+
+    async def adopt(self, public_key: bytes, listen_port: int, mark: int = 0) -> None:
+        """Nothing: the interface and what is in place there stay when a daemon ends, but whose keys and how old they
+        are it does not tell; ``set_peer`` puts random ones in their place."""
+
+    async def renew(self, public_key: bytes, seconds: float) -> None:
+        """No lease: while a daemon runs it blocks what is too old; where none runs a key stays until somebody replaces
+        it (docs/operations.md)."""
+
+    async def set_peer(self, peer: PeerSpec) -> None:
+        """A peer that is there gets a random key and loses its sessions; of ``peer`` only the public key matters."""
+        if peer.public_key in self._peers:
+            return
+        self._peers[peer.public_key] = peer
+        self._ledgers[peer.public_key] = EpochLedger()
+        try:
+            with Secret.random(self._random_bytes, KEY_SIZE) as psk:
+                await self.block(peer.public_key, psk)
+        except EngineError:
+            self._forget(peer.public_key)
+            raise
+
+    async def remove_peer(self, public_key: bytes) -> None:
+        """The peer is the owner's; it keeps the key that it has."""
+        self._forget(public_key)
+
+    async def set_endpoint(self, public_key: bytes, endpoint: Endpoint) -> None:
+        """The owner's; not touched."""
+
+    async def _replaced(self, peer: PeerSpec, psk: Secret) -> list[Line]:
+        found = (await self._client.get()).peers.get(peer.public_key)
+        if found is None:
+            raise self._error(f"has no peer {_text(peer.public_key)}; {_remedy(self._interface)}")
+        try:
+            spec = spec_of(found)
+        except ValueError as error:
+            raise self._error(f"cannot keep the settings of peer {_text(peer.public_key)}: {error}") from None
+        return [*removed(peer.public_key), *added(spec, psk)]
+
+    async def _prompt(self, public_key: bytes, keepalive: int) -> None:
+        found = (await self._client.get()).peers.get(public_key)
+        if found is not None:  # the largest is what a daemon left that was killed right here
+            owners = found.persistent_keepalive
+            await super()._prompt(public_key, 0 if owners == MAX_KEEPALIVE else owners)
+
+    def _hold(self, public_key: bytes, psk: Secret, epoch: int | None) -> None:
+        self._marks[public_key] = mark_of_psk(psk.reveal())
+
+    def _forget(self, public_key: bytes) -> None:
+        super()._forget(public_key)
+        self._marks.pop(public_key, None)
+
+    async def stats(self) -> dict[bytes, PeerStats]:
+        self._check_index()
+        return await super().stats()
+
+    def _peer_stats(self, peer: DevicePeer) -> PeerStats:
+        ledger = self._ledgers.get(peer.public_key)
+        if ledger is not None and peer.psk_mark != self._marks.get(peer.public_key):
+            ledger.blocked()  # what is in force now is of nobody's epoch
+        return super()._peer_stats(peer)
+
+    async def undone(self) -> tuple[list[bytes], list[bytes]]:
+        """The peers whose preshared key somebody changed, and those that somebody took away."""
+        there = (await self._client.get()).peers
+        changed = [key for key in self._peers if key in there and there[key].psk_mark != self._marks.get(key)]
+        return changed, [key for key in self._peers if key not in there]
+
+    async def wait_dead(self) -> str:
+        while self._index is not None:
+            if _index_of(self._interface) != self._index:
+                return f"interface {self._interface} is gone, or was made anew"
+            await asyncio.sleep(WATCH_POLL)
+        return f"interface {self._interface} was left"
+
+    def _check_index(self) -> None:
+        if self._index is None or _index_of(self._interface) != self._index:
+            raise self._error("is gone, or was made anew")
+
+    async def stop(self) -> None:
+        """Leaves everything as it is, the keys included."""
+        self._index = None
+        self._forget_all()
+
+
+def _index_of(interface: str) -> int | None:
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError:
+        return None
+
+
+def _served_by(path: Path, program: str) -> bool:
+    """Whether a program of that name serves the socket (SO_PEERCRED, unix(7)); not where it cannot be told."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(str(path))
+            size = struct.calcsize("3i")
+            pid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
+        return Path(f"/proc/{pid}/comm").read_text().startswith(program)
+    except OSError:
+        return False
+
+
+def _text(public_key: bytes) -> str:
+    return base64.b64encode(public_key).decode()
+
+
+def _remedy(interface: str) -> str:
+    return f"add it there, or correct wireguard_key in the configuration (wg show {interface} peers lists them)"

@@ -1,0 +1,69 @@
+"""``tunnel.manage: psk`` with a userspace WireGuard that somebody else started; with the kernel's: tests/kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.owned import OwnedSite, keys_only
+from tests.daemon.sites import Site, two_sites
+from tests.daemon.unequal import carries
+from tests.support.netns import wait_until
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Iterator[tuple[Site, Site]]:
+    with two_sites(tmp_path) as made:
+        yield made
+
+
+def test_keys_alone_of_an_interface_of_wireguard_go(sites: tuple[Site, Site]) -> None:
+    alice, bob = sites
+    owned = OwnedSite(alice)
+    owned.make_in_userspace("wireguard-go")
+    keys_only(owned, bob)
+
+
+def test_what_is_not_there_is_refused_and_not_made(sites: tuple[Site, Site]) -> None:
+    alice, _ = sites
+    owned = OwnedSite(alice)
+    owned.configure("2s")
+    assert (
+        f"interface {alice.interface} does not exist; with tunnel.manage: psk somebody else makes it" in alice.refused()
+    )
+    alice.host.ip("link", "add", alice.interface, "type", "veth", "peer", "name", "other")
+    assert f"interface {alice.interface} is no WireGuard interface" in alice.refused()
+    alice.host.ip("link", "del", alice.interface)
+    owned.make_in_userspace("wireguard-go")
+    before = owned.settings()
+    owned.wg("set", alice.interface, "peer", owned.peer, "remove")
+    assert f"has no peer {owned.peer}; add it there, or correct wireguard_key" in alice.refused()
+    assert owned.peer not in owned.peers()
+    assert before[1:] == owned.settings()[1:]
+
+
+def test_where_everything_goes_into_the_tunnel_the_key_handshake_goes_around_it(sites: tuple[Site, Site]) -> None:
+    """As wg-quick does it: what carries the interface's mark goes by the main table, all else into the tunnel."""
+    alice, bob = sites
+    outside = "203.0.113.2"  # of bob's host, and reached by alice's default route alone
+    bob.host.ip("addr", "add", f"{outside}/32", "dev", "lo")
+    alice.host.ip("route", "add", "default", "via", "10.99.0.2")
+    owned = OwnedSite(alice)
+    owned.make_in_userspace("wireguard-go")
+    owned.wg("set", owned.interface, "fwmark", "51820")
+    owned.wg("set", owned.interface, "peer", owned.peer, "endpoint", f"{outside}:51820", "allowed-ips", "0.0.0.0/0")
+    alice.host.ip("route", "add", "default", "dev", owned.interface, "table", "51820")
+    alice.host.ip("rule", "add", "not", "fwmark", "51820", "table", "51820")
+    alice.host.ip("rule", "add", "table", "main", "suppress_prefixlength", "0")
+    assert (alice.way(outside), alice.way(outside, 51820)) == (owned.interface, "eth0")
+    owned.configure("2s", outside)
+    bob.write(endpoint="10.99.0.9")  # nobody: alice has to begin
+    owned.named_by(bob)
+    bob.start()
+    alice.start()
+    wait_until(lambda: carries(alice) and alice.ping("10.77.0.2"), "traffic", 60)
+    assert alice.way(outside) == owned.interface
