@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -27,6 +28,9 @@ from qtunnel.bench.options import (
     parse_floods,
     parse_kinds,
 )
+
+if TYPE_CHECKING:  # it takes a while to import
+    from rich.table import Table
 
 EXIT_INTERRUPTED = 130
 
@@ -101,16 +105,10 @@ def tunnel(
     options.check()
 
     def run() -> None:
-        from rich.console import Console
+        from qtunnel.bench.tunnel import race as measured
+        from qtunnel.bench.view import race_table as table
 
-        from qtunnel.bench.tunnel import race
-        from qtunnel.bench.view import race_table
-
-        outcome = race(options, _say())
-        if as_json:
-            print(json.dumps(outcome.as_dict()), flush=True)
-        else:
-            Console().print(race_table(outcome))
+        _show(measured(options, _say()), table, as_json=as_json)
 
     tools = {"ip": "iproute2", "iperf3": "iperf3"}
     _in_sandbox(run, {**tools, "ethtool": "ethtool"} if options.link.cuts else tools)
@@ -136,16 +134,10 @@ def rekey(mode: Mode, suite: Suite, rekeys: int, interval: float, rate: float, a
     options.check()
 
     def run() -> None:
-        from rich.console import Console
-
         from qtunnel.bench.rekey import rekey as measured
-        from qtunnel.bench.view import rekey_table
+        from qtunnel.bench.view import rekey_table as table
 
-        outcome = measured(options, _say())
-        if as_json:
-            print(json.dumps(outcome.as_dict()), flush=True)
-        else:
-            Console().print(rekey_table(outcome))
+        _show(measured(options, _say()), table, as_json=as_json)
 
     _in_sandbox(run, {"ip": "iproute2"})
 
@@ -161,16 +153,10 @@ def handshake(rekeys: int, as_json: bool) -> None:
     """
     options = HandshakeOptions(rekeys)
     options.check()
-    from rich.console import Console
-
     from qtunnel.bench.handshake import handshake as measured
-    from qtunnel.bench.view import handshake_table
+    from qtunnel.bench.view import handshake_table as table
 
-    outcome = measured(options, _say())
-    if as_json:
-        print(json.dumps(outcome.as_dict()), flush=True)
-    else:
-        Console().print(handshake_table(outcome))
+    _show(measured(options, _say()), table, as_json=as_json)
 
 
 @bench.command()
@@ -193,16 +179,10 @@ def hub(peers: int, qkd: bool, seconds: float, idle: float, state_dir: Path | No
     options.check()
 
     def run() -> None:
-        from rich.console import Console
-
         from qtunnel.bench.hub import hub as measured
-        from qtunnel.bench.view import hub_table
+        from qtunnel.bench.view import hub_table as table
 
-        outcome = measured(options, _say())
-        if as_json:
-            print(json.dumps(outcome.as_dict()), flush=True)
-        else:
-            Console().print(hub_table(outcome))
+        _show(measured(options, _say()), table, as_json=as_json)
 
     _in_sandbox(run, {"ip": "iproute2"})
 
@@ -225,16 +205,10 @@ def flood(rate: int, seconds: float, interval: float, load: int, only: str, as_j
     options.check()
 
     def run() -> None:
-        from rich.console import Console
-
         from qtunnel.bench.flood import flood as measured
-        from qtunnel.bench.view import flood_table
+        from qtunnel.bench.view import flood_table as table
 
-        outcome = measured(options, _say())
-        if as_json:
-            print(json.dumps(outcome.as_dict()), flush=True)
-        else:
-            Console().print(flood_table(outcome))
+        _show(measured(options, _say()), table, as_json=as_json)
 
     _in_sandbox(run, {"ip": "iproute2", "iperf3": "iperf3"})
 
@@ -248,6 +222,23 @@ def _path() -> str:
 def _say() -> Callable[[str], None]:
     began = time.monotonic()
     return lambda text: click.echo(f"{time.monotonic() - began:6.1f} s  {text}", err=True)
+
+
+class _Outcome(Protocol):
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+_Shown = TypeVar("_Shown", bound=_Outcome)
+
+
+def _show(outcome: _Shown, table: Callable[[_Shown], Table], *, as_json: bool) -> None:
+    """On standard output: a table for people, or one JSON object."""
+    from rich.console import Console
+
+    if as_json:
+        print(json.dumps(outcome.as_dict()), flush=True)
+    else:
+        Console().print(table(outcome))
 
 
 def _in_sandbox(run: Callable[[], None], tools: Mapping[str, str]) -> None:
