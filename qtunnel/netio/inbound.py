@@ -7,7 +7,7 @@ import logging
 import os
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from qtunnel.netio.in_order import InOrder
@@ -47,13 +47,22 @@ _GSO_TYPE_AT: Final = 1
 
 log = logging.getLogger(__name__)
 
+Survive = Callable[[Exception], None]
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
 
 class Inbound:
     """Receives from the sockets of one UDP port and writes to one TUN."""
 
-    def __init__(self, tun: Tun, device: Device, udp: UdpPort, farm: Farm | None = None) -> None:
-        """farm: workers that take large bursts, if there are any."""
-        self._tun = tun
+    def __init__(
+        self, tun: Tun, device: Device, udp: UdpPort, farm: Farm | None = None, survive: Survive = _raise
+    ) -> None:
+        """farm: workers that take large bursts, if there are any. survive: told of a defect that a burst met; the
+        others go on."""
+        self._tun, self._survive = tun, survive
         self._order = InOrder(farm) if farm is not None else None
         self._device = device
         self._receiver = Receiver(udp.paths)
@@ -77,7 +86,12 @@ class Inbound:
             for burst in bursts:
                 got += burst.length
                 if self._device.admits(burst.endpoint, -(-burst.length // burst.size)):
-                    self._take(burst, now)
+                    try:
+                        self._take(burst, now)
+                    except OSError:
+                        raise
+                    except Exception as error:
+                        self._survive(error)
             taken += got
             if not got or taken >= MAX_BYTES:
                 return

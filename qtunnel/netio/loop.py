@@ -58,7 +58,7 @@ class Loop:
         self._reason = ""
         self._defects: set[str] = set()
         self._outbound = Outbound(tun, self._device, self._udp, farm)
-        self._inbound = Inbound(tun, self._device, self._udp, farm)
+        self._inbound = Inbound(tun, self._device, self._udp, farm, self._survive)
         self._handlers: dict[int, Callable[[], None]] = {
             tun.fd: self._read_tun,
             listener.fileno(): self._accept,
@@ -190,8 +190,6 @@ class Loop:
             self._inbound.read(sock.fileno(), clock())
         except OSError as error:
             self.stop(f"the TUN device went away ({error.strerror})")
-        except Exception as error:
-            self._survive(error)
 
     def _survive(self, error: Exception) -> None:
         """What somebody sent must not end everybody's tunnels, even where there is a defect: it is dropped."""
