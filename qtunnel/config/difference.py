@@ -81,7 +81,9 @@ def _all(old: Snapshot, new: Snapshot) -> Iterator[Change]:
         if live:
             yield Change(Verb.CHANGED, Kind(section), keys=tuple(live))
     yield from _members(Kind.KEY_SOURCE, old.config.key_sources, new.config.key_sources, compare, set())
-    yield from _members(Kind.PEER, _named(old.config.peers), _named(new.config.peers), compare, {"public"})
+    yield from _members(
+        Kind.PEER, _named(old.config.peers), _named(new.config.peers), compare, {"public", "wireguard_key"}
+    )
     plain = _named(old.config.plain_peers), _named(new.config.plain_peers)
     yield from _members(Kind.PLAIN_PEER, *plain, compare, {"public_key", "preshared_key"})
 

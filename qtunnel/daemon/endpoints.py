@@ -149,9 +149,10 @@ class Endpoints:
         if self._peers.get(peer.name) is not peer:
             return  # the configuration has changed meanwhile, and what it says now is looked up by itself
         self._unresolved.discard(peer.name)
+        identity = self._id(peer)  # now: a reload may take the peer away while the engine is told
         await self._lead(peer, address)
         if self._memory is not None and not is_numeric(peer.endpoint):
-            await self._memory.remember_place(self._id(peer), Place(peer.endpoint, address.host))
+            await self._memory.remember_place(identity, Place(peer.endpoint, address.host))
 
     def _id(self, peer: AnyPeer) -> bytes:
         return peer.public_key if isinstance(peer, PlainPeerConfig) else self._public[peer.name].id

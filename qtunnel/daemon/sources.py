@@ -198,7 +198,9 @@ class KeySources:
             self._note(name, False, status)
         else:
             self._note(name, status.healthy, status.detail)
-            health = self.health[name]
+            health = self.health.get(name)
+            if health is None:
+                return  # it went while it was asked
             health.stored_keys, health.max_keys = status.stored_keys, status.max_keys
         self.supply.told(peer, name, status)
 

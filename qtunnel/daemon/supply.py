@@ -82,6 +82,8 @@ class Supply:
     async def _next(self, name: str) -> None:
         """Look at the one pair of that source that was not looked at for longest, where it is time."""
         own = [(reading.looked, peer) for (peer, its), reading in self._readings.items() if its == name]
+        if not own:
+            return  # a reload took it away in this very moment
         looked, peer = min(own)
         if monotonic() - looked >= LOOK_INTERVAL:
             self.told(peer, name, await self._ask(peer, name))

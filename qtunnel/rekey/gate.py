@@ -8,7 +8,7 @@ from typing import Any
 from qtunnel.crypto.cookie import CookieMint
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake.cookies import carries_cookie, reply_to
-from qtunnel.handshake.fragments import Fragment, Message, MessageType, Reassembler
+from qtunnel.handshake.fragments import MAX_DATAGRAM, Fragment, Message, MessageType, Reassembler
 from qtunnel.load import LoadGauge
 from qtunnel.rekey.limits import (
     CALM_FRAGMENTS,
@@ -73,7 +73,8 @@ class Gate:
         if fragment.type is MessageType.INIT and self._gauge.under_load(now):
             source = self._cookie_source(address)
             if not carries_cookie(datagram, source, self._cookies, now):
-                if self._answers.take(now):
+                # Only what is answered counts: else small datagrams, which are not, would use the answers up.
+                if len(datagram) == MAX_DATAGRAM and self._answers.take(now):
                     reply = reply_to(datagram, fragment, source, self._cookies, now)
                     if reply is not None:
                         self.replies.append((reply, address))

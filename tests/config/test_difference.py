@@ -168,3 +168,17 @@ def test_a_key_that_is_younger_than_the_list_takes_a_restart(write: Callable[[st
     tunnel = old.config.tunnel.model_copy(update={"processes": 2})
     new = replace(old, config=old.config.model_copy(update={"tunnel": tunnel}))
     assert difference(old, new) == (Change(Verb.REFUSED, Kind.OTHER, keys=("tunnel.processes",)),)
+
+
+def test_another_wireguard_key_is_another_peer() -> None:
+    """Else the engine would keep the old one, with its key."""
+
+    def snapshot(key: int) -> Snapshot:
+        tree = {
+            "node": {"name": "alice", "identity": PLACE / "alice.identity"},
+            "tunnel": {"interface": "qt0", "addresses": ["10.0.0.9/24"]},
+            "peers": [_peer("ann", {"wireguard_key": bytes([key] * 32)})],
+        }
+        return Snapshot(Config.model_validate(tree), OWN, {"ann": identity("bob").public}, {})
+
+    assert [change.verb for change in difference(snapshot(1), snapshot(2))] == [Verb.REPLACED]

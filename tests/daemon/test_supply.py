@@ -112,3 +112,9 @@ def test_peers_whose_interval_does_not_move_are_not_asked_about(make: Make) -> N
     bench.supply.delivered("bob", "metro", key=False)
     bench.run(100)
     assert (bench.asked, bench.told, bench.supply.words("bob")) == ([], [], [])
+
+
+def test_a_source_that_a_reload_takes_away_in_the_moment_of_its_turn_ends_nothing(make: Make) -> None:
+    bench = make(("bob", "metro"))
+    asyncio.run(bench.supply._next("gone"))
+    assert bench.asked == []

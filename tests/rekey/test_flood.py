@@ -466,3 +466,17 @@ def test_who_is_flooded_itself_repeats_often_and_the_answers_fragments_add_up() 
     first = gaps(b, 1.0, 1.0 + LOAD_LASTS)
     assert first == about(*[0.5] * len(first))
     assert gaps(b, 1.0 + LOAD_LASTS, 25.0)[1:] == about(1.0, 2.0, 4.0, 8.0)
+
+
+def test_datagrams_that_get_no_answer_do_not_use_the_answers_up() -> None:
+    """A message's last fragment is small, and is never answered, as the answer would be larger."""
+    hub, b = pair()
+    init = offered(b, 1.0)
+    load_up(hub, 1.0)
+    small = junk(3000)[-1]
+    assert len(small) < len(init[0])
+    for number in range(5000):
+        hub.receive(small, f"forged-{number}:2", now(1.2))
+    assert replies(hub) == []
+    hand(hub, init[:1], "b:1", 1.2)
+    assert len(replies(hub)) == 1
