@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -131,17 +132,23 @@ class Gateway:
         return self
 
 
+LEAST = 1.0
+"""Seconds that echoes are sent for, however quick what is done meanwhile."""
+
+
 class Ping:
     """Echoes every 20 ms until the end of the ``with`` block, none of which may stay without an answer."""
 
     def __init__(self, namespace: Namespace, address: str) -> None:
         self._namespace, self._address = namespace, address
         self._process = namespace.start("ping", "-n", "-i", "0.02", address)
+        self._began = time.monotonic()
 
     def __enter__(self) -> Ping:
         return self
 
     def __exit__(self, *_: object) -> None:
+        time.sleep(max(0.0, self._began + LEAST - time.monotonic()))
         os.kill(self._process.pid, 2)  # ping(8) sums up at SIGINT
         output = self._process.communicate(timeout=30)[0]
         assert not gaps(output), output
