@@ -37,11 +37,11 @@ kernel-tools:
 demo: venv demo-tools
 	@$(BIN)/qtunnel demo $(ARGS)
 
-# those of real networks wait more than they work: two at a time, file by file, and nothing they hold is a matter of time
+# tests of real networks one after the other, for they share the machine's time; the others side by side
 test: dev test-tools lint
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/pytest -n auto -m "not root"
-	$(BIN)/pytest -n 2 --dist loadfile -m root
+	$(BIN)/pytest -m root
 else
 	$(BIN)/pytest $(ARGS)
 endif

@@ -44,7 +44,7 @@ def test_what_goes_through_the_tunnel_brings_the_next_rekey(tmp_path: Path, limi
         assert "event=rekey.due" not in alice.log
         alice.host.run("ping", "-q", "-n", "-i", "0.002", "-c", "900", "-s", str(size), "10.77.0.2")
         wait_until(lambda: peer(alice)["epoch_in_force"] > before["epoch_in_force"], "the next epoch", 30)
-        (line,) = [line for line in alice.log.splitlines() if "event=rekey.due" in line]
+        line = next(line for line in alice.log.splitlines() if "event=rekey.due" in line)
         assert f"limit={limit.partition(':')[0]}" in line
         after = peer(alice)
         assert after["rekeys_ok"] == before["rekeys_ok"] + 1
