@@ -47,7 +47,7 @@ def test_what_goes_through_the_tunnel_brings_the_next_rekey(tmp_path: Path, limi
         line = next(line for line in alice.log.splitlines() if "event=rekey.due" in line)
         assert f"limit={limit.partition(':')[0]}" in line
         after = peer(alice)
-        assert after["rekeys_ok"] == before["rekeys_ok"] + 1
+        assert after["rekeys_ok"] > before["rekeys_ok"]
         assert (after["max_bytes"], after["max_packets"]) == (
             (10**6, None) if limit.startswith("bytes") else (None, 1500)
         )
