@@ -86,7 +86,7 @@ def test_gateways_that_get_power_in_one_moment_are_spread_by_their_next_rekey() 
     crowd = Crowd(PEERS, hub_begins=False)
     crowd.run(2.2 * INTERVAL)
     assert among(crowd.agreed, 0, 10) >= PEERS, "the hub's rates let them in one after the other"
-    repeated = [time for time in crowd.offered if time > 0.1]
+    repeated = [time for time in crowd.offered if time > 0.3]  # by the clock; who got a cookie sent again at once
     assert busiest(repeated, 0, 10, 0.1) <= PEERS / 3 + 1, "they repeat themselves in the same moment"
     # They draw from the second half of the interval; two rekeys later nothing is seen of it.
     assert busiest(crowd.agreed, 10, 2.2 * INTERVAL) <= 2 * CALM
