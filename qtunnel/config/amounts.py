@@ -53,23 +53,12 @@ def parse_count(value: object) -> int:
     return amount
 
 
-def at_least_bytes(least: int, reason: str) -> AfterValidator:
-    """Bound for ``Bytes``."""
+def at_least_amount(least: int, reason: str, unit: str = "") -> AfterValidator:
+    """Bound for ``Bytes``, with the unit ``B``, and for ``Count``, without one."""
 
     def check(value: int) -> int:
         if value < least:
-            raise ValueError(f"is less than {format_amount(least)}B, {reason}")
-        return value
-
-    return AfterValidator(check)
-
-
-def at_least_count(least: int, reason: str) -> AfterValidator:
-    """Bound for ``Count``."""
-
-    def check(value: int) -> int:
-        if value < least:
-            raise ValueError(f"is less than {format_amount(least)}, {reason}")
+            raise ValueError(f"is less than {format_amount(least)}{unit}, {reason}")
         return value
 
     return AfterValidator(check)

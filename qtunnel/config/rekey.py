@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
-from qtunnel.config.amounts import Bytes, Count, at_least_bytes, at_least_count
+from qtunnel.config.amounts import Bytes, Count, at_least_amount
 from qtunnel.config.document import Location, Problem
 from qtunnel.config.types import Duration, Percentage, Section, at_least, format_duration
 from qtunnel.keys.schedule import ceiling
@@ -18,8 +18,8 @@ MIN_INTERVAL = at_least(1, "the shortest a KME and a handshake over a long link 
 MAX_JITTER = 0.5
 """Above half the interval the schedule is no longer one."""
 
-MIN_BYTES = at_least_bytes(1_000_000, "which a busy tunnel carries many times a second; the usual is 10G")
-MIN_PACKETS = at_least_count(1000, "which a busy tunnel carries many times a second; the usual is 50M")
+MIN_BYTES = at_least_amount(1_000_000, "which a busy tunnel carries many times a second; the usual is 10G", "B")
+MIN_PACKETS = at_least_amount(1000, "which a busy tunnel carries many times a second; the usual is 50M")
 
 ENGINES_THAT_COUNT_PACKETS = ("qtunnel",)
 """WireGuard's own interfaces, UAPI and netlink, tell bytes alone; ours also tells what it sealed and opened."""
