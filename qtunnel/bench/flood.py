@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import json
 import os
-import platform
 import signal
 import socket
 import statistics
@@ -28,6 +27,7 @@ from qtunnel import __version__
 from qtunnel.bench import flood_source, processes, tools
 from qtunnel.bench.flood_site import INNER, PORT, TARGET, Site
 from qtunnel.bench.link import ADDRESS, ENDS
+from qtunnel.bench.machine import machine
 from qtunnel.bench.options import FloodOptions
 from qtunnel.bench.program import POLL, START_BOUND, Program
 from qtunnel.control.client import ControlClient
@@ -118,9 +118,7 @@ class Outcome:
             "first_contact_s": None if self.contact is None else round(self.contact, 2),
             "stretches": [stretch.as_dict() for stretch in self.stretches],
             "daemon_peak_memory_mb": round(self.peak_memory / 1e6, 1),
-            "processors": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
+            **machine(),
         }
 
 

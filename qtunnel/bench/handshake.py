@@ -8,7 +8,6 @@ state directory and the engine.
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from qtunnel import __version__
+from qtunnel.bench.machine import machine
 from qtunnel.bench.options import HandshakeOptions
 from qtunnel.constants import QKD_KEY_SIZE
 from qtunnel.errors import BenchError
@@ -105,9 +105,7 @@ class Outcome:
             "ours": f"qtunnel {__version__}",
             "counted": "processor time of both ends' rekeying cores; bytes of UDP payload, both ways",
             "cases": [samples.as_dict(case) for case, samples in self.samples.items()],
-            "processors": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
+            **machine(),
         }
 
 

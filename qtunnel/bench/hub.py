@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -23,6 +21,7 @@ from typing import Any
 from qtunnel import __version__
 from qtunnel.bench import hub_site, processes, tools
 from qtunnel.bench.hub_site import HUB_ADDRESS, INTERFACE, PORT
+from qtunnel.bench.machine import machine
 from qtunnel.bench.options import HubOptions
 from qtunnel.bench.program import POLL, START_BOUND, TAIL, Program
 from qtunnel.control.client import ControlClient
@@ -108,9 +107,7 @@ class Outcome:
             "peak_memory_mb": {name: round(peak / 1e6, 1) for name, (_, peak) in self.memory.items()},
             "status_s": round(self.status, 2),
             "key_calls_of_hub": self.key_calls,
-            "processors": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
+            **machine(),
         }
 
 

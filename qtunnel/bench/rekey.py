@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from qtunnel import __version__
 from qtunnel.bench import tools
 from qtunnel.bench.engine import Pair, ours
 from qtunnel.bench.link import Link
+from qtunnel.bench.machine import machine
 from qtunnel.bench.options import LinkOptions, RekeyOptions
 from qtunnel.crypto.dh import KEY_SIZE
 from qtunnel.engines.device import Line
@@ -87,9 +87,7 @@ class Outcome:
             "offered_pps": round(self.rate),
             **self.during.as_dict(),
             "without_rekeys": self.without.as_dict(),
-            "processors": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
+            **machine(),
         }
 
 
