@@ -109,15 +109,18 @@ class KeySourceError(QtunnelError):
     """A key source did not deliver. Says which source, which call and what it answered.
 
     ``retryable`` is true where the same question may be answered later (the source is down or has no key now).
+    ``lost``: keys that the source may have given out for this call and that nobody holds, as the answer was lost or
+    could not be used; they are booked, and never asked for again.
     """
 
     retryable = True
 
-    def __init__(self, source: str, call: str, detail: str) -> None:
+    def __init__(self, source: str, call: str, detail: str, *, lost: int = 0) -> None:
         super().__init__(f"{source}: {call}: {detail}")
         self.source = source
         self.call = call
         self.detail = detail
+        self.lost = lost
 
 
 class KeySourceUnreachableError(KeySourceError):

@@ -19,7 +19,8 @@ class SourceStatus:
 
     healthy: it answered and can deliver. detail: one line for people. stored_keys: keys ready, max_keys: how many it
     can hold, key_size: their default size in bytes, qber: quantum bit error rate as a fraction (0.033), key_rate:
-    secret bits per second.
+    secret bits per second. alarm: what the source warns of, in words, where its keys must not be trusted any more: an
+    eavesdropper, a QBER too high, a device that was opened.
     """
 
     healthy: bool
@@ -29,6 +30,7 @@ class SourceStatus:
     key_size: int | None = None
     qber: float | None = None
     key_rate: float | None = None
+    alarm: str | None = None
 
 
 class KeySource(Protocol):

@@ -1,0 +1,64 @@
+"""Keys that cannot be of a QKD system that works: constant, repeating, counting, or seen before. Pure.
+
+A test of randomness this is not. It finds what broken devices and servers were seen to deliver, and takes a random key
+for such a one less than once in 2^60.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import OrderedDict
+
+from qtunnel.secret import Secret
+
+FEWEST_BYTES = 16
+"""A key is at least as long; shorter ones would be refused by chance."""
+MARK_SIZE = 16
+REMEMBERED = 16_384
+"""Keys by whose marks a repeated one is known: a day of 22 tunnels that rekey every 120 s, in about 2 MB."""
+
+
+def defect(key: Secret) -> str | None:
+    """In words, what gives a key away that is no random one; ``None`` where nothing does.
+
+    Found are: one byte over and over, a block of up to half of the key over and over, bytes that count up or down by
+    the same step, and 32 bytes or more of which at most 8 differ.
+    """
+    data = key.reveal()
+    size = len(data)
+    if size < FEWEST_BYTES:
+        return f"it has {size} bytes, and a key has {FEWEST_BYTES} at least"
+    if not any(data):
+        return "it is all zeros"
+    for period in range(1, size // 2 + 1):
+        if data[period:] == data[:-period]:
+            return "it is one byte over and over" if period == 1 else f"it repeats itself after {period} bytes"
+    step = (data[1] - data[0]) % 256
+    if all((data[i + 1] - data[i]) % 256 == step for i in range(size - 1)):
+        return f"its bytes count by {step}"
+    if size >= 32 and len(set(data)) <= 8:
+        return f"only {len(set(data))} different bytes are in it"
+    return None
+
+
+class SeenKeys:
+    """Which keys were delivered, by a keyed mark of each, so that nothing of them can be told from it.
+
+    secret: 32 random bytes of the process's own, kept for the life of this object.
+    """
+
+    def __init__(self, secret: Secret, remembered: int = REMEMBERED) -> None:
+        self._secret, self._remembered = secret, remembered
+        self._marks: OrderedDict[bytes, str] = OrderedDict()
+
+    def taken_for(self, key_id: str, key: Secret) -> str | None:
+        """Remember the key; the key_ID under which the same bytes came before, where that was another one.
+
+        The same key under the same key_ID is no repetition: a responder may ask twice for what the peer offered twice.
+        """
+        mark = hmac.digest(self._secret.reveal(), key.reveal(), hashlib.sha256)[:MARK_SIZE]
+        before = self._marks.setdefault(mark, key_id)
+        while len(self._marks) > self._remembered:
+            self._marks.popitem(last=False)
+        return before if before != key_id else None

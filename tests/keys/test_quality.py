@@ -1,0 +1,60 @@
+"""Which keys are refused for what is seen of them alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qtunnel.keys.quality import SeenKeys, defect
+from qtunnel.secret import Secret
+
+RANDOM = bytes.fromhex("8f1d0c5a7be2469342f1b8a90e37d56c21c4fa8873915ed0ab64029c1f7de835")
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (bytes(32), "all zeros"),
+        (b"\x01" * 32, "one byte over and over"),
+        (RANDOM[:16] * 2, "repeats itself after 16 bytes"),
+        ((RANDOM[:10] * 4)[:32], "repeats itself after 10 bytes"),
+        (bytes(range(32)), "count by 1"),
+        (bytes(range(250, 218, -1)), "count by 255"),
+        (bytes(7 * i % 256 for i in range(64)), "count by 7"),
+        ((RANDOM[:8] + RANDOM[7::-1] + RANDOM[2:8] + RANDOM[:2] + RANDOM[1:8] + RANDOM[:1]), "only 8 different"),
+        (RANDOM[:15], "15 bytes"),
+        (b"", "0 bytes"),
+    ],
+)
+def test_keys_that_no_working_source_delivers(key: bytes, said: str) -> None:
+    found = defect(Secret(key))
+    assert found is not None
+    assert said in found
+
+
+@given(st.binary(min_size=16, max_size=16).filter(lambda part: len(set(part)) > 8))
+def test_a_repeated_block_is_found_in_any_key(block: bytes) -> None:
+    assert defect(Secret(block + block)) is not None
+
+
+def test_a_random_key_passes() -> None:
+    assert defect(Secret(RANDOM)) is None
+    assert defect(Secret(RANDOM[:16])) is None
+    assert defect(Secret(RANDOM[:16] + RANDOM[:15] + b"\x00")) is None
+
+
+def test_the_same_bytes_under_another_key_id_are_noticed() -> None:
+    seen = SeenKeys(Secret(bytes(32)))
+    assert seen.taken_for("a", Secret(RANDOM)) is None
+    assert seen.taken_for("a", Secret(RANDOM)) is None  # the peer offered it twice
+    assert seen.taken_for("b", Secret(RANDOM[::-1])) is None
+    assert seen.taken_for("c", Secret(RANDOM)) == "a"
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    seen = SeenKeys(Secret(bytes(32)), remembered=2)
+    for key_id, fill in (("a", 1), ("b", 2), ("c", 3)):
+        seen.taken_for(key_id, Secret(bytes([fill]) * 32))
+    assert seen.taken_for("d", Secret(bytes([3]) * 32)) == "c"
+    assert seen.taken_for("e", Secret(bytes([1]) * 32)) is None
