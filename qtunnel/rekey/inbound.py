@@ -103,7 +103,8 @@ class Inbound:
         self._handled = ReplayTimes(OFFERS_REMEMBERED)
         self._offers = TokenBucket(OFFER_BURST, OFFER_RATE)
         self._fetches = TokenBucket(FETCH_BURST, FETCH_RATE)
-        self._repeats = TokenBucket(REPEAT_BURST, REPEAT_RATE)
+        self._repeated_offers = TokenBucket(REPEAT_BURST, REPEAT_RATE)
+        self._repeated_commits = TokenBucket(REPEAT_BURST, REPEAT_RATE)
 
     @property
     def state(self) -> InState:
@@ -158,7 +159,7 @@ class Inbound:
             return True  # still fetching: the answer will come
         sent = self._sent
         if sent is not None and sent.exchange == exchange and body == sent.init:
-            if self._repeats.take(now.mono):
+            if self._repeated_offers.take(now.mono):
                 self._send(sent.response, address)
             return True
         return False
@@ -312,7 +313,7 @@ class Inbound:
         if sent is None or sent.exchange != exchange:
             return False
         if sent.commit:
-            if hmac.compare_digest(body, sent.commit) and self._repeats.take(now.mono):
+            if hmac.compare_digest(body, sent.commit) and self._repeated_commits.take(now.mono):
                 self._confirm(sent, address)
             return False
         if self.state is not InState.ANSWERED or sealed is None:

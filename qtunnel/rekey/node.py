@@ -8,7 +8,7 @@ from itertools import count
 from qtunnel.crypto.kem import Encapsulate
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake.cookies import COOKIE_TYPE, CookieReply, mint
-from qtunnel.handshake.fragments import Message, MessageType, mac1_key, parse
+from qtunnel.handshake.fragments import MessageType, mac1_key, parse
 from qtunnel.handshake.messages import check_init_size
 from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.handshake.suites import SUITES
@@ -19,7 +19,7 @@ from qtunnel.keys.schedule import start_delay
 from qtunnel.keys.used import UsedKeys
 from qtunnel.rekey.agenda import Agenda
 from qtunnel.rekey.exchanges import Exchanges
-from qtunnel.rekey.gate import CookieSource, Gate, SourceOf
+from qtunnel.rekey.gate import CookieSource, Gate, Passed, SourceOf
 from qtunnel.rekey.model import (
     Block,
     Defect,
@@ -191,8 +191,8 @@ class RekeyNode:
                 self._cookie_reply(datagram, now)
                 return None
             fragment = parse(datagram, self._mac_key, self._is_known)
-            message = gate.fragment(fragment, datagram, address, now.mono)
-            return None if message is None else self._message(message, gate, address, now)
+            passed = gate.fragment(fragment, datagram, address, now.mono)
+            return None if passed is None else self._message(passed, gate, address, now)
         except HandshakeError as error:
             rejected = error
         except Exception as error:  # of a sender that is not known yet: nobody's tunnel is touched
@@ -231,10 +231,11 @@ class RekeyNode:
         peer = self.peers[name]
         self._contained(peer, now, lambda: peer.outbound.cookie(reply, now), received=True)
 
-    def _message(self, message: Message, gate: Gate, address: Hashable, now: Now) -> Heard | None:
+    def _message(self, passed: Passed, gate: Gate, address: Hashable, now: Now) -> Heard | None:
         self._stirred = True
+        message = passed.message
         if message.type is MessageType.INIT:
-            return self._init(message, gate, address, now)
+            return self._init(passed, gate, address, now)
         name = self._route(message.type, message.exchange)
         if name is None:  # ended since its first fragment came
             raise HandshakeError("exchange", "belongs to no exchange that is under way")
@@ -242,7 +243,8 @@ class RekeyNode:
         proven = self._contained(peer, now, lambda: peer.message(message, address, now), received=True)
         return Heard(name, proven=True) if proven else None
 
-    def _init(self, message: Message, gate: Gate, address: Hashable, now: Now) -> Heard | None:
+    def _init(self, passed: Passed, gate: Gate, address: Hashable, now: Now) -> Heard | None:
+        message = passed.message
         owner = self._exchanges.of_theirs(message.exchange)
         if owner is not None and self.peers[owner].inbound.repeated(message.exchange, message.body, address, now):
             return None
@@ -250,7 +252,7 @@ class RekeyNode:
         if suite is None:
             raise HandshakeError("suite", f"the sender uses suite {message.suite}, which this version does not know")
         check_init_size(suite, message.body)
-        gate.unproven(address, now.mono)
+        gate.unproven(address, now.mono, at_home=passed.at_home)
         responder = Responder(self.local, suite, message.exchange, message.body, self._find)
         peer = self._by_id[responder.peer.id]
         name = peer.settings.name
