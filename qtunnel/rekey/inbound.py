@@ -129,6 +129,13 @@ class Inbound:
             self._sent is not None and self._sent.exchange == exchange
         )
 
+    def awaits(self, exchange: bytes, body: bytes) -> bool:
+        """Whether this is the commit of our exchange with that id, or a copy of it."""
+        if self._sent is None or self._sent.exchange != exchange:
+            return False
+        wanted = self._sent.commit or (b"" if self._sealed is None else self._sealed.commit)
+        return bool(wanted) and hmac.compare_digest(body, wanted)
+
     def fresh(self, timestamp: bytes) -> bool:
         """Whether an offer of that replay time is news: later than any that was committed and than the one under way.
 

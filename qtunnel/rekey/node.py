@@ -8,7 +8,7 @@ from itertools import count
 from qtunnel.crypto.kem import Encapsulate
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake.cookies import COOKIE_TYPE, CookieReply, mint
-from qtunnel.handshake.fragments import MessageType, mac1_key, parse
+from qtunnel.handshake.fragments import Message, MessageType, mac1_key, parse
 from qtunnel.handshake.messages import check_init_size
 from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.handshake.suites import SUITES
@@ -214,13 +214,22 @@ class RekeyNode:
         stirred, self._stirred = self._stirred, False
         return stirred
 
-    def _route(self, kind: MessageType, exchange: bytes) -> str | None:
-        """The peer whose exchange a second to fourth message belongs to."""
-        exchanges = self._exchanges
-        return exchanges.of_theirs(exchange) if kind is MessageType.COMMIT else exchanges.of_ours(exchange)
-
     def _is_known(self, kind: MessageType, exchange: bytes) -> bool:
-        return self._route(kind, exchange) is not None
+        """Whether a second to fourth message can belong to an exchange of somebody's."""
+        if kind is MessageType.COMMIT:
+            return bool(self._exchanges.of_theirs(exchange))
+        return self._exchanges.of_ours(exchange) is not None
+
+    def _route(self, message: Message) -> str | None:
+        """The peer whose exchange it belongs to. A commit names only an id, which several peers may have chosen: it is
+        for the one whose commit it is, and where it is nobody's, for none of several."""
+        if message.type is not MessageType.COMMIT:
+            return self._exchanges.of_ours(message.exchange)
+        owners = self._exchanges.of_theirs(message.exchange)
+        if len(owners) == 1:
+            return owners[0]
+        its = (name for name in owners if self.peers[name].inbound.awaits(message.exchange, message.body))
+        return next(its, None)
 
     def _cookie_reply(self, datagram: bytes, now: Now) -> None:
         reply = CookieReply.unpack(datagram)
@@ -236,8 +245,8 @@ class RekeyNode:
         message = passed.message
         if message.type is MessageType.INIT:
             return self._init(passed, gate, address, now)
-        name = self._route(message.type, message.exchange)
-        if name is None:  # ended since its first fragment came
+        name = self._route(message)
+        if name is None:  # also where it ended since its first fragment came
             raise HandshakeError("exchange", "belongs to no exchange that is under way")
         peer = self.peers[name]
         proven = self._contained(peer, now, lambda: peer.message(message, address, now), received=True)
@@ -245,9 +254,9 @@ class RekeyNode:
 
     def _init(self, passed: Passed, gate: Gate, address: Hashable, now: Now) -> Heard | None:
         message = passed.message
-        owner = self._exchanges.of_theirs(message.exchange)
-        if owner is not None and self.peers[owner].inbound.repeated(message.exchange, message.body, address, now):
-            return None
+        for owner in self._exchanges.of_theirs(message.exchange):
+            if self.peers[owner].inbound.repeated(message.exchange, message.body, address, now):
+                return None
         suite = SUITES.get(message.suite)
         if suite is None:
             raise HandshakeError("suite", f"the sender uses suite {message.suite}, which this version does not know")
@@ -256,9 +265,6 @@ class RekeyNode:
         responder = Responder(self.local, suite, message.exchange, message.body, self._find)
         peer = self._by_id[responder.peer.id]
         name = peer.settings.name
-        if owner is not None and owner != name:
-            responder.wipe()
-            raise HandshakeError("exchange", f"{name} sends the exchange id of another peer")
         fresh = self._contained(peer, now, lambda: peer.offered(responder, message, address, now), received=True)
         if self.peers.get(name) is peer and peer.inbound.knows(message.exchange):
             self._exchanges.add_theirs(name, message.exchange)
