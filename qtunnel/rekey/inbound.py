@@ -369,10 +369,12 @@ class Inbound:
         self._end(InEvent.EXPIRED)
 
     def forget(self) -> None:
-        """What is under way can come to nothing any more; the peer begins another exchange."""
+        """What is under way is to come to nothing any more; the peer begins another exchange. What was committed
+        already is confirmed on: its epoch is in place."""
         if self.state is not InState.IDLE:
             self._end(InEvent.EXPIRED)
-        self._sent = None
+        if self._sent is not None and not self._sent.commit:
+            self._sent = None
 
     def _end(self, event: InEvent) -> None:
         self._machine.fire(event)

@@ -198,8 +198,8 @@ class PeerRekey:
         begun = other and self.outbound.state is not OutState.IDLE
         if other:
             self.outbound.yield_to_peer()  # the next one has the new settings, and what was offered in vain goes first
-            if before.suite.id != settings.suite.id:
-                self.inbound.forget()
+            if before.suite.id != settings.suite.id or before.pairing != settings.pairing:
+                self.inbound.forget()  # with the old secret a message 1 was proven, which the new one may be to stop
             for held in (context.ours, context.theirs):
                 held.keep(settings.sources)
         state = context.guard.state
