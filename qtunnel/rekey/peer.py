@@ -173,14 +173,21 @@ class PeerRekey:
         self.context.schedule.pace.tell(stock)
 
     def carried(self, total_bytes: int, total_packets: int | None, now: Now) -> None:
-        """The engine's counters, both directions together: a rekey is due where a limit is reached."""
+        """The engine's counters, both directions together: a rekey is due where a limit is reached.
+
+        While keys are scarce it takes ``FAR`` times as much, and never comes before the usual interval is over: who can
+        send through the tunnel must not use up what time spares.
+        """
         context, installed = self.context, self.context.guard.installed
         context.volume.count(total_bytes, total_packets)
-        limit = context.volume.reached
+        scarce = context.schedule.scarce(initiates=self._initiates)
+        limit = context.volume.far_passed if scarce else context.volume.reached
         # A failed exchange is tried again in its own time, however much passes.
         if limit is None or installed is None or self._next is None or context.schedule.failures:
             return
         gap = least_gap(self.settings.interval, self.settings.min_interval)
+        if scarce:
+            gap = max(gap, self.settings.interval)
         # Both ends count about the same, and one beginning is enough.
         due = max(now.mono, installed.made + gap) + (0.0 if self._initiates else GRACE_AT_START)
         if due < self._next:
