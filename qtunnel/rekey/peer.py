@@ -18,6 +18,7 @@ from qtunnel.rekey.inbound import Inbound, InState
 from qtunnel.rekey.model import Block, Effect, EpochInfo, Fetched, Memory, Now, PeerSettings
 from qtunnel.rekey.outbound import Outbound, Outcome, OutState
 from qtunnel.rekey.protection import GuardEvent, GuardState
+from qtunnel.rekey.replay import OldOffers
 from qtunnel.rekey.timing import CLOCK_DOUBT, GRACE_AT_START, OFFER_HOLD
 from qtunnel.secret import RandomBytes, Secret
 
@@ -73,6 +74,7 @@ class PeerRekey:
         self.settings = settings
         self.outbound = Outbound(self.context)
         self.inbound = Inbound(self.context)
+        self._old_offers = OldOffers()
         self._reachable = settings.has_endpoint
         self._initiates = settings.has_endpoint and self.context.higher
         self._crowd = crowd
@@ -275,18 +277,21 @@ class PeerRekey:
         return True
 
     def _refuse_old(self, timestamp: bytes, now: Now) -> None:
-        """Most are copies, of which nobody needs to hear. One that was never seen and is much too old may be what a
-        peer sends whose clock was ahead, and whose memory of it is gone: it is refused until the clock gets there."""
+        """Most are copies, of which nobody needs to hear. New ones that are much too old, one after the other, may be
+        those of a peer whose clock was ahead, and whose memory of it is gone: they are refused until the clock gets
+        there."""
         behind = self.inbound.behind(timestamp)
-        if behind <= CLOCK_DOUBT:
+        if behind > CLOCK_DOUBT:
+            self.inbound.handled(timestamp, now)
+        if behind <= CLOCK_DOUBT or not self._old_offers.insist(timestamp, now.mono):
             self.context.notice("message.rejected", message="init", reason="replay", detail="an old first message")
             return
-        self.inbound.handled(timestamp, now)
         self.context.notice(
             "message.rejected", message="init", reason="clock",
-            detail=f"an offer {behind} s older than the newest one agreed on: somebody sent an old one again, or the "
-            "peer's clock was ahead then, and the peer has lost its state since; see to the clocks of both, and where "
-            "they are right, stop qtunnel here, remove peers.json from node.state_dir, and start it again",
+            detail=f"the peer goes on making offers that are {behind} s older than the newest one agreed on: its clock "
+            "is behind, or was ahead then and it has lost its state since. Set the clocks of both right; where they "
+            "are, wait until then, or give that one peer another identity (there: qtunnel identity new) and put its "
+            "public file in the place of the old one here",
         )  # fmt: skip
 
     def message(self, message: Message, address: Hashable, now: Now) -> bool:
