@@ -97,6 +97,10 @@ class RekeyNode:
 
     def remove_peer(self, name: str) -> None:
         """Forget a peer, what was to be done for it, and wipe what was held for it."""
+        self._take_out(name)
+        self._used.forget(name)
+
+    def _take_out(self, name: str) -> None:
         peer = self.peers.pop(name)
         del self._by_id[peer.settings.public.id]
         self._exchanges.forget(name)
@@ -139,7 +143,7 @@ class RekeyNode:
                 self._agenda.plan(name, peer.deadline)
                 raise
             memory, before = peer.context.memory, peer.view().protection
-            self.remove_peer(name)
+            self._take_out(name)
             self._effects += [
                 Remember(name, memory),
                 Block(name),

@@ -70,7 +70,9 @@ class PeerRekey:
         delay: float = 0.0,
         crowd: Callable[[], int] = lambda: 1,
     ) -> None:
-        self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, used, effects, encapsulate)
+        self.context = PeerContext(
+            local, settings, memory, now, random_bytes, tickets, used, effects, encapsulate, crowd
+        )
         self.settings = settings
         self.outbound = Outbound(self.context)
         self.inbound = Inbound(self.context)

@@ -197,3 +197,17 @@ def test_a_key_that_comes_after_the_time_limit_is_kept_for_the_next_offer() -> N
         hub.fetched("b", fetch.ticket, Fetched(((ref, key.copy()),)), now(31.0))
     assert hub.peers["b"].context.ours.get(ref) == key
     assert not [effect for effect in hub.take_effects() if isinstance(effect, Notice | FetchById)]
+
+
+def test_used_keys_are_known_over_a_defect_and_go_with_their_peer() -> None:
+    simulation = Simulation(1, Conditions())
+    done(simulation, 2)
+    b = simulation.hosts["b"].node
+    used = len(b._used)
+    assert used >= 2
+    b.peers["a"].tick = lambda now: 1 // 0  # type: ignore[method-assign,assignment]  # a defect
+    simulation.now += 60.0
+    b.tick(simulation.clock())
+    assert len(b._used) == used
+    b.remove_peer("a")
+    assert len(b._used) == 0
