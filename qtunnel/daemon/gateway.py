@@ -117,7 +117,9 @@ class Gateway:
         settings = all_settings(config, self._public)
         try:
             await control.start()
-            memory = self._memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told))
+            names = {its.id: name for name, its in self._public.items()}
+            memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told), names)
+            self._memory = memory
             await self._sockets.open(await self._tunnel.outer_mark())
             await self._endpoints.first(memory, self._public)
             await self._tunnel.start()
