@@ -27,7 +27,7 @@ from qtunnel.daemon.on_demand import OnDemand
 from qtunnel.daemon.plain import PlainPeers
 from qtunnel.daemon.reload import Apply, ConfigSource, Parts, Reloader
 from qtunnel.daemon.settings import all_settings, load_public
-from qtunnel.daemon.sources import KeySources, status_of
+from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.takeover import lease_of, take_up
 from qtunnel.daemon.transport import Address, Datagram, HandshakeSockets, cookie_source, source_of
 from qtunnel.daemon.tunnel import Tunnel
@@ -102,7 +102,9 @@ class Gateway:
         reloader = self._reloader
         control = ControlServer(
             node.control_socket,
-            Handlers(self._status, self._rekey, self._events, reloader.reload, reloader.source.path),
+            Handlers(
+                self._status, self._rekey, self._events, reloader.reload, reloader.source.path, self._clear_source
+            ),
         )
         self._memory: StateDirectory | None = None
         self._sources = KeySources(config, self._events, lambda peer, stock: self._core.supply(peer, stock, now()))
@@ -379,8 +381,11 @@ class Gateway:
                 if peer in (None, name) and name in self._core.peers
             ],
             plain_peers=self._plain.status(stats, unix_now, peer),
-            key_sources=status_of(self._sources.health),
+            key_sources=self._sources.book.status(),
         )
+
+    async def _clear_source(self, name: str) -> None:
+        self._sources.clear(name)
 
     def _node_state(self, answers: bool) -> NodeState:
         if self._state == "up" and not (answers and self._tunnel.up):

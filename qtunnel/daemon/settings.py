@@ -83,6 +83,7 @@ def settings_of(peer: PeerConfig, public: PublicIdentity, capabilities: int = 0)
         pqc_on_expiry=qkd.on_expiry == "pqc-only" and peer.policy.qkd is QkdPolicy.REQUIRED,
         has_endpoint=peer.endpoint is not None,
         sources=tuple(qkd.sources),
+        mix=qkd.mix,
         capabilities=capabilities,
         min_interval=peer.rekey.min_interval,
         max_interval=peer.rekey.max_interval,

@@ -36,7 +36,8 @@ class Heard:
 class PeerSettings:
     """One peer as the configuration has it. interval, max_age: seconds; jitter: a fraction of the interval.
 
-    has_endpoint: the configuration names an address of the peer. sources: names of the QKD sources towards it.
+    has_endpoint: the configuration names an address of the peer. sources: names of the QKD sources towards it;
+    mix: how many of them go into an epoch, the first ones that deliver, None for all.
     pqc_on_expiry: with ``qkd: required``, go on without QKD once max_age is over, instead of blocking at once.
     capabilities: bits of what our engine can do, for offers and answers. min_interval, max_interval: seconds in which
     the supply of keys moves the interval, None for not at all. max_bytes, max_packets: through the tunnel in both
@@ -53,6 +54,7 @@ class PeerSettings:
     pqc_on_expiry: bool = False
     has_endpoint: bool = True
     sources: tuple[str, ...] = ()
+    mix: int | None = None
     pairing: Secret | None = None
     capabilities: int = 0
     min_interval: float | None = None
@@ -121,11 +123,13 @@ class Send(Effect):
 
 @dataclass(frozen=True, slots=True)
 class FetchNew(Effect):
-    """Get a fresh key of ``size`` bytes from each of the sources, then call ``RekeyNode.fetched``."""
+    """Get a fresh key of ``size`` bytes from ``enough`` of the sources, those that stand first where they deliver, then
+    call ``RekeyNode.fetched``."""
 
     ticket: int
     sources: tuple[str, ...]
     size: int
+    enough: int
 
 
 @dataclass(frozen=True, slots=True)

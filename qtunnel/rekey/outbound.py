@@ -141,13 +141,14 @@ class Outbound:
         held = context.ours.newest_by_source()
         wanted = () if context.policy.qkd is QkdPolicy.OFF else context.settings.sources
         missing = tuple(source for source in wanted if source not in held)
-        if not missing:
+        short = (len(wanted) if context.settings.mix is None else context.settings.mix) - (len(wanted) - len(missing))
+        if not missing or short <= 0:
             return self._offer(now)
         self._machine.fire(OutEvent.FETCH)
         self._ticket = next(context.tickets)
         self._asked.add(self._ticket)
         self._fetch_limit = now.mono + FETCH_LIMIT
-        context.effects.append(FetchNew(context.name, self._ticket, missing, QKD_KEY_SIZE))
+        context.effects.append(FetchNew(context.name, self._ticket, missing, QKD_KEY_SIZE, min(short, len(missing))))
         return None
 
     def fetched(self, ticket: int, result: Fetched, now: Now) -> Outcome | None:
@@ -163,7 +164,7 @@ class Outbound:
         context, settings = self._context, self._context.settings
         policy = context.policy
         held = context.ours.newest_by_source()
-        refs = tuple(held[source] for source in settings.sources if source in held)
+        refs = tuple(held[source] for source in settings.sources if source in held)[: settings.mix]
         if policy.qkd is QkdPolicy.OFF:
             refs = ()
         if len(refs) < sources_required(policy):
