@@ -81,6 +81,9 @@ class Policy:
         return f"{self.qkd.name.lower()}{sources}{chain}"
 
 
+RESERVOIR = 1 << 2
+"""Capability bit of offers and answers: this end keeps keys agreed ahead."""
+
 RECORD_SUITES = {"aes-256-gcm": 1 << 1, "chacha20-poly1305": 1 << 0}
 """AEADs of the engine's record mode and their capability bits in offers and answers, the preferred one first."""
 

@@ -14,6 +14,8 @@ LEVELS = {
     "rekey.failed": "warning",
     "rekey.unanswered": "warning",
     "source.down": "warning",
+    "reservoir.low": "warning",
+    "reservoir.lost": "warning",
     "source.quarantined": "error",
     "source.keys-lost": "warning",
     "source.failed": "debug",  # source.down tells it once

@@ -21,6 +21,8 @@ from qtunnel.crypto.kdf import frame
 from qtunnel.secret import Secret
 from qtunnel.terms import MARK_SIZE, MAX_ANNOUNCED, MAX_ANNOUNCED_BYTES, MAX_MARKS, NOTHING, Inventory, KeyRef
 
+TRANSIT = 2
+"""Keys beyond the depth: where each rekey takes one, as many are on their way to being shared."""
 MAX_DEPTH = 1024
 """Keys: a day and a half at the usual 120 s."""
 
@@ -65,7 +67,10 @@ class Reservoir:
         self._own: dict[KeyRef, _Own] = {}
         self._theirs: dict[KeyRef, _Theirs] = {}
         self._peer_store: bytes | None = None
-        self._told: tuple[KeyRef, ...] = ()
+
+    @property
+    def _room(self) -> int:
+        return self.depth + TRANSIT if self.depth else 0
 
     # -- our own keys
 
@@ -74,11 +79,11 @@ class Reservoir:
         not take up those of before, so that a dead one never drains a KME."""
         own = [entry.place for ref, entry in self._own.items() if ref.source == source]
         waiting = sum(place is not Place.SHARED for place in own)
-        return max(0, min(self.depth - len(own), MAX_ANNOUNCED - waiting))
+        return max(0, min(self._room - len(own), MAX_ANNOUNCED - waiting))
 
     def put(self, ref: KeyRef, key: Secret, now: float) -> None:
         """A key that our source gave, to be announced; wiped where there is no room for it."""
-        if ref in self._own or len([its for its in self._own if its.source == ref.source]) >= self.depth:
+        if ref in self._own or len([its for its in self._own if its.source == ref.source]) >= self._room:
             key.wipe()
         else:
             self._own[ref] = _Own(key, now)
@@ -100,7 +105,7 @@ class Reservoir:
     def wanted(self, announced: Iterable[KeyRef], sources: Collection[str], size: int) -> tuple[KeyRef, ...]:
         """Which of the peer's announced keys are to be fetched: of our sources, of that size, as many as there is room
         for."""
-        room = {source: self.depth - sum(ref.source == source for ref in self._theirs) for source in sources}
+        room = {source: self._room - sum(ref.source == source for ref in self._theirs) for source in sources}
         wanted = []
         for ref in announced:
             if ref in self._theirs or ref.size != size or room.get(ref.source, 0) <= 0:
@@ -127,27 +132,26 @@ class Reservoir:
         """For our next message. What it says is repeated until ``heard`` tells that it arrived."""
         if not self.depth:
             return NOTHING
-        self._told = tuple(ref for ref, entry in self._theirs.items() if not entry.told)[:MAX_MARKS]
+        held = [ref for ref, entry in self._theirs.items() if not entry.told][:MAX_MARKS]
         fresh = [ref for ref, entry in self._own.items() if entry.place is not Place.SHARED][:MAX_ANNOUNCED]
         sizes = accumulate(ref.wire_size for ref in fresh)
         announced = tuple(ref for ref, size in zip(fresh, sizes, strict=True) if size <= MAX_ANNOUNCED_BYTES)
         for ref in announced:
             self._own[ref].place = Place.ANNOUNCED
-        return Inventory(self.store, announced, tuple(mark_of(ref) for ref in self._told))
+        return Inventory(self.store, announced, tuple(mark_of(ref) for ref in held))
 
-    def heard(self) -> None:
-        """The peer has read the message that ``tell`` was for."""
-        for ref in self._told:
-            if ref in self._theirs:
-                self._theirs[ref].told = True
-        self._told = ()
+    def heard(self, told: Inventory) -> None:
+        """The peer has read a message with what ``tell`` gave."""
+        marks = set(told.held)
+        for ref, entry in self._theirs.items():
+            entry.told = entry.told or mark_of(ref) in marks
 
     def learn(self, told: Inventory) -> list[KeyRef]:
         """What the peer said of its reservoir. Returns our keys that are lost by it: the peer held them, in a store
         that is no more."""
         lost: list[KeyRef] = []
         if told.store != self._peer_store:
-            if self._peer_store is not None:
+            if self._peer_store is not None:  # else nothing of ours was announced to it
                 lost = [ref for ref, entry in self._own.items() if entry.place is not Place.FETCHED]
                 for ref in lost:
                     self._own.pop(ref).key.wipe()

@@ -41,7 +41,8 @@ class PeerSettings:
     pqc_on_expiry: with ``qkd: required``, go on without QKD once max_age is over, instead of blocking at once.
     capabilities: bits of what our engine can do, for offers and answers. min_interval, max_interval: seconds in which
     the supply of keys moves the interval, None for not at all. max_bytes, max_packets: through the tunnel in both
-    directions, after which a rekey is due.
+    directions, after which a rekey is due. reservoir: keys of each source agreed ahead, 0 for none; reservoir_low: how
+    few of them are told as an event; reservoir_age: seconds after which such a key is wiped.
     """
 
     name: str
@@ -61,6 +62,9 @@ class PeerSettings:
     max_interval: float | None = None
     max_bytes: int | None = None
     max_packets: int | None = None
+    reservoir: int = 0
+    reservoir_low: int = 0
+    reservoir_age: float = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,16 @@ class FetchNew(Effect):
 
 
 @dataclass(frozen=True, slots=True)
+class FetchAhead(Effect):
+    """Get up to ``number`` fresh keys of ``size`` bytes from one source, then call ``RekeyNode.fetched``."""
+
+    ticket: int
+    source: str
+    number: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class FetchById(Effect):
     """Get the keys of these references, then call ``RekeyNode.fetched``."""
 
@@ -185,7 +199,7 @@ class Defect(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came of a ``FetchNew`` or ``FetchById``. failures: source name to what it said."""
+    """What came of a ``FetchNew``, ``FetchAhead`` or ``FetchById``. failures: source name to what it said."""
 
     keys: tuple[tuple[KeyRef, Secret], ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
