@@ -118,6 +118,9 @@ def _check_policy(peer: PeerConfig, where: Location) -> Iterator[Problem]:
             f"is {qkd.min_sources}, but there are {len(qkd.sources)} sources; lower it or add sources",
             ((*at, "sources"),),
         )
+    if qkd.policy == "off" and qkd.reservoir.depth:
+        words = "policy is off, so nothing would be kept in it; remove it, or set policy: required"
+        yield Problem((*at, "reservoir"), words, ((*at, "policy"),))
     if qkd.mix is not None and qkd.mix < qkd.min_sources:
         yield Problem(
             (*at, "mix"),

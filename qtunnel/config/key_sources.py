@@ -12,17 +12,21 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    Field,
     InstanceOf,
+    StrictInt,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 
 from qtunnel.config.document import Location, Node, Problem
-from qtunnel.config.types import InPlace, Percentage, Section, parse_duration
+from qtunnel.config.types import Duration, InPlace, Percentage, Section, at_least, parse_duration
 from qtunnel.config.words import ProblemsError, key_names, listing, nearest, problems_of, unknown
 from qtunnel.drivers import registry
 from qtunnel.errors import ConfigError
 from qtunnel.keys.health import Limits
+from qtunnel.keys.reservoir import MAX_DEPTH
 
 MAX_QBER = 0.11
 """No key can be distilled above it (BB84, one-way post-processing): what a source delivers then is no QKD key."""
@@ -54,6 +58,30 @@ class SourceRules(Section):
     @property
     def limits(self) -> Limits:
         return Limits(self.qber_limit, self.quarantine)
+
+
+class ReservoirConfig(Section):
+    """Keys of each source agreed ahead with a peer. depth: how many, 0 for none; low_water: how few of them are told as
+    an event, by default a quarter; max_age: seconds after which such a key is wiped."""
+
+    depth: Annotated[StrictInt, Field(ge=0, le=MAX_DEPTH)] = 0
+    low_water: Annotated[StrictInt, Field(ge=0)] | None = None
+    max_age: Annotated[Duration, at_least(60, "in which no reservoir fills; the usual is 1d")] = 86_400.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return {"depth": value} if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ReservoirConfig:
+        if self.low_water is not None and self.low_water > self.depth:
+            raise ValueError(f"low_water is {self.low_water}, more than depth, {self.depth}: it would always be low")
+        return self
+
+    @property
+    def low(self) -> int:
+        return self.depth // 4 if self.low_water is None else self.low_water
 
 
 class KeySourceConfig(Section):

@@ -17,7 +17,7 @@ from pydantic import (
 
 from qtunnel.config.document import Problem
 from qtunnel.config.key_sources import KeySourceConfig as KeySourceConfig
-from qtunnel.config.key_sources import key_source, peer_sources
+from qtunnel.config.key_sources import ReservoirConfig, key_source, peer_sources
 from qtunnel.config.manage import NeverTheOwners, OursToSay, owners_keys
 from qtunnel.config.plain import PlainPeerConfig, PublicKey
 from qtunnel.config.rekey import RekeyConfig as RekeyConfig
@@ -115,6 +115,7 @@ class QkdConfig(Section):
     min_sources: Annotated[StrictInt, Field(ge=1)] = 1
     mix: Annotated[StrictInt, Field(ge=1)] | None = None
     max_age: Annotated[Duration, at_least(1, "which no schedule can keep; the usual is 10m")] = 600.0
+    reservoir: ReservoirConfig = ReservoirConfig()
     on_expiry: Literal["block", "pqc-only"] = "block"
     chain: Literal["reset-allowed", "required"] = "reset-allowed"
 

@@ -78,6 +78,16 @@ class UsedKey(Message):
     key_id: str
 
 
+class ReservoirStatus(Message):
+    """Keys agreed ahead with a peer from one source. keys: that both ends hold and this one can offer; depth: as
+    configured; held: all here, those on their way and the peer's included."""
+
+    source: str
+    keys: int
+    depth: int
+    held: int
+
+
 class PeerStatus(Message):
     """One peer.
 
@@ -127,6 +137,7 @@ class PeerStatus(Message):
     epoch_packets: int | None = None
     max_bytes: int | None = None
     max_packets: int | None = None
+    reservoir: list[ReservoirStatus] = []
 
 
 class PlainPeerStatus(Message):

@@ -37,7 +37,7 @@ from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
 from qtunnel.keys.policy import Protection
-from qtunnel.rekey.model import Block, Defect, Effect, FetchById, FetchNew, Install, Notice, Remember, Send
+from qtunnel.rekey.model import Block, Defect, Effect, FetchAhead, FetchById, FetchNew, Install, Notice, Remember, Send
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.peer import PeerView
 from qtunnel.sd_notify import Notifier
@@ -157,7 +157,9 @@ class Gateway:
                 await self._tunnel.abandon()
             await self._sources.close()
             self._plain.wipe()
-            for name in list(self._core.peers):
+            for name, peer in list(self._core.peers.items()):
+                for source, (_, held) in peer.view().reservoir.items():
+                    self._publish("reservoir.lost", name, source=source, number=held, detail="the daemon stops")
                 self._core.remove_peer(name)
             if self._memory is not None:
                 self._memory.close()
@@ -225,7 +227,7 @@ class Gateway:
             self._flush()
             self._life.ticked()
 
-    async def _fetch(self, request: FetchNew | FetchById) -> None:
+    async def _fetch(self, request: FetchNew | FetchAhead | FetchById) -> None:
         result = await self._sources.fetch(request)
         self._core.fetched(request.peer, request.ticket, result, now())
         self._flush()
@@ -255,7 +257,7 @@ class Gateway:
         match effect:
             case Send():
                 self._send(effect)
-            case FetchNew() | FetchById():
+            case FetchNew() | FetchAhead() | FetchById():
                 self._spawn(self._fetch(effect))
             case Install():
                 await self._tunnel.install(effect)

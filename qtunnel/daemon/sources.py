@@ -22,7 +22,7 @@ from qtunnel.errors import (
 )
 from qtunnel.events import EventStream
 from qtunnel.keys.source import KeySource, SourceStatus
-from qtunnel.rekey.model import FetchById, Fetched, FetchNew
+from qtunnel.rekey.model import FetchAhead, FetchById, Fetched, FetchNew
 from qtunnel.secret import Secret
 from qtunnel.telemetry import log
 from qtunnel.terms import KeyRef
@@ -123,9 +123,14 @@ class KeySources:
             raise ControlError(f"key source {name} is not in quarantine")
         self._changed.set()
 
-    async def fetch(self, request: FetchNew | FetchById) -> Fetched:
-        """Ask as many at once as have to contribute, and for each that fails the next; what fails is named, never
-        raised."""
+    async def fetch(self, request: FetchNew | FetchAhead | FetchById) -> Fetched:
+        """For a rekey, ask as many at once as have to contribute, and for each that fails the next; ahead of one, ask
+        one source as often as it delivers. What fails is named, never raised."""
+        if isinstance(request, FetchAhead):
+            ahead: list[tuple[str, Answer]] = []
+            while len(ahead) < request.number and not (ahead and isinstance(ahead[-1][1], str)):
+                ahead.append((request.source, await self._fresh(request.peer, request.source, request.size)))
+            return _sorted_out(ahead)
         if isinstance(request, FetchById):
             answers = await asyncio.gather(*(self._by_id(request.peer, ref) for ref in request.refs))
             return _sorted_out(zip((ref.source for ref in request.refs), answers, strict=True))
