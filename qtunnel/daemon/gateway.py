@@ -157,8 +157,8 @@ class Gateway:
                 await self._tunnel.abandon()
             await self._sources.close()
             self._plain.wipe()
-            for name, peer in list(self._core.peers.items()):
-                for source, (_, held) in peer.view().reservoir.items():
+            for name, its in list(self._core.peers.items()):
+                for source, (_, held) in its.view().reservoir.items():
                     self._publish("reservoir.lost", name, source=source, number=held, detail="the daemon stops")
                 self._core.remove_peer(name)
             if self._memory is not None:

@@ -134,7 +134,8 @@ class KeySources:
         if isinstance(request, FetchById):
             answers = await asyncio.gather(*(self._by_id(request.peer, ref) for ref in request.refs))
             return _sorted_out(zip((ref.source for ref in request.refs), answers, strict=True))
-        waiting, told = list(request.sources), []
+        waiting = list(request.sources)
+        told: list[tuple[str, Answer]] = []
         while waiting and (short := request.enough - sum(not isinstance(answer, str) for _, answer in told)) > 0:
             now, waiting = waiting[:short], waiting[short:]
             answers = await asyncio.gather(*(self._fresh(request.peer, name, request.size) for name in now))

@@ -208,9 +208,9 @@ class Reservoir:
 
     def wipe(self) -> int:
         """Wipe all; how many that were."""
-        every = [*self._own.values(), *self._theirs.values()]
-        for entry in every:
-            entry.key.wipe()
+        every = [entry.key for entry in self._own.values()] + [entry.key for entry in self._theirs.values()]
+        for key in every:
+            key.wipe()
         self._own.clear()
         self._theirs.clear()
         return len(every)

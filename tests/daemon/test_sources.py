@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from qtunnel.config import Config, KeySourceConfig, PeerConfig, QkdConfig
 from qtunnel.control.messages import KeySourceStatus
@@ -31,17 +32,19 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config_of(**options: etsi014.Options) -> Config:
     """Of alice, whose keys with bob come from these sources; all else is of no meaning here."""
+    rules = KeySourceConfig.model_fields["rules"].default
     sources = {
-        name: KeySourceConfig.model_construct(
-            driver="etsi014", options=its, rules=KeySourceConfig.model_fields["rules"].default
-        )
+        name: KeySourceConfig.model_construct(driver="etsi014", options=its, rules=rules)
         for name, its in options.items()
     }
-    towards = {name: etsi014.PeerOptions(peer_sae_id="sae-bob") for name in options}
-    peer = PeerConfig.model_construct(
-        name="bob", rekey=PeerConfig.model_fields["rekey"].default, qkd=QkdConfig.model_construct(sources=towards)
-    )
-    return Config.model_construct(key_sources=sources, peers=(peer,))
+    towards: dict[str, BaseModel] = {name: etsi014.PeerOptions(peer_sae_id="sae-bob") for name in options}
+    peer: dict[str, Any] = {
+        "name": "bob",
+        "rekey": PeerConfig.model_fields["rekey"].default,
+        "qkd": QkdConfig.model_construct(sources=towards),
+    }
+    config: dict[str, Any] = {"key_sources": sources, "peers": (PeerConfig.model_construct(**peer),)}
+    return Config.model_construct(**config)
 
 
 class Bench:

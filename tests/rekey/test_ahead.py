@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,9 @@ DEPTH = 24
 LOSSY = Conditions(loss=0.2, duplicate=0.2, least_delay=0.005, most_delay=0.3)
 
 
-def simulation(seed: int = 1, conditions: Conditions = CLEAN, depth: int = DEPTH, **settings: object) -> Simulation:
-    given = {"reservoir": depth, "reservoir_low": 4, "capabilities": RESERVOIR, "interval": 1.0, "jitter": 0.0}
+def simulation(seed: int = 1, conditions: Conditions = CLEAN, depth: int = DEPTH, **settings: Any) -> Simulation:
+    given: dict[str, Any] = {"interval": 1.0, "jitter": 0.0, "capabilities": RESERVOIR}
+    given |= {"reservoir": depth, "reservoir_low": 4}
     return Simulation(seed, conditions, **{**given, **settings})
 
 
@@ -46,13 +48,14 @@ def test_rekeys_go_on_with_qkd_keys_while_both_kmes_are_down(seed: int, conditio
     its = simulation(seed, conditions)
     its.run_until(lambda: shared(its, initiator(its)) > DEPTH - 2, limit=600)
     its.kme.down = {"a", "b"}
-    delivered, epochs, seen = its.kme.delivered, 0, set()
+    delivered, epochs = its.kme.delivered, 0
+    seen: set[KeyRef] = set()
     first = initiator(its)
     newest = its.hosts[first].engine.epoch
     while shared(its, first):
         its.step()
         engine = its.hosts[first].engine
-        if engine.epoch != newest:
+        if engine.epoch is not None and engine.epoch != newest:
             newest, epochs = engine.epoch, epochs + 1
             refs = its.hosts[first].node.peers[its.hosts[first].peer].context.epochs[newest].keys
             assert refs

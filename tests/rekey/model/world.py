@@ -11,7 +11,19 @@ from dataclasses import replace
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
-from qtunnel.rekey.model import Block, Defect, Effect, FetchById, FetchNew, Install, Memory, Now, Remember, Send
+from qtunnel.rekey.model import (
+    Block,
+    Defect,
+    Effect,
+    FetchAhead,
+    FetchById,
+    FetchNew,
+    Install,
+    Memory,
+    Now,
+    Remember,
+    Send,
+)
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
 from tests.rekey.model.oracle import BrokenRuleError, Oracle
@@ -303,7 +315,7 @@ class World(Simulation):
         kme.liars = {end for end in ENDS if self._holds("lies", end)}
         kme.slow = {end: SLOW_KME for end in ENDS if self._holds("slow", end)}
 
-    def _fetch(self, host: Host, effect: FetchNew | FetchById) -> None:
+    def _fetch(self, host: Host, effect: FetchNew | FetchAhead | FetchById) -> None:
         self._set_kmes()
         super()._fetch(host, effect)
 
