@@ -142,8 +142,6 @@ def peer_status(
         max_packets=peer.rekey.packets,
         reservoir=[
             ReservoirStatus(source=source, keys=keys, depth=peer.qkd.reservoir.depth, held=held)
-            for source in peer.qkd.sources
-            if peer.qkd.reservoir.depth
-            for keys, held in (view.reservoir.get(source, (0, 0)),)
+            for source, (keys, held) in view.reservoir.items()
         ],
     )

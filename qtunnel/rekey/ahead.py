@@ -149,6 +149,13 @@ class Ahead:
         for source, number in by_source.items():
             self._context.notice("reservoir.lost", source=source, number=number, detail=why)
 
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """By source: shared keys that we may offer, and all that are held here; empty where there is no reservoir."""
+        if not self.reservoir.depth:
+            return {}
+        found = self.reservoir.counts()
+        return {source: found.get(source, (0, 0)) for source in self._context.settings.sources}
+
     def close(self) -> None:
         """Wipe all."""
         self.reservoir.wipe()

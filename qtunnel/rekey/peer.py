@@ -107,7 +107,7 @@ class PeerRekey:
             volume.bytes,
             volume.packets,
             None if self.context.peer_policy is None else self.context.peer_policy.words,
-            self.ahead.reservoir.counts(),
+            self.ahead.counts(),
         )
 
     @property
