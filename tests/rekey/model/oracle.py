@@ -16,6 +16,7 @@ from qtunnel.engines.base import PeerStats
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.keys.policy import Protection
 from qtunnel.rekey.model import EpochInfo, FetchById, FetchNew, Install, Remember, Send
+from qtunnel.rekey.protection import GuardState
 from qtunnel.rekey.timing import COMMIT_LIMIT
 from qtunnel.terms import ChainPolicy, KeyRef, QkdPolicy
 from tests.rekey.model.wire import Session
@@ -85,10 +86,18 @@ class Oracle:
         self._sealed[end] = set()
 
     def changes(self, end: str) -> None:
-        """The policy is another one from now on; what is in place has to satisfy it, or goes."""
-        world = self._world
+        """The policy is another one from now on; what is in place has to satisfy it, or goes. Where nothing is, or PQC
+        alone is allowed already, the time without QKD goes on being counted."""
+        world, guard = self._world, self._world.hosts[end].node.peers[self._world.peer(end)].context.guard
         newest = max((its for its in self.epochs.values() if end in its.made), key=lambda its: its.epoch, default=None)
-        if newest is None or len(newest.info.sources) < max(1, world.sides[end].min_sources):
+        passes = guard.state in (GuardState.PROTECTED, GuardState.RELAXED)
+        relaxed = guard.relaxed and world.sides[end].may_relax
+        if (
+            passes
+            and not relaxed
+            and newest is not None
+            and len(newest.info.sources) < max(1, world.sides[end].min_sources)
+        ):
             self._good[end] = world.now
         self._changed[end] = world.now
         self._again.pop(end, None)

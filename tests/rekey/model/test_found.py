@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qtunnel.terms import ChainPolicy, QkdPolicy
-from tests.rekey.model.plan import Crash, Kme, Move, Plan, Refuse, Rekey, Side
+from tests.rekey.model.plan import Change, Crash, Kme, Move, Plan, Refuse, Rekey, Side
 from tests.rekey.model.run import run
 
 STRICT = Side(chain=ChainPolicy.REQUIRED)
@@ -26,6 +26,10 @@ FOUND = {
         a=Side(pqc_on_expiry=True, max_age=1.2), roams="b",
         actions=(Kme(0.6, "a", "down", 1.0), Move(0.0), Refuse(0.0, "a", 95.0), Crash(5.0, "b", 0, 0.0, False),
                  Kme(0.0, "a", "lies", 40.0)),
+    ),
+    "PQC alone was allowed by a change before anything was in place, and then judged by when it came": Plan(
+        b=Side(endpoint=False), a_is_higher=False,
+        actions=(Move(0.6), Change(0.0, "a", Side(min_sources=2, pqc_on_expiry=True), True)),
     ),
 }  # fmt: skip
 
