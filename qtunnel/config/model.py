@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from qtunnel.config.document import Location, Node, Problem
+from qtunnel.config.kems import Kems
 from qtunnel.config.manage import NeverTheOwners, OursToSay, owners_keys
 from qtunnel.config.plain import PlainPeerConfig, PublicKey
 from qtunnel.config.rekey import RekeyConfig as RekeyConfig
@@ -259,8 +260,9 @@ class PeerConfig(Section):
     )
     persistent_keepalive: Annotated[Keepalive, NeverTheOwners] = None
     rekey: RekeyConfig = RekeyConfig()
-    kem: Literal["ml-kem-1024", "ml-kem-768"] = "ml-kem-1024"
+    kem: Kems = ("ml-kem-1024",)
     cipher: Literal["chacha20-poly1305", "aes-256-gcm"] = "chacha20-poly1305"
+    combiner: Literal["hkdf", "catkdf"] = "hkdf"
     pairing_secret: PairingFile | None = None
     qkd: QkdConfig = QkdConfig()
 

@@ -35,7 +35,8 @@ COOKIE_RATE = 10_000.0
 """... a second. One costs 15 us of CPU (measured), and 5 to send: at most 20 % of a core, and 6.4 Mbit/s towards
 whoever's address was forged."""
 FRAGMENT_BURST = 400
-"""Datagrams of first messages with a valid cookie from one source under load: as many as its 50 messages have, ..."""
+"""Datagrams of first messages with a valid cookie from one source under load: as many as its 50 messages have, with
+ML-KEM, ..."""
 FRAGMENT_RATE = 160.0
 """... and those of its 20 messages a second. Who has one address turns the reassembly's memory over in 6 s."""
 TELL_BURST = 50

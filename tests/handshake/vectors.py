@@ -14,7 +14,7 @@ from typing import Any
 from kyber_py.ml_kem import ML_KEM_768, ML_KEM_1024
 
 from qtunnel.crypto.kdf import sha512
-from qtunnel.crypto.kem import Encapsulate
+from qtunnel.crypto.kem import Encapsulate, Kem
 from qtunnel.handshake.cookies import held, mint, reply_to, stamped
 from qtunnel.handshake.fragments import MAC_SIZE, Message, MessageType, cut, mac1_key, parse
 from qtunnel.handshake.initiator import Initiator
@@ -48,11 +48,11 @@ def stream(seed: str) -> Callable[[int], bytes]:
     return take
 
 
-def encapsulation(suite: Suite, taken: Iterator[bytes]) -> Encapsulate:
+def encapsulation(taken: Iterator[bytes]) -> Encapsulate:
     """ML-KEM.Encaps_internal (FIPS 203 algorithm 17) with the next of ``taken`` as m."""
 
-    def encapsulate(public: bytes) -> tuple[bytes, Secret]:
-        shared, ciphertext = _OTHER[suite.kem.name]._encaps_internal(public, next(taken))
+    def encapsulate(kem: Kem, public: bytes) -> tuple[bytes, Secret]:
+        shared, ciphertext = _OTHER[kem.name]._encaps_internal(public, next(taken))
         return ciphertext, Secret(shared)
 
     return encapsulate
@@ -81,14 +81,14 @@ def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str,
     )
     taken = iter(messages)
     initiator = Initiator(
-        alice, bob.public, suite, exchange, offer, random_i, pairing=pairing, encapsulate=encapsulation(suite, taken)
+        alice, bob.public, suite, exchange, offer, random_i, pairing=pairing, encapsulate=encapsulation(taken)
     )
     responder = Responder(bob, suite, exchange, initiator.message, lambda _: KnownPeer(alice.public, pairing))
     answer = Answer(
         Verdict.ACCEPTED, 7, offer.policy, 0, None if chain is None else chain.id, tuple(range(keys)), "fine"
     )
     response, theirs = responder.respond(
-        answer, None if chain is None else chain.secret, qkd, random_r, encapsulate=encapsulation(suite, taken)
+        answer, None if chain is None else chain.secret, qkd, random_r, encapsulate=encapsulation(taken)
     )
     chains = {} if chain is None else {chain.id: chain.secret}
     _, ours = initiator.read_response(response, dict(qkd), chains, lambda _: None)
