@@ -9,7 +9,7 @@ from typing import Literal
 
 from qtunnel.crypto.aead import AES_256_GCM, CHACHA20_POLY1305, Aead
 from qtunnel.crypto.kdf import sha512
-from qtunnel.crypto.kem import ML_KEM_768, ML_KEM_1024, Kem
+from qtunnel.crypto.kem import KEMS, ML_KEM_768, ML_KEM_1024, Kem
 from qtunnel.crypto.kem_set import LARGEST_EPHEMERAL, KemSet
 from qtunnel.crypto.noise import NoiseSuite
 from qtunnel.errors import ConfigError
@@ -40,6 +40,11 @@ class Suite:
     def protocol_name(self) -> bytes:
         """What the handshake's first hash is made of."""
         return _protocol_name(self.kem, self.aead, self.combiner)
+
+    @property
+    def costly(self) -> bool:
+        """Whether it may take many times the computation that ML-KEM takes."""
+        return any(kem.name not in KEMS for kem in self.kem.kems)
 
     @property
     def noise(self) -> NoiseSuite:

@@ -14,6 +14,7 @@ from qtunnel.rekey.limits import (
     CALM_FRAGMENTS,
     COOKIE_BURST,
     COOKIE_RATE,
+    COSTLY,
     FRAGMENT_BURST,
     FRAGMENT_RATE,
     LOAD_FRAGMENTS,
@@ -83,11 +84,12 @@ class Gate:
                 raise HandshakeError("flood", "more datagrams a second than are looked at from one source under load")
         return self._reassembler.add(address, fragment, now)
 
-    def unproven(self, address: Hashable, now: float) -> None:
+    def unproven(self, address: Hashable, now: float, *, costly: bool = False) -> None:
         """A whole first message is about to be read; raises ``HandshakeError`` where there are too many."""
-        if not self._sources.take(self._source_of(address), now):
+        tokens = COSTLY if costly else 1.0
+        if not self._sources.take(self._source_of(address), now, tokens):
             raise HandshakeError("flood", "more first messages a second than are looked at from one source")
-        if not self._unproven.take(now):
+        if not self._unproven.take(now, tokens):
             raise HandshakeError("flood", "more first messages a second than are looked at")
 
     def tell(self, error: HandshakeError, address: Hashable, now: float) -> Notice | None:

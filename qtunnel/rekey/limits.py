@@ -53,6 +53,9 @@ SOURCE_BURST = 50
 """First messages from one source, an IPv4 address or an IPv6 /64: as many gateways behind one NAT start at once ..."""
 SOURCE_RATE = 20.0
 """... and this many a second: one source uses up no more than a tenth of what there is for all."""
+COSTLY = 10.0
+"""So many of the last two kinds is one whose suite has a KEM of liboqs. HQC-256, the slowest, takes 28 ms of CPU to
+open (measured), FrodoKEM-1344 takes 4: a flood takes half of a core at most, or a tenth."""
 SOURCES = 4096
 """Sources remembered, some 2 MB; one that is forgotten only begins with a full bucket again."""
 
@@ -85,15 +88,15 @@ class TokenBucket:
     _tokens: float = -1.0
     _at: float = 0.0
 
-    def take(self, now: float) -> bool:
-        """Whether one more may pass at ``now`` (monotonic seconds)."""
+    def take(self, now: float, tokens: float = 1.0) -> bool:
+        """Whether one more may pass at ``now`` (monotonic seconds), which counts for as many."""
         if self._tokens < 0:
             self._tokens, self._at = self.burst, now
         self._tokens = min(self.burst, self._tokens + max(0.0, now - self._at) * self.rate)
         self._at = max(now, self._at)
-        if self._tokens < 1.0:
+        if self._tokens < tokens:
             return False
-        self._tokens -= 1.0
+        self._tokens -= tokens
         return True
 
 
@@ -109,10 +112,10 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, key: Hashable, now: float) -> bool:
-        """Whether one more of ``key`` may pass at ``now`` (monotonic seconds)."""
+    def take(self, key: Hashable, now: float, tokens: float = 1.0) -> bool:
+        """Whether one more of ``key`` may pass at ``now`` (monotonic seconds), which counts for as many."""
         bucket = self._buckets.pop(key, None) or TokenBucket(self.burst, self.rate)
         self._buckets[key] = bucket  # the dict's order is that of use
         if len(self._buckets) > self.most:
             del self._buckets[next(iter(self._buckets))]
-        return bucket.take(now)
+        return bucket.take(now, tokens)

@@ -255,7 +255,7 @@ class RekeyNode:
         if suite is None:
             raise HandshakeError("suite", unknown_suite(message.suite))
         check_init_size(suite, message.body)
-        gate.unproven(address, now.mono)
+        gate.unproven(address, now.mono, costly=suite.costly)
         responder = Responder(self.local, suite, message.exchange, message.body, self._find)
         peer = self._by_id[responder.peer.id]
         name = peer.settings.name

@@ -26,6 +26,7 @@ def test_a_tunnel_by_three_kems_and_catkdf(tmp_path: Path, liboqs: None) -> None
             (tmp_path / f"{site.name}.public").write_text(made.public.to_text())
             text = site.config.read_text()
             site.config.write_text(f"{text}    kem: [{', '.join(KEMS)}]\n    combiner: catkdf\n")
+        for site in sites:
             site.start()
         alice = sites[0]
         wait_until(lambda: all(protected(site) for site in sites), "both are protected", 60)
