@@ -6,14 +6,16 @@ import functools
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import hashes
 
+from qtunnel.crypto import kem_liboqs
 from qtunnel.crypto.catkdf import catkdf, format_context
 from qtunnel.crypto.kdf import Label
-from qtunnel.crypto.kem import ML_KEM_768, ML_KEM_1024, Kem
-from qtunnel.crypto.kem_set import KemSet, find_kem
+from qtunnel.crypto.kem import KEMS, ML_KEM_768, ML_KEM_1024, Kem
+from qtunnel.crypto.kem_set import LARGEST_EPHEMERAL, KemSet, find_kem
 from qtunnel.errors import ConfigError, HandshakeError
 from qtunnel.handshake import transcript
 from qtunnel.handshake.fragments import FEW_FRAGMENTS, MAX_MESSAGE, MAX_PAYLOAD, Fragment, MessageType
@@ -30,6 +32,7 @@ from qtunnel.handshake.responder import Responder
 from qtunnel.handshake.suites import SUITES, Combiner, Suite, SuitesInUse, find_suite
 from qtunnel.identity import Identity
 from qtunnel.secret import Secret
+from tests.docs_tables import Document
 from tests.handshake.test_exchange import POLICY, Run
 
 CHACHA = "chacha20-poly1305"
@@ -285,3 +288,21 @@ def test_sizes_of_fields(liboqs: None) -> None:
     suite = find_suite([find_kem("classic-mceliece-348864"), find_kem("hqc-256")], CHACHA)
     assert init_sizes(suite) == (32, 7245, 96 + 14421, 80)
     assert response_sizes(suite) == (32, 14421, 96 + 14421)
+
+
+def test_the_document_has_the_sizes_of_the_library(liboqs: None) -> None:
+    """docs/protocol.md, section 4.8."""
+    rows = Document(Path(__file__).parents[2] / "docs" / "protocol.md").table("4.8", "KEM of liboqs").rows
+    assert {row["KEM of liboqs"] for row in rows} == set(kem_liboqs.names()) - {"ml-kem-512", *KEMS}
+    for row in rows:
+        kem = find_kem(row["KEM of liboqs"])
+        ephemeral = kem.public_key_size <= LARGEST_EPHEMERAL
+        sizes = (kem.public_key_size, kem.ciphertext_size)
+        assert (int(row["public key"]), int(row["ciphertext"]), row["ephemeral"] == "yes") == (*sizes, ephemeral)
+        for column, kems in (("fits alone", [kem]), ("with ml-kem-1024", [kem, ML_KEM_1024])):
+            try:
+                check_fits(find_suite(kems, CHACHA))
+                fits = True
+            except ConfigError:
+                fits = False
+            assert (row[column] == "yes") == fits, row

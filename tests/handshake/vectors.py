@@ -14,13 +14,13 @@ from typing import Any
 from kyber_py.ml_kem import ML_KEM_768, ML_KEM_1024
 
 from qtunnel.crypto.kdf import sha512
-from qtunnel.crypto.kem import Encapsulate, Kem
+from qtunnel.crypto.kem import KEMS, Encapsulate, Kem
 from qtunnel.handshake.cookies import held, mint, reply_to, stamped
 from qtunnel.handshake.fragments import MAC_SIZE, Message, MessageType, cut, mac1_key, parse
 from qtunnel.handshake.initiator import Initiator
 from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
 from qtunnel.handshake.responder import KnownPeer, Responder
-from qtunnel.handshake.suites import SUITES, Suite
+from qtunnel.handshake.suites import SUITES, Suite, find_suite
 from qtunnel.identity import Identity
 from qtunnel.keys.chain import link
 from qtunnel.rekey.timing import tai64n
@@ -28,6 +28,7 @@ from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef, Policy, QkdPolicy
 
 FILE = Path(__file__).parent.parent / "vectors" / "handshake" / "handshake.json"
+BOTH = list(KEMS.values())
 _OTHER = {"ml-kem-768": ML_KEM_768, "ml-kem-1024": ML_KEM_1024}
 POLICY = Policy(QkdPolicy.REQUIRED, 1)
 SOURCE = bytes([192, 0, 2, 1]) + (51821).to_bytes(2, "big")
@@ -60,11 +61,13 @@ def encapsulation(taken: Iterator[bytes]) -> Encapsulate:
 
 def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str, Any]:
     """One whole exchange with all that goes in and comes out, in hexadecimal."""
-    name = f"suite {suite.id}, {keys} QKD keys{', chained' if chained else ''}{', paired' if paired else ''}"
+    which = suite.id if suite.id in SUITES else suite.name
+    name = f"suite {which}, {keys} QKD keys{', chained' if chained else ''}{', paired' if paired else ''}"
     seeds = {end: stream(f"{name}/{end}")(32) for end in ("initiator", "responder")}
     alice, bob = Identity(Secret(seeds["initiator"])), Identity(Secret(seeds["responder"]))
     exchange = stream(f"{name}/exchange")(16)
-    messages = [stream(f"{name}/m{index}")(32) for index in (1, 2, 3)]
+    kems = len(suite.kem.kems)
+    messages = [stream(f"{name}/m{index}")(32) for index in range(1, 1 + 3 * kems)]
     random_i, random_r = stream(f"{name}/random initiator"), stream(f"{name}/random responder")
     drawn_i, drawn_r = stream(f"{name}/random initiator"), stream(f"{name}/random responder")
     chain = link(6, Secret(stream(f"{name}/chain")(64)), qkd=True) if chained else None
@@ -110,6 +113,9 @@ def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str,
     return {
         "name": name,
         "suite": suite.id,
+        "kem": [kem.name for kem in suite.kem.kems],
+        "cipher": suite.aead.name,
+        "combiner": suite.combiner,
         "exchange_id": exchange.hex(),
         "initiator_seed": seeds["initiator"].hex(),
         "responder_seed": seeds["responder"].hex(),
@@ -118,7 +124,7 @@ def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str,
         "initiator_x25519": alice.public.x25519.hex(),
         "responder_x25519": bob.public.x25519.hex(),
         "initiator_ephemeral": drawn_i(32).hex(),
-        "initiator_ephemeral_kem_seed": drawn_i(64).hex(),
+        "initiator_ephemeral_kem_seed": b"".join(drawn_i(64) for _ in range(kems)).hex(),
         "responder_ephemeral": drawn_r(32).hex(),
         "encapsulation_m": [m.hex() for m in messages],
         "pairing_secret": None if pairing is None else bytes(pairing.reveal()).hex(),
@@ -154,6 +160,9 @@ def all_vectors() -> list[dict[str, Any]]:
         vector(SUITES[2], chained=True, paired=False, keys=1),
         vector(SUITES[3], chained=False, paired=False, keys=0),
         vector(SUITES[4], chained=False, paired=True, keys=1),
+        vector(find_suite(BOTH, "chacha20-poly1305"), chained=False, paired=False, keys=1),
+        vector(find_suite(BOTH, "aes-256-gcm", "catkdf"), chained=True, paired=True, keys=2),
+        vector(find_suite([KEMS["ml-kem-1024"]], "chacha20-poly1305", "catkdf"), chained=False, paired=False, keys=0),
     ]
 
 
