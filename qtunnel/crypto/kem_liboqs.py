@@ -35,6 +35,7 @@ HOW_TO_GET = (
     "build liboqs (cmake -DBUILD_SHARED_LIBS=ON) or install your system's package of it, and where it is not among the "
     "system's libraries set OQS_INSTALL_PATH to its prefix; docs/operations.md has it step by step"
 )
+_PREFIX = "OQS_INSTALL_PATH"
 _LARGEST_KEY = 8 << 20
 """Bytes; the largest key there is, of Classic McEliece, has 1.4 MB. More is a structure that is read wrongly."""
 _SECRET_SIZES = range(16, 129)
@@ -44,11 +45,14 @@ _binding: list[Any] = []
 
 
 def candidates() -> list[str]:
-    """Names under which the binding looks for the library, in its order."""
+    """Names under which the binding looks for the library, in its order; raises ``KemUnavailableError``."""
     found = [ctypes.util.find_library(name) for name in ("liboqs", "oqs")]
+    given = os.environ.get(_PREFIX)
+    if given is not None and not Path(given).is_absolute():
+        raise KemUnavailableError(f"{_PREFIX} is not an absolute path: set it to the prefix of liboqs, or unset it")
     with contextlib.suppress(RuntimeError):  # no home directory
-        prefix = Path(os.environ["OQS_INSTALL_PATH"] if "OQS_INSTALL_PATH" in os.environ else Path.home() / "_oqs")
-        found += [str((prefix / place / "liboqs.so").absolute()) for place in ("lib", "lib64")]
+        prefix = Path.home() / "_oqs" if given is None else Path(given)
+        found += [str(prefix / place / "liboqs.so") for place in ("lib", "lib64")]
     return [name for name in found if name]
 
 

@@ -162,6 +162,13 @@ def test_without_the_library_nothing_is_imported_downloaded_or_built(tmp_path: P
     assert not (tmp_path / "_oqs").exists()
 
 
+@pytest.mark.parametrize("prefix", ["", "oqs", "./oqs"])
+def test_a_prefix_that_depends_on_where_one_stands(tmp_path: Path, binding: None, prefix: str) -> None:
+    line, imported = in_process(tmp_path, OQS_INSTALL_PATH=prefix)
+    assert "OQS_INSTALL_PATH is not an absolute path" in line
+    assert imported == "not imported"
+
+
 def test_a_file_that_is_no_library(tmp_path: Path, binding: None) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/liboqs.so").write_text("text")
