@@ -10,7 +10,7 @@ KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools demo test test-faults test-kernel sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo test test-faults test-kernel sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -34,11 +34,15 @@ bench-tools:
 kernel-tools:
 	@scripts/need-tools "$(KERNEL_TOOLS)" qemu-system-x86_64 busybox ip ping wg wireguard-go $(OUT)
 
+# liboqs for the tests of its KEMs, a few minutes once, where there are cargo, cmake and a C compiler
+liboqs:
+	@tests/support/build_liboqs $(TOOLS)/liboqs $(OUT)
+
 demo: venv demo-tools
 	@$(BIN)/qtunnel demo $(ARGS)
 
 # tests of real networks one after the other, for they share the machine's time; the others side by side
-test: dev test-tools lint
+test: dev test-tools lint liboqs
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/pytest -n auto -m "not root"
 	$(BIN)/pytest -m root

@@ -47,6 +47,10 @@ class ConfigError(QtunnelError):
         self.file = file
 
 
+class KemUnavailableError(ConfigError):
+    """A KEM that is not to be had here: unknown, or its library is missing or does not fit."""
+
+
 class HandshakeError(QtunnelError):
     """A handshake message that cannot be accepted. ``reason`` is a stable word for metrics and tests."""
 

@@ -24,12 +24,15 @@ def check_secret_file(path: Path) -> None:
     os.close(_open(path))
 
 
-def read_secret_file(path: Path) -> Secret:
-    """The content of a secret file, checked as ``check_secret_file`` does on the very file that is read."""
+def read_secret_file(path: Path, most: int = MAX_SECRET_FILE) -> Secret:
+    """The content of a secret file, checked as ``check_secret_file`` does on the very file that is read.
+
+    most: bytes that it may have.
+    """
     descriptor = _open(path)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         size = os.fstat(descriptor).st_size
-        if size > MAX_SECRET_FILE:
+        if size > most:
             raise ConfigError(f"{path}: {size} bytes is too large for a secret file; is it the right file?")
         buffer = bytearray(size)
         view = memoryview(buffer)
@@ -45,7 +48,7 @@ def read_secret_file(path: Path) -> Secret:
         return secret
 
 
-def write_new_file(path: Path, data: bytes, *, mode: int) -> None:
+def write_new_file(path: Path, data: bytes | bytearray, *, mode: int) -> None:
     """Write ``data`` to a file that must not exist yet, with exactly the permission bits ``mode``.
 
     All of it, or no file. Raises ``FileExistsError``, or ``OSError`` for what else the file system refuses.

@@ -55,9 +55,11 @@ BASE = {
     "addresses": Room("IP addresses parsed by the C library"),
     "load": Room("when a rate of messages is load; a share of a processor"),
     "crypto": Room("the libraries' primitives, typed; one tree of labels", ("errors", "secret")),
-    "identity": Room("a gateway's seed and public keys", ("crypto", "errors", "files", "secret")),
+    "kem_files": Room("keys of KEMs that follow from no seed", ("crypto", "errors", "files", "secret")),
+    "identity": Room("a gateway's seed and public keys", ("crypto", "errors", "files", "kem_files", "secret")),
 }
-"""Any room may import these, the sans-IO ones all but ``files``; each of them imports what it lists and no more."""
+"""Any room may import these, the sans-IO ones all but ``files`` and ``kem_files``; each of them imports what it lists
+and no more."""
 
 ROOMS = {
     "handshake": Room("one exchange: four messages, fragments, transcript", sans_io=True),
@@ -74,7 +76,7 @@ ROOMS = {
     "process": Room("what a process with keys does to itself first"),
     "sd_notify": Room("readiness and watchdog of systemd"),
     "config": Room("the YAML file: model, checks, errors with line", ("drivers", "handshake", "keys"),
-                   {"drivers": ("key_sources.py",), "handshake": ("checks.py",),
+                   {"drivers": ("key_sources.py",), "handshake": ("checks.py", "kems.py"),
                     "keys": ("key_sources.py", "rekey.py")}),
     "drivers": Room("key sources, and how they are found by name", ("config", "keys", "tls"),
                     {"config": ("etsi014.py",), "tls": ("etsi014.py",)}),
@@ -85,7 +87,7 @@ ROOMS = {
     "daemon": Room(
         "the shell around rekey: sockets, sources, engine, state, status",
         ("config", "control", "drivers", "engines", "events", "handshake", "keys", "rekey", "sd_notify", "telemetry"),
-        {"handshake": ("settings.py", "transport.py")},
+        {"handshake": ("transport.py",)},
     ),
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),
     "demo": Room("all of it on one machine", ("config", "control", "kme", "sandbox")),

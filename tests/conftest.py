@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.liboqs import missing
+
 # The same examples in every run, and however busy the machine is, so that a red run means a change; a look at others:
 # HYPOTHESIS_PROFILE=explore
 settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -22,6 +24,14 @@ def missing_for_root_tests() -> str:
     if not Path("/dev/net/tun").exists():
         return "needs /dev/net/tun (modprobe tun)"
     return ""
+
+
+@pytest.fixture(scope="session")
+def liboqs() -> None:
+    """For tests of the KEMs that only liboqs has; skipped where it is not there."""
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

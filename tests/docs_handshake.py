@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -79,6 +80,12 @@ class Suite:
     protocol_name: bytes
     pk: int
     ct: int
+    combiner: str = "hkdf"
+
+    @property
+    def kems(self) -> list[str]:
+        """4.9: in the order of their names."""
+        return sorted(self.kem.split("+"))
 
     def nonce(self, counter: int) -> bytes:
         return bytes(4) + counter.to_bytes(8, "little" if self.aead == "chacha20-poly1305" else "big")
@@ -99,6 +106,24 @@ SUITES = {
 }
 
 
+_NOISE_AEADS = {row["AEAD"]: row["protocol name"].split("_")[3] for row in DOCUMENT.table("1.3", "id").rows}
+_KEM_SIZES = {row["KEM"]: (int(row["pk"]), int(row["ct"])) for row in DOCUMENT.table("1.3", "id").rows}
+
+
+def suite_of(kems: Sequence[str], aead: str, combiner: str) -> Suite:
+    """A suite of the table, or one whose name and id follow from its parts."""
+    names = sorted(kems)
+    for suite in SUITES.values():
+        if (suite.kem, suite.aead, combiner) == ("+".join(names), aead, "hkdf"):
+            return suite
+    joined = "+".join(name.upper().replace("-", "") for name in names)  # liboqs's ML-KEM-1024
+    end = "_CatKDF" if combiner == "catkdf" else ""
+    name = f"QTunnel_IKpsk2+pqIK_25519+{joined}_{_NOISE_AEADS[aead]}_SHA512{end}".encode("ascii")
+    number = 0x8000 | (int.from_bytes(sha512(name)[0:2], "big") & 0x7FFF)
+    pk, ct = (sum(_KEM_SIZES[name][index] for name in names) for index in (0, 1))
+    return Suite(number, "+".join(names), aead, name, pk, ct, combiner)
+
+
 # 2 Identity
 
 
@@ -116,6 +141,18 @@ def x25519(private: bytes) -> Pair:
 
 def kem_pair(kem: str, seed: bytes) -> Pair:
     return Pair(_KEMS[kem][0].from_seed_bytes(seed).public_key().public_bytes_raw(), seed)
+
+
+def joined(pairs: Sequence[Pair]) -> Pair:
+    """4.9: of several KEMs, one after the other."""
+    private = None if any(pair.private is None for pair in pairs) else b"".join(pair.private or b"" for pair in pairs)
+    return Pair(b"".join(pair.public for pair in pairs), private)
+
+
+def pieces(data: bytes, sizes: Sequence[int]) -> list[bytes]:
+    ends = [sum(sizes[:index]) for index in range(len(sizes) + 1)]
+    assert ends[-1] == len(data)
+    return [data[start:end] for start, end in itertools.pairwise(ends)]
 
 
 class Identity:
@@ -244,8 +281,7 @@ class State:
         self._n = 0
 
     def initialize(self, name: bytes) -> None:
-        assert len(name) <= 64
-        self.h = self.ck = name + bytes(64 - len(name))
+        self.h = self.ck = name + bytes(64 - len(name)) if len(name) <= 64 else sha512(name)
 
     def mix_hash(self, data: bytes) -> None:
         self.h = sha512(self.h + data)
@@ -298,17 +334,20 @@ class End:
 
     pairs: key pairs by the names of section 4.2; one whose private half is missing is the other end's.
     values: everything else that this end knows beforehand, by the same names.
-    encapsulations: the m for each ciphertext that this end makes.
+    encapsulations: the m for each ciphertext that this end makes, one for each KEM.
     """
 
     role: str
     suite: Suite
     pairs: dict[str, Pair]
     values: dict[str, bytes]
-    encapsulations: dict[str, bytes]
+    encapsulations: dict[str, list[bytes]]
     steps: Sequence[dict[str, str]] = STEPS
     state: State = field(init=False)
     sealed: dict[str, bytes] = field(default_factory=dict)
+    secrets: dict[str, list[bytes]] = field(default_factory=dict)
+    """s1, s2, s3: of each KEM."""
+    bodies: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.state = State(self.suite)
@@ -329,7 +368,9 @@ class End:
             if step["message"] == message:
                 self._step(step)
         fields = [row["field"] for row in BODIES if row["message"] == message]
-        return b"".join(self.sealed[name] if name in self.sealed else self._value(name) for name in fields)
+        parts = [self.sealed[name] if name in self.sealed else self._value(name) for name in fields]
+        self.bodies[message] = b"".join(parts)
+        return self.bodies[message]
 
     def _cut(self, message: str, body: bytes) -> None:
         """4.3."""
@@ -346,8 +387,13 @@ class End:
                 self.values[name] = piece
                 holder = self._holder(name)
                 assert holder.private is not None
-                private = _KEMS[self.suite.kem][0].from_seed_bytes(holder.private)
-                self.values[name.replace("ct", "s")] = private.decapsulate(piece)
+                kems = self.suite.kems
+                seeds = pieces(holder.private, [64] * len(kems))
+                cut = pieces(piece, [_KEM_SIZES[kem][1] for kem in kems])
+                self.secrets[name.replace("ct", "s")] = [
+                    _KEMS[kem][0].from_seed_bytes(seed).decapsulate(one)
+                    for kem, seed, one in zip(kems, seeds, cut, strict=True)
+                ]
             else:
                 self.pairs[name] = Pair(piece)
         assert at == len(body)
@@ -362,9 +408,14 @@ class End:
 
     def _encapsulate(self, message: str) -> None:
         for name in [row["field"] for row in BODIES if row["message"] == message and row["field"].startswith("ct")]:
-            other = _KEMS[self.suite.kem][1]
-            secret, ciphertext = other._encaps_internal(self._holder(name).public, self.encapsulations[name])
-            self.values |= {name: ciphertext, name.replace("ct", "s"): secret}
+            kems = self.suite.kems
+            keys = pieces(self._holder(name).public, [_KEM_SIZES[kem][0] for kem in kems])
+            made = [
+                _KEMS[kem][1]._encaps_internal(key, m)
+                for kem, key, m in zip(kems, keys, self.encapsulations[name], strict=True)
+            ]
+            self.values[name] = b"".join(ciphertext for _, ciphertext in made)
+            self.secrets[name.replace("ct", "s")] = [secret for secret, _ in made]
 
     def _step(self, step: dict[str, str]) -> None:
         found = _OPERATION.fullmatch(step["operation"])
@@ -373,7 +424,10 @@ class End:
         if optional and argument not in self.values:
             return
         state = self.state
-        if operation == "Seal" and not self.writes(step["message"]):
+        if argument in self.secrets:
+            for secret in self.secrets[argument]:  # 4.9: each has a MixKey of its own
+                state.mix_key(secret)
+        elif operation == "Seal" and not self.writes(step["message"]):
             self.values[argument] = state.open(self.sealed[step["token"]])
         elif operation == "Seal":
             self.sealed[step["token"]] = state.seal(self._value(argument))
@@ -417,9 +471,17 @@ def finish(end: End, id_i: bytes, id_r: bytes, epoch: int, keys: Sequence[tuple[
     context = suite.id.to_bytes(2, "big") + id_i + id_r + number + h + refs
     stream = hkdf(ck, b"", 128)
     k_ir, k_ri = stream[0:32], stream[64:96]
+
+    def made(path: str, size: int) -> bytes:
+        if suite.combiner == "hkdf":
+            return expand(ck, path, context, size)
+        material = ck + end._value("DH(e_i, e_r)") + b"".join(end.secrets["s2"])
+        info = sha512(frame(context, end.bodies["1"], end.bodies["2"]))
+        return HKDF(hashes.SHA512(), size, label(path), info).derive(material)
+
     return Epoch(
-        expand(ck, "epoch/psk", context, 32),
-        expand(ck, "epoch/chain", context, 64),
+        made("epoch/psk", 32),
+        made("epoch/chain", 64),
         suite.cipher(k_ir).encrypt(suite.nonce(0), number, h),
         suite.cipher(k_ri).encrypt(suite.nonce(0), number, h),
     )

@@ -82,7 +82,8 @@ def _peer(peer: PeerConfig) -> list[str]:
     return [
         f"peer {peer.name}: fingerprint {PublicIdentity.load(peer.public).fingerprint}",
         f"  {where}; allowed IPs {allowed}",
-        f"  x25519 + {peer.kem} + QKD ({protection}), {peer.cipher}"
+        f"  x25519 + {' + '.join(peer.kem)} + QKD ({protection}), {peer.cipher}"
+        + (f", {peer.combiner}" if peer.combiner != "hkdf" else "")
         + (", pairing secret" if peer.pairing_secret else ""),
         f"  rekey every {format_duration(rekey.interval)} ± {rekey.jitter:.0%}{_further(rekey)}; "
         f"a key older than {format_duration(qkd.max_age)}: {qkd.on_expiry}",

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import click
 
-from qtunnel.errors import ConfigError, IdentityFileError
+from qtunnel.crypto.kem import KEMS, Kem
+from qtunnel.crypto.kem_set import find_kem
+from qtunnel.errors import ConfigError, IdentityFileError, KemUnavailableError
 from qtunnel.identity import IDENTITY_HEADER, MAX_PUBLIC_FILE, PUBLIC_HEADER, Identity, PublicIdentity
 
 STDIN = Path("-")
@@ -22,13 +24,22 @@ def identity() -> None:
 
 @identity.command()
 @click.argument("file", type=click.Path(readable=False, path_type=Path))
-def new(file: Path) -> None:
-    """Make a new identity and write it to FILE (mode 0600). An existing file is never overwritten."""
+@click.option(
+    "--kem", "kems", multiple=True, metavar="NAME",
+    help="Also a key of this KEM of liboqs, e.g. hqc-256; may be given several times. Every identity has ML-KEM's.",
+)  # fmt: skip
+def new(file: Path, kems: tuple[str, ...]) -> None:
+    """Make a new identity and write it to FILE (mode 0600). An existing file is never overwritten.
+
+    A key of another KEM than ML-KEM is written to a file beside it, FILE.NAME, which belongs to the identity.
+    """
     if file == STDIN:
         raise IdentityFileError("-: an identity is secret and goes to a file only; name one, e.g. alice.identity")
-    made = Identity.create(os.urandom)
-    made.save(file)
-    click.echo(f"wrote {file}, the secret identity of this gateway; keep it here and back it up", err=True)
+    made = Identity.create(os.urandom, [_kem(name) for name in dict.fromkeys(kems) if name not in KEMS])
+    first, *further = made.save(file)
+    click.echo(f"wrote {first}, the secret identity of this gateway; keep it here and back it up", err=True)
+    for path in further:
+        click.echo(f"wrote {path}, a secret key that belongs to it; keep and back up the two together", err=True)
     source, target = shlex.quote(str(file)), shlex.quote(str(file.with_suffix(".public")))
     click.echo(f"next: qtunnel identity show {source} > {target}, and give that file to the peer", err=True)
     click.echo(made.public.fingerprint)
@@ -49,6 +60,13 @@ def fingerprint(file: Path) -> None:
     Read it over the phone: when both ends read the same, the public file came over unchanged.
     """
     click.echo(_public(file).fingerprint)
+
+
+def _kem(name: str) -> Kem:
+    try:
+        return find_kem(name)
+    except KemUnavailableError as error:
+        raise KemUnavailableError(f"--kem {name}: {error}") from None
 
 
 def _public(file: Path) -> PublicIdentity:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from qtunnel.addresses import is_numeric
 from qtunnel.config.document import Location, Problem, dotted
+from qtunnel.config.kems import check_kem_keys, check_suites, kem_doubts
 from qtunnel.config.manage import check_wireguard_keys
 from qtunnel.config.model import Config, PeerConfig
 from qtunnel.config.plain import PlainPeerConfig, check_public_keys
@@ -148,6 +149,7 @@ def check_identities(config: Config) -> Iterator[Problem]:
             own = Identity.load(config.node.identity).public
         except QtunnelError as error:
             yield Problem(("node", "identity"), str(error))
+    found: dict[int, PublicIdentity] = {}
     seen: dict[bytes, Location] = {}
     keys: dict[bytes, tuple[str, Location]] = {}
     for index, peer in enumerate(config.peers):
@@ -158,6 +160,7 @@ def check_identities(config: Config) -> Iterator[Problem]:
             except QtunnelError as error:
                 yield Problem(where, str(error))
                 continue
+            found[index] = public
             if own is not None and public.id == own.id:
                 yield Problem(
                     where,
@@ -175,6 +178,7 @@ def check_identities(config: Config) -> Iterator[Problem]:
             if place is not where and not (peer.wireguard_key and config.peers[_index(place)].wireguard_key):
                 what = f"has the same WireGuard key as {name}; every peer needs its own"
                 yield Problem(where, what, (place,))
+    yield from check_kem_keys(config, own, found)
     yield from check_public_keys(config.plain_peers, None if own is None else own.wireguard, keys)
     for index, peer in enumerate(config.peers):
         if peer.pairing_secret is not None and _usable(peer.pairing_secret):
@@ -218,7 +222,7 @@ def _key_problem(path: Path, remedy: str) -> str:
     return ""
 
 
-SETTINGS = (check_node, check_tunnel, check_peers_differ, check_policies)
+SETTINGS = (check_node, check_tunnel, check_peers_differ, check_policies, check_suites)
 """Checks that need nothing but the configuration itself."""
 
 
@@ -262,6 +266,7 @@ def warnings(config: Config) -> list[str]:
                 f"peer {peer.name}: max_age {format_duration(qkd.max_age)} leaves no time for a second try when one "
                 f"rekey (every {format_duration(peer.rekey.interval)}) fails"
             )
+    found += [f"peer {peer.name}: {line}" for peer in config.peers for line in kem_doubts(peer)]
     found += [f"key source {name}: no peer uses it" for name in config.key_sources if name not in used]
     found += [
         f"plain peer {plain.name}: protection is wireguard-only, nothing of qtunnel protects its traffic"

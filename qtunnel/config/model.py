@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from qtunnel.config.document import Problem
+from qtunnel.config.kems import Kems
 from qtunnel.config.key_sources import KeySourceConfig as KeySourceConfig
 from qtunnel.config.key_sources import ReservoirConfig, key_source, peer_sources
 from qtunnel.config.manage import NeverTheOwners, OursToSay, owners_keys
@@ -139,8 +140,9 @@ class PeerConfig(Section):
     )
     persistent_keepalive: Annotated[Keepalive, NeverTheOwners] = None
     rekey: RekeyConfig = RekeyConfig()
-    kem: Literal["ml-kem-1024", "ml-kem-768"] = "ml-kem-1024"
+    kem: Kems = ("ml-kem-1024",)
     cipher: Literal["chacha20-poly1305", "aes-256-gcm"] = "chacha20-poly1305"
+    combiner: Literal["hkdf", "catkdf"] = "hkdf"
     pairing_secret: PairingFile | None = None
     qkd: QkdConfig = QkdConfig()
 

@@ -24,6 +24,7 @@ class Label(Enum):
     IDENTITY_X25519 = b"qtunnel/v1/identity/x25519"
     IDENTITY_ML_KEM_768 = b"qtunnel/v1/identity/ml-kem-768"
     IDENTITY_ML_KEM_1024 = b"qtunnel/v1/identity/ml-kem-1024"
+    IDENTITY_KEM = b"qtunnel/v1/identity/kem"
     IDENTITY_ID = b"qtunnel/v1/identity/id"
     HANDSHAKE_PROLOGUE = b"qtunnel/v1/handshake/prologue"
     HANDSHAKE_MAC1 = b"qtunnel/v1/handshake/mac1"

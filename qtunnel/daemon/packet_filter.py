@@ -18,9 +18,9 @@ from qtunnel.addresses import pack_address
 SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 51
 # linux/filter.h: code, jt, jf, k
 _INSTRUCTION = struct.Struct("=HBBI")
-_LOAD_WORD, _LOAD_BYTE, _LOAD_LENGTH, _LOAD_KEPT = 0x20, 0x30, 0x80, 0x60
-_KEEP, _TO_X, _X_KEPT, _MULTIPLY, _ADD_X = 0x02, 0x07, 0x61, 0x24, 0x0C
-_GO, _EQUAL, _GREATER, _AT_LEAST, _AT_LEAST_X, _RETURN = 0x05, 0x15, 0x25, 0x35, 0x3D, 0x06
+_LOAD_WORD, _LOAD_HALF, _LOAD_BYTE, _LOAD_LENGTH, _LOAD_KEPT = 0x20, 0x28, 0x30, 0x80, 0x60
+_KEEP, _TO_X, _X_KEPT, _MULTIPLY, _ADD, _ADD_X, _DIVIDE = 0x02, 0x07, 0x61, 0x24, 0x04, 0x0C, 0x34
+_GO, _EQUAL, _EQUAL_X, _GREATER, _AT_LEAST, _AT_LEAST_X, _RETURN = 0x05, 0x15, 0x1D, 0x25, 0x35, 0x3D, 0x06
 _NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF
 _UDP_HEADER = 8
 
@@ -32,26 +32,31 @@ _LEAF = 8
 """Addresses that are compared one after the other at the end of the search."""
 
 
-def shape(least: int, most: int, types: int, fragments: int, cookie: int) -> list[Instruction]:
+def shape(least: int, most: int, types: int, fragments: int, payload: int, cookie: int) -> list[Instruction]:
     """Keeps what has the sizes and numbers of the handshake (docs/protocol.md, sections 3.1 and 3.4).
 
-    least, most: bytes of a datagram; types: messages are 1 to this; fragments: the most of a message; cookie: bytes of
-    a cookie reply, whose type is the next. Random bytes pass once in 100,000 times.
+    least, most: bytes of a datagram; types: messages are 1 to this; fragments: the most of a message; payload: bytes
+    of it in each but the last; cookie: bytes of a cookie reply, whose type is the next. Random bytes pass once in
+    100,000 times.
     """
     at = _UDP_HEADER
     return [
         (_LOAD_LENGTH, 0, 0, 0),
-        (_GREATER, 14, 0, at + most),
-        (_AT_LEAST, 0, 13, at + least),
+        (_GREATER, 18, 0, at + most),
+        (_AT_LEAST, 0, 17, at + least),
         (_LOAD_BYTE, 0, 0, at),  # type
-        (_EQUAL, 8, 0, types + 1),
-        (_GREATER, 10, 0, types),
-        (_AT_LEAST, 0, 9, 1),
+        (_EQUAL, 12, 0, types + 1),
+        (_GREATER, 14, 0, types),
+        (_AT_LEAST, 0, 13, 1),
         (_LOAD_BYTE, 0, 0, at + 5),  # count
-        (_GREATER, 7, 0, fragments),
+        (_GREATER, 11, 0, fragments),
         (_TO_X, 0, 0, 0),
         (_LOAD_BYTE, 0, 0, at + 4),  # index
-        (_AT_LEAST_X, 4, 0, 0),
+        (_AT_LEAST_X, 8, 0, 0),
+        (_LOAD_HALF, 0, 0, at + 6),  # length: how many fragments it makes
+        (_ADD, 0, 0, payload - 1),
+        (_DIVIDE, 0, 0, payload),
+        (_EQUAL_X, 0, 4, 0),
         (_RETURN, 0, 0, 0xFFFFFFFF),
         (_LOAD_LENGTH, 0, 0, 0),
         (_EQUAL, 0, 1, at + cookie),

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qtunnel.config import Config, PeerConfig, TunnelConfig
+from qtunnel.config.kems import suite_of
 from qtunnel.errors import ConfigError
 from qtunnel.files import read_secret_file
-from qtunnel.handshake.suites import find_suite
 from qtunnel.identity import PublicIdentity
 from qtunnel.rekey.model import PeerSettings
 from qtunnel.secret import Secret
@@ -75,7 +75,7 @@ def settings_of(peer: PeerConfig, public: PublicIdentity, capabilities: int = 0)
     return PeerSettings(
         name=peer.name,
         public=public,
-        suite=find_suite(peer.kem, peer.cipher),
+        suite=suite_of(peer),
         policy=peer.policy,
         interval=peer.rekey.interval,
         jitter=peer.rekey.jitter,

@@ -17,10 +17,10 @@ from qtunnel.config import SocketAddress
 from qtunnel.daemon import packet_filter
 from qtunnel.errors import QtunnelError
 from qtunnel.handshake.cookies import REPLY_SIZE
-from qtunnel.handshake.fragments import MAX_DATAGRAM, MAX_FRAGMENTS, OVERHEAD, MessageType
+from qtunnel.handshake.fragments import MAX_DATAGRAM, MAX_FRAGMENTS, MAX_PAYLOAD, OVERHEAD, MessageType
 from qtunnel.load import Budget
 
-_SHAPE = packet_filter.shape(OVERHEAD + 1, MAX_DATAGRAM, max(MessageType), MAX_FRAGMENTS, REPLY_SIZE)
+_SHAPE = packet_filter.shape(OVERHEAD + 1, MAX_DATAGRAM, max(MessageType), MAX_FRAGMENTS, MAX_PAYLOAD, REPLY_SIZE)
 
 
 class ListenError(QtunnelError):

@@ -42,7 +42,7 @@ class Tally:
 
 def sources_of(info: EpochInfo, describe: Callable[[str], str]) -> list[str]:
     """Everything that went into an epoch, by name."""
-    return ["x25519", info.suite.kem.name, *(describe(name) for name in info.sources)]
+    return ["x25519", *(kem.name for kem in info.suite.kem.kems), *(describe(name) for name in info.sources)]
 
 
 def protection_in_force(peer: PeerConfig, view: PeerView, stats: PeerStats | None, now: float) -> Protection:

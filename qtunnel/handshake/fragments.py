@@ -23,13 +23,19 @@ OVERHEAD = _HEADER.size + 2 * MAC_SIZE
 MAX_PAYLOAD = MAX_DATAGRAM - OVERHEAD
 NO_COOKIE = bytes(MAC_SIZE)
 """mac2 of who has no cookie."""
-MAX_FRAGMENTS = 8
-"""9 kB: twice what ML-KEM-1024 needs, room for larger KEMs."""
+MAX_MESSAGE = 65535
+"""Bytes, as the header has 16 bits for them."""
+MAX_FRAGMENTS = -(-MAX_MESSAGE // MAX_PAYLOAD)
+"""56: more than FrodoKEM-1344, the largest KEM whose keys are sent, needs beside ML-KEM-1024."""
+FEW_FRAGMENTS = 8
+"""9 kB: what the longest messages of the numbered suites take; more is kept only of a suite that a peer here has."""
 
 PARTIALS_PER_SOURCE = 4
 """A peer has one exchange each way and one that is being replaced."""
 PARTIALS = 1024
-"""All sources together: at most 9 MB, enough for 1,000 peers that start at once."""
+"""All sources together, enough for 1,000 peers that start at once."""
+PARTIAL_BYTES = PARTIALS * FEW_FRAGMENTS * MAX_PAYLOAD
+"""9.6 MB for all that is held of them: as many whole messages of the numbered suites."""
 PARTIAL_LIFETIME = 10.0
 """Seconds. Longer than the largest delay between two retransmissions, so that fragments of both add up."""
 
@@ -82,8 +88,8 @@ def mac(key: bytes, data: bytes | bytearray | memoryview) -> bytes:
 def cut(message: Message, key: bytes) -> list[bytes]:
     """The datagrams of a message, with mac1 under the receiver's ``mac1_key`` and mac2 zero."""
     count = max(1, -(-len(message.body) // MAX_PAYLOAD))
-    if count > MAX_FRAGMENTS:
-        raise ValueError(f"a message has at most {MAX_FRAGMENTS * MAX_PAYLOAD} bytes, not {len(message.body)}")
+    if len(message.body) > MAX_MESSAGE:
+        raise ValueError(f"a message has at most {MAX_MESSAGE} bytes, not {len(message.body)}")
     datagrams = []
     for index in range(count):
         header = _HEADER.pack(message.type, VERSION, message.suite, index, count, len(message.body), message.exchange)
@@ -126,6 +132,10 @@ class _Partial:
     shape: tuple[int, int, int]
     pieces: dict[int, bytes] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.pieces.values()))
+
 
 class Reassembler:
     """Puts messages together; bounded per source address and in all, the oldest goes first."""
@@ -133,6 +143,7 @@ class Reassembler:
     def __init__(self) -> None:
         self._partials: dict[tuple[Hashable, bytes, int], _Partial] = {}
         self._by_source: dict[Hashable, list[tuple[Hashable, bytes, int]]] = {}
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._partials)
@@ -151,10 +162,17 @@ class Reassembler:
             partial = None
         if partial is None:
             partial = self._make_room(key, now, shape)
-        if partial.pieces.setdefault(fragment.index, fragment.payload) != fragment.payload:
-            # Somebody's fragment is forged, nobody knows whose: start again from the newest.
-            partial.pieces = {fragment.index: fragment.payload}
+        held = partial.pieces.get(fragment.index)
+        if held is None or held != fragment.payload:
+            if held is not None:
+                # Somebody's fragment is forged, nobody knows whose: start again from the newest.
+                self._bytes -= partial.size
+                partial.pieces.clear()
+            partial.pieces[fragment.index] = fragment.payload
+            self._bytes += len(fragment.payload)
         if len(partial.pieces) < fragment.count:
+            while self._bytes > PARTIAL_BYTES:
+                self._drop(next(iter(self._partials)))
             return None
         self._drop(key)
         body = b"".join(partial.pieces[index] for index in range(fragment.count))
@@ -171,7 +189,7 @@ class Reassembler:
         return partial
 
     def _drop(self, key: tuple[Hashable, bytes, int]) -> None:
-        del self._partials[key]
+        self._bytes -= self._partials.pop(key).size
         mine = self._by_source[key[0]]
         mine.remove(key)
         if not mine:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from qtunnel.crypto import dh
-from qtunnel.crypto.kem import SEED_SIZE, Encapsulate, KemKeyError
+from qtunnel.crypto.kem import Encapsulate, Kem, KemKeyError
 from qtunnel.crypto.noise import SymmetricState
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake import transcript
-from qtunnel.handshake.messages import Answer, Offer, Verdict, decode_answer, encode_offer, parse_response
+from qtunnel.handshake.messages import Answer, Offer, Response, Verdict, decode_answer, encode_offer, parse_response
 from qtunnel.handshake.suites import Suite
 from qtunnel.handshake.transcript import Sealed, open_or
 from qtunnel.identity import Identity, PublicIdentity
@@ -18,6 +18,8 @@ from qtunnel.terms import KeyRef
 
 Judge = Callable[[Answer], None]
 """Looks at an authenticated answer; raises ``HandshakeError`` where our policy does not allow it."""
+
+NOT_THEIRS = "message 2 is not from this peer"
 
 
 class Initiator:
@@ -37,24 +39,20 @@ class Initiator:
     ) -> None:
         self.offer, self.suite, self.exchange = offer, suite, exchange
         self._local, self._remote = local, remote
-        encapsulate = encapsulate or suite.kem.encapsulate
         state = transcript.begin(suite, exchange, remote)
 
         with Secret.random(random_bytes, dh.KEY_SIZE) as ephemeral:  # -> e
             self._e = dh.KeyPair(ephemeral)
         state.mix_hash(self._e.public)
-        with Secret.random(random_bytes, SEED_SIZE) as seed:  # -> ekem
-            self._ekem = suite.kem.key_pair(seed)
+        self._ekem = suite.kem.new_ephemeral(random_bytes)  # -> ekem
         state.mix_hash(self._ekem.public)
         try:
             with self._e.exchange(remote.x25519) as shared:  # -> es
                 state.mix_key(shared)
-            ct1, kem_secret = encapsulate(remote.kem[suite.kem.name])  # -> skem
+            ct1, secrets = suite.kem.encapsulate(remote.kem, encapsulate or Kem.encapsulate)  # -> skem
         except (dh.LowOrderPointError, KemKeyError) as error:
             raise HandshakeError("peer-key", f"the peer's public file holds an unusable key: {error}") from None
-        state.mix_hash(ct1)
-        with kem_secret:
-            state.mix_key(kem_secret)
+        transcript.mix_kem(state, ct1, secrets)
         sealed_id = state.encrypt_and_hash(local.public.id)  # -> {id_i}
         transcript.mix_statics(state, suite, local.public)
         with local.dh.exchange(remote.x25519) as shared:  # -> ss
@@ -75,40 +73,41 @@ class Initiator:
         it came from the peer and the exchange is over. The state is changed by neither.
         """
         message = parse_response(self.suite, body)
-        state = self._state.fork()
+        state, ephemeral = self._state.fork(), transcript.Ephemeral(self.suite)
         try:
-            return self._read(state, message.e, message.ct2, message.ct3, message.answer, message.proof,
-                              keys, chains, judge)  # fmt: skip
+            return self._read(state, ephemeral, body, message, keys, chains, judge)
         finally:
             state.wipe()
+            ephemeral.wipe()
 
     def _read(
         self,
         state: SymmetricState,
-        e: bytes,
-        ct2: bytes,
-        ct3: bytes,
-        sealed_answer: bytes,
-        proof: bytes,
+        ephemeral: transcript.Ephemeral,
+        body: bytes,
+        message: Response,
         keys: Mapping[KeyRef, Secret],
         chains: Mapping[bytes, Secret],
         judge: Judge,
     ) -> tuple[Answer, Sealed | None]:
-        state.mix_hash(e)  # <- e
+        state.mix_hash(message.e)  # <- e
         try:
-            with self._e.exchange(e) as shared:  # <- ee
+            with self._e.exchange(message.e) as shared:  # <- ee
                 state.mix_key(shared)
-            with self._local.dh.exchange(e) as shared:  # <- se
+                ephemeral.keep(shared)
+            with self._local.dh.exchange(message.e) as shared:  # <- se
                 state.mix_key(shared)
         except dh.LowOrderPointError:
             raise HandshakeError("authentication", "an ephemeral key of low order") from None
-        state.mix_hash(ct2)
-        with self._ekem.decapsulate(ct2) as secret:  # <- ekem
-            state.mix_key(secret)
-        state.mix_hash(ct3)
-        with self._local.kem[self.suite.kem.name].decapsulate(ct3) as secret:  # <- skem_i
-            state.mix_key(secret)
-        plain = open_or(state, sealed_answer, "authentication", "message 2 is not from this peer")  # <- {answer}
+        try:
+            secrets = self._ekem.decapsulate(message.ct2)  # <- ekem
+            ephemeral.keep(*secrets)
+            transcript.mix_kem(state, message.ct2, secrets)
+            secrets = self.suite.kem.decapsulate(self._local.kem, message.ct3)  # <- skem_i
+        except KemKeyError:
+            raise HandshakeError("authentication", NOT_THEIRS) from None
+        transcript.mix_kem(state, message.ct3, secrets)
+        plain = open_or(state, message.answer, "authentication", NOT_THEIRS)  # <- {answer}
         answer = decode_answer(plain, len(self.offer.keys))
         if answer.verdict is Verdict.ACCEPTED:
             if answer.epoch != self.offer.epoch:
@@ -123,16 +122,18 @@ class Initiator:
         transcript.mix_psk(state, chain, [(ref, keys[ref]) for ref in accepted])  # <- psk
         # Both ends hold what they say, yet the proof fails: somebody's QKD key is not the other's.
         open_or(
-            state, proof, "key-mismatch", "the two ends hold different QKD keys under the same key_ID"
+            state, message.proof, "key-mismatch", "the two ends hold different QKD keys under the same key_ID"
         )  # <- {proof}
         if answer.verdict is not Verdict.ACCEPTED:
             return answer, None
         sealed = transcript.finish(
-            state, self.suite, answer.epoch, self._local.public, self._remote, accepted, chain is not None
-        )
+            state, self.suite, answer.epoch, self._local.public, self._remote, accepted, chain is not None, ephemeral,
+            (self.message, body),
+        )  # fmt: skip
         return answer, sealed
 
     def wipe(self) -> None:
         """Forget the ephemerals."""
         self._e.wipe()
+        self._ekem.wipe()
         self._state.wipe()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from qtunnel.crypto.aead import TAG_SIZE
-from qtunnel.errors import HandshakeError
+from qtunnel.errors import ConfigError, HandshakeError
+from qtunnel.handshake.fragments import FEW_FRAGMENTS, MAX_MESSAGE, Fragment, MessageType
 from qtunnel.handshake.suites import Suite
 from qtunnel.identity import ID_SIZE
 from qtunnel.terms import (
@@ -302,7 +303,7 @@ def init_sizes(suite: Suite) -> tuple[int, ...]:
 
 def response_sizes(suite: Suite) -> tuple[int, ...]:
     """Bytes of message 2's fields; the answer has what is left before the proof."""
-    return (32, suite.kem.ciphertext_size, suite.kem.ciphertext_size)
+    return (32, suite.kem.ephemeral_ciphertext_size, suite.kem.ciphertext_size)
 
 
 COMMIT_SIZE = EPOCH.size + TAG_SIZE
@@ -312,6 +313,40 @@ MAX_INVENTORY = MIN_INVENTORY + MAX_ANNOUNCED_BYTES + MAX_MARKS * MARK_SIZE
 MIN_OFFER = _OFFER.size + 2 + MIN_INVENTORY + TAG_SIZE
 MAX_OFFER = MIN_OFFER - MIN_INVENTORY + MAX_CHAINS * _CHAIN.size + MAX_KEYS * _MAX_REF + MAX_INVENTORY
 MIN_ANSWER = _ANSWER.size + 2 + MIN_INVENTORY + TAG_SIZE
+MAX_ANSWER = MIN_ANSWER - MIN_INVENTORY + MAX_KEYS + MAX_DETAIL + MAX_INVENTORY
+
+
+def largest(suite: Suite, kind: MessageType) -> int:
+    """Bytes of the longest message of that type."""
+    if kind is MessageType.INIT:
+        return sum(init_sizes(suite)) + MAX_OFFER
+    return sum(response_sizes(suite)) + MAX_ANSWER + TAG_SIZE if kind is MessageType.RESPONSE else COMMIT_SIZE
+
+
+def check_length(suite: Suite | None, fragment: Fragment) -> None:
+    """See that a fragment's message is none longer than those of its suite, None where no peer has that; raises
+    ``HandshakeError``."""
+    if fragment.count <= FEW_FRAGMENTS:
+        return  # as long as any may be; what is wrong with it shows when it is whole
+    if suite is None:
+        raise HandshakeError("suite", unknown_suite(fragment.suite))
+    if fragment.length > largest(suite, fragment.type):
+        raise HandshakeError("malformed", f"longer than any message {fragment.type.value} of suite {suite.name}")
+
+
+def unknown_suite(number: int) -> str:
+    """Words for a suite that nobody has here."""
+    return f"the sender uses suite {number}, which no peer is configured for (kem, cipher, combiner)"
+
+
+def check_fits(suite: Suite) -> None:
+    """See that the messages of a suite are not longer than a message can be; raises ``ConfigError``."""
+    size = max(largest(suite, kind) for kind in MessageType)
+    if size > MAX_MESSAGE:
+        raise ConfigError(
+            f"{suite.kem.name} takes {size:,} bytes in one message of the handshake, which holds {MAX_MESSAGE:,}: "
+            "leave a KEM out, or take one with smaller keys and ciphertexts"
+        )
 
 
 def _cut(body: bytes, sizes: Sequence[int], least: int, what: str) -> list[bytes]:

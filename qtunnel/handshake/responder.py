@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qtunnel.crypto import dh
-from qtunnel.crypto.kem import Encapsulate, KemKeyError
+from qtunnel.crypto.kem import Encapsulate, Kem, KemKeyError
 from qtunnel.crypto.noise import SymmetricState
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake import transcript
@@ -16,6 +16,8 @@ from qtunnel.handshake.transcript import Sealed, open_or
 from qtunnel.identity import Identity, PublicIdentity, fingerprint_of
 from qtunnel.secret import RandomBytes, Secret
 from qtunnel.terms import KeyRef
+
+NOT_OURS = "message 1 was not made for this identity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Responder:
             state.wipe()
             raise
         self._state = state
-        self._e_initiator, self._ekem = message.e, message.ekem
+        self._e_initiator, self._ekem, self._body = message.e, message.ekem, body
 
     def _read(
         self,
@@ -69,10 +71,12 @@ class Responder:
                 state.mix_key(shared)
         except dh.LowOrderPointError:
             raise HandshakeError("authentication", "an ephemeral key of low order") from None
-        state.mix_hash(ct1)
-        with local.kem[suite.kem.name].decapsulate(ct1) as secret:  # -> skem
-            state.mix_key(secret)
-        identity = open_or(state, sealed_id, "authentication", "message 1 was not made for this identity")  # -> {id_i}
+        try:
+            secrets = suite.kem.decapsulate(local.kem, ct1)  # -> skem
+        except KemKeyError:
+            raise HandshakeError("authentication", NOT_OURS) from None
+        transcript.mix_kem(state, ct1, secrets)
+        identity = open_or(state, sealed_id, "authentication", NOT_OURS)  # -> {id_i}
         known = find_peer(identity)
         if known is None:
             raise HandshakeError("unknown-peer", f"no peer here has the fingerprint {fingerprint_of(identity)}")
@@ -102,38 +106,38 @@ class Responder:
         encapsulate: Encapsulate | None = None,
     ) -> tuple[bytes, Sealed | None]:
         """Message 2, and the sealed epoch where the answer accepts. keys: those the answer names, in its order."""
-        suite, state = self.suite, self._state
-        encapsulate = encapsulate or suite.kem.encapsulate
+        suite, state, ephemeral = self.suite, self._state, transcript.Ephemeral(self.suite)
+        encapsulate = encapsulate or Kem.encapsulate
         with Secret.random(random_bytes, dh.KEY_SIZE) as private:  # <- e
             e = dh.KeyPair(private)
         state.mix_hash(e.public)
         with e.exchange(self._e_initiator) as shared:  # <- ee
             state.mix_key(shared)
+            ephemeral.keep(shared)
         with e.exchange(self.peer.x25519) as shared:  # <- se
             state.mix_key(shared)
         e.wipe()
         try:
-            ct2, secret = encapsulate(self._ekem)  # <- ekem
-            state.mix_hash(ct2)
-            with secret:
-                state.mix_key(secret)
-            ct3, secret = encapsulate(self.peer.kem[suite.kem.name])  # <- skem_i
+            ct2, secrets = suite.kem.encapsulate_ephemeral(self._ekem, encapsulate)  # <- ekem
+            ephemeral.keep(*secrets)
+            transcript.mix_kem(state, ct2, secrets)
+            ct3, secrets = suite.kem.encapsulate(self.peer.kem, encapsulate)  # <- skem_i
         except KemKeyError as error:
             raise HandshakeError("malformed", f"message 1 holds an unusable KEM key: {error}") from None
-        state.mix_hash(ct3)
-        with secret:
-            state.mix_key(secret)
+        transcript.mix_kem(state, ct3, secrets)
         sealed_answer = state.encrypt_and_hash(encode_answer(answer))  # <- {answer}
         transcript.mix_psk(state, chain, keys)  # <- psk
         proof = state.encrypt_and_hash(b"")  # <- {proof}
         message = e.public + ct2 + ct3 + sealed_answer + proof
         if answer.verdict is not Verdict.ACCEPTED:
             state.wipe()
+            ephemeral.wipe()
             return message, None
         refs = tuple(ref for ref, _ in keys)
         return message, transcript.finish(
-            state, suite, answer.epoch, self.peer, self._local.public, refs, chain is not None
-        )
+            state, suite, answer.epoch, self.peer, self._local.public, refs, chain is not None, ephemeral,
+            (self._body, message),
+        )  # fmt: skip
 
     def wipe(self) -> None:
         """Forget the state of an exchange that is not answered."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives import hashes
+
 from qtunnel.crypto.aead import AuthenticationError
+from qtunnel.crypto.catkdf import catkdf, format_context
 from qtunnel.crypto.kdf import Label, derive, frame
 from qtunnel.crypto.noise import SymmetricState
 from qtunnel.errors import HandshakeError
@@ -47,7 +50,40 @@ def begin(suite: Suite, exchange: bytes, responder: PublicIdentity) -> Symmetric
 def mix_statics(state: SymmetricState, suite: Suite, who: PublicIdentity) -> None:
     """Hash the whole static X25519 and KEM public keys of one end."""
     state.mix_hash(who.x25519)
-    state.mix_hash(who.kem[suite.kem.name])
+    try:
+        keys = suite.kem.static_of(who.kem)
+    except KeyError as missing:
+        raise HandshakeError(
+            "suite", f"{who.fingerprint} has no {missing.args[0]} key for suite {suite.name}"
+        ) from None
+    state.mix_hash(keys)
+
+
+def mix_kem(state: SymmetricState, ciphertext: bytes, secrets: Iterable[Secret]) -> None:
+    """Hash the ciphertexts of a suite's KEMs; mix and wipe their secrets, each by a MixKey of its own."""
+    state.mix_hash(ciphertext)
+    for secret in secrets:
+        with secret:
+            state.mix_key(secret)
+
+
+class Ephemeral:
+    """What the combiner catkdf needs besides the state: the shared secrets of the ephemeral keys, X25519's first.
+    With hkdf it keeps nothing."""
+
+    __slots__ = ("_keeps", "secrets")
+
+    def __init__(self, suite: Suite) -> None:
+        self._keeps = suite.combiner == "catkdf"
+        self.secrets: list[Secret] = []
+
+    def keep(self, *secrets: Secret) -> None:
+        if self._keeps:
+            self.secrets += [secret.copy() for secret in secrets]
+
+    def wipe(self) -> None:
+        for secret in self.secrets:
+            secret.wipe()
 
 
 def open_or(state: SymmetricState, ciphertext: bytes, reason: str, detail: str) -> bytes:
@@ -84,19 +120,32 @@ def finish(
     responder: PublicIdentity,
     keys: tuple[KeyRef, ...],
     chained: bool,
+    ephemeral: Ephemeral,
+    messages: tuple[bytes, bytes],
 ) -> Sealed:
-    """Split, derive the epoch's PSK and chain secret, and wipe the state.
+    """Split, derive the epoch's PSK and chain secret, and wipe the state. messages: the bodies of the first two.
 
     The confirmations are deterministic, so both ends can make both, and a retransmission is the same bytes.
     """
     refs = frame(*(part for key in keys for part in (key.source.encode(), key.key_id.encode())))
     context = suite.id.to_bytes(2, "big") + initiator.id + responder.id + EPOCH.pack(epoch) + state.h + refs
-    psk = state.export(lambda ck: derive(ck, Label.EPOCH_PSK, context, PSK_SIZE))
-    chain = state.export(lambda ck: derive(ck, Label.EPOCH_CHAIN, context, CHAIN_SIZE))
+    if suite.combiner == "catkdf":
+        formatted = format_context(hashes.SHA512(), context, *messages)
+
+        def make(label: Label, size: int) -> Secret:
+            return state.export(lambda ck: catkdf(ck, ephemeral.secrets, label.value, formatted, size, hashes.SHA512()))
+
+    else:
+
+        def make(label: Label, size: int) -> Secret:
+            return state.export(lambda ck: derive(ck, label, context, size))
+
+    psk, chain = make(Label.EPOCH_PSK, PSK_SIZE), make(Label.EPOCH_CHAIN, CHAIN_SIZE)
     to_responder, to_initiator = state.split()
     with to_responder, to_initiator:
         commit = suite.aead.seal(to_responder, 0, EPOCH.pack(epoch), state.h)
         committed = suite.aead.seal(to_initiator, 0, EPOCH.pack(epoch), state.h)
     state.wipe()
+    ephemeral.wipe()
     assert len(commit) == len(committed) == COMMIT_SIZE
     return Sealed(EpochKeys(epoch, suite, psk, chain, keys, chained), commit, committed)

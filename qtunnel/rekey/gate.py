@@ -14,6 +14,7 @@ from qtunnel.rekey.limits import (
     CALM_FRAGMENTS,
     COOKIE_BURST,
     COOKIE_RATE,
+    COSTLY,
     FRAGMENT_BURST,
     FRAGMENT_RATE,
     LOAD_FRAGMENTS,
@@ -101,12 +102,12 @@ class Gate:
             if reply is not None:
                 self.replies.append((reply, address))
 
-    def unproven(self, address: Hashable, now: float, *, at_home: bool) -> None:
+    def unproven(self, address: Hashable, now: float, *, at_home: bool, costly: bool = False) -> None:
         """A whole first message is about to be read; raises ``HandshakeError`` where there are too many."""
-        sources = self._at_home if at_home else self._sources
-        if not sources.take(self._source_of(address), now):
+        sources, tokens = self._at_home if at_home else self._sources, COSTLY if costly else 1.0
+        if not sources.take(self._source_of(address), now, tokens):
             raise HandshakeError("flood", "more first messages a second than are looked at from one source")
-        if not self._unproven.take(now):
+        if not self._unproven.take(now, tokens):
             raise HandshakeError("flood", "more first messages a second than are looked at")
 
     def tell(self, error: HandshakeError, address: Hashable, now: float) -> Notice | None:

@@ -9,9 +9,9 @@ from qtunnel.crypto.kem import Encapsulate
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake.cookies import COOKIE_TYPE, CookieReply, mint
 from qtunnel.handshake.fragments import Message, MessageType, mac1_key, parse
-from qtunnel.handshake.messages import check_init_size
+from qtunnel.handshake.messages import check_init_size, check_length, unknown_suite
 from qtunnel.handshake.responder import KnownPeer, Responder
-from qtunnel.handshake.suites import SUITES
+from qtunnel.handshake.suites import SuitesInUse
 from qtunnel.identity import Identity
 from qtunnel.keys.pace import Stock
 from qtunnel.keys.policy import Protection
@@ -68,6 +68,7 @@ class RekeyNode:
         self.peers: dict[str, PeerRekey] = {}
         self._by_id: dict[bytes, PeerRekey] = {}
         self._exchanges = Exchanges()
+        self._suites = SuitesInUse()
         self._tickets = count(1)
         self._effects: list[Effect] = []  # of all peers, which write to it as well
         self._agenda = Agenda()
@@ -85,6 +86,7 @@ class RekeyNode:
         )  # fmt: skip
         peer.context.pressed = lambda now: self.expected.loaded(now) or self.anybody.loaded(now)
         self.peers[settings.name] = peer
+        self._suites.set(settings.name, settings.suite)
         self._agenda.plan(settings.name, peer.deadline)
         self._by_id[settings.public.id] = peer
 
@@ -93,6 +95,7 @@ class RekeyNode:
         peer = self.peers[settings.name]
         if peer.settings.public.id != settings.public.id:
             raise ValueError("another identity is another peer: remove the old one and add the new")
+        self._suites.set(settings.name, settings.suite)
         self._contained(peer, now, lambda: peer.change(settings, now))
 
     def remove_peer(self, name: str) -> None:
@@ -104,6 +107,7 @@ class RekeyNode:
         peer = self.peers.pop(name)
         del self._by_id[peer.settings.public.id]
         self._exchanges.forget(name)
+        self._suites.forget(name)
         self._agenda.plan(name, None)
         self._effects[:] = [effect for effect in self._effects if effect.peer != name]
         peer.close()
@@ -195,6 +199,7 @@ class RekeyNode:
                 self._cookie_reply(datagram, now)
                 return None
             fragment = parse(datagram, self._mac_key, self._is_known)
+            check_length(self._suites.get(fragment.suite), fragment)
             passed = gate.fragment(fragment, datagram, address, now.mono)
             return None if passed is None else self._message(passed, gate, address, now)
         except HandshakeError as error:
@@ -261,11 +266,11 @@ class RekeyNode:
         for owner in self._exchanges.of_theirs(message.exchange):
             if self.peers[owner].inbound.repeated(message.exchange, message.body, address, now):
                 return None
-        suite = SUITES.get(message.suite)
+        suite = self._suites.get(message.suite)
         if suite is None:
-            raise HandshakeError("suite", f"the sender uses suite {message.suite}, which this version does not know")
+            raise HandshakeError("suite", unknown_suite(message.suite))
         check_init_size(suite, message.body)
-        gate.unproven(address, now.mono, at_home=passed.at_home)
+        gate.unproven(address, now.mono, at_home=passed.at_home, costly=suite.costly)
         responder = Responder(self.local, suite, message.exchange, message.body, self._find)
         peer = self._by_id[responder.peer.id]
         name = peer.settings.name

@@ -39,7 +39,7 @@ DETAILS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "rekey": st.sampled_from([{"interval": "120s"}, {"interval": "5s"}, {"jitter": "20%"}]),
         "qkd": st.sampled_from([{"policy": "off"}, {"policy": "preferred"}, {"max_age": "700s"}]),
         "endpoint": st.sampled_from(["192.0.2.1", "gw.example", None]),
-        "kem": st.sampled_from(["ml-kem-768", "ml-kem-1024"]),
+        "kem": st.sampled_from(["ml-kem-768", "ml-kem-1024", ["ml-kem-768", "ml-kem-1024"]]),
         "persistent_keepalive": st.sampled_from(["25s", "off"]),
         "pairing_secret": st.sampled_from([PLACE / "one", PLACE / "two"]),
     },

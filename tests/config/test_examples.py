@@ -40,7 +40,7 @@ def test_alice_and_bob_belong_together(site: Path) -> None:
     for one, other in ((alice, bob), (bob, alice)):
         (peer,) = one.peers
         assert [str(n.network_address) for n in peer.allowed_ips] == [str(a.ip) for a in other.tunnel.addresses]
-        assert (peer.kem, peer.cipher, peer.qkd.policy) == ("ml-kem-1024", "chacha20-poly1305", "required")
+        assert (peer.kem, peer.cipher, peer.qkd.policy) == (("ml-kem-1024",), "chacha20-poly1305", "required")
         assert warnings(one) == []
 
 

@@ -146,8 +146,8 @@ def test_tags_are_refused(errors_of: Errors) -> None:
         ("public: bob.public", "endpoint: 192.0.2.1:5", "peers[0].endpoint: has a port"),
         (
             "public: bob.public",
-            "kem: ml-kem-512",
-            "peers[0].kem: is 'ml-kem-512'; must be one of: ml-kem-1024,",
+            "kem: ml-kem-513",
+            "peers[0].kem: is 'ml-kem-513'; must be one of: ml-kem-1024,",
         ),
         ("      sources:", "      policy: on\n      sources:", "must be one of: required, preferred, off"),
         ("      sources:", "      min_sources: 0\n      sources:", "min_sources: is '0'; must be at least 1"),

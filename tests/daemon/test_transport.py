@@ -27,7 +27,7 @@ from qtunnel.daemon.transport import (
     cookie_source,
 )
 from qtunnel.handshake.cookies import CookieReply
-from qtunnel.handshake.fragments import MAX_FRAGMENTS, MAX_PAYLOAD, Message, MessageType, cut, mac1_key
+from qtunnel.handshake.fragments import MAX_MESSAGE, Message, MessageType, cut, mac1_key
 
 KEY = mac1_key(bytes(64))
 FIRST = cut(Message(MessageType.INIT, 1, bytes(16), bytes(3000)), KEY)
@@ -232,7 +232,7 @@ messages = st.builds(
     st.sampled_from(MessageType),
     st.integers(0, 65535),
     st.binary(min_size=16, max_size=16),
-    st.integers(1, MAX_FRAGMENTS * MAX_PAYLOAD).map(bytes),
+    st.integers(1, MAX_MESSAGE).map(bytes),
 )
 
 
@@ -249,6 +249,7 @@ def test_the_kernel_drops_what_the_handshake_does_not_have() -> None:
         b"", bytes(56), whole[:56], whole + b"\0", bytes([0]) + whole[1:], bytes([6]) + whole[1:],
         whole[:5] + bytes([0]) + whole[6:],
         whole[:5] + bytes([9]) + whole[6:], whole[:4] + bytes([3]) + whole[5:], reply + b"\0", reply[:-1],
+        whole[:6] + bytes(2) + whole[8:], whole[:6] + b"\xff\xff" + whole[8:],
     ]  # fmt: skip
     assert not any(passes(_SHAPE, wrong))
     rng = random.Random(1)

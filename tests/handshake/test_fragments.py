@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake import fragments
 from qtunnel.handshake.fragments import (
+    FEW_FRAGMENTS,
     MAX_DATAGRAM,
     MAX_FRAGMENTS,
+    MAX_MESSAGE,
     MAX_PAYLOAD,
+    PARTIAL_BYTES,
     PARTIAL_LIFETIME,
     PARTIALS,
     PARTIALS_PER_SOURCE,
@@ -31,7 +34,7 @@ messages = st.builds(
     st.sampled_from(MessageType),
     st.integers(0, 65535),
     st.binary(min_size=16, max_size=16),
-    st.integers(1, MAX_FRAGMENTS * MAX_PAYLOAD).map(lambda size: random.Random(size).randbytes(size)),
+    st.integers(1, MAX_MESSAGE).map(lambda size: random.Random(size).randbytes(size)),
 )
 
 
@@ -84,9 +87,10 @@ def test_truncated_and_overlong_datagrams_are_refused() -> None:
             parse(wrong, KEY)
 
 
-def test_a_message_too_long_for_eight_datagrams_is_a_defect() -> None:
+def test_a_message_too_long_for_its_header_is_a_defect() -> None:
+    assert len(cut(Message(MessageType.INIT, 1, bytes(16), bytes(MAX_MESSAGE)), KEY)) == MAX_FRAGMENTS == 56
     with pytest.raises(ValueError, match="at most"):
-        cut(Message(MessageType.INIT, 1, bytes(16), bytes(MAX_FRAGMENTS * MAX_PAYLOAD + 1)), KEY)
+        cut(Message(MessageType.INIT, 1, bytes(16), bytes(MAX_MESSAGE + 1)), KEY)
 
 
 def first_of(exchange: int) -> fragments.Fragment:
@@ -106,6 +110,26 @@ def test_all_sources_together_cannot_fill_the_memory() -> None:
     for source in range(PARTIALS + 100):
         reassembler.add(source, fragment, 0.0)
     assert len(reassembler) == PARTIALS
+
+
+def test_long_messages_take_the_place_of_several_short_ones() -> None:
+    """What is held is bounded in bytes as well; the oldest gives way, and the books are right to the byte."""
+    reassembler = Reassembler()
+    long = [parse(one, KEY) for one in cut(Message(MessageType.INIT, 1, bytes(16), bytes(MAX_MESSAGE)), KEY)]
+    whole = (len(long) - 1) * MAX_PAYLOAD
+    for source in range(3 * PARTIAL_BYTES // whole):
+        for fragment in long[:-1]:
+            assert reassembler.add(source, fragment, 0.0) is None
+        assert reassembler._bytes == sum(partial.size for partial in reassembler._partials.values()) <= PARTIAL_BYTES
+    assert len(reassembler) == PARTIAL_BYTES // whole < PARTIALS
+    assert 0 not in {source for source, _, _ in reassembler._partials}
+    assert PARTIALS * FEW_FRAGMENTS * MAX_PAYLOAD == PARTIAL_BYTES, "short ones are bounded by their number alone"
+    assert reassembler.add(source, long[-1], 0.0) is not None
+    forged = cut(Message(MessageType.INIT, 1, bytes(16), b"\xff" * MAX_MESSAGE), KEY)
+    reassembler.add(source - 1, parse(forged[0], KEY), 0.0)
+    for other in range(source):
+        reassembler.add(other, long[0], PARTIAL_LIFETIME + 1)
+    assert reassembler._bytes == sum(partial.size for partial in reassembler._partials.values())
 
 
 def test_partial_messages_are_forgotten() -> None:

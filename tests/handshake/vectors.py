@@ -14,13 +14,13 @@ from typing import Any
 from kyber_py.ml_kem import ML_KEM_768, ML_KEM_1024
 
 from qtunnel.crypto.kdf import sha512
-from qtunnel.crypto.kem import Encapsulate
+from qtunnel.crypto.kem import KEMS, Encapsulate, Kem
 from qtunnel.handshake.cookies import held, mint, reply_to, stamped
 from qtunnel.handshake.fragments import MAC_SIZE, Message, MessageType, cut, mac1_key, parse
 from qtunnel.handshake.initiator import Initiator
 from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
 from qtunnel.handshake.responder import KnownPeer, Responder
-from qtunnel.handshake.suites import SUITES, Suite
+from qtunnel.handshake.suites import SUITES, Suite, find_suite
 from qtunnel.identity import Identity
 from qtunnel.keys.chain import link
 from qtunnel.keys.reservoir import mark_of
@@ -29,6 +29,7 @@ from qtunnel.secret import Secret
 from qtunnel.terms import NOTHING, STORE_SIZE, Inventory, KeyRef, Policy, QkdPolicy
 
 FILE = Path(__file__).parent.parent / "vectors" / "handshake" / "handshake.json"
+BOTH = list(KEMS.values())
 _OTHER = {"ml-kem-768": ML_KEM_768, "ml-kem-1024": ML_KEM_1024}
 POLICY = Policy(QkdPolicy.REQUIRED, 1)
 SOURCE = bytes([192, 0, 2, 1]) + (51821).to_bytes(2, "big")
@@ -49,11 +50,11 @@ def stream(seed: str) -> Callable[[int], bytes]:
     return take
 
 
-def encapsulation(suite: Suite, taken: Iterator[bytes]) -> Encapsulate:
+def encapsulation(taken: Iterator[bytes]) -> Encapsulate:
     """ML-KEM.Encaps_internal (FIPS 203 algorithm 17) with the next of ``taken`` as m."""
 
-    def encapsulate(public: bytes) -> tuple[bytes, Secret]:
-        shared, ciphertext = _OTHER[suite.kem.name]._encaps_internal(public, next(taken))
+    def encapsulate(kem: Kem, public: bytes) -> tuple[bytes, Secret]:
+        shared, ciphertext = _OTHER[kem.name]._encaps_internal(public, next(taken))
         return ciphertext, Secret(shared)
 
     return encapsulate
@@ -74,11 +75,13 @@ def _plain(its: Inventory) -> dict[str, Any]:
 
 def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str, Any]:
     """One whole exchange with all that goes in and comes out, in hexadecimal."""
-    name = f"suite {suite.id}, {keys} QKD keys{', chained' if chained else ''}{', paired' if paired else ''}"
+    which = suite.id if suite.id in SUITES else suite.name
+    name = f"suite {which}, {keys} QKD keys{', chained' if chained else ''}{', paired' if paired else ''}"
     seeds = {end: stream(f"{name}/{end}")(32) for end in ("initiator", "responder")}
     alice, bob = Identity(Secret(seeds["initiator"])), Identity(Secret(seeds["responder"]))
     exchange = stream(f"{name}/exchange")(16)
-    messages = [stream(f"{name}/m{index}")(32) for index in (1, 2, 3)]
+    kems = len(suite.kem.kems)
+    messages = [stream(f"{name}/m{index}")(32) for index in range(1, 1 + 3 * kems)]
     random_i, random_r = stream(f"{name}/random initiator"), stream(f"{name}/random responder")
     drawn_i, drawn_r = stream(f"{name}/random initiator"), stream(f"{name}/random responder")
     chain = link(6, Secret(stream(f"{name}/chain")(64)), qkd=True) if chained else None
@@ -97,7 +100,7 @@ def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str,
     )
     taken = iter(messages)
     initiator = Initiator(
-        alice, bob.public, suite, exchange, offer, random_i, pairing=pairing, encapsulate=encapsulation(suite, taken)
+        alice, bob.public, suite, exchange, offer, random_i, pairing=pairing, encapsulate=encapsulation(taken)
     )
     responder = Responder(bob, suite, exchange, initiator.message, lambda _: KnownPeer(alice.public, pairing))
     answer = Answer(
@@ -105,7 +108,7 @@ def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str,
         answered,
     )  # fmt: skip
     response, theirs = responder.respond(
-        answer, None if chain is None else chain.secret, qkd, random_r, encapsulate=encapsulation(suite, taken)
+        answer, None if chain is None else chain.secret, qkd, random_r, encapsulate=encapsulation(taken)
     )
     chains = {} if chain is None else {chain.id: chain.secret}
     _, ours = initiator.read_response(response, dict(qkd), chains, lambda _: None)
@@ -127,6 +130,9 @@ def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str,
     return {
         "name": name,
         "suite": suite.id,
+        "kem": [kem.name for kem in suite.kem.kems],
+        "cipher": suite.aead.name,
+        "combiner": suite.combiner,
         "exchange_id": exchange.hex(),
         "initiator_seed": seeds["initiator"].hex(),
         "responder_seed": seeds["responder"].hex(),
@@ -135,7 +141,7 @@ def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str,
         "initiator_x25519": alice.public.x25519.hex(),
         "responder_x25519": bob.public.x25519.hex(),
         "initiator_ephemeral": drawn_i(32).hex(),
-        "initiator_ephemeral_kem_seed": drawn_i(64).hex(),
+        "initiator_ephemeral_kem_seed": b"".join(drawn_i(64) for _ in range(kems)).hex(),
         "responder_ephemeral": drawn_r(32).hex(),
         "encapsulation_m": [m.hex() for m in messages],
         "pairing_secret": None if pairing is None else bytes(pairing.reveal()).hex(),
@@ -173,6 +179,9 @@ def all_vectors() -> list[dict[str, Any]]:
         vector(SUITES[2], chained=True, paired=False, keys=1),
         vector(SUITES[3], chained=False, paired=False, keys=0),
         vector(SUITES[4], chained=False, paired=True, keys=1),
+        vector(find_suite(BOTH, "chacha20-poly1305"), chained=False, paired=False, keys=1),
+        vector(find_suite(BOTH, "aes-256-gcm", "catkdf"), chained=True, paired=True, keys=2),
+        vector(find_suite([KEMS["ml-kem-1024"]], "chacha20-poly1305", "catkdf"), chained=False, paired=False, keys=0),
     ]
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from qtunnel.crypto.kem import ML_KEM_768, ML_KEM_1024
+from qtunnel.crypto.kem_set import find_kem
+from qtunnel.handshake.fragments import Message, MessageType, cut, mac1_key
 from qtunnel.handshake.messages import MAX_OFFER, MIN_OFFER, init_sizes
-from qtunnel.rekey.limits import OFFER_BURST, OFFER_RATE, SOURCE_BURST, UNPROVEN_BURST, TokenBuckets
-from tests.rekey.gateways import SUITE, first_message, hand, junk, node, reasons, sent, settings
+from qtunnel.handshake.suites import SUITES, find_suite
+from qtunnel.identity import Identity
+from qtunnel.rekey.limits import COSTLY, OFFER_BURST, OFFER_RATE, SOURCE_BURST, UNPROVEN_BURST, TokenBuckets
+from qtunnel.rekey.model import Memory
+from qtunnel.rekey.node import RekeyNode
+from tests.rekey.gateways import SUITE, first_message, hand, junk, node, now, reasons, sent, settings
 
 LEAST = sum(init_sizes(SUITE)) + MIN_OFFER
 
@@ -54,6 +63,23 @@ def test_one_source_does_not_use_up_what_there_is_for_all() -> None:
     beyond = (UNPROVEN_BURST - SOURCE_BURST) * len(junk(LEAST))
     assert (found.count("authentication"), found.count("cookie")) == (SOURCE_BURST, beyond)
     assert hand(hub, first_message("b", 1.0), "b:1", 1.0) is not None
+
+
+@pytest.mark.usefixtures("never_loaded", "liboqs")
+def test_first_messages_that_cost_more_count_for_more() -> None:
+    suite = find_suite([find_kem("sntrup761")], "chacha20-poly1305")
+    identity = Identity.create(random.Random(1).randbytes, suite.kem.kems)
+    hub = RekeyNode(identity, random.Random(2).randbytes)
+    hub.add_peer(settings("b", suite=suite), Memory(), now(0.0))
+    body = bytes(sum(init_sizes(suite)) + MIN_OFFER)
+    for number in range(UNPROVEN_BURST):
+        datagrams = cut(Message(MessageType.INIT, suite.id, number.to_bytes(16), body), mac1_key(identity.public.id))
+        hand(hub, datagrams, number, 1.0)
+    found = reasons(hub.take_effects())
+    assert found.count("authentication") == UNPROVEN_BURST / COSTLY
+    assert found.count("flood") > 0
+    assert not any(suite.costly for suite in SUITES.values())
+    assert not find_suite([ML_KEM_768, ML_KEM_1024], "aes-256-gcm", "catkdf").costly
 
 
 def test_buckets_are_bounded_and_the_one_unused_for_longest_gives_way() -> None:

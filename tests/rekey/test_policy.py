@@ -229,7 +229,7 @@ def test_the_policies_of_both_ends_are_part_of_the_key(side: str) -> None:
         answered = policy if side == "answer" else REQUIRED
         ref, key = KeyRef("metro", "k", 32), Secret(bytes(range(32)))
         offer = Offer(bytes(12), 1, offered, 0, (), (ref,))
-        encapsulate = encapsulation(SUITE, (bytes([number]) * 32 for number in range(3)))
+        encapsulate = encapsulation(bytes([number]) * 32 for number in range(3))
         initiator = Initiator(
             IDENTITIES["hub"], IDENTITIES["b"].public, SUITE, bytes(16), offer, rng.randbytes, encapsulate=encapsulate
         )
