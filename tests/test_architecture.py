@@ -308,7 +308,7 @@ def test_imports_are_read_as_they_are_meant() -> None:
     assert Import(file, "asyncio").rooms == set()
 
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "configs" / "README.md"])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "configs" / "README.md"])
 _CODE_PATH = re.compile(
     r"(?<![\w./-])((?:qtunnel|tests|configs|docs|scripts|systemd|benchmarks)/[\w./-]*\w\.(?:py|md|yaml|json))"
 )
