@@ -22,8 +22,9 @@ from qtunnel.errors import (
 )
 from qtunnel.tls import explain
 
-KEEPALIVE = 15.0
-"""Seconds an idle connection is kept: shorter than servers keep theirs, so that a call never meets one just closed."""
+KEEPALIVE = 4.0
+"""Seconds an idle connection is kept: shorter than servers keep theirs (5 s: uvicorn, Node.js), so that a call never
+meets one that is just being closed, and books a key for it."""
 
 CALLS_AT_ONCE = 16
 """Calls and connections at a time: a KME answers some hundred a second, and takes longer to set a connection up than to
