@@ -60,12 +60,23 @@ class Pkcs12Files:
 AnyFiles = TlsFiles | Pkcs12Files
 
 
+@dataclass(frozen=True, slots=True)
+class CaFile:
+    """The CA that the other side's certificate must come from, where it wants none of us."""
+
+    ca: Path
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.ca,)
+
+
 class PeerNameError(ssl.SSLCertVerificationError):
     """The certificate is good, but it is not that of the one we want to talk to."""
 
 
 def client_context(
-    files: AnyFiles,
+    files: AnyFiles | CaFile,
     *,
     check_hostname: bool = True,
     peer_id: str | None = None,
@@ -213,7 +224,7 @@ def _reason(text: str) -> str | None:
     return text.partition("[SSL: ")[2].partition("]")[0]
 
 
-def _load(context: ssl.SSLContext, files: AnyFiles) -> None:
+def _load(context: ssl.SSLContext, files: AnyFiles | CaFile) -> None:
     _check_readable(files.ca)
     try:
         context.load_verify_locations(cafile=files.ca)
@@ -221,7 +232,7 @@ def _load(context: ssl.SSLContext, files: AnyFiles) -> None:
         raise ConfigError(f"{files.ca}: no certificate in PEM in it; the CA's certificate is expected here") from None
     if isinstance(files, Pkcs12Files):
         _load_pkcs12(context, files)
-    else:
+    elif isinstance(files, TlsFiles):
         _load_pem(context, files)
 
 

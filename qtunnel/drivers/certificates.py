@@ -6,12 +6,19 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from qtunnel.errors import QtunnelError
-from qtunnel.tls import AnyFiles
 
 Stamp = tuple[tuple[int, int, int, int] | None, ...]
 """Of each file its inode, size, and times of the last change of content and of attributes; None where it is missing."""
+
+
+class Files(Protocol):
+    """Files that a context is made of, such as ``qtunnel.tls.AnyFiles``."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]: ...
 
 
 class Certificates:
@@ -21,7 +28,7 @@ class Certificates:
     the context of before stays in force, and ``problem`` says why, until they are good again.
     """
 
-    def __init__(self, files: AnyFiles, make: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, files: Files, make: Callable[[], ssl.SSLContext]) -> None:
         self._paths, self._make = files.paths, make
         self._stamp = _stamp(self._paths)
         self._context = make()
