@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -117,6 +118,18 @@ def test_a_kme_whose_tls_fails_is_passed_over(pki: Path) -> None:
             await here.alice.get_key(32)
             assert here.calls == ([], ["POST enc_keys"])
             assert "no common TLS version" in (await here.alice.status()).detail
+
+    run(test)
+
+
+def test_a_kme_that_takes_the_connection_and_says_nothing_is_passed_over(pki: Path) -> None:
+    async def test() -> None:
+        async with shared(pki, timeout="10s") as here:
+            await here.first.stop()
+            with socket.create_server(("127.0.0.1", here.first.port)):
+                await here.alice.get_key(32)
+                assert here.calls == ([], ["POST enc_keys"])
+                assert f"({here.first.url}: no connection within 5 s)" in (await here.alice.status()).detail
 
     run(test)
 
