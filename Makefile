@@ -20,6 +20,8 @@ $(VENV)/.installed: pyproject.toml
 dev: $(VENV)/.dev
 $(VENV)/.dev: pyproject.toml
 	@scripts/make-venv $(PYTHON) $(VENV) '.[dev]' $(OUT)
+	@scripts/make-venv $(PYTHON) $(VENV) '.[skip-psk]' $(OUT) || echo "sslpsk3 cannot be built (a C compiler, the headers \
+	of Python and OpenSSL): tests of TLS with a PSK are skipped" $(OUT)
 	@touch $@ $(VENV)/.installed
 
 demo-tools:

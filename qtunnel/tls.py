@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, pkcs12
 
 from qtunnel.errors import ConfigError
-from qtunnel.files import check_secret_file
+from qtunnel.files import check_secret_file, read_secret_file
+from qtunnel.secret import Secret
+
+MIN_VERSION = ssl.TLSVersion.TLSv1_2
+"""ETSI GS QKD 014 clause 5.1 asks for TLS 1.2 or newer."""
 
 PeerCertificate = Mapping[str, Any]
 """What ``ssl.SSLSocket.getpeercert()`` returns."""
@@ -19,18 +25,63 @@ PeerCertificate = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """The CA that the other side's certificate must come from, and our own certificate with its private key, in PEM."""
+    """The CA that the other side's certificate must come from, and our own certificate with its private key, in PEM.
+
+    password: a secret file with the private key's password, where it is encrypted; a line break at its end does not
+    count.
+    """
 
     ca: Path
     certificate: Path
     private_key: Path
+    password: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.ca, self.certificate, self.private_key, *((self.password,) if self.password else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Pkcs12Files:
+    """The same with our own certificate, its chain and its private key in one file of PKCS#12 (RFC 7292).
+
+    Certificates of CAs in it go along to the other side, and are not trusted: those in ``ca`` are.
+    """
+
+    ca: Path
+    pkcs12: Path
+    password: Path | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.ca, self.pkcs12, *((self.password,) if self.password else ()))
+
+
+AnyFiles = TlsFiles | Pkcs12Files
+
+
+@dataclass(frozen=True, slots=True)
+class CaFile:
+    """The CA that the other side's certificate must come from, where it wants none of us."""
+
+    ca: Path
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.ca,)
 
 
 class PeerNameError(ssl.SSLCertVerificationError):
     """The certificate is good, but it is not that of the one we want to talk to."""
 
 
-def client_context(files: TlsFiles, *, check_hostname: bool = True, peer_id: str | None = None) -> ssl.SSLContext:
+def client_context(
+    files: AnyFiles | CaFile,
+    *,
+    check_hostname: bool = True,
+    peer_id: str | None = None,
+    min_version: ssl.TLSVersion = MIN_VERSION,
+) -> ssl.SSLContext:
     """A context for connections to a server.
 
     check_hostname: compare the server's name or address with its certificate. peer_id: besides, refuse a server whose
@@ -39,6 +90,7 @@ def client_context(files: TlsFiles, *, check_hostname: bool = True, peer_id: str
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = check_hostname
+    context.minimum_version = min_version
     _load(context, files)
     if peer_id is not None:
         context.sslobject_class = _demanding(peer_id)
@@ -51,6 +103,7 @@ def server_context(files: TlsFiles, refused: Callable[[str], None]) -> ssl.SSLCo
     Raises ``ConfigError`` or ``FilePermissionError``.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = MIN_VERSION
     _load(context, files)
     context.verify_mode = ssl.CERT_REQUIRED
     context.sslobject_class = _telling(refused)
@@ -72,7 +125,18 @@ def names(certificate: PeerCertificate | None) -> set[str]:
 
 def names_in_file(path: Path) -> set[str]:
     """Common names and DNS names of the first certificate in a PEM file that ``client_context`` has accepted."""
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    return _names_of(x509.load_pem_x509_certificate(path.read_bytes()))
+
+
+def own_names(files: AnyFiles) -> set[str]:
+    """Common names and DNS names of our own certificate, in files that ``client_context`` has accepted."""
+    if isinstance(files, TlsFiles):
+        return names_in_file(files.certificate)
+    bundle = _open_pkcs12(files)
+    return _names_of(bundle.cert.certificate) if bundle.cert is not None else set()
+
+
+def _names_of(certificate: x509.Certificate) -> set[str]:
     found = {str(part.value) for part in certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)}
     try:
         other = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -160,36 +224,109 @@ def _reason(text: str) -> str | None:
     return text.partition("[SSL: ")[2].partition("]")[0]
 
 
-def _load(context: ssl.SSLContext, files: TlsFiles) -> None:
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # ETSI GS QKD 014 asks for 1.2 or newer
-    for path in (files.ca, files.certificate):
-        _check_readable(path)
-    check_secret_file(files.private_key)
+def _load(context: ssl.SSLContext, files: AnyFiles | CaFile) -> None:
+    _check_readable(files.ca)
     try:
         context.load_verify_locations(cafile=files.ca)
     except ssl.SSLError:
         raise ConfigError(f"{files.ca}: no certificate in PEM in it; the CA's certificate is expected here") from None
+    if isinstance(files, Pkcs12Files):
+        _load_pkcs12(context, files)
+    elif isinstance(files, TlsFiles):
+        _load_pem(context, files)
+
+
+def _load_pem(context: ssl.SSLContext, files: TlsFiles) -> None:
+    _check_readable(files.certificate)
+    check_secret_file(files.private_key)
+    password = _Password(files.password)
     try:
-        context.load_cert_chain(files.certificate, files.private_key, password=_no_password)
+        context.load_cert_chain(files.certificate, files.private_key, password=password)
     except _EncryptedKeyError:
         raise ConfigError(
-            f"{files.private_key}: the key is encrypted, and nobody is there to type its password; "
-            "store it decrypted with mode 0600"
+            f"{files.private_key}: the key is encrypted, and nobody is there to type its password; store it decrypted "
+            "with mode 0600, or name a file with its password"
         ) from None
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             what = f"{files.private_key}: not the private key of {files.certificate}"
+        elif password.asked:
+            what = f"{files.private_key}: does not open with the password in {files.password}"
         else:
             what = f"{files.certificate}, {files.private_key}: not a certificate and its private key in PEM"
         raise ConfigError(what) from None
+    finally:
+        password.wipe()
 
 
 class _EncryptedKeyError(Exception):
     pass
 
 
-def _no_password() -> NoReturn:
-    raise _EncryptedKeyError
+class _Password:
+    """Tells OpenSSL the password of a private key, if it asks."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._secret = None if path is None else _read_password(path)
+        self.asked = False
+
+    def __call__(self) -> bytearray:
+        if self._secret is None:
+            raise _EncryptedKeyError
+        self.asked = True
+        return bytearray(self._secret.reveal())
+
+    def wipe(self) -> None:
+        if self._secret is not None:
+            self._secret.wipe()
+
+
+def _read_password(path: Path) -> Secret:
+    """What stands in the file, without the line break at its end; raises ``ConfigError`` or ``FilePermissionError``."""
+    with read_secret_file(path) as content:
+        view = content.reveal()
+        end = len(view)
+        while end and view[end - 1] in b"\r\n":
+            end -= 1
+        if not end:
+            raise ConfigError(f"{path}: no password in it")
+        return Secret(view[:end])
+
+
+def _load_pkcs12(context: ssl.SSLContext, files: Pkcs12Files) -> None:
+    bundle = _open_pkcs12(files)
+    if bundle.key is None or bundle.cert is None:
+        what = "private key" if bundle.key is None else "certificate for its private key"
+        raise ConfigError(f"{files.pkcs12}: no {what} in it")
+    chain = b"".join(item.certificate.public_bytes(Encoding.PEM) for item in (bundle.cert, *bundle.additional_certs))
+    pem = bytearray(bundle.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + chain)
+    # OpenSSL's wrapper loads private keys from files only. This one is in memory, has no name, and ends here.
+    descriptor = os.memfd_create("pkcs12", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, pem)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    except ssl.SSLError:
+        raise ConfigError(f"{files.pkcs12}: its certificate and private key cannot be used for TLS") from None
+    finally:
+        os.pwrite(descriptor, bytes(len(pem)), 0)
+        os.close(descriptor)
+        pem[:] = bytes(len(pem))
+
+
+def _open_pkcs12(files: Pkcs12Files) -> pkcs12.PKCS12KeyAndCertificates:
+    password = None if files.password is None else _read_password(files.password)
+    try:
+        with read_secret_file(files.pkcs12) as content:
+            # It takes any buffer, though its stubs say bytes, of which there would be copies that nobody can wipe.
+            secret: Any = None if password is None else password.reveal()
+            data: Any = content.reveal()
+            return pkcs12.load_pkcs12(data, secret)
+    except ValueError:
+        how = f"with the password in {files.password}" if files.password else "without a password"
+        raise ConfigError(f"{files.pkcs12}: not PKCS#12, or it does not open {how}") from None
+    finally:
+        if password is not None:
+            password.wipe()
 
 
 def _check_readable(path: Path) -> None:

@@ -1,266 +1,170 @@
-"""Driver ``etsi014``: a KME that speaks ETSI GS QKD 014 v1.1.1 (REST over mutual TLS).
+"""Driver ``etsi014``: a KME that speaks ETSI GS QKD 014 v1.1.1 (REST over mutual TLS), or several of one site.
 
 Real servers differ from the standard; etsi014_answers.py holds what is tolerated. Calls that consume a key are sent
-once: a lost answer is an error, and the caller decides whether to ask for another key.
+once: a lost answer is an error that says how many keys it may have cost, and the caller decides whether to ask for
+other keys.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
-import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
-from urllib.parse import quote
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
 
-import aiohttp
-from pydantic import AfterValidator, Field, model_validator
-from yarl import URL
-
-from qtunnel.config.types import Duration, Host, InputFile, SecretFile, Section, at_least
-from qtunnel.config.urls import HttpsUrl
 from qtunnel.drivers import etsi014_answers as answers
+from qtunnel.drivers.certificates import Certificates
+from qtunnel.drivers.etsi014_options import Options as Options
+from qtunnel.drivers.etsi014_options import PeerOptions as PeerOptions
+from qtunnel.drivers.etsi014_options import doubts
+from qtunnel.drivers.etsi014_pieces import Pieces
+from qtunnel.drivers.failover import Asked, Preference
+from qtunnel.drivers.https import MAX_BODY, HttpsServer, Request
 from qtunnel.drivers.registry import Driver
 from qtunnel.errors import (
+    KeyNotFoundError,
+    KeyRequestRejectedError,
     KeySourceCertificateError,
     KeySourceError,
-    KeySourceProtocolError,
     KeySourceTimeoutError,
+    KeySourceUnavailableError,
     KeySourceUnreachableError,
 )
 from qtunnel.keys.source import KeyRef, SourceStatus
 from qtunnel.secret import Secret
-from qtunnel.tls import TlsFiles, client_context, explain, names_in_file
+from qtunnel.tls import client_context
 
-KEEPALIVE = 15.0
-"""Seconds an idle connection is kept: shorter than servers keep theirs, so that a call never meets one just closed."""
+Clock = Callable[[], float]
+Result = TypeVar("Result")
 
-CALLS_AT_ONCE = 16
-"""Calls and connections at a time: a KME answers some hundred a second, and takes longer to set a connection up than to
-deliver a key. A hub of 1,000 peers that all start at once asks for as many keys."""
+GONE = (KeySourceUnreachableError, KeySourceTimeoutError, KeySourceCertificateError, KeySourceUnavailableError)
+"""After these a KME is not preferred for a while, and where nothing was consumed another one is asked."""
 
-TURN_LIMIT = 15.0
-"""Seconds that a call waits for its turn; with ``timeout`` that is within the 25 s that the daemon gives a source."""
+REFUSED = (KeyNotFoundError, KeyRequestRejectedError)
+"""A key_ID that one KME does not have may be at another of the site."""
 
-LISTEN_TIME = 1.0
-"""Seconds to wait for the reason of a lost connection; it comes at once or never."""
+CONNECT_SHARE = 0.8
+"""Of ``timeout``, for the connection: one that fails costs no key, and is told apart from a lost answer that may."""
 
-MAX_BODY = 256 * 1024
-"""Bytes of an answer besides the key itself; larger ones are refused unread."""
-
-
-def _sae_id(value: str) -> str:
-    if not value or len(value) > 255 or not value.isascii() or not value.isprintable() or "/" in value:
-        raise ValueError("not an SAE ID; take 1 to 255 printable ASCII characters without '/'")
-    return value
+CONNECT_SHARE_OF_MANY = 0.5
+"""The same where there is another KME to go to in the rest of the time."""
 
 
-SaeId = Annotated[str, AfterValidator(_sae_id)]
+@dataclass(slots=True)
+class Kme:
+    """One KME of the source. problem: why it was passed over last; limits: by peer SAE, as its status told."""
 
-
-class Options(Section):
-    """What stands under ``key_sources.<name>``.
-
-    check_hostname: the KME's certificate must be for the host of ``url``, or for ``server_hostname`` where given.
-    kme_id: the KME that must answer. kme_id_check: where its ID is looked for: in the ``certificate`` (common name or
-    DNS name, before anything is sent), in the ``status`` it reports (before every key that is asked for), or in
-    ``both``. Without the check of the host name it must be looked for in the certificate: what a server reports of
-    itself proves nothing.
-    """
-
-    url: HttpsUrl = Field(examples=["https://127.0.0.1:8443"])
-    sae_id: SaeId = Field(examples=["sae-alice"])
-    ca: InputFile = Field(examples=["pki/ca.pem"])
-    certificate: InputFile = Field(examples=["pki/sae-alice.pem"])
-    private_key: SecretFile = Field(examples=["pki/sae-alice.key"])
-    check_hostname: bool = True
-    server_hostname: Host | None = None
-    kme_id: str | None = Field(default=None, min_length=1, max_length=255)
-    kme_id_check: Literal["certificate", "status", "both"] | None = None
-    timeout: Annotated[Duration, at_least(0.1, "no KME answers that fast")] = 5.0
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Options:
-        if self.kme_id_check is not None and self.kme_id is None:
-            raise ValueError("kme_id_check needs kme_id: the ID that the KME must have")
-        if self.server_hostname is not None and not self.check_hostname:
-            raise ValueError("server_hostname says what to check, and check_hostname: false says not to; remove one")
-        if not self.check_hostname and not self.checks_certificate_id:
-            raise ValueError(
-                "check_hostname: false needs kme_id, the common name of the KME's certificate, and no kme_id_check: "
-                "status; otherwise every server with a certificate of the CA would be taken for the KME"
-            )
-        return self
+    number: int
+    server: HttpsServer
+    certificates: Certificates
+    kme_id: str | None
+    problem: str = ""
+    limits: dict[str, answers.Limits] = field(default_factory=dict)
 
     @property
-    def tls_files(self) -> TlsFiles:
-        return TlsFiles(self.ca, self.certificate, self.private_key)
-
-    @property
-    def checks_certificate_id(self) -> bool:
-        return self.kme_id is not None and self.kme_id_check != "status"
-
-    @property
-    def checks_status_id(self) -> bool:
-        return self.kme_id is not None and self.kme_id_check in ("status", "both")
-
-
-class PeerOptions(Section):
-    """What stands under ``peers[].qkd.sources.<name>``: the SAE at the other end."""
-
-    peer_sae_id: SaeId = Field(examples=["sae-bob"])
+    def place(self) -> str:
+        return self.server.place
 
 
 class Hub:
-    """One KME, shared by all peers whose keys come from it."""
+    """The KMEs of one source, shared by all peers whose keys come from them."""
 
-    def __init__(self, name: str, options: Options) -> None:
+    def __init__(self, name: str, options: Options, clock: Clock = time.monotonic) -> None:
         self.name = name
         self.options = options
-        self._context = client_context(
+        self.clock = clock
+        self.preference = Preference(len(options.url))
+        self.asked = Asked()
+        self.kmes = [self._kme(number, url) for number, url in enumerate(options.url)]
+
+    def _kme(self, number: int, url: str) -> Kme:
+        options, kme_id = self.options, self.options.kme_id_at(number)
+        certificates = Certificates(
             options.tls_files,
-            check_hostname=options.check_hostname,
-            peer_id=options.kme_id if options.checks_certificate_id else None,
+            partial(
+                client_context,
+                options.tls_files,
+                check_hostname=options.check_hostname,
+                peer_id=kme_id if options.checks_certificate_id else None,
+                min_version=options.tls_version,
+            ),
         )
-        self._session: aiohttp.ClientSession | None = None
-        self._turns = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._closed = False
+        server = HttpsServer(
+            f"{self.name} ({url})",
+            url,
+            certificates.current,
+            timeout=options.timeout,
+            connect_timeout=options.timeout * (CONNECT_SHARE if len(options.url) == 1 else CONNECT_SHARE_OF_MANY),
+            server_hostname=options.server_hostname,
+            remedy=self._remedy,
+        )
+        return Kme(number, server, certificates, kme_id)
 
     def for_peer(self, options: PeerOptions) -> Source:
-        return Source(self, options.peer_sae_id)
+        return Source(self, options)
 
     async def close(self) -> None:
-        self._closed = True
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for kme in self.kmes:
+            await kme.server.close()
 
-    async def call(
-        self, method: str, peer_sae_id: str, call: str, fields: Mapping[str, Any] | None, limit: int
-    ) -> bytes:
-        """The body of the 200 answer to one call; raises a ``KeySourceError``. limit: bytes of the body at most."""
-        place = f"{self.name} ({self.options.url})"
-        url = f"{self.options.url}/api/v1/keys/{quote(peer_sae_id, safe='')}/{call}"
-        try:
-            async with asyncio.timeout(TURN_LIMIT):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise KeySourceTimeoutError(
-                place, call, f"not asked: {CALLS_AT_ONCE} other calls of ours took longer than {TURN_LIMIT:g} s"
-            ) from None
-        try:
-            return await self._call(method, url, call, fields, limit)
-        finally:
-            self._turns.release()
+    async def first_that_can(
+        self, call: str, ask: Callable[[Kme], Awaitable[Result]], only: int | None = None
+    ) -> tuple[Kme, Result]:
+        """What ``ask`` gets of the first KME, in the order of preference, that is there; only: no other than this.
 
-    async def _call(self, method: str, url: str, call: str, fields: Mapping[str, Any] | None, limit: int) -> bytes:
-        place = f"{self.name} ({self.options.url})"
-        if self._closed:
-            raise KeySourceUnreachableError(place, call, "the source is closed")
-        try:
-            async with self._open().request(
-                method,
-                URL(url, encoded=True),
-                data=None if fields is None else json.dumps(fields).encode(),
-                headers={"Accept": "application/json", "Accept-Encoding": "identity"}
-                | ({"Content-Type": "application/json"} if fields is not None else {}),
-                allow_redirects=False,
-                server_hostname=self.options.server_hostname,
-            ) as response:
-                body = await _read(response, limit)
-                if body is None:
-                    raise KeySourceProtocolError(place, call, f"HTTP {response.status} with more than {limit} bytes")
-                if response.status != 200:
-                    raise answers.refusal(place, call, response.status, response.headers, body)
-                if response.headers.get("Content-Encoding", "identity") != "identity":
-                    raise KeySourceProtocolError(place, call, "HTTP 200 with a compressed body that was not asked for")
-                return body
-        except KeySourceError:
-            raise
-        except Exception as error:
-            failure = self._failure(place, call, error)
-            if isinstance(failure, KeySourceUnreachableError) and _was_connected(error):
-                failure = await self._refusal_behind(place, call) or failure
-            if failure is None:
-                raise
-            raise failure from None
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._context, keepalive_timeout=KEEPALIVE)
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                timeout=aiohttp.ClientTimeout(total=self.options.timeout),
-            )
-        return self._session
-
-    def _failure(self, place: str, call: str, error: Exception) -> KeySourceError | None:
-        """The named error for what went wrong on the way; ``None`` for what should not happen."""
-        if isinstance(error, TimeoutError):
-            return KeySourceTimeoutError(place, call, f"no answer within {self.options.timeout:g} s")
-        if not isinstance(error, aiohttp.ClientError | OSError):
-            return None
-        tls = explain(error)
-        if tls is not None:
-            return KeySourceCertificateError(place, call, tls + self._remedy(tls))
-        if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return KeySourceUnreachableError(place, call, "the host name is not found")
-        if isinstance(error, aiohttp.ServerDisconnectedError):
-            return KeySourceUnreachableError(place, call, "it closed the connection without an answer")
-        if isinstance(error, aiohttp.ClientPayloadError):
-            return KeySourceUnreachableError(place, call, "the connection was lost in the middle of the answer")
-        if isinstance(error, aiohttp.ClientResponseError | ValueError):
-            return KeySourceProtocolError(place, call, "the answer is not HTTP")
-        return KeySourceUnreachableError(place, call, _reason(error))
-
-    async def _refusal_behind(self, place: str, call: str) -> KeySourceCertificateError | None:
-        """Whether a lost connection means that the KME refuses our certificate; asks for nothing.
-
-        With TLS 1.3 the refusal comes after the client's handshake and races with the reset that our request causes, so
-        it is often lost. A connection on which we only listen shows it.
+        The next one is asked only where this one certainly consumed nothing.
         """
-        url = URL(self.options.url)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(LISTEN_TIME, self.options.timeout)):
-                writer = None
-                try:
-                    reader, writer = await asyncio.open_connection(
-                        url.host, url.port, ssl=self._context, server_hostname=self.options.server_hostname or url.host
-                    )
-                    await reader.read(1)
-                except OSError as error:
-                    tls = explain(error)
-                    if tls is not None:
-                        return KeySourceCertificateError(place, call, tls + self._remedy(tls))
-                finally:
-                    if writer is not None:
-                        writer.transport.abort()
-        return None
+        began, failures = self.clock(), list[KeySourceError]()
+        for number in self.preference.order(began):
+            kme = self.kmes[number]
+            if only not in (None, number) or (failures and self.clock() - began > self.options.timeout):
+                continue
+            try:
+                result = await ask(kme)
+            except KeySourceError as error:
+                failures.append(error)
+                if isinstance(error, GONE):
+                    self.preference.failed(number, self.clock())
+                    kme.problem = error.detail
+                if error.lost or not isinstance(error, GONE + (REFUSED if call == "dec_keys" else ())):
+                    raise
+            else:
+                self.preference.works(number)
+                kme.problem = ""
+                return kme, result
+        raise _together(failures)
+
+    def using(self, kme: Kme) -> str:
+        """For the status: which of several KMEs answered, and why not one before it."""
+        if len(self.kmes) == 1:
+            return ""
+        passed = [f"{other.server.url}: {other.problem}" for other in self.kmes[: kme.number] if other.problem]
+        return f"asks {kme.server.url}" + (f" ({', '.join(passed)})" if passed else "")
 
     def _remedy(self, said: str) -> str:
+        options = self.options
         if "another host name" in said or "another IP address" in said:
-            wanted = self.options.server_hostname
+            wanted = options.server_hostname
             return (
                 f" (wanted: {wanted})" if wanted else ""
             ) + "; set server_hostname, or check_hostname: false together with kme_id"
         if "signed" in said and "refused" not in said:
-            return f" ({self.options.ca})"
+            return f" ({options.ca})"
         if "refused our" in said or "client certificate" in said:
-            return f" ({self.options.certificate})"
+            return f" ({options.pkcs12 or options.certificate})"
         return ""
 
 
 class Source:
-    """The keys that one KME shares with one peer's SAE. A ``qtunnel.keys.source.KeySource``."""
+    """The keys that the KMEs share with one peer's SAE. A ``qtunnel.keys.source.BatchKeySource``."""
 
-    def __init__(self, hub: Hub, peer_sae_id: str) -> None:
+    def __init__(self, hub: Hub, peer: PeerOptions) -> None:
         self._hub = hub
-        self._peer_sae_id = peer_sae_id
-        self._place = f"{hub.name} ({hub.options.url})"
+        self._peer = peer
+        self._pieces = Pieces(hub.options.key_size)
 
     @property
     def name(self) -> str:
@@ -272,82 +176,173 @@ class Source:
 
     async def status(self) -> SourceStatus:
         """GET status (clause 5.2)."""
-        body = await self._hub.call("GET", self._peer_sae_id, "status", None, MAX_BODY)
-        status = answers.status(self._place, body)
-        if self._hub.options.checks_status_id:
-            self._demand_kme(status)
-        return answers.source_status(status)
+        kme, fields = await self._hub.first_that_can("status", self._status)
+        told = answers.source_status(fields)
+        more = [part for part in (self._hub.using(kme), kme.certificates.problem) if part]
+        return replace(told, detail="; ".join([told.detail, *more]))
 
     async def get_key(self, size: int) -> tuple[KeyRef, Secret]:
-        """POST enc_keys (clause 5.3) for one key of ``size`` bytes."""
-        await self._check_kme()
-        fields = {"number": 1, "size": size * 8}
-        body = await self._hub.call("POST", self._peer_sae_id, "enc_keys", fields, MAX_BODY + 2 * size)
-        key_id, key = answers.one_key(self._place, "enc_keys", body, size)
-        return KeyRef(self.name, key_id, size), key
+        """Get key (clause 5.3), one of ``size`` bytes."""
+        _, keys = await self._hub.first_that_can("enc_keys", lambda kme: self._take(kme, size, 1))
+        return keys[0]
+
+    async def get_keys(self, size: int, number: int) -> list[tuple[KeyRef, Secret]]:
+        """Get key (clause 5.3), from 1 to ``number`` of ``size`` bytes: as many as the KME gives at once."""
+        if number < 1:
+            raise ValueError("at least one key")
+        _, keys = await self._hub.first_that_can("enc_keys", lambda kme: self._take(kme, size, number))
+        return keys
 
     async def get_key_by_id(self, ref: KeyRef) -> Secret:
-        """POST dec_keys (clause 5.4) for one key."""
-        await self._check_kme()
-        fields = {"key_IDs": [{"key_ID": ref.key_id}]}
-        body = await self._hub.call("POST", self._peer_sae_id, "dec_keys", fields, MAX_BODY + 2 * ref.size)
-        key_id, key = answers.one_key(self._place, "dec_keys", body, ref.size)
-        if key_id.lower() != ref.key_id.lower():
-            key.wipe()
-            raise KeySourceProtocolError(
-                self._place,
-                "dec_keys",
-                f"answered key_ID {answers.clean(key_id)} where {answers.clean(ref.key_id)} was asked",
-            )
-        return key
+        """Get key with key IDs (clause 5.4), for one key."""
+        return (await self._fetch_first([ref]))[0]
 
-    async def _check_kme(self) -> None:
-        # Before every key and not once: another KME may have taken its place since the last one.
+    async def get_keys_by_ids(self, refs: Sequence[KeyRef]) -> list[Secret]:
+        """Get key with key IDs (clause 5.4), the keys of the first of ``refs``, as many as the KME gives at once."""
+        if not refs:
+            raise ValueError("at least one key")
+        return await self._fetch_first(refs)
+
+    async def _fetch_first(self, refs: Sequence[KeyRef]) -> list[Secret]:
+        where = [self._hub.asked.at(self._pieces.key_ids(ref)[0]) for ref in refs]
+        alike = next((i for i, ref in enumerate(refs) if (where[i], ref.size) != (where[0], refs[0].size)), len(refs))
+        _, keys = await self._hub.first_that_can("dec_keys", lambda kme: self._fetch(kme, refs[:alike]), only=where[0])
+        return keys
+
+    async def _status(self, kme: Kme) -> dict[str, Any]:
+        path, refusal = self._path("status"), partial(answers.refusal, kme.place, "status")
+        fields = answers.status(kme.place, await kme.server.call(Request("GET", path, "status"), refusal))
         if self._hub.options.checks_status_id:
-            await self.status()
+            said = fields.get("source_kme_id")
+            if said != kme.kme_id:
+                found = answers.clean(str(said)) if said is not None else "no source_KME_ID"
+                what = f"the KME says it is {found}, not {kme.kme_id} (kme_id)"
+                raise KeySourceCertificateError(kme.place, "status", what)
+        kme.limits[self._peer.peer_sae_id] = answers.limits(fields)
+        return fields
 
-    def _demand_kme(self, status: Mapping[str, Any]) -> None:
-        said, wanted = status.get("source_kme_id"), self._hub.options.kme_id
-        if said != wanted:
-            found = answers.clean(str(said)) if said is not None else "no source_KME_ID"
-            raise KeySourceCertificateError(self._place, "status", f"the KME says it is {found}, not {wanted} (kme_id)")
+    async def _limits(self, kme: Kme, keys: int) -> answers.Limits:
+        """What may be asked for in one call, for ``keys`` keys.
+
+        Its status is asked where it has to show who it is, before every key and not once, as another KME may have taken
+        its place since; and for more keys than the one that every KME gives, where it was not told yet.
+        """
+        known = kme.limits.get(self._peer.peer_sae_id)
+        if self._hub.options.checks_status_id or (keys > 1 and known is None):
+            await self._status(kme)
+            known = kme.limits[self._peer.peer_sae_id]
+        return known or answers.Limits()
+
+    async def _take(self, kme: Kme, size: int, number: int) -> list[tuple[KeyRef, Secret]]:
+        each = self._pieces.checked_count(kme.place, "enc_keys", size)
+        limits = await self._limits(kme, number * each)
+        problem = limits.problem(self._pieces.bits(size)) if number * each > 1 else None
+        if problem is not None:
+            raise KeyRequestRejectedError(kme.place, "enc_keys", problem)
+        wanted = each * max(1, min(number, limits.max_per_request // each))
+        got: list[tuple[str, Secret]] = []
+        try:
+            while len(got) < wanted and (not got or len(got) % each):
+                # More than one round only for pieces of a key of which the KME gives fewer at once than it takes.
+                left = wanted - len(got)
+                got += await self._enc_keys(kme, min(left, limits.max_per_request), self._pieces.bits(size))
+            return [(KeyRef(self.name, key_id, size), key) for key_id, key in self._pieces.joined(kme.place, got, size)]
+        except KeySourceError as error:
+            if isinstance(error, KeyRequestRejectedError):
+                kme.limits.pop(self._peer.peer_sae_id, None)  # perhaps they have changed
+            raise _with_lost(error, len(got)) from None
+        finally:
+            for _, key in got:
+                key.wipe()
+
+    async def _fetch(self, kme: Kme, refs: Sequence[KeyRef]) -> list[Secret]:
+        size = refs[0].size
+        each = self._pieces.checked_count(kme.place, "dec_keys", size)
+        limits = await self._limits(kme, len(refs) * each)
+        first = refs[: max(1, limits.max_per_request // each)]
+        key_ids = [key_id for ref in first for key_id in self._pieces.key_ids(ref)]
+        if len(key_ids) != len(first) * each:
+            what = f"the reference does not name {each} keys of key_size; is that the same at both ends?"
+            raise KeyRequestRejectedError(kme.place, "dec_keys", what)
+        got: list[tuple[str, Secret]] = []
+        try:
+            for start in range(0, len(key_ids), limits.max_per_request):
+                some = key_ids[start : start + limits.max_per_request]
+                got += zip(some, await self._dec_keys(kme, some, self._pieces.bits(size)), strict=True)
+            return [key for _, key in self._pieces.joined(kme.place, got, size)]
+        except KeySourceError as error:
+            if isinstance(error, KeyRequestRejectedError):
+                kme.limits.pop(self._peer.peer_sae_id, None)  # perhaps they have changed
+            raise _with_lost(error, len(got)) from None
+        finally:
+            for _, key in got:
+                key.wipe()
+
+    async def _enc_keys(self, kme: Kme, number: int, bits: int) -> list[tuple[str, Secret]]:
+        options = self._hub.options
+        fields: dict[str, Any] = {"number": number, "size": bits}
+        more = {
+            "additional_slave_SAE_IDs": list(self._peer.additional_slave_sae_ids),
+            "extension_mandatory": options.extension_mandatory,
+            "extension_optional": options.extension_optional,
+        }
+        # Some KMEs refuse these fields even where they are empty.
+        fields |= {name: value for name, value in more.items() if value}
+        query = fields if options.method == "get" and not any(more.values()) else None
+        body = await self._call(kme, "enc_keys", fields, query, number, bits)
+        try:
+            return answers.keys_of(kme.place, "enc_keys", body, bits // 8, number)
+        finally:
+            body[:] = bytes(len(body))
+
+    async def _dec_keys(self, kme: Kme, key_ids: Sequence[str], bits: int) -> list[Secret]:
+        fields = {"key_IDs": [{"key_ID": key_id} for key_id in key_ids]}
+        query = {"key_ID": key_ids[0]} if self._hub.options.method == "get" and len(key_ids) == 1 else None
+        consumed = True
+        try:
+            body = await self._call(kme, "dec_keys", fields, query, len(key_ids), bits)
+            try:
+                return answers.keys_by_id(kme.place, "dec_keys", body, bits // 8, key_ids)
+            finally:
+                body[:] = bytes(len(body))
+        except KeySourceError as error:
+            consumed = error.lost > 0
+            raise
+        finally:
+            if consumed:  # also where it is cancelled, with the request perhaps under way
+                self._hub.asked.note(key_ids, kme.number)
+
+    async def _call(
+        self, kme: Kme, call: str, fields: Mapping[str, Any], query: Mapping[str, Any] | None, keys: int, bits: int
+    ) -> bytearray:
+        """By GET where there is a ``query``, else by POST."""
+        limit = MAX_BODY + keys * bits // 4
+        if query is None:
+            body = json.dumps(fields).encode()
+            request = Request("POST", self._path(call), call, body, keys, limit)
+        else:
+            path = f"{self._path(call)}?{urlencode(query, quote_via=quote)}"
+            request = Request("GET", path, call, None, keys, limit)
+        mandatory = call == "enc_keys" and bool(self._hub.options.extension_mandatory)
+        return await kme.server.call(request, partial(answers.refusal, kme.place, call, keys=keys, mandatory=mandatory))
+
+    def _path(self, call: str) -> str:
+        slash = "/" if self._hub.options.trailing_slash else ""
+        return f"/api/v1/keys/{quote(self._peer.peer_sae_id, safe='')}/{call}{slash}"
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
-    """The whole body; ``None`` where it has more than ``limit`` bytes."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > limit:
-            response.close()
-            return None
-    return bytes(body)
+def _with_lost(error: KeySourceError, keys: int) -> KeySourceError:
+    """The same error where ``keys`` more were had before it and are of no use now."""
+    if not keys:
+        return error
+    return type(error)(error.source, error.call, error.detail, lost=error.lost + keys)
 
 
-def _was_connected(error: Exception) -> bool:
-    """Whether the connection was there before it was lost."""
-    return isinstance(error, aiohttp.ClientConnectionError) and not isinstance(error, aiohttp.ClientConnectorError)
+def _together(failures: Sequence[KeySourceError]) -> KeySourceError:
+    """One error for those of several KMEs; that one of them may answer later counts."""
+    first = next((error for error in failures if error.retryable), failures[0])
+    others = [f"{error.source}: {error.detail}" for error in failures if error is not first]
+    return type(first)(first.source, first.call, "; ".join([first.detail, *others]))
 
 
-def _reason(error: Exception) -> str:
-    """The operating system's words, without the address, which stands in front of them already."""
-    inner: BaseException = getattr(error, "os_error", error)
-    known = inner.errno if isinstance(inner, OSError) else None
-    # Where several addresses of a name fail, their errors stand in one text.
-    numbers = {known} if known else {int(number) for number in re.findall(r"\[Errno (\d+)\]", str(inner))}
-    return ", ".join(sorted(os.strerror(number).lower() for number in numbers)) or "the connection failed"
-
-
-def _open(name: str, options: Options) -> Hub:
-    return Hub(name, options)
-
-
-def _doubts(options: Options) -> Iterator[str]:
-    """KMEs take the SAE ID from the client certificate (ETSI GS QKD 014 clause 5.1); some map it by a table instead."""
-    found = names_in_file(options.certificate)
-    if options.sae_id not in found:
-        listed = ", ".join(sorted(found)) or "nobody"
-        yield f"{options.certificate} names {listed}, not sae_id {options.sae_id}; most KMEs will refuse it"
-
-
-DRIVER = Driver("etsi014", Options, PeerOptions, _open, _doubts)
+DRIVER = Driver("etsi014", Options, PeerOptions, Hub, doubts)

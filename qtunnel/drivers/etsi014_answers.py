@@ -1,20 +1,20 @@
 """What KMEs answer, and what is made of it. Pure.
 
-Tolerated: any case in field names (``Keys``, ``key_id``), further fields, errors as HTML, plain text or with
-``detail``, and other status codes than the standard's. Not tolerated: anything that leaves a doubt about which key of
-which size it is.
+Tolerated: any case in field names (``Keys``, ``key_id``) and in a key_ID, further fields, base64url and base64 without
+padding, errors as HTML, plain text or with ``detail``, and other status codes than the standard's. Not tolerated:
+anything that leaves a doubt about which key of which size it is.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
-import html
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from qtunnel.drivers.answers import Body, Fail, folded, json_object, words
+from qtunnel.drivers.answers import clean as clean
 from qtunnel.errors import (
     KeyNotFoundError,
     KeyRequestRejectedError,
@@ -27,17 +27,21 @@ from qtunnel.errors import (
 from qtunnel.keys.source import SourceStatus
 from qtunnel.secret import Secret
 
-MAX_WORDS = 200
-"""Characters of a KME's own words that an error repeats."""
-
 MAX_KEY_ID = 255
 """Characters of a key_ID; the standard's UUID has 36."""
+
+MAX_LOST = 10_000
+"""Keys that are booked for an answer with more than were asked for: no KME gives out as many at once."""
 
 MAX_NUMBER = 1e15
 """Counts and rates beyond this are nonsense; it also keeps infinity out."""
 
-_KEY_LIKE = re.compile(r"[A-Za-z0-9+/_-]{20,}={1,2}|[A-Za-z0-9+/]{40,}")
-"""Base64 or hex as long as a key. A UUID has dashes, so it stays."""
+NOTHING_DONE = {501, 503, 505}
+"""Status codes from 500 on that are given before anything is done. The others come from a server that failed in the
+middle, or from a proxy that lost the KME's answer."""
+
+_HEX = re.compile(r"[0-9A-Fa-f]+")
+_FROM_URL = str.maketrans("-_", "+/")
 
 _NOT_FOUND = re.compile(r"not\s+(be\s+)?found|unknown\s+key|no\s+such\s+key|does(\s+not|n't)\s+exist", re.IGNORECASE)
 _NO_KEYS = re.compile(
@@ -47,55 +51,102 @@ _TLS_REFUSED = re.compile(r"\b(SSL|TLS|client) certificate\b", re.IGNORECASE)
 """nginx in front of a KME refuses a client certificate with 400 and these words in the title. 5xx may speak of another
 certificate, that of the partner KME."""
 
-_TITLE = re.compile(r"<title[^>]*>(.*?)</title|<h1[^>]*>(.*?)</h1", re.IGNORECASE | re.DOTALL)
 
+def keys_of(place: str, call: str, body: Body, size: int, asked: int) -> list[tuple[str, Secret]]:
+    """The key_IDs and keys of a container that must hold from 1 to ``asked`` keys of ``size`` bytes (clause 6.3).
 
-def clean(text: str) -> str:
-    """One line of at most ``MAX_WORDS`` printable characters, with whatever looks like a key taken out."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 20 * MAX_WORDS]).split())
-    line = _KEY_LIKE.sub("[removed]", line)
-    return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "…"
-
-
-def one_key(place: str, call: str, body: bytes, size: int) -> tuple[str, Secret]:
-    """The key_ID and the key of a container that must hold exactly one key of ``size`` bytes (clause 6.3).
-
-    Raises ``KeySourceProtocolError``, which never quotes the body.
+    Raises ``KeySourceProtocolError``, which never quotes the body; all keys are lost then, as one in doubt puts the
+    others in doubt.
     """
+    lost = asked
 
     def fail(what: str) -> KeySourceProtocolError:
-        return KeySourceProtocolError(place, call, f"HTTP 200, but {what}")
+        return KeySourceProtocolError(place, call, f"HTTP 200, but {what}", lost=lost)
 
-    container = _object(body, fail)
+    container = json_object(body, fail)
     keys = container.get("keys")
     if not isinstance(keys, list):
         raise fail("the answer has no array of keys")
-    if len(keys) != 1:
-        raise fail(f"it has {len(keys)} keys where 1 was asked for")
-    if not isinstance(keys[0], dict):
+    lost = max(asked, min(len(keys), MAX_LOST))
+    if not 1 <= len(keys) <= asked:
+        raise fail(f"it has {len(keys)} keys where {asked} {'was' if asked == 1 else 'were'} asked for")
+    found: list[tuple[str, Secret]] = []
+    try:
+        for entry in keys:
+            found.append(_key(entry, size, fail))
+        if len({key_id.lower() for key_id, _ in found}) != len(found):
+            raise fail("two keys have the same key_ID")
+    except BaseException:
+        for _, key in found:
+            key.wipe()
+        raise
+    return found
+
+
+def keys_by_id(place: str, call: str, body: Body, size: int, key_ids: Sequence[str]) -> list[Secret]:
+    """The keys of exactly these key_IDs, in their order; raises ``KeySourceProtocolError`` as ``keys_of`` does."""
+    found = keys_of(place, call, body, size, len(key_ids))
+    # As UUIDs they are the same in any case (RFC 4122 clause 3).
+    by_id = {key_id.lower(): key for key_id, key in found}
+    if by_id.keys() != {key_id.lower() for key_id in key_ids}:
+        for _, key in found:
+            key.wipe()
+        if len(found) == len(key_ids) == 1:
+            what = f"answered key_ID {clean(found[0][0])} where {clean(key_ids[0])} was asked"
+        else:
+            what = f"answered {len(found)} keys, not those of the {len(key_ids)} key_IDs that were asked for"
+        raise KeySourceProtocolError(place, call, what, lost=len(key_ids))
+    return [by_id[key_id.lower()] for key_id in key_ids]
+
+
+def _key(entry: object, size: int, fail: Fail) -> tuple[str, Secret]:
+    if not isinstance(entry, dict):
         raise fail("the key is not a JSON object")
-    entry = _folded(keys[0], fail)
-    key_id, text = entry.get("key_id"), entry.get("key")
+    fields = folded(entry, fail)
+    key_id, text = fields.get("key_id"), fields.get("key")
     if not isinstance(key_id, str) or not _is_key_id(key_id):
         raise fail("the key has no usable key_ID")
     if not isinstance(text, str):
         raise fail("the key's value is missing")
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (ValueError, binascii.Error):
-        raise fail("the key is not base64") from None
+    raw = _decoded(text)
+    if raw is None:
+        raise fail("the key is not base64")
     if len(raw) != size:
-        raise fail(f"the key has {len(raw) * 8} bits where {size * 8} were asked for")
+        what = f"the key has {len(raw) * 8} bits where {size * 8} were asked for"
+        if len(text) == 2 * size and _HEX.fullmatch(text):
+            what = f"the key seems to be {size * 8} bits in hex where base64 is expected"
+        elif raw:
+            what += f"; where the KME has keys of this size only, set key_size: {len(raw) * 8}"
+        raise fail(what)
     return key_id, Secret(raw)
 
 
-def status(place: str, body: bytes) -> dict[str, Any]:
+def _decoded(text: str) -> bytes | None:
+    """The bytes of base64 (RFC 4648 clause 4) or base64url (clause 5), with its padding or without any.
+
+    Either alphabet and either length mean the same bytes, so nothing is in doubt; a mixture, or half of the padding, is
+    refused.
+    """
+    bare = text.rstrip("=")
+    if len(text) != len(bare) and len(text) % 4:
+        return None
+    if "-" in bare or "_" in bare:
+        if "+" in bare or "/" in bare:
+            return None
+        bare = bare.translate(_FROM_URL)
+    try:
+        return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+    except ValueError:
+        return None
+
+
+def status(place: str, body: Body) -> dict[str, Any]:
     """The status object (clause 6.1) with its field names in lower case; raises ``KeySourceProtocolError``."""
 
     def fail(what: str) -> KeySourceProtocolError:
         return KeySourceProtocolError(place, "status", f"HTTP 200, but {what}")
 
-    return _object(body, fail)
+    return json_object(body, fail)
 
 
 def source_status(fields: Mapping[str, Any]) -> SourceStatus:
@@ -123,78 +174,65 @@ def source_status(fields: Mapping[str, Any]) -> SourceStatus:
     )
 
 
-def refusal(place: str, call: str, code: int, headers: Mapping[str, str], body: bytes) -> KeySourceError:
-    """The named error for an answer other than 200, with the KME's own words."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a status says that a request may ask for; sizes in bits."""
+
+    max_per_request: int = 1
+    min_size: int | None = None
+    max_size: int | None = None
+
+    def problem(self, size: int) -> str | None:
+        """Why keys of ``size`` bits are not to be had, in words."""
+        low, high = self.min_size or 1, self.max_size
+        if high is None or not low <= high or low <= size <= high:
+            return None
+        told = f"of {low} bits only" if low == high else f"of {low} to {high} bits"
+        return f"the KME has keys {told}, and {size} are wanted; see key_size"
+
+
+def limits(fields: Mapping[str, Any]) -> Limits:
+    """Those of a status object (clause 6.1). A KME that does not say how many keys it gives is asked for one."""
+    most = _number(fields.get("max_key_per_request"))
+    low, high = (_number(fields.get(name)) for name in ("min_key_size", "max_key_size"))
+    return Limits(max(1, int(most or 1)), int(low) if low else None, int(high) if high else None)
+
+
+def refusal(
+    place: str, call: str, code: int, headers: Mapping[str, str], body: Body, *, keys: int = 0, mandatory: bool = False
+) -> KeySourceError:
+    """The named error for an answer other than 200, with the KME's own words.
+
+    keys: how many were asked for; they may be lost where the answer comes from a server that failed, or from one that
+    stands between us and the KME. mandatory: ``extension_mandatory`` was in the request.
+    """
     if 300 <= code < 400:
-        return KeySourceProtocolError(place, call, f"HTTP {code}: redirects elsewhere; write its final address as url")
+        where = clean(headers.get("Location", ""))
+        what = "redirects elsewhere; write its final address as url"
+        if where.partition("?")[0].endswith(f"/{call}/"):
+            what = "redirects to the same path with a slash at its end; set trailing_slash: true"
+        return KeySourceProtocolError(place, call, f"HTTP {code}: {what}")
     if not 400 <= code < 600:
-        return KeySourceProtocolError(place, call, f"HTTP {code} where the standard has 200, 400, 401 or 503")
-    words = _words(headers.get("Content-Type", ""), body)
-    detail = f"HTTP {code}: {words}"
+        return KeySourceProtocolError(
+            place, call, f"HTTP {code} where the standard has 200, 400, 401 or 503", lost=keys
+        )
+    said = words(headers.get("Content-Type", ""), body)
+    detail = f"HTTP {code}: {said}"
     kind: type[KeySourceError]
-    if code in (495, 496) or (code == 400 and _TLS_REFUSED.search(words)):
+    if code in (495, 496) or (code == 400 and _TLS_REFUSED.search(said)):
         kind = KeySourceCertificateError
     elif code in (401, 403):
         kind = KeySourceUnauthorizedError
-    elif call == "dec_keys" and (code == 404 or _NOT_FOUND.search(words)):
+    elif call == "dec_keys" and (code == 404 or _NOT_FOUND.search(said)):
         kind = KeyNotFoundError
-    elif code >= 500 or code in (408, 429) or (call == "enc_keys" and _NO_KEYS.search(words)):
+    elif code >= 500 or code in (408, 429) or (call == "enc_keys" and _NO_KEYS.search(said)):
         kind = KeySourceUnavailableError
     else:
         kind = KeyRequestRejectedError
-    return kind(place, call, detail)
-
-
-def _words(content_type: str, body: bytes) -> str:
-    """What an error's body says: its message and details, its title where it is HTML, or its text."""
-    text = body[: 64 * 1024].decode("utf-8", "replace")
-    if not text.strip():
-        return "no reason given"
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        if "html" in content_type.lower() or text.lstrip()[:1] == "<":
-            title = _TITLE.search(text)
-            said = html.unescape(re.sub(r"<[^>]*>", " ", title[1] or title[2] or "")) if title else ""
-            return clean(f"an HTML page, {said.strip() or 'untitled'}")
-        return clean(text)
-    if isinstance(value, dict):
-        parts = [_flat(value[name]) for name in ("message", "error", "detail", "details", "title") if value.get(name)]
-        return clean("; ".join(part for part in parts if part)) or "no reason given"
-    return clean(_flat(value)) or "no reason given"
-
-
-def _flat(value: object, depth: int = 4) -> str:
-    """JSON in words: ``name=value, ...``. Keys in it are left out."""
-    if isinstance(value, str | int | float):
-        return str(value)
-    if depth and isinstance(value, list):
-        return ", ".join(filter(None, (_flat(item, depth - 1) for item in value[:20])))
-    if depth and isinstance(value, dict):
-        named = ((str(name), _flat(item, depth - 1)) for name, item in list(value.items())[:20])
-        return ", ".join(f"{name}={said}" for name, said in named if said and name.lower() not in ("key", "keys"))
-    return ""
-
-
-def _object(body: bytes, fail: Any) -> dict[str, Any]:
-    if not body.strip():
-        raise fail("the answer is empty")
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        what = "HTML" if body.lstrip()[:1] == b"<" else "something else"
-        raise fail(f"the answer is {what} where JSON is expected") from None
-    if not isinstance(value, dict):
-        raise fail("the answer is not a JSON object")
-    return _folded(value, fail)
-
-
-def _folded(fields: Mapping[str, Any], fail: Any) -> dict[str, Any]:
-    """Field names in lower case; two that become one are refused."""
-    folded = {name.lower(): value for name, value in fields.items()}
-    if len(folded) != len(fields):
-        raise fail("a field is there twice")
-    return folded
+        if mandatory and "extension" in said.lower():
+            detail += "; what it does not support must not stand in extension_mandatory"
+    done = code >= 500 and code not in NOTHING_DONE and kind is not KeyNotFoundError and not _NO_KEYS.search(said)
+    return kind(place, call, detail, lost=keys if done else 0)
 
 
 def _is_key_id(text: str) -> bool:

@@ -6,8 +6,9 @@ crossed the network (``get_key_by_id``). Both calls consume: they are never blin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef as KeyRef
@@ -56,4 +57,21 @@ class KeySource(Protocol):
 
     async def get_key_by_id(self, ref: KeyRef) -> Secret:
         """The key of that reference, of exactly ``ref.size`` bytes. Consumes."""
+        ...
+
+
+@runtime_checkable
+class BatchKeySource(KeySource, Protocol):
+    """A source that gives several keys at once, for whoever keeps some in store.
+
+    Each call is one request to the source, which gives all of it or fails: so an error's ``lost`` says all that may be
+    gone. Where the source gives fewer keys at once than are asked for, the list is shorter; ask again for the rest.
+    """
+
+    async def get_keys(self, size: int, number: int) -> list[tuple[KeyRef, Secret]]:
+        """From 1 to ``number`` fresh keys of ``size`` bytes. Consumes."""
+        ...
+
+    async def get_keys_by_ids(self, refs: Sequence[KeyRef]) -> list[Secret]:
+        """The keys of the first of ``refs``, in their order, at least one. Consumes these and no others."""
         ...

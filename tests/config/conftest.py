@@ -56,6 +56,7 @@ def site(tmp_path: Path) -> Path:
         identity(name).save(tmp_path / f"{name}.identity")
         (tmp_path / f"{name}.public").write_text(identity(name).public.to_text())
     write_secret(tmp_path / "ministry.pairing", base64.b64encode(bytes(range(32))).decode() + "\n")
+    write_secret(tmp_path / "kp.psk", "0f" * 32 + "\n")
     (tmp_path / "pki").mkdir()
     for name in ("ca", "backbone-ca", "sae-alice", "sae-bob", "sae-hub", "hub-1"):
         (tmp_path / "pki" / f"{name}.pem").write_text("stands for a certificate\n")

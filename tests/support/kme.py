@@ -78,7 +78,7 @@ def files(pki: Path, name: str) -> TlsFiles:
 
 def write_pair(directory: Path, name: str, authority: Authority, **issue: Any) -> None:
     """A certificate of ``authority`` and its key as NAME.pem and NAME.key."""
-    certificate, key = authority.issue(name, now=datetime.now(UTC), **issue)
+    certificate, key = authority.issue(name, **{"now": datetime.now(UTC), **issue})
     (directory / f"{name}.pem").write_bytes(certificate)
     (directory / f"{name}.key").touch(0o600)
     (directory / f"{name}.key").write_bytes(key)
@@ -110,7 +110,7 @@ class Pair:
         return driver_options(self.pki, sae_id, f"https://{self.config(sae_id).listen}", **options)
 
 
-def driver_options(pki: Path, sae_id: str, url: str, **options: Any) -> etsi014.Options:
+def driver_options(pki: Path, sae_id: str, url: str | list[str], **options: Any) -> etsi014.Options:
     mine = files(pki, sae_id)
     given = {"ca": mine.ca, "certificate": mine.certificate, "private_key": mine.private_key}
     return etsi014.Options.model_validate({"url": url, "sae_id": sae_id, **given, **options})

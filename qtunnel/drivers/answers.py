@@ -1,0 +1,83 @@
+"""What servers say over HTTP, in words for people, and their JSON. Pure; shared by the drivers that ask over HTTPS."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qtunnel.errors import KeySourceProtocolError
+
+Body = bytes | bytearray
+Fail = Callable[[str], KeySourceProtocolError]
+"""Makes the error for an answer that cannot be used."""
+
+MAX_WORDS = 200
+"""Characters of a server's own words that an error repeats."""
+
+_KEY_LIKE = re.compile(r"[A-Za-z0-9+/_-]{20,}={1,2}|[A-Za-z0-9+/]{40,}")
+"""Base64 or hex as long as a key. A UUID has dashes, so it stays."""
+
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title|<h1[^>]*>(.*?)</h1", re.IGNORECASE | re.DOTALL)
+
+
+def clean(text: str) -> str:
+    """One line of at most ``MAX_WORDS`` printable characters, with whatever looks like a key taken out."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 20 * MAX_WORDS]).split())
+    line = _KEY_LIKE.sub("[removed]", line)
+    return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "…"
+
+
+def words(content_type: str, body: Body) -> str:
+    """What an error's body says: its message and details, its title where it is HTML, or its text."""
+    text = body[: 64 * 1024].decode("utf-8", "replace")
+    if not text.strip():
+        return "no reason given"
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        if "html" in content_type.lower() or text.lstrip()[:1] == "<":
+            title = _TITLE.search(text)
+            said = html.unescape(re.sub(r"<[^>]*>", " ", title[1] or title[2] or "")) if title else ""
+            return clean(f"an HTML page, {said.strip() or 'untitled'}")
+        return clean(text)
+    if isinstance(value, dict):
+        parts = [_flat(value[name]) for name in ("message", "error", "detail", "details", "title") if value.get(name)]
+        return clean("; ".join(part for part in parts if part)) or "no reason given"
+    return clean(_flat(value)) or "no reason given"
+
+
+def json_object(body: Body, fail: Fail) -> dict[str, Any]:
+    """The fields of a JSON object (RFC 8259), their names in lower case; two that become one are refused."""
+    if not body or body.isspace():
+        raise fail("the answer is empty")
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        what = "HTML" if body[:64].lstrip()[:1] == b"<" else "something else"
+        raise fail(f"the answer is {what} where JSON is expected") from None
+    if not isinstance(value, dict):
+        raise fail("the answer is not a JSON object")
+    return folded(value, fail)
+
+
+def folded(fields: Mapping[str, Any], fail: Fail) -> dict[str, Any]:
+    """Field names in lower case; two that become one are refused."""
+    lower = {name.lower(): value for name, value in fields.items()}
+    if len(lower) != len(fields):
+        raise fail("a field is there twice")
+    return lower
+
+
+def _flat(value: object, depth: int = 4) -> str:
+    """JSON in words: ``name=value, ...``. Keys in it are left out."""
+    if isinstance(value, str | int | float):
+        return str(value)
+    if depth and isinstance(value, list):
+        return ", ".join(filter(None, (_flat(item, depth - 1) for item in value[:20])))
+    if depth and isinstance(value, dict):
+        named = ((str(name), _flat(item, depth - 1)) for name, item in list(value.items())[:20])
+        return ", ".join(f"{name}={said}" for name, said in named if said and name.lower() not in ("key", "keys"))
+    return ""
