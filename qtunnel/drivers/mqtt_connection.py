@@ -54,7 +54,6 @@ LEAVING = 1.0
 """Seconds for a polite end; the broker learns of a rude one as well."""
 
 REFUSED = {
-    0x80: "unspecified",
     0x84: "it does not speak MQTT 5",
     0x85: "the client ID is not allowed",
     0x86: "bad user name or password",
@@ -207,6 +206,7 @@ class Connection:
         """Connect and take messages for as long as it lasts; why it ended."""
         broker, watch = self._broker, Watch(asyncio.get_running_loop())
         client = self._client(watch)
+        ended: Exception | None = None
         try:
             failure = await self._enter(client, watch) or await self._subscribe(client)
             if failure is not None:
@@ -216,10 +216,11 @@ class Connection:
             async for message in client.messages:
                 self._take(_arrived(message))
         except Exception as error:  # the library raises of all kinds for what a broker may send
-            return _explained(error, watch, broker)
+            ended = error
         finally:
-            await _leave(client)
-        return Failure(KeySourceUnreachableError, "the connection to the broker was lost")
+            reason = await _leave(client)
+        # The end of the messages does not say why there are no more; leaving does.
+        return _explained(reason if isinstance(reason, Exception) else ended or ConnectionResetError(), watch, broker)
 
     def _client(self, watch: Watch) -> aiomqtt.Client:
         broker = self._broker
@@ -246,7 +247,6 @@ class Connection:
         )
         client.pending_calls_threshold = AT_ONCE
         client._client.connect_timeout = broker.timeout
-        watch.again = client._client.loop_read
         return client
 
     async def _enter(self, client: aiomqtt.Client, watch: Watch) -> Failure | None:
@@ -275,7 +275,15 @@ class Connection:
             (topic, SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=handling))
             for topic, handling in self._subscriptions.items()
         ]
-        codes: Iterable[Any] = await client.subscribe(wanted)
+        subscribing = asyncio.create_task(client.subscribe(wanted))
+        ends: set[asyncio.Future[Any]] = {subscribing, client._disconnected}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not subscribing.done():  # the library would wait on
+                raise ConnectionResetError
+        finally:
+            subscribing.cancel()
+        codes: Iterable[Any] = subscribing.result()
         for (topic, _), code in zip(wanted, codes, strict=True):
             number = code if isinstance(code, int) else int(code.value)
             if number >= 0x80:
@@ -295,11 +303,14 @@ async def _entered(client: aiomqtt.Client) -> Exception | None:
     return None
 
 
-async def _leave(client: aiomqtt.Client) -> None:
+async def _leave(client: aiomqtt.Client) -> BaseException | None:
+    """End the connection; why it had ended already, if it had."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(LEAVING):
             await client.__aexit__(None, None, None)
     _sever(client)
+    ended = client._disconnected
+    return ended.exception() if ended.done() and not ended.cancelled() else None
 
 
 def _sever(client: aiomqtt.Client) -> None:
@@ -363,7 +374,7 @@ def _explained(error: Exception, watch: Watch, broker: Broker) -> Failure:
 
 def _refused(error: aiomqtt.MqttCodeError) -> Failure:
     number = getattr(error.rc, "value", error.rc)
-    if not isinstance(number, int) or number < 0x80:
+    if not isinstance(number, int) or number <= 0x80:  # 0x80 is also how the library calls a lost connection
         return Failure(KeySourceUnreachableError, "the connection to the broker was lost")
     kind: type[KeySourceError] = KeySourceUnauthorizedError if number in _UNAUTHORIZED else KeySourceUnreachableError
     if number == 0x84:

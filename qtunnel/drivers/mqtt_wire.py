@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import math
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ REFUSALS: Mapping[str, tuple[type[KeySourceError], int]] = {
     "internal": (KeySourceUnavailableError, 1),
 }
 """The codes of errors: what each is to us, and how many keys it may have cost. Only ``internal`` may have cost one."""
+
+_CODE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", re.ASCII)
 
 
 class WireError(Exception):
@@ -294,12 +297,7 @@ def _coded(value: object, what: str) -> tuple[str, str]:
     if not isinstance(value, dict) or not {"code"} <= value.keys() <= {"code", "message"}:
         _fail(f"its {what} is not an object with code and message")
     code, message = value["code"], value.get("message", "")
-    if (
-        not isinstance(code, str)
-        or not 0 < len(code) <= 40
-        or not code.isascii()
-        or not code.replace("-", "").isalnum()
-    ):
+    if not isinstance(code, str) or not _CODE.fullmatch(code):
         _fail(f"the code of its {what} is not a word")
     if not isinstance(message, str):
         _fail(f"the message of its {what} is not text")

@@ -93,10 +93,14 @@ class Device:
     login: tuple[str, str] | None = None
     _task: asyncio.Task[None] | None = None
     _client: aiomqtt.Client | None = None
+    _there: asyncio.Event = field(default_factory=asyncio.Event)
     _serving: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """And wait until it has reported."""
+        self._there.clear()
         self._task = asyncio.create_task(self._keep())
+        await self._there.wait()
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -161,6 +165,7 @@ class Device:
             client.pending_calls_threshold = 1000
             await client.subscribe(self.topic("request", "+"), qos=1)
             await self.report()
+            self._there.set()
             async for message in client.messages:
                 task = asyncio.create_task(self._serve(message))
                 self._serving.add(task)
@@ -273,6 +278,6 @@ async def _site(
     stack.callback(broker.stop)
     await broker.start()
     device = Device(name, pki, broker, keys, login=(name, login[1][name]) if login else None)
-    device.start()
+    await device.start()
     stack.push_async_callback(device.stop)
     return Site(owner, peer, pki, broker, device, stack)
