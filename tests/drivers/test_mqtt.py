@@ -313,6 +313,24 @@ def test_a_request_that_is_delivered_twice_consumes_once(pki: Path, tmp_path: Pa
     run(test)
 
 
+def test_what_a_request_says_to_the_broker(pki: Path, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with one_site(pki, tmp_path) as site:
+            hub = site.hub(timeout="20s")
+            async with client(site, "another-device", "kme-a") as device:
+                await device.subscribe(site.device.topic("request", "+"), qos=1)
+                await hub.for_peer(PeerOptions(peer="sae-bob")).get_key(32)
+                heard = await anext(device.messages)
+            assert (heard.topic.value, heard.qos, heard.retain) == ("qkd/v1/kme-a/request/sae-alice", 1, False)
+            said = heard.properties
+            assert said is not None
+            assert said.ResponseTopic == hub.topics.response  # type: ignore[attr-defined]
+            assert said.CorrelationData.decode() == site.device.asked[0]["request_id"]  # type: ignore[attr-defined]
+            assert 0 < said.MessageExpiryInterval <= 20  # type: ignore[attr-defined]
+
+    run(test)
+
+
 def client(site: Site, name: str, owner: str = "sae-alice") -> aiomqtt.Client:
     return aiomqtt.Client(
         "127.0.0.1", site.broker.port, identifier=name, protocol=aiomqtt.ProtocolVersion.V5,

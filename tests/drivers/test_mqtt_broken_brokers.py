@@ -25,7 +25,7 @@ from qtunnel.errors import (
 from qtunnel.kme.pki import Authority
 from qtunnel.tls import TlsFiles
 from tests.drivers.test_mqtt import delivers
-from tests.support.kme import files, run, write_pair
+from tests.support.kme import files, run, until, write_pair
 from tests.support.mosquitto import needs_mosquitto
 from tests.support.mqtt_device import Reply, one_site
 
@@ -137,8 +137,15 @@ def test_what_speaks_no_tls(pki: Path) -> None:
 def test_a_handshake_that_never_ends_holds_nobody(pki: Path) -> None:
     async def test() -> None:
         async with server(dripping, None) as port:
-            error = await failing(options(pki, f"mqtts://127.0.0.1:{port}", timeout="1s"))
-            assert isinstance(error, KeySourceTimeoutError)
+            hub = Hub("metro", options(pki, f"mqtts://127.0.0.1:{port}", timeout="1s"))
+
+            async def given_up() -> bool:
+                with pytest.raises(KeySourceTimeoutError) as caught:
+                    await hub.for_peer(PeerOptions(peer="sae-bob")).get_key(32)
+                return "does not end its TLS handshake" in caught.value.detail
+
+            await until(given_up)
+            await hub.close()
 
     run(test)  # its end waits for the library's thread
 
