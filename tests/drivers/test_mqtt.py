@@ -409,6 +409,44 @@ def test_a_retained_answer_is_refused(pki: Path, tmp_path: Path) -> None:
     run(test)
 
 
+def test_another_key_than_was_asked_for_is_refused(pki: Path, tmp_path: Path) -> None:
+    async def other(reply: Reply) -> None:
+        reply.fields["key_ID"] = str(uuid.uuid4())
+
+    async def test() -> None:
+        async with sites(pki, tmp_path) as (a, b):
+            alice, bob = a.source(), b.source()
+            ref, _ = await alice.get_key(32)
+            b.device.fault = other
+            with pytest.raises(KeySourceProtocolError, match=f"where {ref.key_id} was asked") as caught:
+                await bob.get_key_by_id(ref)
+            assert caught.value.lost == 1
+            ref, key = await alice.get_key(32)
+            assert await bob.get_key_by_id(KeyRef("metro", ref.key_id.upper(), 32)) == key
+
+    run(test)
+
+
+def test_what_was_reported_before_a_connection_was_lost_counts_no_more(pki: Path, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with one_site(pki, tmp_path) as site:
+            alice = site.source(timeout="2s")
+            await delivers(alice)
+            await site.device.stop()
+            site.broker.stop()
+            await site.broker.start()  # which keeps no message over its end
+
+            async def forgotten() -> bool:
+                return "no device has ever reported" in (await failing(alice)).detail
+
+            await until(forgotten)
+            assert len(site.device.asked) >= 1
+            await site.device.start()
+            await delivers(alice)
+
+    run(test)
+
+
 def test_after_another_client_of_our_id_we_come_back(pki: Path, tmp_path: Path) -> None:
     async def test() -> None:
         async with one_site(pki, tmp_path) as site:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 import sys
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,17 @@ def test_files_are_checked_when_it_is_opened(pki: Path, tmp_path: Path) -> None:
         made = Options.model_validate(TLS | PASSWORD | {"ca": wrong, "password_file": password})
         with pytest.raises(ConfigError, match=f"{wrong}: .*{words}"):
             mqtt.DRIVER.open("fibre", made)
+
+
+@pytest.mark.parametrize("who", [CERTIFICATE, PASSWORD])
+def test_the_brokers_name_is_always_checked(pki: Path, tmp_path: Path, who: dict[str, str]) -> None:
+    (tmp_path / "a.password").touch(0o600)
+    places = {"certificate": pki / "sae-alice.pem", "private_key": pki / "sae-alice.key", "ca": pki / "ca.pem"}
+    made = Options.model_validate({**TLS, **who, **{name: places[name] for name in {**who, "ca": 0} if name in places}})
+    context = made.context()
+    assert context is not None
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
