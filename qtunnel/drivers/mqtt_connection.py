@@ -48,7 +48,11 @@ MAX_PACKET = 64 * 1024
 """Bytes of an MQTT packet; the broker drops larger ones, as MQTT 5 has it (clause 3.1.2.11.4)."""
 
 AT_ONCE = 256
-"""Messages that may wait for us, unconfirmed at the broker, or unread here."""
+"""Messages that the broker may send before we have confirmed the first."""
+
+WAITING = 8192
+"""Messages that may wait here to be looked at; more are thrown away. A connection begins with a report on every link of
+the device, for a hub a thousand, and the library confirms them before they are looked at."""
 
 LEAVING = 1.0
 """Seconds for a polite end; the broker learns of a rude one as well."""
@@ -241,8 +245,10 @@ class Connection:
             timeout=broker.timeout,
             keepalive=KEEPALIVE,
             clean_start=True,
-            max_queued_incoming_messages=AT_ONCE,
+            max_queued_incoming_messages=WAITING,
             properties=properties,
+            # Packets are small and wait for each other: nothing is won by holding them back for more (RFC 896).
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
             tls_context=broker.context,
         )
         client.pending_calls_threshold = AT_ONCE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import subprocess
 import uuid
 from collections.abc import Callable
@@ -152,6 +153,23 @@ def test_an_alarm_is_told_and_no_key_is_asked_for_while_it_goes_on(pki: Path, tm
             said["alarm"] = None
             await site.device.report()
             await delivers(alice)
+
+    run(test)
+
+
+def test_a_hub_hears_the_reports_on_all_its_links(pki: Path, tmp_path: Path) -> None:
+    """The broker sends all of them at once when the connection is made, and each only once."""
+    count = 300
+
+    async def test() -> None:
+        async with one_site(pki, tmp_path) as site:
+            report = json.dumps(site.device.link).encode()
+            for first in range(0, count, 100):  # as many as may wait for their confirmation
+                topics = (site.device.topic("link", f"peer-{number}") for number in range(first, first + 100))
+                await asyncio.gather(*(site.device._publish(topic, report, retain=True) for topic in topics))
+            hub = site.hub(timeout="50s")  # the broker sends the next one when one is confirmed
+            sources = [hub.for_peer(PeerOptions(peer=f"peer-{number}")) for number in range(count)]
+            assert all(status.healthy for status in await asyncio.gather(*(source.status() for source in sources)))
 
     run(test)
 

@@ -63,6 +63,7 @@ class Broker:
             f"listener {self.port} 127.0.0.1",
             f"acl_file {self.directory}/acl",
             "persistence false",
+            "set_tcp_nodelay true",
             f"log_dest file {self.directory}/log",
         ]
         if self.tls:
