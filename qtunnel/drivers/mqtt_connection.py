@@ -263,6 +263,8 @@ class Connection:
             await asyncio.wait(
                 {entering, broken}, timeout=3 * self._broker.timeout, return_when=asyncio.FIRST_COMPLETED
             )
+            if not entering.done() and client._connected.done():
+                await asyncio.wait({entering})  # the broker has answered, and closed behind its answer
             if not entering.done() and broken.done():
                 entering.cancel()
                 return _explained(ConnectionResetError(), watch, self._broker)

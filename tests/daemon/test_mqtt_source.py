@@ -59,7 +59,7 @@ def test_the_daemon_gets_the_same_key_at_both_ends(tmp_path: Path) -> None:
         async with sites(tmp_path / "pki", tmp_path) as (a, b):
             alice, bob = opened(a, tmp_path), opened(b, tmp_path)
             try:
-                new = await alice.fetch(FetchNew(peer="sae-bob", ticket=1, sources=("fibre",), size=32))
+                new = await alice.fetch(FetchNew(peer="sae-bob", ticket=1, sources=("fibre",), enough=1, size=32))
                 assert new.failures == ()
                 ((ref, key),) = new.keys
                 known = await bob.fetch(FetchById(peer="sae-alice", ticket=1, refs=(ref,)))

@@ -84,6 +84,9 @@ def saying(*answers: bytes, then: str = "listen") -> Serve:
             await writer.drain()
         while then == "listen" and await reader.read(65536):
             pass
+        if then == "close":  # right behind the last answer
+            writer.close()
+            await writer.wait_closed()
 
     return serve
 
@@ -101,6 +104,7 @@ async def dripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     [
         (saying(then="close"), KeySourceUnreachableError, "closed the connection"),
         (saying(refusing(0x86)), KeySourceUnauthorizedError, "bad user name or password"),
+        (saying(refusing(0x86), then="close"), KeySourceUnauthorizedError, "bad user name or password"),
         (saying(refusing(0x87)), KeySourceUnauthorizedError, "not authorized"),
         (saying(refusing(0x84)), KeySourceProtocolError, "does not speak MQTT 5"),
         (saying(refusing(0x88)), KeySourceUnreachableError, "not available"),

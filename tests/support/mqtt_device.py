@@ -224,6 +224,7 @@ class Site:
     def options(self, **options: Any) -> Options:
         mine = files(self.pki, self.owner)
         given: dict[str, Any] = {"url": self.broker.url, "device": self.device.name, "client_id": self.owner}
+        given["timeout"] = "20s"  # a busy machine takes seconds for a TLS handshake
         if self.broker.tls:
             given["ca"] = mine.ca
         if self.broker.tls and self.broker.login is None:
