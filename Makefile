@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 DEMO_TOOLS := iproute2 iperf3 wireguard-tools
-TEST_TOOLS := $(DEMO_TOOLS) iputils-ping wireguard-go tcpdump ethtool nftables
+TEST_TOOLS := $(DEMO_TOOLS) iputils-ping wireguard-go tcpdump ethtool nftables mosquitto
 BENCH_TOOLS := iproute2 iperf3 ethtool nftables wireguard-go
 KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
@@ -28,7 +28,7 @@ demo-tools:
 	@scripts/need-tools "$(DEMO_TOOLS)" ip iperf3 wg $(OUT)
 
 test-tools:
-	@scripts/need-tools "$(TEST_TOOLS)" ip iperf3 ping wg wireguard-go tcpdump ethtool nft $(OUT)
+	@scripts/need-tools "$(TEST_TOOLS)" ip iperf3 ping wg wireguard-go tcpdump ethtool nft mosquitto $(OUT)
 
 bench-tools:
 	@scripts/need-tools "$(BENCH_TOOLS)" ip iperf3 ethtool nft wireguard-go $(OUT)
