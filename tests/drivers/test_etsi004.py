@@ -15,6 +15,7 @@ from qtunnel.errors import (
     KeyNotFoundError,
     KeyRequestRejectedError,
     KeySourceError,
+    KeySourceProtocolError,
     KeySourceTimeoutError,
     KeySourceUnavailableError,
     KeySourceUnreachableError,
@@ -349,6 +350,21 @@ def test_not_enough_key_costs_nothing_and_the_same_index_comes_next() -> None:
             assert ref.key_id.endswith(":2:16")
             assert await bob.get_key_by_id(ref) == key
             assert (await alice.status()).healthy
+
+    run(test)
+
+
+def test_a_chunk_that_is_lost_takes_those_before_it_along() -> None:
+    async def test() -> None:
+        async with kme_pair() as pair:
+            alice, bob = pair.source("a", chunk_size=16), pair.source("b", chunk_size=16)
+            pair.kmes["a"].faults[GET] = ["", "short"]
+            with pytest.raises(KeySourceProtocolError) as caught:
+                await alice.get_key(32)
+            assert caught.value.lost == 1
+            ref, key = await alice.get_key(32)
+            assert ref.key_id.endswith(":2:16")
+            assert await bob.get_key_by_id(ref) == key
 
     run(test)
 

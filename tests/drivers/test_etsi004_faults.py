@@ -24,7 +24,7 @@ from qtunnel.kme.pki import Authority
 from qtunnel.tls import TlsFiles, server_context
 from tests.drivers.faults import FAULTS
 from tests.support.etsi004 import GET, OPEN, Kme, Pair, kme_pair, peer_options
-from tests.support.kme import run, until, write_pair
+from tests.support.kme import files, run, until, write_pair
 
 CASES: dict[str, type[KeySourceError] | str] = {
     "slow": KeySourceTimeoutError,
@@ -264,6 +264,33 @@ def test_a_certificate_of_ours_that_the_kme_refuses(
             assert said in str(error)
 
     run(test)
+
+
+def test_the_reason_behind_a_lost_connection(pki: Path) -> None:
+    """The refusal of our certificate is lost on the first connection, and seen on the second."""
+
+    async def test() -> None:
+        async with kme_pair(pki) as pair:
+            kme, mine = pair.kmes["a"], files(pki, "kme-a")
+            blind, strict = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            for context in (blind, strict):
+                context.load_cert_chain(mine.certificate, mine.private_key)
+            strict.verify_mode = ssl.CERT_REQUIRED  # and no CA: it trusts nobody
+            await kme.stop()
+            await kme.start(blind)
+            kme.inject("hang", OPEN)
+            asking = asyncio.create_task(failure(pair.source("a")))
+            await until(lambda: opening(kme))
+            await kme.replace(strict)
+            error = await asking
+            assert isinstance(error, KeySourceCertificateError)
+            assert "it refused our certificate: not signed by a CA that it trusts" in str(error)
+
+    run(test)
+
+
+async def opening(kme: Kme) -> bool:
+    return [service for service, _ in kme.asked] == [OPEN]
 
 
 def test_names_that_are_checked(pki: Path) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import fcntl
 import stat
-import subprocess
-import sys
+import threading
 import uuid
 from pathlib import Path
 
@@ -73,19 +72,19 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
         take(tmp_path)
 
 
-def test_two_processes_take_different_indexes(tmp_path: Path) -> None:
-    code = (
-        "import asyncio, sys, uuid, pathlib\n"
-        "from qtunnel.drivers.etsi004_index import IndexFile\n"
-        "file = IndexFile(pathlib.Path(sys.argv[1]), uuid.UUID(int=1 << 100))\n"
-        "async def take():\n"
-        "    print(*[await file.take(1, 32) for _ in range(50)])\n"
-        "asyncio.run(take())\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "index")]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ) for _ in range(2)]
-    taken = [index for process in running for index in process.communicate(timeout=60)[0].split()]
-    assert sorted(map(int, taken)) == list(range(100))
+def test_who_comes_meanwhile_waits_for_the_lock(tmp_path: Path) -> None:
+    path, other = tmp_path / "index", tmp_path / "other"
+    take(path)
+    take(other, 7)
+    found: list[int] = []
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=lambda: found.append(take(path)), daemon=True)
+        waiting.start()
+        waiting.join(0.3)  # so long it could go on, had it no lock
+        file.write(other.read_bytes())
+    waiting.join(60)
+    assert found == [7]
 
 
 def test_in_memory() -> None:

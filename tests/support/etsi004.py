@@ -93,6 +93,14 @@ class Kme:
         self.drop()
         await self._server.wait_closed()
 
+    async def replace(self, context: ssl.SSLContext) -> None:
+        """Another server at the port from now on; then cut the connections of this one."""
+        assert self._server is not None
+        self._server.close()
+        self._release.set()
+        await self.start(context)
+        self.drop()
+
     def drop(self) -> None:
         """Cut all connections."""
         for writer in tuple(self._writers):
