@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -266,16 +267,16 @@ def test_a_certificate_of_ours_that_the_kme_refuses(
     run(test)
 
 
-def test_the_reason_behind_a_lost_connection(pki: Path) -> None:
+def test_the_reason_behind_a_lost_connection(pki: Path, tmp_path: Path) -> None:
     """The refusal of our certificate is lost on the first connection, and seen on the second."""
 
     async def test() -> None:
         async with kme_pair(pki) as pair:
             kme, mine = pair.kmes["a"], files(pki, "kme-a")
-            blind, strict = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            for context in (blind, strict):
-                context.load_cert_chain(mine.certificate, mine.private_key)
-            strict.verify_mode = ssl.CERT_REQUIRED  # and no CA: it trusts nobody
+            blind = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            blind.load_cert_chain(mine.certificate, mine.private_key)
+            (tmp_path / "ca.pem").write_bytes(Authority.create(datetime.now(UTC)).certificate_pem())
+            strict = server_context(replace(mine, ca=tmp_path / "ca.pem"), lambda said: None)
             await kme.stop()
             await kme.start(blind)
             kme.inject("hang", OPEN)
