@@ -231,10 +231,14 @@ def test_streams_of_a_peer_that_starts_again_and_again_are_given_up() -> None:
                 ref, key = await hub.for_peer(peer_options("a")).get_key(32)
                 assert await bob.get_key_by_id(ref) == key
                 await hub.close()
-            assert pair.kmes["b"].connections == etsi004_roles.STREAMS_OF_PEER
+            await until(lambda: _connected(pair.kmes["b"], etsi004_roles.STREAMS_OF_PEER))
             assert services(pair.kmes["b"]).count(CLOSE) == 2
 
     run(test)
+
+
+async def _connected(kme: Kme, count: int) -> bool:
+    return kme.connections == count
 
 
 def test_strict_kmes_need_agreed_streams(tmp_path: Path) -> None:

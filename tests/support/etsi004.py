@@ -154,7 +154,7 @@ class Kme:
             for at in range(len(message)):
                 writer.write(message[at : at + 1])
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(0.05):
+                    async with asyncio.timeout(0.1):
                         await self._release.wait()
             return
         writer.write(message)
