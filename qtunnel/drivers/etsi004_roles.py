@@ -183,9 +183,7 @@ class Taker(Role):
 
     def _note(self, stream: Stream) -> None:
         # A KME that gives an old ID as a new one must not make us begin at index 0 again.
-        memory = self._memories.setdefault(stream.ksid, IndexMemory(stream.ksid))
-        if self._file is None and self._end == 0:
-            self._next = self._end = memory.next
+        self._memories.setdefault(stream.ksid, IndexMemory(stream.ksid))
 
     async def close(self, *, end: bool) -> None:
         """Leave the stream; ``end``: for good."""

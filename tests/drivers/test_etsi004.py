@@ -146,6 +146,19 @@ def test_a_kme_that_forgot_the_stream_gets_a_new_one() -> None:
     run(test)
 
 
+def test_a_kme_that_gives_an_old_stream_as_a_new_one_does_not_make_us_begin_again() -> None:
+    async def test() -> None:
+        async with kme_pair(new_id=uuid.UUID(int=7)) as pair:
+            alice, bob = pair.source("a"), pair.source("b")
+            first, _ = await alice.get_key(32)
+            pair.link.streams.clear()
+            second, key = await alice.get_key(32)
+            assert [first.key_id[-5:], second.key_id[-5:]] == [":0:32", ":2:32"]
+            assert await bob.get_key_by_id(second) == key
+
+    run(test)
+
+
 def test_a_peer_whose_kme_forgot_the_stream_opens_it_again() -> None:
     async def test() -> None:
         async with kme_pair() as pair:

@@ -44,7 +44,7 @@ class Link:
 
     stock: indexes from this one on are not there yet. both_first: nothing before both ends have opened the stream.
     most_chunk, most_bps: more is answered with a counter-proposal; opens_anyway: and with an open stream. ttl: offered
-    in place of what is asked.
+    in place of what is asked. new_id: of every stream that is the KME's to name; a good one has another each time.
     """
 
     streams: dict[uuid.UUID, KeyStream] = field(default_factory=dict)
@@ -55,6 +55,7 @@ class Link:
     opens_anyway: bool = True
     same_uris: bool = True
     ttl: int | None = None
+    new_id: uuid.UUID | None = None
     metadata: bytes = json.dumps({"age": 3, "hops": 2}).encode()
 
     def chunk(self, stream: KeyStream, index: int) -> bytes:
@@ -181,7 +182,7 @@ class Kme:
         if not met and not self.link.opens_anyway:
             return struct.pack("!I", 7) + qos + bytes(16)
         if ksid.int == 0:
-            ksid = uuid.uuid4()
+            ksid = self.link.new_id or uuid.uuid4()
         if fault == "other-ksid":
             ksid = uuid.uuid4()
         stream = self.link.streams.setdefault(ksid, KeyStream(uris, chunk))
@@ -227,7 +228,8 @@ class Kme:
         if ksid not in mine:
             return struct.pack("!I", 3)
         mine.discard(ksid)
-        self.link.streams[ksid].open.discard(self.end)
+        if ksid in self.link.streams:
+            self.link.streams[ksid].open.discard(self.end)
         return struct.pack("!I", 0)
 
 
