@@ -47,6 +47,7 @@ READERS = {
     "config/snapshot.py": "certificates, to see whether they have changed",
     "identity.py": "public files",
     "tls.py": "certificates; the private key after check_secret_file",
+    "drivers/etsi004_index.py": "the next index of an agreed key stream, which is public",
     "kme/pki.py": "certificates",
     "daemon/settings.py": "/proc/cpuinfo",
     "daemon/memory.py": "epochs and replay times",

@@ -153,14 +153,20 @@ def _is_rule(key: str, options: type[BaseModel]) -> bool:
 
 
 def _further(name: Any, raw: dict[str, Any], installed: list[str], context: Any) -> list[Problem]:
-    """What else is wrong, by the driver that was probably meant: of a similar name, or with most of the given keys."""
+    """What else is wrong, by the driver that was probably meant: of a similar name, or with most of the given keys;
+    among several of these, the one that has more of the others, misspelt."""
+
+    def known(driver: registry.Driver) -> tuple[int, int]:
+        names = key_names(driver.options)
+        return len(raw.keys() & set(names)), sum(nearest(str(key), names) is not None for key in raw)
+
     guess = nearest(name, installed) if isinstance(name, str) else None
     drivers = []
     for candidate in [guess] if guess else installed:
         with contextlib.suppress(ConfigError):
             drivers.append(registry.find(candidate))
-    meant = max(drivers, key=lambda driver: len(raw.keys() & set(key_names(driver.options))), default=None)
-    if meant is None or 2 * len(raw.keys() & set(key_names(meant.options))) < len(raw):
+    meant = max(drivers, key=known, default=None)
+    if meant is None or 2 * known(meant)[0] < len(raw):
         return []
     try:
         _foreign(meant.options, raw, context, "driver")
