@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qtunnel.keys.health import SOURCE_TABLE, SourceState
 from qtunnel.rekey.inbound import IN_TABLE, InState
 from qtunnel.rekey.outbound import OUT_TABLE, OutState
 from qtunnel.rekey.protection import GUARD_TABLE, GuardState
@@ -74,7 +75,8 @@ ROOMS = {
     "process": Room("what a process with keys does to itself first"),
     "sd_notify": Room("readiness and watchdog of systemd"),
     "config": Room("the YAML file: model, checks, errors with line", ("drivers", "handshake", "keys"),
-                   {"drivers": ("model.py",), "handshake": ("checks.py",), "keys": ("rekey.py",)}),
+                   {"drivers": ("key_sources.py",), "handshake": ("checks.py",),
+                    "keys": ("key_sources.py", "rekey.py")}),
     "drivers": Room("key sources, and how they are found by name", ("aside", "config", "keys", "process", "tls"),
                     {"aside": ("file.py",), "config": ("etsi014.py", "file.py", "program.py"),
                      "process": ("program_run.py",), "tls": ("etsi014.py",)}),
@@ -129,6 +131,7 @@ STATE_TABLES = {
     "OUT_TABLE": mermaid(OUT_TABLE, OutState.IDLE),
     "IN_TABLE": mermaid(IN_TABLE, InState.IDLE),
     "GUARD_TABLE": mermaid(GUARD_TABLE, GuardState.STARTING),
+    "SOURCE_TABLE": mermaid(SOURCE_TABLE, SourceState.UNASKED),
     "RECORD_TABLE": mermaid(RECORD_TABLE, RecordState.OFF),
 }
 

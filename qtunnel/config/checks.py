@@ -118,6 +118,16 @@ def _check_policy(peer: PeerConfig, where: Location) -> Iterator[Problem]:
             f"is {qkd.min_sources}, but there are {len(qkd.sources)} sources; lower it or add sources",
             ((*at, "sources"),),
         )
+    if qkd.policy == "off" and qkd.reservoir.depth:
+        words = "policy is off, so nothing would be kept in it; remove it, or set policy: required"
+        yield Problem((*at, "reservoir"), words, ((*at, "policy"),))
+    if qkd.mix is not None and qkd.mix < qkd.min_sources:
+        yield Problem(
+            (*at, "mix"),
+            f"is {qkd.mix}, but min_sources is {qkd.min_sources}, so no key would have enough of them; raise it, "
+            "or leave it out for all",
+            ((*at, "min_sources"),),
+        )
     if len(qkd.sources) > MAX_KEYS:
         yield Problem((*at, "sources"), f"names {len(qkd.sources)} sources; a peer has at most {MAX_KEYS}")
     latest = rekey.interval * (1 + rekey.jitter)

@@ -15,6 +15,7 @@ from qtunnel.handshake.responder import Responder
 from qtunnel.handshake.transcript import Sealed
 from qtunnel.keys.chain import link
 from qtunnel.keys.policy import Shortfall
+from qtunnel.rekey.ahead import Ahead
 from qtunnel.rekey.context import OVERTAKEN, PeerContext
 from qtunnel.rekey.limits import (
     EPOCH_JUMP,
@@ -34,7 +35,7 @@ from qtunnel.rekey.replay import ReplayTimes
 from qtunnel.rekey.timing import FETCH_LIMIT, PENDING_LIMIT, seconds_between, tai64n
 from qtunnel.secret import Secret
 from qtunnel.statemachine import Machine
-from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
+from qtunnel.terms import NOTHING, ChainPolicy, KeyRef, Policy, QkdPolicy
 
 
 class InState(Enum):
@@ -85,8 +86,8 @@ class _Sent:
 class Inbound:
     """The peer's exchange with us."""
 
-    def __init__(self, context: PeerContext) -> None:
-        self._context = context
+    def __init__(self, context: PeerContext, ahead: Ahead) -> None:
+        self._context, self._ahead = context, ahead
         self._machine = Machine(IN_TABLE, InState.IDLE)
         self._responder: Responder | None = None
         self._address: Hashable | None = None
@@ -96,6 +97,8 @@ class Inbound:
         self._failures: dict[str, str] = {}
         self._sealed: Sealed | None = None
         self._policy: Policy | None = None
+        self._inventories = NOTHING, NOTHING
+        """What the offer and our answer to it said of the reservoirs; it counts once the commit proves the peer."""
         self._sent: _Sent | None = None
         self._limit = 0.0
         self._started = 0.0
@@ -193,6 +196,7 @@ class Inbound:
             self._refuse(Verdict.CHAIN_REQUIRED, "")  # before a key is fetched in vain
             return
         self._usable = self._choose(offer)
+        self._ahead.give(self._usable, now)
         missing = [ref for ref in self._usable if ref not in context.theirs]
         if not missing:
             self._answer(now)
@@ -239,7 +243,7 @@ class Inbound:
     def fetched(self, ticket: int, result: Fetched, now: Now) -> None:
         """The sources answered."""
         context = self._context
-        failures = context.admit(context.theirs, result, now)
+        failures = context.admit(context.theirs.put, result, now)
         self._in_flight = {ref: its for ref, its in self._in_flight.items() if its != ticket}
         if self.state is not InState.FETCHING or self._responder is None:
             return
@@ -269,6 +273,7 @@ class Inbound:
             chain_id,
             indices,
             clip(detail),
+            self._ahead.tell(),
         )
         sealed = self._respond(answer, None if chosen is None else chosen.secret, keys)
         if sealed is None:
@@ -276,6 +281,7 @@ class Inbound:
         self._machine.fire(InEvent.ANSWER)
         context.peer_capabilities = offer.capabilities
         self._policy = offer.policy
+        self._inventories = offer.inventory, answer.inventory
         self._sealed = sealed
         context.hear_of(offer.epoch)
         self._limit = self._started + PENDING_LIMIT
@@ -333,6 +339,9 @@ class Inbound:
         self._machine.fire(InEvent.COMMIT)
         if self._policy is not None:
             context.heed(self._policy)
+        theirs, ours = self._inventories
+        self._ahead.learn(theirs)
+        self._ahead.heard(ours)
         for ref in keys.keys:
             context.theirs.discard(ref)
         new = link(keys.epoch, keys.chain, qkd=bool(keys.keys))

@@ -173,7 +173,7 @@ class RekeyNode:
             self._contained(peer, now, lambda: peer.carried(total_bytes, total_packets, now))
 
     def fetched(self, name: str, ticket: int, result: Fetched, now: Now) -> None:
-        """What came of a ``FetchNew`` or ``FetchById``; of a peer that is gone the keys are wiped."""
+        """What came of a ``FetchNew``, ``FetchAhead`` or ``FetchById``; of a peer that is gone the keys are wiped."""
         peer = self.peers.get(name)
         if peer is None:
             result.wipe()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qtunnel.crypto.kem import Encapsulate
 from qtunnel.handshake.fragments import Message, MessageType
@@ -13,6 +13,7 @@ from qtunnel.keys.pace import Stock
 from qtunnel.keys.policy import Protection
 from qtunnel.keys.used import UsedKeys
 from qtunnel.keys.volume import least_gap
+from qtunnel.rekey.ahead import Ahead
 from qtunnel.rekey.context import PeerContext
 from qtunnel.rekey.inbound import Inbound, InState
 from qtunnel.rekey.model import Block, Effect, EpochInfo, Fetched, Memory, Now, PeerSettings
@@ -33,7 +34,8 @@ class PeerView:
     """What the status shows of one peer; never a secret. next_rekey, expires: monotonic seconds.
 
     interval: between rekeys as it is in force, in seconds; interval_reason: why it is not the usual one. bytes,
-    packets: through the tunnel since the last rekey. peer_policy: in words, as the newest exchange had it.
+    packets: through the tunnel since the last rekey. peer_policy: in words, as the newest exchange had it. reservoir:
+    by source, keys agreed ahead that both ends hold and we may offer, and all that are held here.
     """
 
     name: str
@@ -50,6 +52,7 @@ class PeerView:
     bytes: int = 0
     packets: int = 0
     peer_policy: str | None = None
+    reservoir: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class PeerRekey:
@@ -71,8 +74,9 @@ class PeerRekey:
     ) -> None:
         self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, used, effects, encapsulate)
         self.settings = settings
-        self.outbound = Outbound(self.context)
-        self.inbound = Inbound(self.context)
+        self.ahead = Ahead(self.context)
+        self.outbound = Outbound(self.context, self.ahead)
+        self.inbound = Inbound(self.context, self.ahead)
         self._reachable = settings.has_endpoint
         self._initiates = settings.has_endpoint and self.context.higher
         self._crowd = crowd
@@ -103,12 +107,13 @@ class PeerRekey:
             volume.bytes,
             volume.packets,
             None if self.context.peer_policy is None else self.context.peer_policy.words,
+            self.ahead.counts(),
         )
 
     @property
     def deadline(self) -> float | None:
         """When ``tick`` has something to do; monotonic seconds."""
-        times = [self.outbound.deadline, self.inbound.deadline, self.context.guard.deadline]
+        times = [self.outbound.deadline, self.inbound.deadline, self.context.guard.deadline, self.ahead.deadline]
         if self.outbound.state is OutState.IDLE:
             times += [self._next, self.context.ours.deadline]
         if self.inbound.state is InState.IDLE:
@@ -202,6 +207,7 @@ class PeerRekey:
                 self.inbound.forget()
             for held in (context.ours, context.theirs):
                 held.keep(settings.sources)
+        self.ahead.change(settings)
         state = context.guard.state
         if context.guard.change(settings, now.mono):
             self._block("the policy has become stricter than what is in force: traffic is blocked")
@@ -237,6 +243,8 @@ class PeerRekey:
             self.inbound.fetched(ticket, result, now)
         elif self.outbound.asked(ticket):
             self._ended(self.outbound.fetched(ticket, result, now), now)
+        elif self.ahead.asked(ticket):
+            self.ahead.fetched(ticket, result, now)
         else:
             result.wipe()  # asked for before a defect: nobody knows any more which end's keys they are
 
@@ -308,6 +316,7 @@ class PeerRekey:
         self.inbound.tick(now)
         self._ended(self.outbound.tick(now), now)
         self._expire(now)
+        self.ahead.tick(now)
         self._guard(now)
         if self.outbound.state is not OutState.IDLE or self._next is None or now.mono < self._next:
             return
@@ -345,6 +354,7 @@ class PeerRekey:
 
     def close(self) -> None:
         """Wipe what is held."""
+        self.ahead.close()
         self.context.ours.wipe()
         self.context.theirs.wipe()
         self.context.chain.wipe()

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from qtunnel.cli.check import check
 from qtunnel.config import load_config, warnings
 from qtunnel.config.model import Config
+from qtunnel.errors import ConfigError
 from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
 from tests.config.conftest import MINIMAL, write_secret
 
@@ -217,3 +218,44 @@ def test_check_opens_the_key_sources(write: Callable[[str], Path]) -> None:
     assert result.exit_code == 2
     assert ":12:9: key_sources.metro.ca: " in result.stderr
     assert "ca.pem" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("", (0.11, None)), ("qber_limit: 6.5%", (0.065, None)), ("quarantine: 30m", (0.11, 1800.0)),
+     ("quarantine: operator", (0.11, None))],
+)  # fmt: skip
+def test_every_source_has_rules_for_its_keys(
+    write: Callable[[str], Path], line: str, expected: tuple[float, float | None]
+) -> None:
+    text = MINIMAL.replace("driver: etsi014", f"driver: etsi014\n    {line}")
+    limits = load_config(write(text), check_files=False).key_sources["metro"].rules.limits
+    assert (limits.qber, limits.quarantine) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("qber_limit: 20%", "key_sources.metro.qber_limit: must be above 0% and at most 11%"),
+        ("qber_limit: 0%", "key_sources.metro.qber_limit: must be above 0%"),
+        ("qber_limit: 0.05", "key_sources.metro.qber_limit: a percentage needs its sign"),
+        ("quarantine: never", "key_sources.metro.quarantine: not a duration"),
+        ("quarantine: 10ms", "key_sources.metro.quarantine: no alarm is over that fast"),
+        ("quarantin: 1h", "did you mean 'quarantine'?"),
+        ("qber_limi: 5%", "did you mean 'qber_limit'?"),
+    ],
+)
+def test_rules_that_cannot_be_used(write: Callable[[str], Path], line: str, said: str) -> None:
+    text = MINIMAL.replace("driver: etsi014", f"driver: etsi014\n    {line}")
+    with pytest.raises(ConfigError) as failure:
+        load_config(write(text), check_files=False)
+    assert said in str(failure.value)
+
+
+@pytest.mark.parametrize(("mix", "said"), [(1, "is 1, but min_sources is 2"), (0, "mix")])
+def test_a_mix_of_fewer_sources_than_have_to_contribute(write: Callable[[str], Path], mix: int, said: str) -> None:
+    sources = "{metro: {peer_sae_id: b}}"
+    text = qkd(f"qkd: {{sources: {sources}, min_sources: 2, mix: {mix}}}")
+    with pytest.raises(ConfigError) as failure:
+        load_config(write(text), check_files=False)
+    assert said in str(failure.value)

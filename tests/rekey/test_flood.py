@@ -254,7 +254,7 @@ def test_the_initiator_takes_a_cookie_only_for_its_own_mac1_and_once_for_each_tr
         dataclasses.replace(good, exchange=bytes(16)).pack(),
         dataclasses.replace(good, nonce=bytes(24)).pack(),
         first[:5] + b"\1" + first[6:],
-        first[:1] + b"\2" + first[2:],
+        first[:1] + b"\1" + first[2:],
         first + b"\0",
     ]
     hand(b, wrong, "hub", 1.1)
