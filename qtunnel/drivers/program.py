@@ -255,7 +255,9 @@ class Source:
         """What the program says; without a status of its own, how the last call for a key ended."""
         if not self._hub.options.template("status"):
             if self._last is not None:
-                raise self._last
+                raise type(self._last)(
+                    self._place("status"), "status", f"the last call, {self._last.call}, failed: {self._last.detail}"
+                )
             return SourceStatus(True, "the program tells no status")
         place = self._place("status")
         ended = await self._ask("status", QKD_KEY_SIZE, "", consumes=False)
