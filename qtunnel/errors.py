@@ -120,6 +120,16 @@ class DemoError(QtunnelError):
     """The demo cannot be set up on this machine, or a part of it failed."""
 
 
+class PadError(QtunnelError):
+    """A pad file or its ledger that cannot be used. ``lost``: keys that are used up and that nobody holds."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, message: str, *, lost: int = 0) -> None:
+        super().__init__(message)
+        self.lost = lost
+
+
 class KeySourceError(QtunnelError):
     """A key source did not deliver. Says which source, which call and what it answered.
 

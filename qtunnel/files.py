@@ -21,7 +21,12 @@ def check_secret_file(path: Path) -> None:
     Raises ``FilePermissionError`` where others own it or have any permission on it, ``ConfigError`` where it is
     missing, unreadable or no regular file.
     """
-    os.close(_open(path))
+    os.close(open_secret_file(path))
+
+
+def open_secret_file(path: Path, *, write: bool = False) -> int:
+    """A descriptor of the secret file at ``path``, checked as ``check_secret_file`` does; write: to change it too."""
+    return _open(path, os.O_RDWR if write else os.O_RDONLY)
 
 
 def read_secret_file(path: Path, most: int = MAX_SECRET_FILE) -> Secret:
@@ -29,7 +34,7 @@ def read_secret_file(path: Path, most: int = MAX_SECRET_FILE) -> Secret:
 
     most: bytes that it may have.
     """
-    descriptor = _open(path)
+    descriptor = open_secret_file(path)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         size = os.fstat(descriptor).st_size
         if size > most:
@@ -66,14 +71,15 @@ def write_new_file(path: Path, data: bytes | bytearray, *, mode: int) -> None:
         raise
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, how: int) -> int:
     try:
         # Not blocking: a named pipe in the file's place must not hang the program.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, how | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        verb = "read" if how == os.O_RDONLY else "written"
+        raise ConfigError(f"{path}: cannot be {verb}: {error.strerror}") from None
     try:
         _check(path, os.fstat(descriptor))
     except BaseException:

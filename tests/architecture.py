@@ -72,14 +72,18 @@ ROOMS = {
     "netio": Room("Linux edge of the engine: TUN, UDP, UAPI socket, the loop", ("offload", "wireguard", "workers")),
     "events": Room("the one event stream of the daemon"),
     "telemetry": Room("structured logging"),
+    "aside": Room("work that blocks, in a thread that nobody waits for at the end"),
     "tls": Room("mutual TLS, and its failures in words"),
     "process": Room("what a process with keys does to itself first"),
     "sd_notify": Room("readiness and watchdog of systemd"),
     "config": Room("the YAML file: model, checks, errors with line", ("drivers", "handshake", "keys"),
                    {"drivers": ("key_sources.py",), "handshake": ("checks.py", "kems.py"),
                     "keys": ("key_sources.py", "rekey.py")}),
-    "drivers": Room("key sources, and how they are found by name", ("config", "keys", "tls"),
-                    {"config": ("etsi004_options.py", "etsi014_options.py", "mqtt_options.py", "skip_options.py"),
+    "drivers": Room("key sources, and how they are found by name", ("aside", "config", "keys", "process", "tls"),
+                    {"aside": ("file.py",),
+                     "config": ("etsi004_options.py", "etsi014_options.py", "file.py", "mqtt_options.py", "program.py",
+                                "skip_options.py"),
+                     "process": ("program_run.py",),
                      "tls": ("etsi004_options.py", "etsi004_wire.py", "etsi014.py", "etsi014_options.py", "https.py",
                              "mqtt_connection.py", "mqtt_options.py", "skip_tls.py")}),
     "kme": Room("the embedded ETSI GS QKD 014 KME and its PKI", ("config", "telemetry", "tls")),
@@ -88,8 +92,9 @@ ROOMS = {
     "engines": Room("a data plane, driven by UAPI or netlink; its interface and routes", ("telemetry",)),
     "daemon": Room(
         "the shell around rekey: sockets, sources, engine, state, status",
-        ("config", "control", "drivers", "engines", "events", "handshake", "keys", "rekey", "sd_notify", "telemetry"),
-        {"handshake": ("transport.py",)},
+        ("aside", "config", "control", "drivers", "engines", "events", "handshake", "keys", "rekey", "sd_notify",
+         "telemetry"),
+        {"aside": ("reload.py",), "handshake": ("transport.py",)},
     ),
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),
     "demo": Room("all of it on one machine", ("config", "control", "kme", "sandbox")),
@@ -103,7 +108,7 @@ ROOMS = {
     "cli": Room(
         "the commands; each may import the room of its own name",
         ("config", "control", "daemon", "drivers", "engines", "netio", "process", "sandbox", "telemetry"),
-        {"daemon": ("run.py",), "drivers": ("machine.py",), "engines": ("machine.py",), "netio": ("wg.py",),
+        {"daemon": ("run.py",), "drivers": ("machine.py", "pad.py"), "engines": ("machine.py",), "netio": ("wg.py",),
          "process": ("run.py", "kme.py", "wg.py"), "sandbox": ("bench.py", "demo.py"),
          "telemetry": ("run.py", "kme.py")},
         commands=True,
@@ -186,7 +191,7 @@ def arrows() -> set[tuple[str, str, str]]:
     return found
 
 
-EVERYDAY = {"telemetry", "events", "process", "sd_notify", "tls", "__main__"}
+EVERYDAY = {"aside", "telemetry", "events", "process", "sd_notify", "tls", "__main__"}
 """Small modules whose arrows would only clutter the picture; the table has them."""
 
 

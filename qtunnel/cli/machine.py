@@ -41,7 +41,21 @@ def check_machine(config: Config) -> Iterator[Problem]:
             if not field or getattr(source.options, field[0]).exists():  # else the check of files says so
                 yield Problem(("key_sources", name, *field), str(error), at_key=not field)
         else:
+            yield from _check_peers(config, name, hub)
             asyncio.run(hub.close())
+
+
+def _check_peers(config: Config, name: str, hub: registry.SourceHub) -> Iterator[Problem]:
+    """What a source cannot do towards its peers, such as a pad that cannot be opened."""
+    for index, peer in enumerate(config.peers):
+        options = peer.qkd.sources.get(name)
+        if options is None:
+            continue
+        try:
+            hub.for_peer(options)
+        except QtunnelError as error:
+            field = _field(options, str(error))
+            yield Problem(("peers", index, "qkd", "sources", name, *field), str(error), at_key=not field)
 
 
 def _check_directory(where: Location, directory: Path) -> Iterator[Problem]:

@@ -22,6 +22,7 @@ COMMANDS = {
     "rekey": "qtunnel.cli.rekey:rekey",
     "reload": "qtunnel.cli.reload:reload",
     "kme": "qtunnel.cli.kme:kme",
+    "pad": "qtunnel.cli.pad:pad",
     "wg": "qtunnel.cli.wg:wg",
     "demo": "qtunnel.cli.demo:demo",
     "bench": "qtunnel.cli.bench:bench",

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from qtunnel.aside import aside
 from qtunnel.config import Config, LogConfig, warnings
 from qtunnel.config.difference import Change, Kind, Verb, difference
 from qtunnel.config.snapshot import Snapshot, take_snapshot
 from qtunnel.control.messages import ReloadOutcome
-from qtunnel.daemon.aside import aside
 from qtunnel.daemon.clock import monotonic, now
 from qtunnel.daemon.endpoints import Endpoints
 from qtunnel.daemon.lanes import EVERYBODY, Lanes

@@ -52,7 +52,7 @@ def write_secret(path: Path, text: str) -> None:
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     """Identities, public files, pairing secrets, and files in the place of certificates and keys."""
-    for name in ("alice", "bob", "hub", "ministry", "laboratory", "branch"):
+    for name in ("alice", "bob", "hub", "ministry", "laboratory", "branch", "pad", "program"):
         identity(name).save(tmp_path / f"{name}.identity")
         (tmp_path / f"{name}.public").write_text(identity(name).public.to_text())
     write_secret(tmp_path / "ministry.pairing", base64.b64encode(bytes(range(32))).decode() + "\n")

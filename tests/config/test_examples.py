@@ -17,7 +17,7 @@ from qtunnel.config.plain import PlainPeerConfig
 from qtunnel.kme.pki import DEFAULT_KMES, DEFAULT_SAES, create_pki
 
 EXAMPLES = Path(__file__).parents[2] / "configs"
-GATEWAYS = ["alice", "bob", "hub", "keys-only", "etsi014", "etsi004", "skip", "mqtt"]
+GATEWAYS = ["alice", "bob", "hub", "keys-only", "etsi014", "etsi004", "skip", "mqtt", "pad", "program"]
 
 
 @pytest.mark.parametrize("name", GATEWAYS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from qtunnel.cli.check import check
 from qtunnel.cli.machine import _is_the_kernels
+from qtunnel.drivers.file_make import make_pad
 from qtunnel.kme.pki import create_pki
 from tests.config.conftest import MINIMAL
 
@@ -100,3 +102,52 @@ def test_an_unknown_driver_does_not_hide_what_else_is_wrong(checked: Check, driv
     assert code == 2
     for words in ("metro.driver: no driver of that name", "metro.url: is http", "unknown key 'saeid'"):
         assert words in said
+
+
+PAD = """
+key_sources:
+  courier: {driver: file, ledger: ledger}
+peers:
+  - name: bob
+    public: bob.public
+    allowed_ips: [10.77.0.2/32]
+    qkd: {sources: {courier: {pad: link.pad, side: a}}}
+"""
+
+
+def test_a_pad_that_cannot_be_drawn_from_has_its_place(site: Path, checked: Check) -> None:
+    text = BASE.partition("key_sources:")[0] + PAD
+    place = "node.yaml:16:36: peers[0].qkd.sources.courier.pad: link.pad: "
+    assert checked(text)[1].startswith(f"{place}no such file; make one with: qtunnel pad new")
+    (site / "link.pad").write_bytes(b"no pad")
+    (site / "link.pad").chmod(0o600)
+    assert checked(text)[1].startswith(f"{place}is not a pad")
+    (site / "link.pad").unlink()
+    make_pad(site / "link.pad", 8192, 4096, os.urandom)
+    code, said = checked(text)
+    assert (code, "key source courier: file" in said) == (0, True), said
+    assert not (site / "ledger").exists(), "a check changes nothing"
+    (site / "link.pad").chmod(0o640)
+    assert checked(text)[1].startswith(f"{place}others may use this secret file")
+    second = PAD.partition("peers:\n")[2].replace("bob\n", "hub\n").replace("0.2/32", "0.3/32")
+    (site / "link.pad").chmod(0o600)
+    code, said = checked(text + second.replace("bob.public", "hub.public"))
+    assert code == 2
+    assert said.count("this pad stands here twice") == 2
+
+
+def test_a_program_that_others_could_replace_has_its_place(site: Path, checked: Check) -> None:
+    path = site / "getkey"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o777)
+    source = f"key_sources:\n  vendor: {{driver: exec, command: [{path}, '{{call}}', '{{key_id}}', --token=abc]}}\n"
+    peers = PAD.partition("peers:\n")[2].replace("courier: {pad: link.pad, side: a}", "vendor: {peer: bob}")
+    text = BASE.partition("key_sources:")[0] + source + "peers:\n" + peers
+    code, said = checked(text)
+    assert (code, said.partition(" key_sources")[0]) == (2, "node.yaml:10:3:")
+    assert "getkey: can be written by others; chmod go-w" in said
+    path.chmod(0o755)
+    code, said = checked(text)
+    assert code == 0, said
+    assert "warning: key source vendor: argument 3 of getkey looks like a secret" in said
+    assert "abc" not in said
