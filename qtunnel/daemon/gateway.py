@@ -328,12 +328,15 @@ class Gateway:
                 )  # fmt: skip
             if protection is not before[1]:
                 self._publish("protection.in-force", name, before=before[1], after=protection)
-            if is_stale(config, view, its, present):
-                # A newer epoch is installed, but WireGuard goes on with a session of one that is too old.
-                self._publish("session.stale", name, detail=f"the session of epoch {epoch} is past max_age: dropped")
-                await self._tunnel.drop_session(name)
-            else:
-                await self._nudges.look(name, config.wireguard_port, its, time.time())
+            try:
+                if is_stale(config, view, its, present):
+                    # A newer epoch is installed, but WireGuard goes on with a session of one that is too old.
+                    await self._tunnel.drop_session(name)
+                    self._publish("session.stale", name, detail=f"session of epoch {epoch} is past max_age: dropped")
+                else:
+                    await self._nudges.look(name, config.wireguard_port, its, time.time())
+            except EngineError as error:  # the others' turn comes all the same
+                self._publish("engine.trouble", name, detail=str(error))
         self._flush()
 
     # -- control

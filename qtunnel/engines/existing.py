@@ -14,26 +14,31 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from qtunnel.constants import UAPI_DIRECTORY
 from qtunnel.engines.base import KEY_SIZE, MAX_KEEPALIVE, Endpoint, PeerSpec, PeerStats
 from qtunnel.engines.child import WATCH_POLL
-from qtunnel.engines.device import Client, DevicePeer, Line, added, mark_of_psk, removed, spec_of
+from qtunnel.engines.device import Client, DevicePeer, Line, added, existing, mark_of_psk, removed, spec_of
 from qtunnel.engines.kernel_client import KernelClient
 from qtunnel.engines.ledger import EpochLedger
 from qtunnel.engines.peers import DeviceEngine
 from qtunnel.engines.uapi_client import UapiClient
-from qtunnel.errors import EngineError, InterfaceError
+from qtunnel.errors import EngineError, InterfaceError, MissingPeerError
 from qtunnel.secret import RandomBytes, Secret
 
 WITHOUT_UPDATES = "boringtun"
 """Begins the name of the program that cannot change a peer (qtunnel/engines/programs.py)."""
+
+BLOCK_ALL_LIMIT = 20.0
+"""Seconds to block all peers in: 1,000 take a second or two, and one that does not answer has the time of four
+operations, while whoever waits for the engine meanwhile waits no longer than for its restart."""
 
 
 class ExistingEngine(DeviceEngine):
@@ -122,12 +127,48 @@ class ExistingEngine(DeviceEngine):
     async def _replaced(self, peer: PeerSpec, psk: Secret) -> list[Line]:
         found = (await self._client.get()).peers.get(peer.public_key)
         if found is None:
-            raise self._error(f"has no peer {_text(peer.public_key)}; {_remedy(self._interface)}")
+            raise self._no_peer(peer.public_key)
+        return self._made_again(found, psk)
+
+    def _made_again(self, found: DevicePeer, psk: Secret) -> list[Line]:
         try:
             spec = spec_of(found)
         except ValueError as error:
-            raise self._error(f"cannot keep the settings of peer {_text(peer.public_key)}: {error}") from None
-        return [*removed(peer.public_key), *added(spec, psk)]
+            raise self._error(f"cannot keep the settings of peer {_text(found.public_key)}: {error}") from None
+        return [*removed(found.public_key), *added(spec, psk)]
+
+    def _known(self, public_key: bytes) -> PeerSpec:
+        if public_key not in self._peers:
+            raise self._no_peer(public_key)
+        return super()._known(public_key)
+
+    def _no_peer(self, public_key: bytes) -> MissingPeerError:
+        return MissingPeerError(str(self._error(f"has no peer {_text(public_key)}; {_remedy(self._interface)}")))
+
+    async def block_all(self) -> list[bytes]:
+        """Block every peer that is there, whatever becomes of the others; those for which that is not certain.
+
+        To be called before the interface is given up: unlike an engine of ours it goes on with the keys that it has.
+        Where it does not tell what it has, peers get random keys, and the sessions that are there end by themselves
+        within ``SESSION_TIME``.
+        """
+        there: dict[bytes, DevicePeer] | None = None
+        with contextlib.suppress(EngineError):
+            there = (await self._client.get()).peers
+        left = [key for key in self._peers if there is None or key in there]
+        if there is None and not self._updates:
+            return left  # a new key would end the program, and with it what is none of ours
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BLOCK_ALL_LIMIT):
+                for public_key in tuple(left):
+                    with contextlib.suppress(EngineError), Secret.random(self._random_bytes, KEY_SIZE) as psk:
+                        lines = [*existing(public_key), ("preshared_key", psk)]
+                        await self._client.set(lines if there is None else self._made_again(there[public_key], psk))
+                        self._hold(public_key, psk, None)
+                        self._ledgers[public_key].blocked()
+                        if there is not None:
+                            left.remove(public_key)
+        return left
 
     async def _prompt(self, public_key: bytes, keepalive: int) -> None:
         found = (await self._client.get()).peers.get(public_key)
@@ -152,11 +193,11 @@ class ExistingEngine(DeviceEngine):
             ledger.blocked()  # what is in force now is of nobody's epoch
         return super()._peer_stats(peer)
 
-    async def undone(self) -> tuple[list[bytes], list[bytes]]:
-        """The peers whose preshared key somebody changed, and those that somebody took away."""
+    async def undone(self, wanted: Collection[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """The peers whose preshared key somebody changed, and those of the wanted that are not there."""
         there = (await self._client.get()).peers
         changed = [key for key in self._peers if key in there and there[key].psk_mark != self._marks.get(key)]
-        return changed, [key for key in self._peers if key not in there]
+        return changed, [key for key in wanted if key not in there]
 
     async def wait_dead(self) -> str:
         while self._index is not None:

@@ -158,7 +158,8 @@ class Interface:
         self.undone = True
         """Whether the last look found something that ``put_back`` can mend; not where others have our prefixes."""
         self.rekeyed: list[str] = []
-        """Of an engine of our own, nobody changes the keys; see ``OwnersInterface``."""
+        self.away: list[str] = []
+        """Of an engine of our own, nobody changes keys or peers; see ``OwnersInterface``."""
         self._bypass = Bypass(config.name, config.mark, self.guards)
 
     async def change(self, config: InterfaceConfig) -> None:

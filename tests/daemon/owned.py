@@ -67,8 +67,8 @@ class OwnedSite:
         here = [address["local"] for address in addresses[0]["addr_info"]]
         return peers, self.peers()[STRANGER][0], private, port, here, self.host.ip("route"), self.host.ip("rule")
 
-    def configure(self, interval: str, endpoint: str = "10.99.0.2") -> None:
-        """alice's file: her interface's name and peer, and nothing of the rest."""
+    def configure(self, interval: str, endpoint: str = "10.99.0.2", before: tuple[dict[str, Any], ...] = ()) -> None:
+        """alice's file: her interface's name and peer, and nothing of the rest. before: peers that stand before it."""
         config: dict[str, Any] = {
             "node": {
                 "name": "alice", "identity": "alice.identity", "state_dir": "state-alice",
@@ -76,6 +76,7 @@ class OwnedSite:
             },
             "tunnel": {"interface": self.interface, "manage": "psk"},
             "peers": [
+                *before,
                 {"name": "bob", "public": "bob.public", "endpoint": endpoint, "rekey": {"interval": interval},
                  "qkd": {"policy": "off"}}
             ],
