@@ -17,7 +17,6 @@ import base64
 import contextlib
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -29,7 +28,7 @@ from qtunnel.engines.device import Client, DevicePeer, Line, added, existing, ma
 from qtunnel.engines.kernel_client import KernelClient
 from qtunnel.engines.ledger import EpochLedger
 from qtunnel.engines.peers import DeviceEngine
-from qtunnel.engines.uapi_client import UapiClient
+from qtunnel.engines.uapi_client import UapiClient, taken_by
 from qtunnel.errors import EngineError, InterfaceError, MissingPeerError
 from qtunnel.secret import RandomBytes, Secret
 
@@ -50,6 +49,8 @@ class ExistingEngine(DeviceEngine):
     ) -> None:  # fmt: skip
         super().__init__("existing", interface, KernelClient(interface), clock=clock, random_bytes=random_bytes)
         self._socket = Path(socket_directory) / f"{interface}.sock"
+        self._server: int | None = None
+        """The process that served it at the start."""
         self._index: int | None = None
         self._marks: dict[bytes, bytes] = {}
 
@@ -75,13 +76,14 @@ class ExistingEngine(DeviceEngine):
         try:
             await kernel.get()
         except EngineError as refusal:
-            uapi = UapiClient(self._interface, str(self._socket), marks=True)
-            if not await uapi.answers():
+            uapi = UapiClient(self._interface, str(self._socket), marks=True, server=lambda: self._server)
+            self._server = await uapi.served_by()
+            if self._server is None:
                 raise InterfaceError(
                     f"interface {self._interface} is no WireGuard interface: {self._socket} does not answer, and the "
                     f"kernel says: {refusal}"
                 ) from None
-            self._name, self._updates = "existing (userspace)", not _served_by(self._socket, WITHOUT_UPDATES)
+            self._name, self._updates = "existing (userspace)", not _runs(self._server, WITHOUT_UPDATES)
             return uapi
         self._name, self._updates = "existing (kernel)", True
         return kernel
@@ -203,6 +205,9 @@ class ExistingEngine(DeviceEngine):
         while self._index is not None:
             if _index_of(self._interface) != self._index:
                 return f"interface {self._interface} is gone, or was made anew"
+            stranger = self._client.stranger if isinstance(self._client, UapiClient) else None
+            if stranger is not None:  # the keys that are in place there are of nobody we know
+                return f"{self._socket} is not served by process {self._server} any more: {taken_by(stranger)}"
             await asyncio.sleep(WATCH_POLL)
         return f"interface {self._interface} was left"
 
@@ -223,13 +228,9 @@ def _index_of(interface: str) -> int | None:
         return None
 
 
-def _served_by(path: Path, program: str) -> bool:
-    """Whether a program of that name serves the socket (SO_PEERCRED, unix(7)); not where it cannot be told."""
+def _runs(pid: int, program: str) -> bool:
+    """Whether it is a process of a program of that name; not where it cannot be told."""
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.connect(str(path))
-            size = struct.calcsize("3i")
-            pid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
         return Path(f"/proc/{pid}/comm").read_text().startswith(program)
     except OSError:
         return False

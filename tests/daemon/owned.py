@@ -34,11 +34,14 @@ class OwnedSite:
         self.host.ip("link", "add", self.interface, "type", "wireguard")
         self._set_up()
 
-    def make_in_userspace(self, program: str) -> None:
-        self.host.start(program, "-f", self.interface, env={**os.environ, "WG_PROCESS_FOREGROUND": "1"})
+    def make_in_userspace(self, program: str) -> int:
+        """The program's process."""
+        env = {**os.environ, "WG_PROCESS_FOREGROUND": "1"}
+        process = self.host.start(program, "-f", self.interface, env=env)
         path = Path("/run/wireguard") / f"{self.interface}.sock"
         wait_until(path.is_socket, "the program serves its socket")
         self._set_up()
+        return process.pid
 
     def _set_up(self) -> None:
         file = self.site.directory / "owner.key"

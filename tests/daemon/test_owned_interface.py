@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,4 +110,29 @@ def test_a_peer_that_is_not_there_keeps_no_other_from_its_keys(sites: tuple[Site
     count = done(alice)
     wait_until(lambda: done(alice) >= count + 3, "more rekeys", 60)
     assert "engine.stopped" not in alice.log
+    assert "Traceback" not in alice.log
+
+
+def test_another_process_that_serves_the_socket_gets_no_key_before_a_random_one(sites: tuple[Site, Site]) -> None:
+    """As the owner's program restarted, or another of the same name in another namespace: nothing there is of ours."""
+    alice, bob = sites
+    owned = OwnedSite(alice)
+    program = owned.make_in_userspace("wireguard-go")
+    owned.configure("2s")
+    bob.write()
+    owned.named_by(bob)
+    alice.start()
+    bob.start()
+    wait_until(lambda: alice.ping("10.77.0.2") and carries(alice), "traffic", 60)
+    os.kill(program, signal.SIGSTOP)  # it would end when it sees that its socket is gone
+    path = Path("/run/wireguard") / f"{alice.interface}.sock"
+    path.unlink()
+    # Of the same name and elsewhere, with bob as its peer: the daemon begins anew with whoever serves the path now.
+    bob.host.start("wireguard-go", "-f", alice.interface, env={**os.environ, "WG_PROCESS_FOREGROUND": "1"})
+    wait_until(lambda: "is not served by process" in alice.log, "another process is seen")
+    assert "event=engine.died" in alice.log
+    wait_until(lambda: alice.status()["node"]["state"] == "interface-altered", "the status tells it")
+    assert not alice.status()["peers"][0]["protected"]
+    wait_until(lambda: f"has no peer {owned.peer}" in alice.log, "its peers are looked at anew")
+    assert owned.peer not in bob.host.run("wg", "show", alice.interface, "dump").stdout
     assert "Traceback" not in alice.log

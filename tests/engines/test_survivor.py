@@ -132,7 +132,7 @@ def test_one_of_ours_that_is_not_as_wanted_is_ended_and_gives_way(
 
     async def main() -> None:
         engine = engine_of(interface, record)
-        engine._uapi._timeout = 1.0
+        engine._uapi.timeout = 1.0
         assert await engine.adopt(public, PORT + (what == "port"), MARK + (what == "mark")) is None
         assert gone(left)
         await engine.start()
