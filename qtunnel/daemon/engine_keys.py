@@ -36,6 +36,8 @@ class EngineKeys:
     _specs: dict[str, PeerSpec]
     _in_place: dict[str, int | object | None]
     _kept: set[str]
+    _owed: set[str]
+    """Peers whose sessions have to go, until the engine has said that they are gone."""
     _record_suites: dict[str, str]
 
     @property
@@ -70,6 +72,9 @@ class EngineKeys:
                     return  # superseded: the effect that did so comes after this one
                 self._in_place[effect.peer] = UNKNOWN
                 self._kept.discard(effect.peer)
+                if effect.peer in self._owed:
+                    await self._block(effect.peer)
+                    self._in_place[effect.peer] = UNKNOWN
                 await self.engine.set_psk(
                     self._keys[effect.peer], effect.psk, effect.epoch, effect.previous_psk,
                     effect.previous_epoch or 0, effect.handshake_now, effect.record_suite, self._lease_of(effect.peer),
@@ -102,20 +107,32 @@ class EngineKeys:
 
     async def _block(self, peer: str) -> None:
         self._kept.discard(peer)
+        self._owed.add(peer)
         self._in_place[peer] = UNKNOWN
         with Secret.random(os.urandom, PSK_SIZE) as psk:
             await self.engine.block(self._keys[peer], psk)
+        self._owed.discard(peer)
         self._in_place[peer] = None
 
     async def drop_session(self, peer: str) -> None:
-        """End the present session and begin a new one with the PSK in place."""
+        """End the present session and begin a new one with the PSK in place; what the engine refuses ``reconcile``
+        repeats."""
         async with self._lock:
-            if self.up and peer in self._specs and peer not in self._kept:  # those end by themselves, in time
-                await self._block(peer)
+            if self.up and peer in self._specs:
+                self._owed.add(peer)
                 await self._put_right(peer)
 
+    async def _drop(self, peer: str) -> None:
+        if peer not in self._kept:
+            await self._block(peer)
+            return
+        await self.engine.drop_sessions(self._keys[peer])  # nobody could put its key in place again
+        self._owed.discard(peer)
+
     async def _put_right(self, peer: str) -> None:
-        """Give the engine what the peer should have now, where it has something else."""
+        """Give the engine what the peer should have now, where it has something else, or a session that has to go."""
+        if peer in self._owed:
+            await self._drop(peer)
         current = self._current_psk(peer)
         if current is None:
             if self._in_place.get(peer) is not None and peer not in self._kept:

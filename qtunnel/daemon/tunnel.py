@@ -70,6 +70,7 @@ class Tunnel(EngineKeys):
         self._specs = specs_of(config, public)
         self._keys = {name: spec.public_key for name, spec in self._specs.items()}
         self._unset: set[str] = set()
+        self._owed: set[str] = set()
         self._gone: set[bytes] = set()
         self.up = False
         self._in_place: dict[str, int | object | None] = {}
@@ -124,6 +125,7 @@ class Tunnel(EngineKeys):
         somebody else's goes on as it is: there it is the others' turn, and ``reconcile`` repeats what was refused."""
         engine, refusals = self.engine, Refusals()
         self._kept.clear()
+        self._owed.clear()
         await engine.start()
         with self._identity.wireguard.copy() as key:
             await engine.configure_device(key, self._config.node.wireguard_port, self.mark)
@@ -278,9 +280,8 @@ class Tunnel(EngineKeys):
                     self._gone.add(spec.public_key)
                     for held in (self._in_place, self._record_suites):
                         held.pop(name, None)
-                    self._kept.discard(name)
-                    self._misplaced.discard(name)
-                    self._unset.discard(name)
+                    for named in (self._kept, self._owed, self._misplaced, self._unset):
+                        named.discard(name)
             for name, spec in specs.items():
                 old = None if name in others else before.get(name)
                 if old is None:

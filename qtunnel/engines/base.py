@@ -167,6 +167,11 @@ class Engine(Protocol):
         """Install ``psk`` (32 random bytes that nobody else has) and drop the peer's sessions at once."""
         ...
 
+    async def drop_sessions(self, public_key: bytes) -> None:
+        """End the peer's sessions at once and begin the next one with the key in place. Only for an engine that was
+        taken over: of others, whoever asks has the key, and a ``block`` goes before it is set again."""
+        ...
+
     async def stats(self) -> dict[bytes, PeerStats]:
         """Of every peer, by public key."""
         ...

@@ -162,6 +162,12 @@ class DeviceEngine:
         self._ledgers[public_key].blocked()
         self._hold(public_key, psk, None)
 
+    async def drop_sessions(self, public_key: bytes) -> None:
+        self._known(public_key)
+        if not self._epochs:
+            raise self._error("has no word for dropping sessions alone")
+        await self._client.set([*existing(public_key), ("drop_sessions", "true"), ("handshake", "now")])
+
     async def _replaced(self, peer: PeerSpec, psk: Secret) -> list[Line]:
         """Removes the peer, which drops its sessions, and adds it again where it roamed to: one operation."""
         now = (await self._client.get()).peers.get(peer.public_key)
