@@ -113,7 +113,7 @@ class Tunnel(EngineKeys):
                 self._in_place[name] = UNKNOWN
             elif its is not None:
                 self._kept.add(name)
-        await self._interface.up()
+        await self._interface.up(self.engine.index)
         self._made += 1
         self._looks.made()
         self._warn()
@@ -140,7 +140,7 @@ class Tunnel(EngineKeys):
         self._misplaced.clear()
         self._gone.clear()
         self._unset = set(refusals.by_peer)
-        await self._interface.up()
+        await self._interface.up(self.engine.index)
         self._made += 1
         self._looks.made()
         self._warn()

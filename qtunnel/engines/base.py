@@ -115,6 +115,12 @@ class Engine(Protocol):
         """Of the engine's process, ``None`` where none runs."""
         ...
 
+    @property
+    def index(self) -> int | None:
+        """The number of the interface that ``start`` made, found or took over, ``None`` before: one of the same name
+        with another number is somebody else's."""
+        ...
+
     async def start(self) -> None:
         """Make the interface, which stays down and without keys. Never touches an interface that exists."""
         ...

@@ -16,7 +16,6 @@ import asyncio
 import base64
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -25,6 +24,7 @@ from qtunnel.constants import UAPI_DIRECTORY
 from qtunnel.engines.base import KEY_SIZE, MAX_KEEPALIVE, Endpoint, PeerSpec, PeerStats
 from qtunnel.engines.child import WATCH_POLL
 from qtunnel.engines.device import Client, DevicePeer, Line, added, existing, mark_of_psk, removed, spec_of
+from qtunnel.engines.host import index_of
 from qtunnel.engines.kernel_client import KernelClient
 from qtunnel.engines.ledger import EpochLedger
 from qtunnel.engines.peers import DeviceEngine
@@ -58,16 +58,22 @@ class ExistingEngine(DeviceEngine):
     def pid(self) -> int | None:
         return None
 
+    @property
+    def index(self) -> int | None:
+        return self._index
+
     async def start(self) -> None:
         if self._index is not None:
             raise self._error("is in use already")
+        index = index_of(self._interface)
         self._client = await self._find_client()
-        index = _index_of(self._interface)
+        if isinstance(self._client, KernelClient):
+            self._client.index = index
         self._forget_all()
         self._index = index
 
     async def _find_client(self) -> Client:
-        if _index_of(self._interface) is None:
+        if index_of(self._interface) is None:
             raise InterfaceError(
                 f"interface {self._interface} does not exist; with tunnel.manage: psk somebody else makes it (wg-quick "
                 f"up {self._interface}): do that first, or remove that line"
@@ -203,7 +209,7 @@ class ExistingEngine(DeviceEngine):
 
     async def wait_dead(self) -> str:
         while self._index is not None:
-            if _index_of(self._interface) != self._index:
+            if index_of(self._interface) != self._index:
                 return f"interface {self._interface} is gone, or was made anew"
             stranger = self._client.stranger if isinstance(self._client, UapiClient) else None
             if stranger is not None:  # the keys that are in place there are of nobody we know
@@ -212,20 +218,13 @@ class ExistingEngine(DeviceEngine):
         return f"interface {self._interface} was left"
 
     def _check_index(self) -> None:
-        if self._index is None or _index_of(self._interface) != self._index:
+        if self._index is None or index_of(self._interface) != self._index:
             raise self._error("is gone, or was made anew")
 
     async def stop(self) -> None:
         """Leaves everything as it is, the keys included."""
         self._index = None
         self._forget_all()
-
-
-def _index_of(interface: str) -> int | None:
-    try:
-        return socket.if_nametoindex(interface)
-    except OSError:
-        return None
 
 
 def _runs(pid: int, program: str) -> bool:

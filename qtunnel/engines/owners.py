@@ -27,7 +27,7 @@ class OwnersInterface:
         self.away: list[str] = []
         """Peers that are not there, at the last look."""
 
-    async def up(self) -> None:
+    async def up(self, index: int | None = None) -> None:
         self.is_up = True
 
     async def missing(self) -> list[str]:

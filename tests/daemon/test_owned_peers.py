@@ -108,7 +108,7 @@ class Site:
 
 @pytest.fixture
 def owned(write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Callable[[], Site]:
-    monkeypatch.setattr(existing, "_index_of", lambda interface: 7)
+    monkeypatch.setattr(existing, "index_of", lambda interface: 7)
 
     def made() -> Site:
         head = MINIMAL.split("key_sources:")[0].replace(TUNNEL, "  interface: qt0\n  manage: psk\n")

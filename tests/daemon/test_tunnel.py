@@ -30,7 +30,7 @@ from tests.config.conftest import write as write
 class RefusingEngine:
     """Keeps one PSK per peer; refuses while ``refusing``."""
 
-    name, interface = "refusing", "qt0"
+    name, interface, index = "refusing", "qt0", 7
 
     def __init__(self) -> None:
         self.refusing = False
@@ -109,7 +109,7 @@ class NoInterface:
 
     warnings: tuple[str, ...] = ()
 
-    async def up(self) -> None: ...
+    async def up(self, index: int | None = None) -> None: ...
     async def down(self) -> None: ...
     async def undo(self) -> None: ...
 
