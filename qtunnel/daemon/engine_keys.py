@@ -21,7 +21,7 @@ CurrentPsk = Callable[[str], tuple[int, Secret] | None]
 """From a peer's name to epoch and PSK (a copy) that it should have now; None where it is to be blocked."""
 
 LeaseOf = Callable[[str], Lease | None]
-"""From a peer's name to how long that PSK may live if nobody renews it."""
+"""From a peer's name to when that PSK ends if nobody renews it."""
 
 
 class EngineKeys:
@@ -91,11 +91,11 @@ class EngineKeys:
             if self.up and peer in self._specs:
                 await self._block(peer)
 
-    async def renew(self, peer: str, seconds: float) -> None:
-        """The engine blocks the peer after that time, unless another epoch comes."""
+    async def renew(self, peer: str, ends: float) -> None:
+        """The engine blocks the peer then, unless another epoch comes. ends: seconds of CLOCK_BOOTTIME."""
         async with self._lock:
             if self.up:
-                await self.engine.renew(self._keys[peer], seconds)
+                await self.engine.renew(self._keys[peer], ends)
 
     async def _renew_all(self) -> None:
         """Perhaps with another max_age: what the engine refuses stays as it was, and the daemon itself is in time."""
@@ -103,7 +103,7 @@ class EngineKeys:
             lease = self._lease_of(name) if isinstance(self._in_place.get(name), int) else None
             if lease is not None:
                 with contextlib.suppress(EngineError):
-                    await self.engine.renew(self._keys[name], lease.seconds)
+                    await self.engine.renew(self._keys[name], lease.ends)
 
     async def _block(self, peer: str) -> None:
         self._kept.discard(peer)

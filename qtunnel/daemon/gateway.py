@@ -192,7 +192,7 @@ class Gateway:
             self._nudges.forget(name)
 
     def _lease_of(self, peer: str) -> Lease | None:
-        return lease_of(self._core, peer, monotonic())
+        return lease_of(self._core, peer)
 
     # -- into the core
 

@@ -108,7 +108,7 @@ class ExistingEngine(DeviceEngine):
         """Nothing: the interface and what is in place there stay when a daemon ends, but whose keys and how old they
         are it does not tell; ``set_peer`` puts random ones in their place."""
 
-    async def renew(self, public_key: bytes, seconds: float) -> None:
+    async def renew(self, public_key: bytes, ends: float) -> None:
         """No lease: while a daemon runs it blocks what is too old; where none runs a key stays until somebody replaces
         it (docs/operations.md)."""
 

@@ -1,6 +1,6 @@
 """An engine that outlived its daemon: found by the record of its start, and held by a descriptor, not by its number.
 
-Only an engine that ends its own traffic in time (UAPI ``expires_msec``) is let outlive its daemon. The record lies in
+Only an engine that ends its own traffic in time (UAPI ``expires_boottime_msec``) is let outlive its daemon. The record lies in
 the state directory, which is locked: so no other daemon can take it over.
 """
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -37,6 +38,13 @@ PEER = PeerSpec(
 PRIVATE = bytes(range(32))
 PUBLIC = dh.public_key(Secret(PRIVATE))
 PORT, MARK = 51828, 7
+
+
+def later(seconds: float) -> float:
+    """By the clock of leases."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) + seconds
+
+
 DAEMON = """
 import asyncio, sys
 from ipaddress import ip_network
@@ -46,12 +54,13 @@ from qtunnel.engines.base import Lease
 from qtunnel.engines.programs import find
 from qtunnel.engines.uapi import UapiEngine
 from qtunnel.secret import Secret
+from tests.engines.test_survivor import later
 async def main():
     engine = UapiEngine(find("qtunnel"), sys.argv[1], record=Path(sys.argv[2]), log_line=lambda line: None)
     await engine.start()
     await engine.configure_device(Secret(PRIVATE), PORT, MARK)
     await engine.set_peer(PEER)
-    await engine.set_psk(PEER.public_key, Secret(bytes(32)), 7, lease=Lease(600, "note"))
+    await engine.set_psk(PEER.public_key, Secret(bytes(32)), 7, lease=Lease(later(600), "note"))
     print(engine.pid, flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())
@@ -97,7 +106,7 @@ def test_what_is_there_is_found_and_used_as_it_is(left: int, interface: str, rec
         await engine.renew(PEER.public_key, 0.0)
         ended = (await engine_of(interface, record).adopt(PUBLIC, PORT, MARK) or {})[PEER.public_key]
         assert (ended.installed, ended.ended) == (None, 7)
-        await engine.set_psk(PEER.public_key, Secret(bytes(32)), 8, lease=Lease(5, ""))
+        await engine.set_psk(PEER.public_key, Secret(bytes(32)), 8, lease=Lease(later(5), ""))
         await engine.stop()
         assert engine.pid is None
         await engine.stop()  # idempotent
