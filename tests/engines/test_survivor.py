@@ -183,6 +183,25 @@ def test_what_is_not_certainly_ours_is_left_alone(left: int, interface: str, rec
     assert not gone(left)
 
 
+PIDS = (10**9, 2**31, 2**63, 10**30, -1, 0, '"x"', "Infinity", "NaN", "[]")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(f'{{"pid": {pid}, "began": 1, %s}}' for pid in PIDS),
+        *(f'{{"pid": 2, "began": {began}, %s}}' for began in (10**30, "-Infinity", "null")),
+        "[]",
+        "[" * 100_000,
+    ],
+)
+def test_a_record_that_nobody_of_ours_wrote_is_no_survivor(record: Path, content: str) -> None:
+    making = survivor.making_of("qt0", ["x"])
+    rest = ", ".join(f'"{key}": {json.dumps(value)}' for key, value in making.items())
+    record.write_text(content.replace("%s", rest))
+    assert survivor.find(record, making) is None
+
+
 def test_an_engine_that_cannot_be_recorded_ends_with_its_daemon(
     namespace: Namespace, interface: str, tmp_path: Path
 ) -> None:
