@@ -28,6 +28,7 @@ from qtunnel.daemon.plain import PlainPeers
 from qtunnel.daemon.reload import Apply, ConfigSource, Parts, Reloader
 from qtunnel.daemon.settings import all_settings, load_public
 from qtunnel.daemon.sources import KeySources, status_of
+from qtunnel.daemon.steady import Steady
 from qtunnel.daemon.takeover import lease_of, take_up
 from qtunnel.daemon.transport import Address, Datagram, HandshakeSockets, cookie_source, source_of
 from qtunnel.daemon.tunnel import Tunnel
@@ -283,15 +284,18 @@ class Gateway:
         return self._epochs.complete(self._core.peers[peer].view(), monotonic())
 
     async def _poll(self, *steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        expected, looks = Steady("expect"), [(step, Steady(step.__name__.strip("_"))) for step in steps]
         while True:
-            self._sockets.expect(self._endpoints.hosts())
+            with expected.look():
+                self._sockets.expect(self._endpoints.hosts())
             await asyncio.sleep(POLL_INTERVAL)
             self._wake.set()  # timers of the event loop stand still while the machine sleeps, keys must not
-            for step in steps:
-                try:
-                    await step()
-                except EngineError as error:
-                    self._publish("engine.trouble", None, detail=str(error))
+            for step, steady in looks:
+                with steady.look():
+                    try:
+                        await step()
+                    except EngineError as error:
+                        self._publish("engine.trouble", None, detail=str(error))
 
     async def _reconcile(self) -> None:
         if self._work.empty():

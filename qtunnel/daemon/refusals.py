@@ -1,4 +1,5 @@
-"""What an engine refused in one go over several peers: one that fails keeps no other from its turn."""
+"""What an engine refused in one go over several peers, and how that is told: one that fails keeps no other from its
+turn."""
 
 from __future__ import annotations
 
@@ -6,6 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from qtunnel.errors import EngineError, MissingPeerError
+
+NAMED = 6
+"""Routes or peers that a line of the log names; a hub may have thousands."""
+
+
+def short(names: list[str]) -> str:
+    """The first ones, and how many more."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 class Refusals:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from qtunnel.config import Config
 from qtunnel.control.messages import KeySourceStatus
+from qtunnel.daemon.steady import Steady
 from qtunnel.daemon.supply import Supply, Tell
 from qtunnel.drivers import registry
 from qtunnel.drivers.registry import SourceHub
@@ -182,9 +183,11 @@ class KeySources:
         await asyncio.gather(self._watch(), self.supply.watch())
 
     async def _watch(self) -> None:
+        steady = Steady("sources")
         while True:
             self._changed.clear()
-            await asyncio.gather(*(self._look(name) for name in self._hubs))
+            with steady.look():
+                await asyncio.gather(*(self._look(name) for name in self._hubs))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STATUS_INTERVAL):
                     await self._changed.wait()

@@ -12,7 +12,8 @@ from qtunnel.daemon.engine_keys import UNKNOWN, CurrentPsk, EngineKeys, LeaseOf
 from qtunnel.daemon.inheritance import ENGINE_RECORD, inherit
 from qtunnel.daemon.looks import AFTER_CHANGE, Looks
 from qtunnel.daemon.members import interface_of, mark_for, specs_of
-from qtunnel.daemon.refusals import Refusals
+from qtunnel.daemon.refusals import Refusals, short
+from qtunnel.daemon.steady import Steady
 from qtunnel.engines.base import Endpoint, Engine, Left, PeerSpec, PeerStats
 from qtunnel.engines.changes import Changes
 from qtunnel.engines.choice import open_engine, open_existing
@@ -36,8 +37,6 @@ LONGEST_RESTART = 10.0
 """... these, so that an engine that cannot start does not fill the log."""
 REFUSALS = 3
 """Times in a row that an engine may refuse what a peer should have, or leave a question unanswered for 5 s."""
-NAMED = 6
-"""Routes that a line of the log names; a hub may have thousands."""
 
 
 class Tunnel(EngineKeys):
@@ -166,22 +165,28 @@ class Tunnel(EngineKeys):
 
     async def supervise(self) -> None:
         """Start the engine again whenever it dies; runs until cancelled."""
+        watch, restart = Steady("engine"), Steady("restart")
         while True:
-            reason = await self.engine.wait_dead()
-            async with self._lock:
-                self.up = False
-            self._events.publish("engine.died", None, detail=reason)
+            with watch.look():
+                reason = await self.engine.wait_dead()
+                async with self._lock:
+                    self.up = False
+                self._events.publish("engine.died", None, detail=reason)
             delay = FIRST_RESTART
             while not self.up:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LONGEST_RESTART)
-                try:
-                    async with self._lock:
-                        await self.engine.stop()
-                        await self._bring_up()
-                except EngineError as error:
-                    self._events.publish("engine.failed", None, detail=str(error))
+                with restart.look():
+                    await self._restart()
+
+    async def _restart(self) -> None:
+        try:
+            async with self._lock:
+                await self.engine.stop()
+                await self._bring_up()
             self._events.publish("engine.restarted", None, pid=self.engine.pid)
+        except EngineError as error:
+            self._events.publish("engine.failed", None, detail=str(error))
 
     async def mend(self) -> None:
         """Put back what somebody undid of the interface, its routes and what stands behind them, and follow the host's
@@ -201,7 +206,7 @@ class Tunnel(EngineKeys):
                 remedy = "put back" if self._interface.undone else "remove that"
                 if self._interface.away:
                     remedy = "no protection for a peer that is not there; add it again"
-                text = f"interface {name} was changed by somebody else: missing: {_short(missing)}; {remedy}"
+                text = f"interface {name} was changed by somebody else: missing: {short(missing)}; {remedy}"
                 if self.trouble is None or (self._owners and text != self.trouble):
                     self._events.publish("interface.altered", None, detail=text)
                 self.trouble = text
@@ -250,7 +255,7 @@ class Tunnel(EngineKeys):
         self.up = False
         self._changes.close()
         if self._interface.is_up and self._interface.guards:
-            prefixes = _short([str(network) for network in self._interface.guards])
+            prefixes = short([str(network) for network in self._interface.guards])
             self._events.publish(
                 "tunnel.guarded",
                 None,
@@ -385,7 +390,9 @@ class Tunnel(EngineKeys):
                 left = await self.engine.block_all()
                 names = [name for name, key in self._keys.items() if key in left]
                 if names:
-                    detail = f"not certainly blocked: {_short(names)}; a session that is there may last {SESSION_TIME:g} s"
+                    detail = (
+                        f"not certainly blocked: {short(names)}; a session that is there may last {SESSION_TIME:g} s"
+                    )
                     self._events.publish("engine.trouble", None, detail=detail)
             await self.engine.stop()
 
@@ -406,9 +413,3 @@ class Tunnel(EngineKeys):
                 raise
             self._strikes["get"] = 0
         return {name: found[key] for name, key in self._keys.items() if key in found}
-
-
-def _short(names: list[str]) -> str:
-    """The first ones, and how many more."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
