@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable
 
+from qtunnel.daemon.refusals import Refusals
 from qtunnel.engines.base import Engine, Lease, PeerSpec
 from qtunnel.engines.programs import OWN
-from qtunnel.errors import EngineError
 from qtunnel.rekey.model import Install
 from qtunnel.secret import Secret
 
@@ -38,6 +37,8 @@ class EngineKeys:
     _kept: set[str]
     _owed: set[str]
     """Peers whose sessions have to go, until the engine has said that they are gone."""
+    _unrenewed: set[str]
+    """Peers whose key in place may have another end than the engine was told."""
     _record_suites: dict[str, str]
 
     @property
@@ -97,13 +98,15 @@ class EngineKeys:
             if self.up:
                 await self.engine.renew(self._keys[peer], ends)
 
-    async def _renew_all(self) -> None:
-        """Perhaps with another max_age: what the engine refuses stays as it was, and the daemon itself is in time."""
-        for name in self._specs if self.up else ():
-            lease = self._lease_of(name) if isinstance(self._in_place.get(name), int) else None
-            if lease is not None:
-                with contextlib.suppress(EngineError):
+    async def _renew_owed(self, refusals: Refusals) -> None:
+        """Other ends for keys that are in place. The daemon itself is in time where the engine refuses; but the engine
+        has to be, too, for as long as it may be alone."""
+        for name in [name for name in self._specs if name in self._unrenewed]:
+            with refusals.of(name):
+                lease = self._lease_of(name) if isinstance(self._in_place.get(name), int) else None
+                if lease is not None:  # else the key that comes brings its end along
                     await self.engine.renew(self._keys[name], lease.ends)
+                self._unrenewed.discard(name)
 
     async def _block(self, peer: str) -> None:
         self._kept.discard(peer)

@@ -70,6 +70,7 @@ class Tunnel(EngineKeys):
         self._keys = {name: spec.public_key for name, spec in self._specs.items()}
         self._unset: set[str] = set()
         self._owed: set[str] = set()
+        self._unrenewed: set[str] = set()
         self._gone: set[bytes] = set()
         self.up = False
         self._in_place: dict[str, int | object | None] = {}
@@ -125,6 +126,7 @@ class Tunnel(EngineKeys):
         engine, refusals = self.engine, Refusals()
         self._kept.clear()
         self._owed.clear()
+        self._unrenewed.clear()
         await engine.start()
         with self._identity.wireguard.copy() as key:
             await engine.configure_device(key, self._config.node.wireguard_port, self.mark)
@@ -296,14 +298,16 @@ class Tunnel(EngineKeys):
                     self._unset.add(name)
             self._keys = {name: spec.public_key for name, spec in self._specs.items()}
             self._config = config
-            refused = (await self._settle()).error() if self.up else None
-            await self._renew_all()
+            refusals = Refusals()
+            if self.up:
+                refusals, self._unrenewed = await self._settle(), set(self._specs)  # perhaps max_age is another one
+                await self._renew_owed(refusals)
             try:
                 await self._interface.change(interface_of(config))
             finally:
                 self._made += 1
                 self._looks.made()
-            if refused is not None:
+            if (refused := refusals.error()) is not None:
                 raise refused
 
     async def _settle(self) -> Refusals:
@@ -370,6 +374,7 @@ class Tunnel(EngineKeys):
                     await self._put_right(peer)
                     if peer in self._misplaced:
                         await self._place(peer)
+            await self._renew_owed(refusals)
             refused = refusals.error(missing=False)  # those that are missing are told by ``mend``
             if refused is None:
                 self._strikes["set"] = 0
