@@ -10,7 +10,7 @@ KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools demo test test-faults test-kernel sim soak mutants rekeys lint diagrams bench sweep plots install uninstall clean
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools demo test test-faults test-kernel sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -83,6 +83,11 @@ mutants: dev
 REKEYS ?= 10000
 rekeys: dev test-tools
 	QTUNNEL_REKEYS=$(REKEYS) $(BIN)/pytest -s tests/rekey/test_many_rekeys.py --timeout=3600 $(ARGS)
+
+# both KMEs are silent for 60 rekeys, which keys agreed ahead carry: as root, five minutes
+OUTAGE_REKEYS ?= 60
+outage: dev test-tools
+	QTUNNEL_OUTAGE_REKEYS=$(OUTAGE_REKEYS) $(BIN)/pytest -s tests/daemon/test_reservoir_run.py --timeout=900 $(ARGS)
 
 lint: dev
 	$(BIN)/ruff check .

@@ -89,6 +89,17 @@ class UnknownPeerError(ControlError):
         return cls(f"no peer {name!r}; there are: {', '.join(known) or 'none'}")
 
 
+class UnknownSourceError(ControlError):
+    """The daemon has no key source of that name."""
+
+    exit_code = EXIT_USAGE
+
+    @classmethod
+    def of(cls, name: str, known: Iterable[str]) -> UnknownSourceError:
+        """In words, with the names that there are."""
+        return cls(f"no key source {name!r}; there are: {', '.join(known) or 'none'}")
+
+
 class AlreadyRunningError(QtunnelError):
     """Another daemon holds the control socket, the interface or the state directory."""
 

@@ -1,4 +1,4 @@
-"""The words that both ends exchange, and that more than one room speaks: key references, policies, sources."""
+"""The words that both ends exchange, and that more than one room speaks: key references, policies, inventories."""
 
 from __future__ import annotations
 
@@ -17,6 +17,37 @@ class KeyRef:
     source: str
     key_id: str
     size: int
+
+    @property
+    def wire_size(self) -> int:
+        """Bytes in a message (docs/protocol.md, Offer)."""
+        return len(self.source.encode()) + len(self.key_id.encode()) + 4
+
+
+STORE_SIZE = 8
+MARK_SIZE = 8
+"""Bytes of a key's mark in an acknowledgement: among the at most 1,024 keys of one reservoir two are alike once in
+2^44, and then one key is taken for shared that is not, which the peer refuses by name when it is offered."""
+MAX_ANNOUNCED = 16
+"""Keys in one message: with UUIDs 0.9 kB, one datagram more. At the usual 120 s a reservoir of 64 fills in 8 min."""
+MAX_ANNOUNCED_BYTES = 1200
+"""Of their references: a message stays within its datagrams also where key_IDs are long."""
+MAX_MARKS = 32
+"""Marks in one message: what two announcements can bring."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What one end tells the other in a message: its store, keys that it has fetched ahead, and marks of the other's
+    announced keys that it holds."""
+
+    store: bytes = bytes(STORE_SIZE)
+    announced: tuple[KeyRef, ...] = ()
+    held: tuple[bytes, ...] = ()
+
+
+NOTHING = Inventory()
+"""Of an end without a reservoir."""
 
 
 class QkdPolicy(IntEnum):
@@ -49,6 +80,9 @@ class Policy:
         chain = ", chain required" if self.chain is ChainPolicy.REQUIRED else ""
         return f"{self.qkd.name.lower()}{sources}{chain}"
 
+
+RESERVOIR = 1 << 2
+"""Capability bit of offers and answers: this end keeps keys agreed ahead."""
 
 RECORD_SUITES = {"aes-256-gcm": 1 << 1, "chacha20-poly1305": 1 << 0}
 """AEADs of the engine's record mode and their capability bits in offers and answers, the preferred one first."""

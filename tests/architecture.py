@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qtunnel.keys.health import SOURCE_TABLE, SourceState
 from qtunnel.rekey.inbound import IN_TABLE, InState
 from qtunnel.rekey.outbound import OUT_TABLE, OutState
 from qtunnel.rekey.protection import GUARD_TABLE, GuardState
@@ -52,7 +53,7 @@ BASE = {
     "secret": Room("the one type that holds key material", ("errors",)),
     "files": Room("secret files: who may read them, the one loader", ("errors", "secret")),
     "addresses": Room("IP addresses parsed by the C library"),
-    "load": Room("when a rate of messages is load"),
+    "load": Room("when a rate of messages is load; a share of a processor"),
     "crypto": Room("the libraries' primitives, typed; one tree of labels", ("errors", "secret")),
     "identity": Room("a gateway's seed and public keys", ("crypto", "errors", "files", "secret")),
 }
@@ -73,7 +74,8 @@ ROOMS = {
     "process": Room("what a process with keys does to itself first"),
     "sd_notify": Room("readiness and watchdog of systemd"),
     "config": Room("the YAML file: model, checks, errors with line", ("drivers", "handshake", "keys"),
-                   {"drivers": ("model.py",), "handshake": ("checks.py",), "keys": ("rekey.py",)}),
+                   {"drivers": ("key_sources.py",), "handshake": ("checks.py",),
+                    "keys": ("key_sources.py", "rekey.py")}),
     "drivers": Room("key sources, and how they are found by name", ("config", "keys", "tls"),
                     {"config": ("etsi014.py",), "tls": ("etsi014.py",)}),
     "kme": Room("the embedded ETSI GS QKD 014 KME and its PKI", ("config", "telemetry", "tls")),
@@ -126,6 +128,7 @@ STATE_TABLES = {
     "OUT_TABLE": mermaid(OUT_TABLE, OutState.IDLE),
     "IN_TABLE": mermaid(IN_TABLE, InState.IDLE),
     "GUARD_TABLE": mermaid(GUARD_TABLE, GuardState.STARTING),
+    "SOURCE_TABLE": mermaid(SOURCE_TABLE, SourceState.UNASKED),
     "RECORD_TABLE": mermaid(RECORD_TABLE, RecordState.OFF),
 }
 

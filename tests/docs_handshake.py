@@ -26,6 +26,11 @@ from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_encrypt
 
 from tests.docs_tables import Document, Table
 
+Ref = tuple[str, str, int]
+"""source, key_ID, size."""
+Inventory = tuple[bytes, Sequence[Ref], Sequence[bytes]]
+"""store, announced, marks."""
+
 DOCUMENT = Document(Path(__file__).parent.parent / "docs" / "protocol.md")
 _LABELS = DOCUMENT.table("1.4", "path").column("path")
 _KEMS: dict[str, tuple[type[MLKEM1024PrivateKey] | type[MLKEM768PrivateKey], Any]] = {
@@ -159,17 +164,33 @@ def pack(layout: Table, values: dict[str, int | bytes]) -> bytes:
 
 
 def encode_offer(
-    values: dict[str, int | bytes], chains: Sequence[tuple[int, bytes]], keys: Sequence[tuple[str, str, int]]
+    values: dict[str, int | bytes], chains: Sequence[tuple[int, bytes]], keys: Sequence[Ref], inventory: Inventory
 ) -> bytes:
-    """4.4. chains: (epoch, id); keys: (source, key_ID, size)."""
+    """4.4. chains: (epoch, id)."""
     data = pack(OFFER, values) + bytes([len(chains)])
     data += b"".join(epoch.to_bytes(8, "big") + name for epoch, name in chains) + bytes([len(keys)])
-    return data + b"".join(str8(source) + str8(key_id) + size.to_bytes(2, "big") for source, key_id, size in keys)
+    return data + _refs(keys) + encode_inventory(inventory)
 
 
-def encode_answer(values: dict[str, int | bytes], accepted: Sequence[int], detail: str) -> bytes:
+def _refs(keys: Sequence[Ref]) -> bytes:
+    return b"".join(str8(source) + str8(key_id) + size.to_bytes(2, "big") for source, key_id, size in keys)
+
+
+def encode_answer(values: dict[str, int | bytes], accepted: Sequence[int], detail: str, inventory: Inventory) -> bytes:
     """4.5."""
-    return pack(ANSWER, values) + bytes([len(accepted), *accepted]) + str8(detail)
+    return pack(ANSWER, values) + bytes([len(accepted), *accepted]) + str8(detail) + encode_inventory(inventory)
+
+
+def encode_inventory(inventory: Inventory) -> bytes:
+    """4.8."""
+    store, announced, marks = inventory
+    return store + bytes([len(announced)]) + _refs(announced) + bytes([len(marks)]) + b"".join(marks)
+
+
+def mark(ref: Ref) -> bytes:
+    """4.8."""
+    source, key_id, size = ref
+    return sha512(frame(source.encode(), key_id.encode(), size.to_bytes(2, "big")))[0:8]
 
 
 # 3 Datagrams
@@ -183,7 +204,7 @@ def datagrams(
     made = []
     for index in range(count):
         values: dict[str, int | bytes] = {
-            "type": kind, "version": 1, "suite": suite.id, "index": index, "count": count, "length": len(body),
+            "type": kind, "version": 2, "suite": suite.id, "index": index, "count": count, "length": len(body),
             "exchange id": exchange,
         }  # fmt: skip
         data = pack(HEADER, values) + body[1176 * index : 1176 * (index + 1)]
@@ -205,7 +226,7 @@ def cookie_reply(datagram: bytes, cookie: bytes, nonce: bytes, responder: bytes)
     key = sha512(label("handshake/cookie") + responder)[0:32]
     sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(cookie, datagram[-32:-16], nonce, key)
     values: dict[str, int | bytes] = {
-        "type": 5, "version": 1, "suite": datagram[2:4], "index": datagram[4], "exchange id": datagram[8:24],
+        "type": 5, "version": 2, "suite": datagram[2:4], "index": datagram[4], "exchange id": datagram[8:24],
         "nonce": nonce, "sealed": sealed,
     }  # fmt: skip
     return pack(COOKIE_REPLY, values)
@@ -410,4 +431,4 @@ def chain_id(chain: bytes, epoch: int) -> bytes:
 
 def prologue(suite: Suite, exchange: bytes) -> bytes:
     """4.2."""
-    return label("handshake/prologue") + bytes([1]) + suite.id.to_bytes(2, "big") + exchange
+    return label("handshake/prologue") + bytes([2]) + suite.id.to_bytes(2, "big") + exchange

@@ -21,6 +21,7 @@ import qtunnel.crypto.cookie
 import qtunnel.handshake.fragments
 import qtunnel.handshake.messages
 import qtunnel.keys.chain
+import qtunnel.keys.reservoir
 import qtunnel.keys.schedule
 import qtunnel.keys.used
 import qtunnel.rekey.limits
@@ -35,10 +36,11 @@ from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import IDENTITY_SEED_SIZE, MAX_PUBLIC_FILE, Identity, PublicIdentity
 from qtunnel.keys.chain import EpochChain
+from qtunnel.keys.reservoir import mark_of
 from qtunnel.rekey.inbound import IN_TABLE, InState
 from qtunnel.rekey.outbound import KEYS_KEPT_ON, OUT_TABLE, OutState
 from qtunnel.secret import Secret
-from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
+from qtunnel.terms import ChainPolicy, Inventory, KeyRef, Policy, QkdPolicy
 from qtunnel.wireguard import limits, record_join, record_link, record_size, uapi
 from tests import docs_handshake as docs
 from tests.docs_handshake import DOCUMENT, End, Epoch
@@ -108,7 +110,12 @@ class Reading:
         chains = [] if self.chain is None else [(self.chain["epoch"], bytes.fromhex(self.chain["id"]))]
         keys = [(source, key_id, len(key)) for source, key_id, key in self.keys]
         values = {**self._policy, "timestamp": self.raw("timestamp"), "epoch": self.vector["epoch"]}
-        return docs.encode_offer(values, chains, keys)
+        return docs.encode_offer(values, chains, keys, self._inventory("offer_inventory"))
+
+    def _inventory(self, name: str) -> docs.Inventory:
+        its = self.vector[name]
+        announced = [(ref["source"], ref["key_id"], ref["size"]) for ref in its["announced"]]
+        return bytes.fromhex(its["store"]), announced, [bytes.fromhex(mark) for mark in its["held"]]
 
     @property
     def answer(self) -> bytes:
@@ -117,7 +124,7 @@ class Reading:
             **self._policy, "verdict": 0, "epoch": self.vector["epoch"], "has chain": int(self.chain is not None),
             "chain": chosen,
         }  # fmt: skip
-        return docs.encode_answer(values, range(len(self.keys)), "fine")
+        return docs.encode_answer(values, range(len(self.keys)), "fine", self._inventory("answer_inventory"))
 
     def finish(self, end: End) -> Epoch:
         return docs.finish(end, self.alice.id, self.bob.id, self.vector["epoch"], self.keys)
@@ -284,19 +291,35 @@ def test_header_and_receiving() -> None:
         fragments.parse(bytes(57), key)
 
 
+MOST = Inventory(
+    b"\xff" * 8,
+    tuple(KeyRef("s" * 10, f"{index:02}" * 30 + "x", 32) for index in range(16)),
+    tuple(bytes([index]) * 8 for index in range(32)),
+)
+"""1,200 bytes of announced keys."""
+
 OFFERS = [
     Offer(bytes(range(12)), 1, Policy(QkdPolicy.OFF), 0, (), ()),
     Offer(bytes(12), 2**63 - 1, Policy(QkdPolicy.REQUIRED, 2, ChainPolicy.REQUIRED), 5,
           (ChainRef(9, bytes(range(16))), ChainRef(8, bytes(16)), ChainRef(7, b"\xff" * 16)),
-          tuple(KeyRef("s" * 255, f"{index}" * 255, 32 + index) for index in range(8))),
+          tuple(KeyRef("s" * 255, f"{index}" * 255, 32 + index) for index in range(8)), MOST),
     Offer(b"\xff" * 12, 77, Policy(QkdPolicy.PREFERRED, 255), 2**32 - 1, (), (KeyRef("Nürnberg", "ключ 1", 65535),)),
 ]  # fmt: skip
 ANSWERS = [
     Answer(Verdict.ACCEPTED, 1, Policy(QkdPolicy.OFF), 0),
     Answer(Verdict.ACCEPTED, 2**63 - 1, Policy(QkdPolicy.REQUIRED, 2, ChainPolicy.REQUIRED), 2**32 - 1,
-           bytes(range(16)), tuple(range(8)), "ü" * 100),
+           bytes(range(16)), tuple(range(8)), "ü" * 100, MOST),
     Answer(Verdict.BUSY, 0, Policy(QkdPolicy.PREFERRED), 0, None, (), "later"),
 ]  # fmt: skip
+
+
+def _inventory(its: Inventory) -> docs.Inventory:
+    return its.store, [(ref.source, ref.key_id, ref.size) for ref in its.announced], its.held
+
+
+def test_marks() -> None:
+    for ref in (KeyRef("metro", "key-held", 32), KeyRef("Nürnberg", "ключ 1", 65535)):
+        assert mark_of(ref) == docs.mark((ref.source, ref.key_id, ref.size))
 
 
 def _policy(policy: Policy) -> dict[str, int | bytes]:
@@ -309,7 +332,8 @@ def test_offer(offer: Offer) -> None:
         **_policy(offer.policy), "timestamp": offer.timestamp, "epoch": offer.epoch, "capabilities": offer.capabilities
     }  # fmt: skip
     chains = [(chain.epoch, chain.id) for chain in offer.chains]
-    data = docs.encode_offer(values, chains, [(key.source, key.key_id, key.size) for key in offer.keys])
+    keys = [(key.source, key.key_id, key.size) for key in offer.keys]
+    data = docs.encode_offer(values, chains, keys, _inventory(offer.inventory))
     assert messages.encode_offer(offer) == data
     assert messages.decode_offer(data) == offer
 
@@ -321,7 +345,7 @@ def test_answer(answer: Answer) -> None:
         "capabilities": answer.capabilities, "has chain": int(answer.chain is not None),
         "chain": answer.chain or bytes(16),
     }  # fmt: skip
-    data = docs.encode_answer(values, answer.keys, answer.detail)
+    data = docs.encode_answer(values, answer.keys, answer.detail, _inventory(answer.inventory))
     assert messages.encode_answer(answer) == data
     assert messages.decode_answer(data, 8) == answer
 
@@ -378,7 +402,7 @@ NUMBERS: list[tuple[str, tuple[ModuleType, ...]]] = [
     ("3.4", (qtunnel.crypto.cookie, qtunnel.rekey.limits)),
     ("5.8", (
         qtunnel.rekey.timing, qtunnel.rekey.limits, qtunnel.rekey.node, qtunnel.keys.schedule, qtunnel.keys.chain,
-        qtunnel.handshake.messages, qtunnel.constants,
+        qtunnel.handshake.messages, qtunnel.keys.reservoir, qtunnel.constants,
     )),
     ("7", (limits,)),
 ]  # fmt: skip
@@ -427,6 +451,7 @@ def test_every_number_of_the_rekeying_core_is_there() -> None:
         defined = {name for name in vars(module) if name.isupper() and not name.startswith("_")}
         assert defined - NOT_OF_THE_PROTOCOL <= described
     assert f"of the last {qtunnel.keys.used.REMEMBERED:,} keys" in DOCUMENT.prose
+    assert f"the last {qtunnel.keys.used.OF_EACH_PEER} of each peer" in DOCUMENT.prose
     assert f"to port {qtunnel.constants.DEFAULT_HANDSHAKE_PORT}" in DOCUMENT.prose
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "check": "qtunnel.cli.check:check",
     "run": "qtunnel.cli.run:run",
     "status": "qtunnel.cli.status:status",
+    "sources": "qtunnel.cli.sources:sources",
     "rekey": "qtunnel.cli.rekey:rekey",
     "reload": "qtunnel.cli.reload:reload",
     "kme": "qtunnel.cli.kme:kme",

@@ -72,6 +72,7 @@ def peer_rows(peer: PeerStatus) -> list[tuple[str, str]]:
     rows.append(("next rekey", next_rekey(peer)))
     rows += [(name, words) for name, words in (("interval", interval(peer)), ("volume", volume(peer))) if words]
     rows += [("key supply", line) for line in peer.supply]
+    rows += [("reservoir", f"{its.keys} of {its.depth} keys of {its.source} agreed ahead") for its in peer.reservoir]
     rows.append(("rekeys", f"{peer.rekeys_ok} done, {peer.rekeys_failed} failed"))
     if peer.last_error is not None:
         ago = f" ({duration(peer.last_error_age_s)} ago)" if peer.last_error_age_s is not None else ""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,12 +12,12 @@ from pydantic import (
     Field,
     InstanceOf,
     StrictInt,
-    ValidationError,
-    ValidationInfo,
     model_validator,
 )
 
-from qtunnel.config.document import Location, Node, Problem
+from qtunnel.config.document import Problem
+from qtunnel.config.key_sources import KeySourceConfig as KeySourceConfig
+from qtunnel.config.key_sources import ReservoirConfig, key_source, peer_sources
 from qtunnel.config.manage import NeverTheOwners, OursToSay, owners_keys
 from qtunnel.config.plain import PlainPeerConfig, PublicKey
 from qtunnel.config.rekey import RekeyConfig as RekeyConfig
@@ -29,7 +27,6 @@ from qtunnel.config.types import (
     Duration,
     FileKind,
     Host,
-    InPlace,
     InterfaceAddress,
     InterfaceName,
     Keepalive,
@@ -40,9 +37,8 @@ from qtunnel.config.types import (
     SocketAddress,
     at_least,
 )
-from qtunnel.config.words import ProblemsError, key_names, listing, nearest, problems_of, unknown
+from qtunnel.config.words import ProblemsError, listing
 from qtunnel.constants import DEFAULT_HANDSHAKE_PORT, DEFAULT_MTU, DEFAULT_WIREGUARD_PORT, MAX_PROCESSES
-from qtunnel.drivers import registry
 from qtunnel.errors import ConfigError
 from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
 
@@ -110,132 +106,16 @@ class TunnelConfig(Section):
         return value
 
 
-class KeySourceConfig(Section):
-    """One key source: its driver's name and an instance of that driver's ``options`` model."""
-
-    driver: str
-    options: Annotated[InstanceOf[BaseModel], InPlace()]
-
-
-def _foreign(model: type[BaseModel], raw: dict[str, Any], context: Any, where: str) -> BaseModel:
-    """Validate options with a driver's model; an unknown key is an error whatever that model says of it."""
-    tree = _bare(raw)
-    problems: list[Problem] = []
-    result: BaseModel | None = None
-    try:
-        result = model.model_validate(raw, context=context)
-    except ValidationError as failure:
-        problems = problems_of(failure, model, tree)
-    except ConfigError as error:
-        problems = [Problem((), str(error))]
-    if model.model_config.get("extra") != "forbid":
-        known = key_names(model)
-        problems += [Problem((n,), unknown(f"{where} key", n, known), at_key=True) for n in raw if n not in known]
-    if problems or result is None:
-        raise ProblemsError(problems)
-    return result
-
-
-def _bare(value: Any, path: Location = ()) -> Node:
-    """A tree without positions, to find places in."""
-    node = Node(path, 0, 0, 0, 0, value)
-    if isinstance(value, dict):
-        node.value = {name: _bare(item, (*path, name)) for name, item in value.items()}
-    elif isinstance(value, list):
-        node.value = [_bare(item, (*path, index)) for index, item in enumerate(value)]
-    return node
-
-
-def _key_source(value: Any, info: ValidationInfo) -> Any:
-    if isinstance(value, KeySourceConfig) or not isinstance(value, dict):
-        return value
-    raw = dict(value)
-    name = raw.pop("driver", None)
-    installed = registry.names()
-    if name is None:
-        raise ProblemsError([Problem(("driver",), f"is missing; installed drivers: {listing(installed)}")])
-    try:
-        driver = _driver(name, installed)
-    except ProblemsError as failure:
-        raise ProblemsError([*failure.found, *_further(name, raw, installed, info.context)]) from None
-    return KeySourceConfig(driver=driver.name, options=_foreign(driver.options, raw, info.context, "driver"))
-
-
-def _further(name: Any, raw: dict[str, Any], installed: list[str], context: Any) -> list[Problem]:
-    """What else is wrong, by the driver that was probably meant: of a similar name, or with most of the given keys."""
-    guess = nearest(name, installed) if isinstance(name, str) else None
-    drivers = []
-    for candidate in [guess] if guess else installed:
-        with contextlib.suppress(ConfigError):
-            drivers.append(registry.find(candidate))
-    meant = max(drivers, key=lambda driver: len(raw.keys() & set(key_names(driver.options))), default=None)
-    if meant is None or 2 * len(raw.keys() & set(key_names(meant.options))) < len(raw):
-        return []
-    try:
-        _foreign(meant.options, raw, context, "driver")
-    except ProblemsError as failure:
-        return failure.found
-    return []
-
-
-def _driver(name: Any, installed: list[str]) -> registry.Driver:
-    if not isinstance(name, str):
-        raise ProblemsError([Problem(("driver",), f"must be the name of a driver: {listing(installed)}")])
-    if name not in installed:
-        guess = nearest(name, installed)
-        hint = f"; did you mean '{guess}'?" if guess else f"; installed: {listing(installed)}"
-        raise ProblemsError([Problem(("driver",), f"no driver of that name{hint}")])
-    try:
-        return registry.find(name)
-    except ConfigError as error:
-        raise ProblemsError([Problem(("driver",), str(error))]) from None
-
-
-class _Undeclared(Section):
-    """Stands for the options of a source whose driver is not known; never leaves ``load_config``."""
-
-
-def _peer_sources(value: Any, info: ValidationInfo) -> Any:
-    """Each source's options by its driver's ``peer_options``, found through the document's ``key_sources``."""
-    if not isinstance(value, dict):
-        return value
-    document = info.context.get("document", {}) if isinstance(info.context, dict) else {}
-    declared = document.get("key_sources") if isinstance(document, dict) else None
-    declared = declared if isinstance(declared, dict) else {}
-    result: dict[str, BaseModel] = {}
-    problems: list[Problem] = []
-    for name, raw in value.items():
-        if isinstance(raw, BaseModel):
-            result[name] = raw
-            continue
-        if name not in declared:
-            problems.append(Problem((name,), unknown("key source", name, declared), at_key=True))
-            continue
-        if not isinstance(raw, dict | None):
-            problems.append(Problem((name,), "must be a mapping with the driver's options for this peer"))
-            continue
-        try:
-            own = declared[name]
-            driver = _driver(own.get("driver") if isinstance(own, dict) else None, registry.names())
-        except ProblemsError:
-            result[name] = _Undeclared()  # reported where the source is declared; it still counts as one
-            continue
-        try:
-            result[name] = _foreign(driver.peer_options, raw or {}, info.context, "driver")
-        except ProblemsError as failure:
-            problems += [replace(item, where=(name, *item.where)) for item in failure.found]
-    if problems:
-        raise ProblemsError(problems)
-    return result
-
-
 class QkdConfig(Section):
-    """What QKD has to contribute. max_age in seconds, of the key in force."""
+    """What QKD has to contribute. mix: how many sources go into each key, the first in the file that deliver, ``None``
+    for all. max_age in seconds, of the key in force."""
 
     policy: Literal["required", "preferred", "off"] = "required"
-    sources: Annotated[dict[str, InstanceOf[BaseModel]], BeforeValidator(_peer_sources)] = Field(default_factory=dict)
+    sources: Annotated[dict[str, InstanceOf[BaseModel]], BeforeValidator(peer_sources)] = Field(default_factory=dict)
     min_sources: Annotated[StrictInt, Field(ge=1)] = 1
+    mix: Annotated[StrictInt, Field(ge=1)] | None = None
     max_age: Annotated[Duration, at_least(1, "which no schedule can keep; the usual is 10m")] = 600.0
+    reservoir: ReservoirConfig = ReservoirConfig()
     on_expiry: Literal["block", "pqc-only"] = "block"
     chain: Literal["reset-allowed", "required"] = "reset-allowed"
 
@@ -284,7 +164,7 @@ class Config(Section):
     node: NodeConfig
     log: LogConfig = LogConfig()
     tunnel: TunnelConfig = Field(examples=[_EXAMPLE_TUNNEL])
-    key_sources: dict[Name, Annotated[KeySourceConfig, BeforeValidator(_key_source)]] = Field(default_factory=dict)
+    key_sources: dict[Name, Annotated[KeySourceConfig, BeforeValidator(key_source)]] = Field(default_factory=dict)
     peers: tuple[PeerConfig, ...] = Field(min_length=1, examples=[[_EXAMPLE_PEER]])
     plain_peers: Annotated[tuple[PlainPeerConfig, ...], NeverTheOwners] = ()
 

@@ -23,9 +23,10 @@ from qtunnel.control.messages import (
     ReloadOutcome,
     Request,
     RequestName,
+    SourceCleared,
     Status,
 )
-from qtunnel.errors import ConfigError, ControlError, NoDaemonError, UnknownPeerError
+from qtunnel.errors import ConfigError, ControlError, NoDaemonError, UnknownPeerError, UnknownSourceError
 
 TIMEOUT = 10.0
 """Seconds for an answer that needs no work; a gateway under full load answers within one."""
@@ -54,6 +55,10 @@ class ControlClient:
     def reload(self, timeout: float = RELOAD_TIMEOUT) -> ReloadOutcome:
         """Have the daemon read its file again; raises ``ConfigError`` where it refuses that, and nothing changed."""
         return self._ask(Request(request="reload"), ReloadOutcome, timeout)
+
+    def clear_source(self, name: str) -> SourceCleared:
+        """End a key source's quarantine; raises ``UnknownSourceError``, ``ControlError`` where it is in none."""
+        return self._ask(Request(request="clear-source", source=name), SourceCleared, self._timeout)
 
     def events(self, peer: str | None = None, *, history: bool = False) -> Iterator[dict[str, Any]]:
         """Events as they happen, ``{"time", "kind", "peer", "fields"}`` each; ends when the daemon does."""
@@ -102,6 +107,8 @@ class ControlClient:
             match error.get("code"):
                 case "unknown-peer":
                     raise UnknownPeerError(message)
+                case "unknown-source":
+                    raise UnknownSourceError(message)
                 case "config":
                     raise ConfigError(message)
                 case "stopping":

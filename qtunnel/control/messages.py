@@ -27,12 +27,14 @@ REKEY_TIMEOUT = 30.0
 
 MAX_REKEY_TIMEOUT = 300.0
 
-RequestName = Literal["ping", "status", "rekey", "reload", "events"]
+RequestName = Literal["ping", "status", "rekey", "reload", "events", "clear-source"]
 Protection = Literal["qkd+pqc", "pqc-only", "blocked", "starting", "expired"]
 NodeState = Literal["starting", "up", "engine-down", "interface-altered", "stopping"]
+SourceStateName = Literal["not asked yet", "well", "failing", "resting", "in quarantine"]
 ErrorCode = Literal[
-    "bad-request", "version", "forbidden", "busy", "unknown-peer", "timeout", "failed", "config", "stopping", "internal"
-]
+    "bad-request", "version", "forbidden", "busy", "unknown-peer", "unknown-source", "timeout", "failed", "config",
+    "stopping", "internal",
+]  # fmt: skip
 
 
 class Message(BaseModel):
@@ -42,11 +44,13 @@ class Message(BaseModel):
 
 
 class Request(Message):
-    """peer: for ``status`` (``None``: all) and ``rekey``; timeout_s: for ``rekey``; history: for ``events``."""
+    """peer: for ``status`` (``None``: all) and ``rekey``; source: for ``clear-source``; timeout_s: for ``rekey``;
+    history: for ``events``."""
 
     version: Literal[1] = VERSION
     request: RequestName
     peer: str | None = Field(default=None, max_length=256)
+    source: str | None = Field(default=None, max_length=256)
     timeout_s: float = Field(default=REKEY_TIMEOUT, gt=0, le=MAX_REKEY_TIMEOUT, allow_inf_nan=False)
     history: bool = False
 
@@ -72,6 +76,16 @@ class UsedKey(Message):
 
     source: str
     key_id: str
+
+
+class ReservoirStatus(Message):
+    """Keys agreed ahead with a peer from one source. keys: that both ends hold and this one can offer; depth: as
+    configured; held: all here, those on their way and the peer's included."""
+
+    source: str
+    keys: int
+    depth: int
+    held: int
 
 
 class PeerStatus(Message):
@@ -123,6 +137,7 @@ class PeerStatus(Message):
     epoch_packets: int | None = None
     max_bytes: int | None = None
     max_packets: int | None = None
+    reservoir: list[ReservoirStatus] = []
 
 
 class PlainPeerStatus(Message):
@@ -138,15 +153,31 @@ class PlainPeerStatus(Message):
 
 
 class KeySourceStatus(Message):
-    """One key source; healthy is ``None`` where it was not asked yet. stored_keys, max_keys: as it told them last."""
+    """One key source; healthy is ``None`` where it was not asked yet.
+
+    stored_keys, max_keys, qber (a fraction), key_rate (secret bits per second): as it told them last, ``None`` where it
+    does not tell. keys_used_per_day: at the rate of the last hour. days_left: until it is empty, a lower bound where it
+    tells no key_rate; ``None`` where not known, and where ``lasts``: no less is made than used. keys_taken, keys_lost:
+    since the daemon's start. alarm: why it is in quarantine.
+    """
 
     name: str
     description: str
     healthy: bool | None
+    state: SourceStateName = "not asked yet"
     detail: str = ""
     last_error: str | None = None
     stored_keys: int | None = None
     max_keys: int | None = None
+    qber: float | None = None
+    qber_limit: float | None = None
+    key_rate: float | None = None
+    keys_used_per_day: float | None = None
+    days_left: float | None = None
+    lasts: bool = False
+    keys_taken: int = 0
+    keys_lost: int = 0
+    alarm: str | None = None
 
 
 class Status(Message):
@@ -181,6 +212,13 @@ class RekeyOutcome(Message):
     chained: bool = False
     duration_ms: float
     error: str | None = None
+
+
+class SourceCleared(Message):
+    """The answer to ``clear-source``: its quarantine has ended."""
+
+    version: Literal[1] = VERSION
+    source: str
 
 
 class ReloadOutcome(Message):

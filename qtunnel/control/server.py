@@ -28,9 +28,17 @@ from qtunnel.control.messages import (
     RekeyOutcome,
     ReloadOutcome,
     Request,
+    SourceCleared,
     Status,
 )
-from qtunnel.errors import AlreadyRunningError, ConfigError, ControlError, QtunnelError, UnknownPeerError
+from qtunnel.errors import (
+    AlreadyRunningError,
+    ConfigError,
+    ControlError,
+    QtunnelError,
+    UnknownPeerError,
+    UnknownSourceError,
+)
 from qtunnel.events import Event, EventStream
 from qtunnel.telemetry import log
 
@@ -60,7 +68,8 @@ class Handlers:
 
     status: of one peer or all; raises ``UnknownPeerError``. rekey: rekeys now and returns the outcome, a failed one
     too; it may be cancelled when its time is over, which must only end the waiting. events: what ``events`` follows.
-    reload: reads the file ``config`` again; raises ``ConfigError`` for one that is not applied.
+    reload: reads the file ``config`` again; raises ``ConfigError`` for one that is not applied. clear_source: ends a
+    key source's quarantine; raises ``UnknownSourceError`` or ``ControlError``.
     """
 
     status: Callable[[str | None], Awaitable[Status]]
@@ -68,6 +77,7 @@ class Handlers:
     events: EventStream
     reload: Callable[[], Awaitable[ReloadOutcome]] | None = None
     config: Path | None = None
+    clear_source: Callable[[str], Awaitable[None]] | None = None
 
 
 class _RefusedError(Exception):
@@ -170,6 +180,11 @@ class ControlServer:
                     return await self._rekey(request)
                 case "reload" if self._handlers.reload is not None:
                     return await self._handlers.reload()
+                case "clear-source" if self._handlers.clear_source is not None:
+                    if request.source is None:
+                        raise _RefusedError("bad-request", "clear-source needs a source")
+                    await self._handlers.clear_source(request.source)
+                    return SourceCleared(source=request.source)
                 case "ping":
                     config = self._handlers.config
                     return Pong(pid=os.getpid(), qtunnel=__version__, config=None if config is None else str(config))
@@ -177,6 +192,8 @@ class ControlServer:
                     raise _RefusedError("failed", "this daemon has no file to read again")
         except UnknownPeerError as error:
             raise _RefusedError("unknown-peer", str(error)) from None
+        except UnknownSourceError as error:
+            raise _RefusedError("unknown-source", str(error)) from None
         except ConfigError as error:
             raise _RefusedError("config", str(error)) from None
         except QtunnelError as error:

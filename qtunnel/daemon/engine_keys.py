@@ -22,6 +22,9 @@ CurrentPsk = Callable[[str], tuple[int, Secret] | None]
 LeaseOf = Callable[[str], Lease | None]
 """From a peer's name to when that PSK ends if nobody renews it."""
 
+Busy = Callable[[str], bool]
+"""Whether effects of that peer are on their way, by its name."""
+
 
 class EngineKeys:
     """The part of a tunnel that gives its engine keys; everything by the peer's name."""
@@ -31,6 +34,7 @@ class EngineKeys:
     _lock: asyncio.Lock
     _current_psk: CurrentPsk
     _lease_of: LeaseOf
+    busy: Busy
     _keys: dict[str, bytes]
     _specs: dict[str, PeerSpec]
     _in_place: dict[str, int | object | None]
@@ -45,6 +49,11 @@ class EngineKeys:
     def knows_epochs(self) -> bool:
         """Whether the engine tells the epoch of a session itself, and makes handshakes when told to."""
         return self.engine.name == OWN
+
+    def epoch_in_place(self, peer: str) -> int | None:
+        """The epoch whose PSK the engine has taken; None for a random one, or where that is not certain."""
+        found = self._in_place.get(peer)
+        return found if self.up and isinstance(found, int) else None
 
     async def shake_hands(self, peer: str) -> None:
         """A WireGuard handshake now with the key in place, where the engine can be asked for one."""
@@ -93,15 +102,20 @@ class EngineKeys:
                 await self._block(peer)
 
     async def renew(self, peer: str, ends: float) -> None:
-        """The engine blocks the peer then, unless another epoch comes. ends: seconds of CLOCK_BOOTTIME."""
+        """The engine blocks the peer then, unless another epoch comes; what it refuses ``reconcile`` repeats. ends:
+        seconds of CLOCK_BOOTTIME."""
         async with self._lock:
             if self.up:
+                self._unrenewed.add(peer)
                 await self.engine.renew(self._keys[peer], ends)
+                self._unrenewed.discard(peer)
 
     async def _renew_owed(self, refusals: Refusals) -> None:
         """Other ends for keys that are in place. The daemon itself is in time where the engine refuses; but the engine
         has to be, too, for as long as it may be alone."""
         for name in [name for name in self._specs if name in self._unrenewed]:
+            if self.busy(name):  # perhaps with another key than the one in place, whose end is a later one
+                continue
             with refusals.of(name):
                 lease = self._lease_of(name) if isinstance(self._in_place.get(name), int) else None
                 if lease is not None:  # else the key that comes brings its end along
@@ -143,8 +157,8 @@ class EngineKeys:
             return
         epoch, psk = current
         with psk:
-            if self._in_place.get(peer) == epoch:
-                return
+            if self._in_place.get(peer) == epoch or self.busy(peer):
+                return  # on its way, it may be: after what has to be on disk before it
             self._in_place[peer] = UNKNOWN
             handshake_now = self._specs[peer].endpoint is not None
             suite = self._record_suites.get(peer, "")

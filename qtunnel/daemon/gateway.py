@@ -18,7 +18,7 @@ from qtunnel.daemon.clock import monotonic, now
 from qtunnel.daemon.endpoints import Endpoints
 from qtunnel.daemon.epochs import Epochs
 from qtunnel.daemon.journal import Journal
-from qtunnel.daemon.lanes import Lanes
+from qtunnel.daemon.lanes import EVERYBODY, Lanes
 from qtunnel.daemon.liveness import Liveness
 from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.notices import Notices
@@ -27,7 +27,7 @@ from qtunnel.daemon.on_demand import OnDemand
 from qtunnel.daemon.plain import PlainPeers
 from qtunnel.daemon.reload import Apply, ConfigSource, Parts, Reloader
 from qtunnel.daemon.settings import all_settings, load_public
-from qtunnel.daemon.sources import KeySources, status_of
+from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.steady import Steady
 from qtunnel.daemon.takeover import lease_of, take_up
 from qtunnel.daemon.transport import Address, Datagram, HandshakeSockets, cookie_source, source_of
@@ -38,7 +38,7 @@ from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
 from qtunnel.keys.policy import Protection
-from qtunnel.rekey.model import Block, Defect, Effect, FetchById, FetchNew, Install, Notice, Remember, Send
+from qtunnel.rekey.model import Block, Defect, Effect, FetchAhead, FetchById, FetchNew, Install, Notice, Remember, Send
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.peer import PeerView
 from qtunnel.sd_notify import Notifier
@@ -103,12 +103,15 @@ class Gateway:
         reloader = self._reloader
         control = ControlServer(
             node.control_socket,
-            Handlers(self._status, self._rekey, self._events, reloader.reload, reloader.source.path),
+            Handlers(
+                self._status, self._rekey, self._events, reloader.reload, reloader.source.path, self._clear_source
+            ),
         )
         self._memory: StateDirectory | None = None
         self._sources = KeySources(config, self._events, lambda peer, stock: self._core.supply(peer, stock, now()))
         self._core = RekeyNode(self._identity, os.urandom, source_of=source_of, cookie_source=cookie_source)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk, self._lease_of)
+        self._tunnel.busy = self._work.busy
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._plain = PlainPeers(config, self._endpoints.doubt)
         self._nudges = Nudges(self._tunnel, self._endpoints)
@@ -117,7 +120,9 @@ class Gateway:
         settings = all_settings(config, self._public)
         try:
             await control.start()
-            memory = self._memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told))
+            names = {its.id: name for name, its in self._public.items()}
+            memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told), names)
+            self._memory = memory
             await self._sockets.open(await self._tunnel.outer_mark())
             await self._endpoints.first(memory, self._public)
             await self._tunnel.start()
@@ -156,7 +161,9 @@ class Gateway:
                 await self._tunnel.abandon()
             await self._sources.close()
             self._plain.wipe()
-            for name in list(self._core.peers):
+            for name, its in list(self._core.peers.items()):
+                for source, (_, held) in its.view().reservoir.items():
+                    self._publish("reservoir.lost", name, source=source, number=held, detail="the daemon stops")
                 self._core.remove_peer(name)
             if self._memory is not None:
                 self._memory.close()
@@ -224,7 +231,7 @@ class Gateway:
             self._flush()
             self._life.ticked()
 
-    async def _fetch(self, request: FetchNew | FetchById) -> None:
+    async def _fetch(self, request: FetchNew | FetchAhead | FetchById) -> None:
         result = await self._sources.fetch(request)
         self._core.fetched(request.peer, request.ticket, result, now())
         self._flush()
@@ -254,7 +261,7 @@ class Gateway:
         match effect:
             case Send():
                 self._send(effect)
-            case FetchNew() | FetchById():
+            case FetchNew() | FetchAhead() | FetchById():
                 self._spawn(self._fetch(effect))
             case Install():
                 await self._tunnel.install(effect)
@@ -298,7 +305,7 @@ class Gateway:
                         self._publish("engine.trouble", None, detail=str(error))
 
     async def _reconcile(self) -> None:
-        if self._work.empty():
+        if not self._work.busy(EVERYBODY):
             await self._tunnel.reconcile()
 
     async def _mend(self) -> None:
@@ -386,8 +393,11 @@ class Gateway:
                 if peer in (None, name) and name in self._core.peers
             ],
             plain_peers=self._plain.status(stats, unix_now, peer),
-            key_sources=status_of(self._sources.health),
+            key_sources=self._sources.book.status(),
         )
+
+    async def _clear_source(self, name: str) -> None:
+        self._sources.clear(name)
 
     def _node_state(self, answers: bool) -> NodeState:
         if self._state == "up" and not (answers and self._tunnel.up):

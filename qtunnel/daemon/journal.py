@@ -14,6 +14,10 @@ LEVELS = {
     "rekey.failed": "warning",
     "rekey.unanswered": "warning",
     "source.down": "warning",
+    "reservoir.low": "warning",
+    "reservoir.lost": "warning",
+    "source.quarantined": "error",
+    "source.keys-lost": "warning",
     "source.failed": "debug",  # source.down tells it once
     "peer.blocked": "error",
     "policy.relaxed": "warning",

@@ -14,7 +14,7 @@ from qtunnel.handshake.suites import find_suite
 from qtunnel.identity import PublicIdentity
 from qtunnel.rekey.model import PeerSettings
 from qtunnel.secret import Secret
-from qtunnel.terms import RECORD_SUITES, QkdPolicy
+from qtunnel.terms import RECORD_SUITES, RESERVOIR, QkdPolicy
 
 CPUINFO = Path("/proc/cpuinfo")
 KEY_FILE_SIZE = 32
@@ -83,7 +83,11 @@ def settings_of(peer: PeerConfig, public: PublicIdentity, capabilities: int = 0)
         pqc_on_expiry=qkd.on_expiry == "pqc-only" and peer.policy.qkd is QkdPolicy.REQUIRED,
         has_endpoint=peer.endpoint is not None,
         sources=tuple(qkd.sources),
-        capabilities=capabilities,
+        mix=qkd.mix,
+        capabilities=capabilities | (RESERVOIR if qkd.reservoir.depth else 0),
+        reservoir=qkd.reservoir.depth,
+        reservoir_low=qkd.reservoir.low,
+        reservoir_age=qkd.reservoir.max_age,
         min_interval=peer.rekey.min_interval,
         max_interval=peer.rekey.max_interval,
         max_bytes=peer.rekey.bytes,

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from qtunnel.config import Config
-from qtunnel.control.messages import KeySourceStatus
+from qtunnel.daemon.source_book import SourceBook
 from qtunnel.daemon.steady import Steady
 from qtunnel.daemon.supply import Supply, Tell
 from qtunnel.drivers import registry
 from qtunnel.drivers.registry import SourceHub
-from qtunnel.errors import KeySourceError, KeySourceUnavailableError
+from qtunnel.errors import (
+    ControlError,
+    KeySourceError,
+    KeySourceTimeoutError,
+    KeySourceUnavailableError,
+    UnknownSourceError,
+)
 from qtunnel.events import EventStream
 from qtunnel.keys.source import KeySource, SourceStatus
-from qtunnel.rekey.model import FetchById, Fetched, FetchNew
+from qtunnel.rekey.model import FetchAhead, FetchById, Fetched, FetchNew
 from qtunnel.secret import Secret
 from qtunnel.telemetry import log
 from qtunnel.terms import KeyRef
@@ -26,20 +33,13 @@ logger = log.get("daemon.sources")
 CALL_LIMIT = 25.0
 """Seconds for one call, within the 30 s that an exchange waits; drivers have their own, shorter timeouts."""
 STATUS_INTERVAL = 30.0
-"""Seconds between looks at a source's status: an outage shows before the next rekey at the default 120 s."""
+"""Seconds between looks at a source's status: an outage shows before the next rekey at the default 120 s, and an alarm
+ends the use of its keys."""
 
+T = TypeVar("T")
 
-@dataclass(slots=True)
-class Health:
-    """What is known of one source. healthy: None where it was not asked yet. stored_keys, max_keys: as its status told
-    them last, for the first of its peers."""
-
-    description: str
-    healthy: bool | None = None
-    detail: str = ""
-    last_error: str | None = None
-    stored_keys: int | None = None
-    max_keys: int | None = None
+Answer = tuple[KeyRef, Secret] | str
+"""A key, or in words why there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +52,18 @@ class Opened:
 
 
 class KeySources:
-    """All sources of the configuration; ``source.up`` and ``source.down`` events tell of changes.
+    """All sources of the configuration; what becomes of them stands in the ``book``, which tells it as events.
 
     tell: hears what there is for peers whose interval goes by it.
     """
 
     def __init__(self, config: Config, events: EventStream, tell: Tell = lambda peer, stock: None) -> None:
-        self._events = events
+        self.book = SourceBook(events)
         self._hubs: dict[str, SourceHub] = {}
         self._sources: dict[tuple[str, str], KeySource] = {}
         self._options: dict[tuple[str, str], object] = {}
         self._retired: dict[int, tuple[SourceHub, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
-        self.health: dict[str, Health] = {}
         self.supply = Supply((), self._ask, tell)
         hubs = _open(config, config.key_sources)
         self.adopt(Opened(hubs, self._towards(config, hubs), config))
@@ -97,10 +96,7 @@ class KeySources:
         for name in [name for name in self._hubs if name not in wanted or name in fresh]:
             hub = self._hubs.pop(name)
             self._retired[id(hub)] = hub, asyncio.create_task(self._retire(hub))
-        self.health = {
-            name: Health(f"{source.driver}:{name}") if name in fresh else self.health[name]
-            for name, source in wanted.items()
-        }
+        self.book.keep(wanted, fresh)
         self._hubs |= fresh
         self._sources = opened.sources
         self._options = {
@@ -117,32 +113,53 @@ class KeySources:
 
     def describe(self, name: str) -> str:
         """Driver and name, as ``etsi014:metro``."""
-        return self.health[name].description if name in self.health else name
+        return self.book.describe(name)
 
-    async def fetch(self, request: FetchNew | FetchById) -> Fetched:
-        """Ask all at once; what fails is named, never raised."""
-        if isinstance(request, FetchNew):
-            calls = [(name, self._fresh(request.peer, name, request.size)) for name in request.sources]
-        else:
-            calls = [(ref.source, self._by_id(request.peer, ref)) for ref in request.refs]
-        answers = await asyncio.gather(*(self._guarded(name, call) for name, call in calls))
-        keys = tuple(answer for answer in answers if not isinstance(answer, str))
-        failures = tuple(
-            (name, answer) for (name, _), answer in zip(calls, answers, strict=True) if isinstance(answer, str)
-        )
-        return Fetched(keys, failures)
+    def clear(self, name: str) -> None:
+        """End a source's quarantine and look at it at once. Raises ``UnknownSourceError``, or ``ControlError`` where
+        there is none."""
+        if name not in self.book:
+            raise UnknownSourceError.of(name, self.book.names())
+        if not self.book.clear(name):
+            raise ControlError(f"key source {name} is not in quarantine")
+        self._changed.set()
 
-    async def _fresh(self, peer: str, name: str, size: int) -> tuple[KeyRef, Secret]:
-        try:
-            found = await self._source(peer, name, "get_key").get_key(size)
-        except KeySourceUnavailableError:
-            self.supply.delivered(peer, name, key=False)
-            raise
-        self.supply.delivered(peer, name, key=True)
-        return found
+    async def fetch(self, request: FetchNew | FetchAhead | FetchById) -> Fetched:
+        """For a rekey, ask as many at once as have to contribute, and for each that fails the next; ahead of one, ask
+        one source as often as it delivers. What fails is named, never raised."""
+        if isinstance(request, FetchAhead):
+            ahead: list[tuple[str, Answer]] = []
+            while len(ahead) < request.number and not (ahead and isinstance(ahead[-1][1], str)):
+                ahead.append((request.source, await self._fresh(request.peer, request.source, request.size)))
+            return _sorted_out(ahead)
+        if isinstance(request, FetchById):
+            answers = await asyncio.gather(*(self._by_id(request.peer, ref) for ref in request.refs))
+            return _sorted_out(zip((ref.source for ref in request.refs), answers, strict=True))
+        waiting = list(request.sources)
+        told: list[tuple[str, Answer]] = []
+        while waiting and (short := request.enough - sum(not isinstance(answer, str) for _, answer in told)) > 0:
+            now, waiting = waiting[:short], waiting[short:]
+            answers = await asyncio.gather(*(self._fresh(request.peer, name, request.size) for name in now))
+            told += zip(now, answers, strict=True)
+        return _sorted_out(told)
 
-    async def _by_id(self, peer: str, ref: KeyRef) -> tuple[KeyRef, Secret]:
-        return ref, await self._source(peer, ref.source, "get_key_by_id").get_key_by_id(ref)
+    async def _fresh(self, peer: str, name: str, size: int) -> Answer:
+        async def call() -> tuple[KeyRef, Secret]:
+            try:
+                found = await self._source(peer, name, "get_key").get_key(size)
+            except KeySourceUnavailableError:
+                self.supply.delivered(peer, name, key=False)
+                raise
+            self.supply.delivered(peer, name, key=True)
+            return found
+
+        return await self._guarded(name, "get_key", call)
+
+    async def _by_id(self, peer: str, ref: KeyRef) -> Answer:
+        async def call() -> tuple[KeyRef, Secret]:
+            return ref, await self._source(peer, ref.source, "get_key_by_id").get_key_by_id(ref)
+
+        return await self._guarded(ref.source, "get_key_by_id", call)
 
     def _source(self, peer: str, name: str, call: str) -> KeySource:
         found = self._sources.get((peer, name))
@@ -150,33 +167,39 @@ class KeySources:
             raise KeySourceUnavailableError(name, call, "the configuration does not have it any more")
         return found
 
-    async def _guarded(self, name: str, call: Awaitable[tuple[KeyRef, Secret]]) -> tuple[KeyRef, Secret] | str:
+    async def _guarded(self, name: str, call: str, ask: Callable[[], Awaitable[tuple[KeyRef, Secret]]]) -> Answer:
         """The key, or in words why there is none."""
+        refusal = self.book.refusal(name)
+        if refusal is not None:
+            return f"{name}: {refusal}"
+
+        async def checked() -> tuple[KeyRef, Secret]:
+            ref, key = await ask()
+            self.book.check(ref, key, call)
+            if self.book.quarantined(name):  # an alarm came meanwhile, and may be of this very key
+                key.wipe()
+                raise KeySourceUnavailableError(name, call, "an alarm came while the key was fetched", lost=1)
+            self.book.delivered(name, len(key))
+            return ref, key
+
+        return await self._outcome(name, call, checked, lost=1)
+
+    async def _outcome(self, name: str, call: str, ask: Callable[[], Awaitable[T]], lost: int = 0) -> T | str:
+        """What a call brings, or in words why it failed. lost: keys that are gone where it takes too long."""
+        failure: Exception
         try:
             async with asyncio.timeout(CALL_LIMIT):
-                answer = await call
+                return await ask()
         except KeySourceError as error:
-            problem = str(error)
+            problem, failure = str(error), error
         except TimeoutError:
-            problem = f"{name}: no answer within {CALL_LIMIT:.0f} s"
+            failure = KeySourceTimeoutError(name, call, f"no answer within {CALL_LIMIT:.0f} s", lost=lost)
+            problem = str(failure)
         except Exception as error:  # a driver's defect must not take the other peers' tunnels down
             logger.defect("source.defect", error, source=name)
-            problem = f"{name}: the driver failed ({type(error).__name__}); see the log"
-        else:
-            self._note(name, True, "delivers keys")
-            return answer
-        self._note(name, False, problem)
+            problem, failure = f"{name}: the driver failed ({type(error).__name__}); see the log", error
+        self.book.failed(name, problem, failure)
         return problem
-
-    def _note(self, name: str, healthy: bool, detail: str) -> None:
-        health = self.health.get(name)
-        if health is None:
-            return  # it went while it was asked
-        if health.healthy is not healthy:
-            self._events.publish("source.up" if healthy else "source.down", None, source=name, detail=detail)
-        health.healthy, health.detail = healthy, detail
-        if not healthy:
-            health.last_error = detail
 
     async def watch(self) -> None:
         """Look at every source's status now and then; runs until cancelled."""
@@ -196,29 +219,17 @@ class KeySources:
         peer = next((owner for owner, own in self._sources if own == name), None)
         if peer is None:
             return
-        status = await self._ask(peer, name)
-        if isinstance(status, str):
-            self._note(name, False, status)
-        else:
-            self._note(name, status.healthy, status.detail)
-            health = self.health.get(name)
-            if health is None:
-                return  # it went while it was asked
-            health.stored_keys, health.max_keys = status.stored_keys, status.max_keys
-        self.supply.told(peer, name, status)
+        self.supply.told(peer, name, await self._ask(peer, name))
 
     async def _ask(self, peer: str, name: str) -> SourceStatus | str:
         """The status of a source towards one peer, or in words why there is none."""
-        try:
-            async with asyncio.timeout(CALL_LIMIT):
-                return await self._source(peer, name, "status").status()
-        except KeySourceError as error:
-            return str(error)
-        except TimeoutError:
-            return f"{name}: status: no answer within {CALL_LIMIT:.0f} s"
-        except Exception as error:  # as above
-            logger.defect("source.defect", error, source=name)
-            return f"{name}: the driver failed ({type(error).__name__}); see the log"
+
+        async def ask() -> SourceStatus:
+            status = await self._source(peer, name, "status").status()
+            self.book.looked(name, status)
+            return status
+
+        return await self._outcome(name, "status", ask)
 
     async def close(self) -> None:
         for hub, task in tuple(self._retired.values()):
@@ -233,17 +244,12 @@ def _open(config: Config, names: Iterable[str]) -> dict[str, SourceHub]:
     return {name: registry.find(source.driver).open(name, source.options) for name, source in chosen.items()}
 
 
-def status_of(health: Mapping[str, Health]) -> list[KeySourceStatus]:
-    """For the status, by name."""
-    return [
-        KeySourceStatus(
-            name=name,
-            description=its.description,
-            healthy=its.healthy,
-            detail=its.detail,
-            last_error=its.last_error,
-            stored_keys=its.stored_keys,
-            max_keys=its.max_keys,
-        )
-        for name, its in health.items()
-    ]
+def _sorted_out(told: Iterable[tuple[str, Answer]]) -> Fetched:
+    """The keys, and by source what the others said."""
+    keys, failures = [], []
+    for name, answer in told:
+        if isinstance(answer, str):
+            failures.append((name, answer))
+        else:
+            keys.append(answer)
+    return Fetched(tuple(keys), tuple(failures))

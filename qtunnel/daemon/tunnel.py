@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from qtunnel.config import Config
-from qtunnel.daemon.engine_keys import UNKNOWN, CurrentPsk, EngineKeys, LeaseOf
+from qtunnel.daemon.engine_keys import UNKNOWN, Busy, CurrentPsk, EngineKeys, LeaseOf
 from qtunnel.daemon.inheritance import ENGINE_RECORD, inherit
+from qtunnel.daemon.lanes import EVERYBODY
 from qtunnel.daemon.looks import AFTER_CHANGE, Looks
 from qtunnel.daemon.members import interface_of, mark_for, specs_of
 from qtunnel.daemon.refusals import Refusals, short
@@ -49,6 +50,8 @@ class Tunnel(EngineKeys):
         tunnel = config.tunnel
         self._config, self._identity, self._events, self._current_psk = config, identity, events, current_psk
         self._lease_of = lease_of
+        self.busy: Busy = lambda peer: False
+        """Whose effects are on their way: they bring what the peer should have by themselves."""
         self.engine: Engine = open_engine(
             tunnel.engine, tunnel.interface, processes=tunnel.processes, public_key=identity.public.wireguard,
             record=config.node.state_dir / ENGINE_RECORD,
@@ -359,7 +362,8 @@ class Tunnel(EngineKeys):
         self._misplaced.discard(peer)
 
     async def reconcile(self) -> None:
-        """Repeat what the engine refused, until it has what every peer should have; to be called now and then.
+        """Repeat what the engine refused, until it has what every peer should have, but for those for whom something
+        is being done at this moment; to be called now and then.
 
         Raises ``EngineError`` for the first refusal.
         """
@@ -368,8 +372,8 @@ class Tunnel(EngineKeys):
                 return
             refusals = await self._settle() if self._gone or self._unset else Refusals()
             for peer in self._specs:
-                if peer in self._unset:
-                    continue
+                if peer in self._unset or self.busy(EVERYBODY):
+                    continue  # a new configuration is on its way, and it may be another peer's name by now
                 with refusals.of(peer):
                     await self._put_right(peer)
                     if peer in self._misplaced:
@@ -400,11 +404,6 @@ class Tunnel(EngineKeys):
                     )
                     self._events.publish("engine.trouble", None, detail=detail)
             await self.engine.stop()
-
-    def epoch_in_place(self, peer: str) -> int | None:
-        """The epoch whose PSK the engine has taken; None for a random one, or where that is not certain."""
-        found = self._in_place.get(peer)
-        return found if self.up and isinstance(found, int) else None
 
     async def stats(self) -> dict[str, PeerStats]:
         """By peer's name; empty while the engine is down."""

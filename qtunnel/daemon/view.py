@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from qtunnel.config import PeerConfig
-from qtunnel.control.messages import PeerStatus, UsedKey
+from qtunnel.control.messages import PeerStatus, ReservoirStatus, UsedKey
 from qtunnel.engines.base import PeerStats, format_endpoint
 from qtunnel.keys.policy import Protection, level, satisfies, sources_required
 from qtunnel.rekey.model import EpochInfo
@@ -140,4 +140,8 @@ def peer_status(
         epoch_packets=None if stats is None or stats.packets is None else view.packets,
         max_bytes=peer.rekey.bytes,
         max_packets=peer.rekey.packets,
+        reservoir=[
+            ReservoirStatus(source=source, keys=keys, depth=peer.qkd.reservoir.depth, held=held)
+            for source, (keys, held) in view.reservoir.items()
+        ],
     )

@@ -14,7 +14,7 @@ from enum import IntEnum
 from qtunnel.crypto.kdf import Label, sha512
 from qtunnel.errors import HandshakeError
 
-VERSION = 1
+VERSION = 2
 MAX_DATAGRAM = 1232
 EXCHANGE_ID_SIZE = 16
 MAC_SIZE = 16

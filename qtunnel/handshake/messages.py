@@ -11,7 +11,19 @@ from qtunnel.crypto.aead import TAG_SIZE
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake.suites import Suite
 from qtunnel.identity import ID_SIZE
-from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
+from qtunnel.terms import (
+    MARK_SIZE,
+    MAX_ANNOUNCED,
+    MAX_ANNOUNCED_BYTES,
+    MAX_MARKS,
+    NOTHING,
+    STORE_SIZE,
+    ChainPolicy,
+    Inventory,
+    KeyRef,
+    Policy,
+    QkdPolicy,
+)
 
 MAX_KEYS = 8
 """QKD keys in one offer: one per source, and nobody has more sources than this towards one peer."""
@@ -56,7 +68,8 @@ class ChainRef:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What the initiator proposes. timestamp: TAI64N, 12 bytes; keys and chains in order of preference."""
+    """What the initiator proposes. timestamp: TAI64N, 12 bytes; keys and chains in order of preference. inventory: of
+    its keys for later."""
 
     timestamp: bytes
     epoch: int
@@ -64,6 +77,7 @@ class Offer:
     capabilities: int
     chains: tuple[ChainRef, ...]
     keys: tuple[KeyRef, ...]
+    inventory: Inventory = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +86,7 @@ class Answer:
 
     epoch: that of the offer where accepted, else the newest that the responder knows. chain: id of the chain secret
     chosen, or None. keys: indices into the offer's keys, ascending, of those that the responder holds too. detail:
-    words for people.
+    words for people. inventory: of the responder's keys for later.
     """
 
     verdict: Verdict
@@ -82,6 +96,7 @@ class Answer:
     chain: bytes | None = None
     keys: tuple[int, ...] = ()
     detail: str = ""
+    inventory: Inventory = NOTHING
 
 
 _OFFER = struct.Struct("!12sQBBBxI")  # timestamp, epoch, qkd, min_sources, chain policy, reserved 0, capabilities
@@ -151,9 +166,45 @@ def encode_offer(offer: Offer) -> bytes:
         *(_CHAIN.pack(chain.epoch, chain.id) for chain in offer.chains),
         bytes([len(offer.keys)]),
     ]
-    for key in offer.keys:
-        parts += [_text(key.source), _text(key.key_id), key.size.to_bytes(2, "big")]
+    parts += [*map(_encode_ref, offer.keys), _encode_inventory(offer.inventory)]
     return b"".join(parts)
+
+
+def _encode_ref(ref: KeyRef) -> bytes:
+    return _text(ref.source) + _text(ref.key_id) + ref.size.to_bytes(2, "big")
+
+
+def _encode_inventory(its: Inventory) -> bytes:
+    refs = b"".join(map(_encode_ref, its.announced))
+    if len(its.announced) > MAX_ANNOUNCED or len(refs) > MAX_ANNOUNCED_BYTES or len(its.held) > MAX_MARKS:
+        raise ValueError(f"an inventory holds at most {MAX_ANNOUNCED} announced keys and {MAX_MARKS} marks")
+    return its.store + bytes([len(its.announced)]) + refs + bytes([len(its.held)]) + b"".join(its.held)
+
+
+def _decode_refs(reader: _Reader, most: int) -> tuple[KeyRef, ...]:
+    count = reader.byte()
+    if count > most:
+        raise HandshakeError("malformed", f"{reader.what} has {count} keys")
+    refs = tuple(
+        KeyRef(reader.text(1, 255), reader.text(1, 255), int.from_bytes(reader.take(2), "big")) for _ in range(count)
+    )
+    if len(set(refs)) != len(refs) or any(ref.size == 0 for ref in refs):
+        raise HandshakeError("malformed", f"{reader.what} names a key twice, or an empty one")
+    return refs
+
+
+def _decode_inventory(reader: _Reader) -> Inventory:
+    store = reader.take(STORE_SIZE)
+    announced = _decode_refs(reader, MAX_ANNOUNCED)
+    if sum(ref.wire_size for ref in announced) > MAX_ANNOUNCED_BYTES:
+        raise HandshakeError("malformed", f"{reader.what} announces more than {MAX_ANNOUNCED_BYTES} bytes of keys")
+    count = reader.byte()
+    if count > MAX_MARKS:
+        raise HandshakeError("malformed", f"{reader.what} has {count} marks")
+    held = tuple(reader.take(MARK_SIZE) for _ in range(count))
+    if len(set(held)) != len(held) or (not any(store) and (announced or held)):
+        raise HandshakeError("malformed", f"{reader.what} has a mark twice, or keys in no store")
+    return Inventory(store, announced, held)
 
 
 def decode_offer(data: bytes) -> Offer:
@@ -168,16 +219,11 @@ def decode_offer(data: bytes) -> Offer:
     if count > MAX_CHAINS:
         raise HandshakeError("malformed", f"offer has {count} chains")
     chains = tuple(ChainRef(*_CHAIN.unpack(reader.take(_CHAIN.size))) for _ in range(count))
-    count = reader.byte()
-    if count > MAX_KEYS:
-        raise HandshakeError("malformed", f"offer has {count} keys")
-    keys = tuple(
-        KeyRef(reader.text(1, 255), reader.text(1, 255), int.from_bytes(reader.take(2), "big")) for _ in range(count)
-    )
+    keys = _decode_refs(reader, MAX_KEYS)
+    inventory = _decode_inventory(reader)
     reader.end()
-    if len(set(keys)) != len(keys) or any(key.size == 0 for key in keys):
-        raise HandshakeError("malformed", "offer names a key twice, or an empty one")
-    return Offer(timestamp, epoch, _policy(qkd, min_sources, chain_policy, "offer"), capabilities, chains, keys)
+    policy = _policy(qkd, min_sources, chain_policy, "offer")
+    return Offer(timestamp, epoch, policy, capabilities, chains, keys, inventory)
 
 
 def clip(text: str) -> str:
@@ -199,7 +245,8 @@ def encode_answer(answer: Answer) -> bytes:
         answer.chain is not None,
         answer.chain or bytes(CHAIN_ID_SIZE),
     )
-    return fixed + bytes([len(answer.keys), *answer.keys]) + _text(clip(answer.detail))
+    keys = bytes([len(answer.keys), *answer.keys])
+    return fixed + keys + _text(clip(answer.detail)) + _encode_inventory(answer.inventory)
 
 
 def decode_answer(data: bytes, keys_offered: int) -> Answer:
@@ -220,9 +267,10 @@ def decode_answer(data: bytes, keys_offered: int) -> Answer:
     if known is not Verdict.ACCEPTED and (keys or has_chain):
         raise HandshakeError("malformed", "answer refuses, and yet accepts keys or a chain")
     detail = reader.text(0, MAX_DETAIL)
+    inventory = _decode_inventory(reader)
     reader.end()
     policy = _policy(qkd, min_sources, chain_policy, "answer")
-    return Answer(known, epoch, policy, capabilities, chain if has_chain else None, keys, detail)
+    return Answer(known, epoch, policy, capabilities, chain if has_chain else None, keys, detail, inventory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +306,12 @@ def response_sizes(suite: Suite) -> tuple[int, ...]:
 
 
 COMMIT_SIZE = EPOCH.size + TAG_SIZE
-MIN_OFFER = _OFFER.size + 2 + TAG_SIZE
-MAX_OFFER = MIN_OFFER + MAX_CHAINS * _CHAIN.size + MAX_KEYS * (2 * (1 + 255) + 2)
-MIN_ANSWER = _ANSWER.size + 2 + TAG_SIZE
+_MAX_REF = 2 * (1 + 255) + 2
+MIN_INVENTORY = STORE_SIZE + 2
+MAX_INVENTORY = MIN_INVENTORY + MAX_ANNOUNCED_BYTES + MAX_MARKS * MARK_SIZE
+MIN_OFFER = _OFFER.size + 2 + MIN_INVENTORY + TAG_SIZE
+MAX_OFFER = MIN_OFFER - MIN_INVENTORY + MAX_CHAINS * _CHAIN.size + MAX_KEYS * _MAX_REF + MAX_INVENTORY
+MIN_ANSWER = _ANSWER.size + 2 + MIN_INVENTORY + TAG_SIZE
 
 
 def _cut(body: bytes, sizes: Sequence[int], least: int, what: str) -> list[bytes]:

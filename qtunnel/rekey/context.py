@@ -31,6 +31,10 @@ OVERTAKEN = {
 """Why an exchange that was good when its answer was made is not installed any more: reason and words."""
 
 
+Put = Callable[[KeyRef, Secret, float], None]
+"""Keeps a key from now on; monotonic seconds."""
+
+
 class PeerContext:
     """State of one peer, and the outbox that its machines write to."""
 
@@ -45,10 +49,11 @@ class PeerContext:
         used: UsedKeys,
         effects: list[Effect],
         encapsulate: Encapsulate | None,
+        crowd: Callable[[], int] = lambda: 1,
     ) -> None:
         self.local, self.settings, self.memory = local, settings, memory
         self.random_bytes, self.tickets, self.encapsulate = random_bytes, tickets, encapsulate
-        self._used = used
+        self._used, self._crowd = used, crowd
         self.mac_key = mac1_key(settings.public.id)
         self.cookie = held(settings.public.id)
         self.chain = EpochChain()
@@ -132,15 +137,15 @@ class PeerContext:
         required = self.settings.policy.chain is ChainPolicy.REQUIRED
         return required and self.memory.had_epochs and not self.chain.links
 
-    def admit(self, held: HeldKeys, result: Fetched, now: Now) -> tuple[tuple[str, str], ...]:
+    def admit(self, put: Put, result: Fetched, now: Now) -> tuple[tuple[str, str], ...]:
         """Keep the keys that came, where they are what they should be. Returns what failed: source and words."""
         failures = list(result.failures)
         for ref, key in result.keys:
             problem = problem_of(ref, key, self.settings.sources)
-            if problem is None and not self._used.admit(self.name, ref, key):
+            if problem is None and not self._used.admit(self.name, ref, key, self._crowd()):
                 problem = f"{ref.source}: delivered a key for the second time (key_ID {ref.key_id}); it is not used"
             if problem is None:
-                held.put(ref, key, now.mono)
+                put(ref, key, now.mono)
             else:
                 key.wipe()
                 failures.append((ref.source, problem))

@@ -15,6 +15,7 @@ from qtunnel.handshake.responder import Responder
 from qtunnel.handshake.transcript import Sealed
 from qtunnel.keys.chain import link
 from qtunnel.keys.policy import Shortfall
+from qtunnel.rekey.ahead import Ahead
 from qtunnel.rekey.context import OVERTAKEN, PeerContext
 from qtunnel.rekey.limits import (
     EPOCH_JUMP,
@@ -34,7 +35,7 @@ from qtunnel.rekey.replay import ReplayTimes
 from qtunnel.rekey.timing import FETCH_LIMIT, PENDING_LIMIT, seconds_between, tai64n
 from qtunnel.secret import Secret
 from qtunnel.statemachine import Machine
-from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
+from qtunnel.terms import NOTHING, ChainPolicy, KeyRef, Policy, QkdPolicy
 
 
 class InState(Enum):
@@ -85,8 +86,8 @@ class _Sent:
 class Inbound:
     """The peer's exchange with us."""
 
-    def __init__(self, context: PeerContext) -> None:
-        self._context = context
+    def __init__(self, context: PeerContext, ahead: Ahead) -> None:
+        self._context, self._ahead = context, ahead
         self._machine = Machine(IN_TABLE, InState.IDLE)
         self._responder: Responder | None = None
         self._address: Hashable | None = None
@@ -96,6 +97,8 @@ class Inbound:
         self._failures: dict[str, str] = {}
         self._sealed: Sealed | None = None
         self._policy: Policy | None = None
+        self._inventories = NOTHING, NOTHING
+        """What the offer and our answer to it said of the reservoirs; it counts once the commit proves the peer."""
         self._sent: _Sent | None = None
         self._limit = 0.0
         self._started = 0.0
@@ -103,7 +106,8 @@ class Inbound:
         self._handled = ReplayTimes(OFFERS_REMEMBERED)
         self._offers = TokenBucket(OFFER_BURST, OFFER_RATE)
         self._fetches = TokenBucket(FETCH_BURST, FETCH_RATE)
-        self._repeats = TokenBucket(REPEAT_BURST, REPEAT_RATE)
+        self._repeated_offers = TokenBucket(REPEAT_BURST, REPEAT_RATE)
+        self._repeated_commits = TokenBucket(REPEAT_BURST, REPEAT_RATE)
 
     @property
     def state(self) -> InState:
@@ -127,6 +131,13 @@ class Inbound:
         return (self._responder is not None and self._responder.exchange == exchange) or (
             self._sent is not None and self._sent.exchange == exchange
         )
+
+    def awaits(self, exchange: bytes, body: bytes) -> bool:
+        """Whether this is the commit of our exchange with that id, or a copy of it."""
+        if self._sent is None or self._sent.exchange != exchange:
+            return False
+        wanted = self._sent.commit or (b"" if self._sealed is None else self._sealed.commit)
+        return bool(wanted) and hmac.compare_digest(body, wanted)
 
     def fresh(self, timestamp: bytes) -> bool:
         """Whether an offer of that replay time is news: later than any that was committed and than the one under way.
@@ -158,7 +169,7 @@ class Inbound:
             return True  # still fetching: the answer will come
         sent = self._sent
         if sent is not None and sent.exchange == exchange and body == sent.init:
-            if self._repeats.take(now.mono):
+            if self._repeated_offers.take(now.mono):
                 self._send(sent.response, address)
             return True
         return False
@@ -193,6 +204,7 @@ class Inbound:
             self._refuse(Verdict.CHAIN_REQUIRED, "")  # before a key is fetched in vain
             return
         self._usable = self._choose(offer)
+        self._ahead.give(self._usable, now)
         missing = [ref for ref in self._usable if ref not in context.theirs]
         if not missing:
             self._answer(now)
@@ -239,7 +251,7 @@ class Inbound:
     def fetched(self, ticket: int, result: Fetched, now: Now) -> None:
         """The sources answered."""
         context = self._context
-        failures = context.admit(context.theirs, result, now)
+        failures = context.admit(context.theirs.put, result, now)
         self._in_flight = {ref: its for ref, its in self._in_flight.items() if its != ticket}
         if self.state is not InState.FETCHING or self._responder is None:
             return
@@ -269,6 +281,7 @@ class Inbound:
             chain_id,
             indices,
             clip(detail),
+            self._ahead.tell(),
         )
         sealed = self._respond(answer, None if chosen is None else chosen.secret, keys)
         if sealed is None:
@@ -276,6 +289,7 @@ class Inbound:
         self._machine.fire(InEvent.ANSWER)
         context.peer_capabilities = offer.capabilities
         self._policy = offer.policy
+        self._inventories = offer.inventory, answer.inventory
         self._sealed = sealed
         context.hear_of(offer.epoch)
         self._limit = self._started + PENDING_LIMIT
@@ -312,7 +326,7 @@ class Inbound:
         if sent is None or sent.exchange != exchange:
             return False
         if sent.commit:
-            if hmac.compare_digest(body, sent.commit) and self._repeats.take(now.mono):
+            if hmac.compare_digest(body, sent.commit) and self._repeated_commits.take(now.mono):
                 self._confirm(sent, address)
             return False
         if self.state is not InState.ANSWERED or sealed is None:
@@ -333,6 +347,9 @@ class Inbound:
         self._machine.fire(InEvent.COMMIT)
         if self._policy is not None:
             context.heed(self._policy)
+        theirs, ours = self._inventories
+        self._ahead.learn(theirs)
+        self._ahead.heard(ours)
         for ref in keys.keys:
             context.theirs.discard(ref)
         new = link(keys.epoch, keys.chain, qkd=bool(keys.keys))
@@ -361,10 +378,12 @@ class Inbound:
         self._end(InEvent.EXPIRED)
 
     def forget(self) -> None:
-        """What is under way can come to nothing any more; the peer begins another exchange."""
+        """What is under way is to come to nothing any more; the peer begins another exchange. What was committed
+        already is confirmed on: its epoch is in place."""
         if self.state is not InState.IDLE:
             self._end(InEvent.EXPIRED)
-        self._sent = None
+        if self._sent is not None and not self._sent.commit:
+            self._sent = None
 
     def _end(self, event: InEvent) -> None:
         self._machine.fire(event)

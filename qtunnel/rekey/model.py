@@ -36,11 +36,13 @@ class Heard:
 class PeerSettings:
     """One peer as the configuration has it. interval, max_age: seconds; jitter: a fraction of the interval.
 
-    has_endpoint: the configuration names an address of the peer. sources: names of the QKD sources towards it.
+    has_endpoint: the configuration names an address of the peer. sources: names of the QKD sources towards it;
+    mix: how many of them go into an epoch, the first ones that deliver, None for all.
     pqc_on_expiry: with ``qkd: required``, go on without QKD once max_age is over, instead of blocking at once.
     capabilities: bits of what our engine can do, for offers and answers. min_interval, max_interval: seconds in which
     the supply of keys moves the interval, None for not at all. max_bytes, max_packets: through the tunnel in both
-    directions, after which a rekey is due.
+    directions, after which a rekey is due. reservoir: keys of each source agreed ahead, 0 for none; reservoir_low: how
+    few of them are told as an event; reservoir_age: seconds after which such a key is wiped.
     """
 
     name: str
@@ -53,12 +55,16 @@ class PeerSettings:
     pqc_on_expiry: bool = False
     has_endpoint: bool = True
     sources: tuple[str, ...] = ()
+    mix: int | None = None
     pairing: Secret | None = None
     capabilities: int = 0
     min_interval: float | None = None
     max_interval: float | None = None
     max_bytes: int | None = None
     max_packets: int | None = None
+    reservoir: int = 0
+    reservoir_low: int = 0
+    reservoir_age: float = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +127,22 @@ class Send(Effect):
 
 @dataclass(frozen=True, slots=True)
 class FetchNew(Effect):
-    """Get a fresh key of ``size`` bytes from each of the sources, then call ``RekeyNode.fetched``."""
+    """Get a fresh key of ``size`` bytes from ``enough`` of the sources, those that stand first where they deliver, then
+    call ``RekeyNode.fetched``."""
 
     ticket: int
     sources: tuple[str, ...]
+    size: int
+    enough: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchAhead(Effect):
+    """Get up to ``number`` fresh keys of ``size`` bytes from one source, then call ``RekeyNode.fetched``."""
+
+    ticket: int
+    source: str
+    number: int
     size: int
 
 
@@ -181,7 +199,7 @@ class Defect(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came of a ``FetchNew`` or ``FetchById``. failures: source name to what it said."""
+    """What came of a ``FetchNew``, ``FetchAhead`` or ``FetchById``. failures: source name to what it said."""
 
     keys: tuple[tuple[KeyRef, Secret], ...] = ()
     failures: tuple[tuple[str, str], ...] = ()

@@ -15,6 +15,7 @@ from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
 from qtunnel.handshake.transcript import EpochKeys, Sealed
 from qtunnel.keys.chain import link
 from qtunnel.keys.policy import Shortfall, sources_required
+from qtunnel.rekey.ahead import Ahead
 from qtunnel.rekey.context import OVERTAKEN, PeerContext
 from qtunnel.rekey.limits import EPOCH_JUMP, RESPONSE_BURST, RESPONSE_RATE, TokenBucket
 from qtunnel.rekey.model import Fetched, FetchNew, Now, Send
@@ -83,8 +84,8 @@ class Outcome(Enum):
 class Outbound:
     """Our exchange with one peer. Methods return an ``Outcome`` when the exchange has ended by them."""
 
-    def __init__(self, context: PeerContext) -> None:
-        self._context = context
+    def __init__(self, context: PeerContext, ahead: Ahead) -> None:
+        self._context, self._ahead = context, ahead
         self._machine = Machine(OUT_TABLE, OutState.IDLE)
         self._ticket: int | None = None
         self._asked: set[int] = set()
@@ -135,25 +136,30 @@ class Outbound:
         if context.chain_lost:
             return self._report(
                 "chain-required",
-                "this end has lost the chain secrets, and its policy requires one; to begin a new chain, stop both "
-                "ends, remove peers.json from their state_dir, and start them",
+                "this end has lost the chain secrets, and its policy requires one; to begin a new chain, set chain: "
+                "reset-allowed for this peer at both ends, reload, and set it back once there is an epoch",
             )
-        held = context.ours.newest_by_source()
         wanted = () if context.policy.qkd is QkdPolicy.OFF else context.settings.sources
+        most = len(wanted) if context.settings.mix is None else context.settings.mix
+        held = context.ours.newest_by_source()
         missing = tuple(source for source in wanted if source not in held)
-        if not missing:
+        self._ahead.take(missing, most - (len(wanted) - len(missing)), now)
+        held = context.ours.newest_by_source()
+        missing = tuple(source for source in wanted if source not in held)
+        short = most - (len(wanted) - len(missing))
+        if not missing or short <= 0:
             return self._offer(now)
         self._machine.fire(OutEvent.FETCH)
         self._ticket = next(context.tickets)
         self._asked.add(self._ticket)
         self._fetch_limit = now.mono + FETCH_LIMIT
-        context.effects.append(FetchNew(context.name, self._ticket, missing, QKD_KEY_SIZE))
+        context.effects.append(FetchNew(context.name, self._ticket, missing, QKD_KEY_SIZE, min(short, len(missing))))
         return None
 
     def fetched(self, ticket: int, result: Fetched, now: Now) -> Outcome | None:
         """The sources answered. Keys that come too late are kept for the next attempt."""
         self._asked.discard(ticket)
-        failures = self._context.admit(self._context.ours, result, now)
+        failures = self._context.admit(self._context.ours.put, result, now)
         if self.state is not OutState.FETCHING or ticket != self._ticket:
             return None
         self._failures = failures
@@ -163,7 +169,7 @@ class Outbound:
         context, settings = self._context, self._context.settings
         policy = context.policy
         held = context.ours.newest_by_source()
-        refs = tuple(held[source] for source in settings.sources if source in held)
+        refs = tuple(held[source] for source in settings.sources if source in held)[: settings.mix]
         if policy.qkd is QkdPolicy.OFF:
             refs = ()
         if len(refs) < sources_required(policy):
@@ -171,7 +177,8 @@ class Outbound:
             return self._give_up("qkd-unavailable", f"policy requires QKD and there is no key: {words}")
         timestamp = grow(tai64n(now.unix_ns), context.memory.sent)
         chains = tuple(ChainRef(held_link.epoch, held_link.id) for held_link in context.chain.links)
-        offer = Offer(timestamp, context.epoch + 1, policy, settings.capabilities, chains, refs)
+        inventory = self._ahead.tell()
+        offer = Offer(timestamp, context.epoch + 1, policy, settings.capabilities, chains, refs, inventory)
         exchange = context.random_bytes(EXCHANGE_ID_SIZE)
         try:
             initiator = Initiator(
@@ -252,6 +259,8 @@ class Outbound:
             self._spend(initiator.offer)
             return self._fail(error.reason, error.detail)
         self._silence_told = False
+        self._ahead.heard(initiator.offer.inventory)
+        self._ahead.learn(answer.inventory)
         if answer.verdict not in KEYS_KEPT_ON:
             self._spend(initiator.offer)
         if sealed is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qtunnel.crypto.kem import Encapsulate
 from qtunnel.handshake.fragments import Message, MessageType
@@ -13,11 +13,13 @@ from qtunnel.keys.pace import Stock
 from qtunnel.keys.policy import Protection
 from qtunnel.keys.used import UsedKeys
 from qtunnel.keys.volume import least_gap
+from qtunnel.rekey.ahead import Ahead
 from qtunnel.rekey.context import PeerContext
 from qtunnel.rekey.inbound import Inbound, InState
 from qtunnel.rekey.model import Block, Effect, EpochInfo, Fetched, Memory, Now, PeerSettings
 from qtunnel.rekey.outbound import Outbound, Outcome, OutState
 from qtunnel.rekey.protection import GuardEvent, GuardState
+from qtunnel.rekey.replay import OldOffers
 from qtunnel.rekey.timing import CLOCK_DOUBT, GRACE_AT_START, OFFER_HOLD
 from qtunnel.secret import RandomBytes, Secret
 
@@ -33,7 +35,8 @@ class PeerView:
     """What the status shows of one peer; never a secret. next_rekey, expires: monotonic seconds.
 
     interval: between rekeys as it is in force, in seconds; interval_reason: why it is not the usual one. bytes,
-    packets: through the tunnel since the last rekey. peer_policy: in words, as the newest exchange had it.
+    packets: through the tunnel since the last rekey. peer_policy: in words, as the newest exchange had it. reservoir:
+    by source, keys agreed ahead that both ends hold and we may offer, and all that are held here.
     """
 
     name: str
@@ -50,6 +53,7 @@ class PeerView:
     bytes: int = 0
     packets: int = 0
     peer_policy: str | None = None
+    reservoir: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class PeerRekey:
@@ -69,10 +73,14 @@ class PeerRekey:
         delay: float = 0.0,
         crowd: Callable[[], int] = lambda: 1,
     ) -> None:
-        self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, used, effects, encapsulate)
+        self.context = PeerContext(
+            local, settings, memory, now, random_bytes, tickets, used, effects, encapsulate, crowd
+        )
         self.settings = settings
-        self.outbound = Outbound(self.context)
-        self.inbound = Inbound(self.context)
+        self.ahead = Ahead(self.context)
+        self.outbound = Outbound(self.context, self.ahead)
+        self.inbound = Inbound(self.context, self.ahead)
+        self._old_offers = OldOffers()
         self._reachable = settings.has_endpoint
         self._initiates = settings.has_endpoint and self.context.higher
         self._crowd = crowd
@@ -103,12 +111,13 @@ class PeerRekey:
             volume.bytes,
             volume.packets,
             None if self.context.peer_policy is None else self.context.peer_policy.words,
+            self.ahead.counts(),
         )
 
     @property
     def deadline(self) -> float | None:
         """When ``tick`` has something to do; monotonic seconds."""
-        times = [self.outbound.deadline, self.inbound.deadline, self.context.guard.deadline]
+        times = [self.outbound.deadline, self.inbound.deadline, self.context.guard.deadline, self.ahead.deadline]
         if self.outbound.state is OutState.IDLE:
             times += [self._next, self.context.ours.deadline]
         if self.inbound.state is InState.IDLE:
@@ -173,14 +182,21 @@ class PeerRekey:
         self.context.schedule.pace.tell(stock)
 
     def carried(self, total_bytes: int, total_packets: int | None, now: Now) -> None:
-        """The engine's counters, both directions together: a rekey is due where a limit is reached."""
+        """The engine's counters, both directions together: a rekey is due where a limit is reached.
+
+        While keys are scarce it takes ``FAR`` times as much, and never comes before the usual interval is over: who can
+        send through the tunnel must not use up what time spares.
+        """
         context, installed = self.context, self.context.guard.installed
         context.volume.count(total_bytes, total_packets)
-        limit = context.volume.reached
+        scarce = context.schedule.scarce(initiates=self._initiates)
+        limit = context.volume.far_passed if scarce else context.volume.reached
         # A failed exchange is tried again in its own time, however much passes.
         if limit is None or installed is None or self._next is None or context.schedule.failures:
             return
         gap = least_gap(self.settings.interval, self.settings.min_interval)
+        if scarce:
+            gap = max(gap, self.settings.interval)
         # Both ends count about the same, and one beginning is enough.
         due = max(now.mono, installed.made + gap) + (0.0 if self._initiates else GRACE_AT_START)
         if due < self._next:
@@ -198,10 +214,11 @@ class PeerRekey:
         begun = other and self.outbound.state is not OutState.IDLE
         if other:
             self.outbound.yield_to_peer()  # the next one has the new settings, and what was offered in vain goes first
-            if before.suite.id != settings.suite.id:
-                self.inbound.forget()
+            if before.suite.id != settings.suite.id or before.pairing != settings.pairing:
+                self.inbound.forget()  # with the old secret a message 1 was proven, which the new one may be to stop
             for held in (context.ours, context.theirs):
                 held.keep(settings.sources)
+        self.ahead.change(settings)
         state = context.guard.state
         if context.guard.change(settings, now.mono):
             self._block("the policy has become stricter than what is in force: traffic is blocked")
@@ -237,6 +254,8 @@ class PeerRekey:
             self.inbound.fetched(ticket, result, now)
         elif self.outbound.asked(ticket):
             self._ended(self.outbound.fetched(ticket, result, now), now)
+        elif self.ahead.asked(ticket):
+            self.ahead.fetched(ticket, result, now)
         else:
             result.wipe()  # asked for before a defect: nobody knows any more which end's keys they are
 
@@ -268,18 +287,21 @@ class PeerRekey:
         return True
 
     def _refuse_old(self, timestamp: bytes, now: Now) -> None:
-        """Most are copies, of which nobody needs to hear. One that was never seen and is much too old may be what a
-        peer sends whose clock was ahead, and whose memory of it is gone: it is refused until the clock gets there."""
+        """Most are copies, of which nobody needs to hear. New ones that are much too old, one after the other, may be
+        those of a peer whose clock was ahead, and whose memory of it is gone: they are refused until the clock gets
+        there."""
         behind = self.inbound.behind(timestamp)
-        if behind <= CLOCK_DOUBT:
+        if behind > CLOCK_DOUBT:
+            self.inbound.handled(timestamp, now)
+        if behind <= CLOCK_DOUBT or not self._old_offers.insist(timestamp, now.mono):
             self.context.notice("message.rejected", message="init", reason="replay", detail="an old first message")
             return
-        self.inbound.handled(timestamp, now)
         self.context.notice(
             "message.rejected", message="init", reason="clock",
-            detail=f"an offer {behind} s older than the newest one agreed on: somebody sent an old one again, or the "
-            "peer's clock was ahead then, and the peer has lost its state since; see to the clocks of both, and where "
-            "they are right, stop qtunnel here, remove peers.json from node.state_dir, and start it again",
+            detail=f"the peer goes on making offers that are {behind} s older than the newest one agreed on: its clock "
+            "is behind, or was ahead then and it has lost its state since. Set the clocks of both right; where they "
+            "are, wait until then, or give that one peer another identity (there: qtunnel identity new) and put its "
+            "public file in the place of the old one here",
         )  # fmt: skip
 
     def message(self, message: Message, address: Hashable, now: Now) -> bool:
@@ -308,6 +330,7 @@ class PeerRekey:
         self.inbound.tick(now)
         self._ended(self.outbound.tick(now), now)
         self._expire(now)
+        self.ahead.tick(now)
         self._guard(now)
         if self.outbound.state is not OutState.IDLE or self._next is None or now.mono < self._next:
             return
@@ -345,6 +368,7 @@ class PeerRekey:
 
     def close(self) -> None:
         """Wipe what is held."""
+        self.ahead.close()
         self.context.ours.wipe()
         self.context.theirs.wipe()
         self.context.chain.wipe()

@@ -13,8 +13,10 @@ from click.testing import CliRunner
 from qtunnel.cli.check import check
 from qtunnel.config import load_config, warnings
 from qtunnel.config.model import Config
+from qtunnel.errors import ConfigError
+from qtunnel.identity import PublicIdentity
 from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
-from tests.config.conftest import MINIMAL, write_secret
+from tests.config.conftest import MINIMAL, identity, write_secret
 
 Errors = Callable[[str | bytes], list[str]]
 OFF = MINIMAL[: MINIMAL.index("key_sources:")] + MINIMAL[MINIMAL.index("peers:") : MINIMAL.index("    qkd:")]
@@ -107,6 +109,59 @@ def test_peers_must_differ(errors_of: Errors, write: Callable[[str], Path]) -> N
     assert len(errors_of(MINIMAL + other)) == 1
     # A wider network is the longest prefix rule's business.
     assert load_config(write(MINIMAL + other.replace("10.77.0.2/32", "10.77.0.0/24")), environ={}).peer("hub")
+
+
+MORE = "  - {name: hub, public: hub.public, allowed_ips: [10.77.0.3/32], qkd: off}\n"
+
+
+def of_bob(site: Path, name: str) -> None:
+    """A public file with the WireGuard key of bob's: whoever has bob's secret key can make one."""
+    its = identity(name).public
+    (site / f"{name}.public").write_text(
+        PublicIdentity(identity("bob").public.wireguard, its.x25519, its.kem).to_text()
+    )
+
+
+def test_two_identities_with_one_wireguard_key_are_told(site: Path, errors_of: Errors) -> None:
+    of_bob(site, "hub")
+    (line,) = errors_of(MINIMAL + MORE)
+    assert "peers[1].public: has the same WireGuard key as bob; every peer needs its own" in line
+
+
+def test_a_peer_with_this_nodes_own_wireguard_key_is_told(site: Path, errors_of: Errors) -> None:
+    its = identity("hub").public
+    forged = PublicIdentity(identity("alice").public.wireguard, its.x25519, its.kem)
+    (site / "hub.public").write_text(forged.to_text())
+    (line,) = errors_of(MINIMAL + MORE)
+    assert "peers[1].public: has this node's own WireGuard key" in line
+
+
+def test_a_plain_peer_with_the_key_in_a_public_file_is_told(site: Path, errors_of: Errors) -> None:
+    of_bob(site, "hub")
+    key = base64.b64encode(identity("bob").public.wireguard).decode()
+    plain = (
+        f"plain_peers:\n  - {{name: phone, protection: wireguard-only, public_key: {key}, "
+        "allowed_ips: [10.77.0.9/32]}\n"
+    )
+    lines = errors_of(MINIMAL.replace("bob.public", "hub.public") + plain)
+    assert len(lines) == 1
+    assert "plain_peers[0].public_key: is the WireGuard key of bob" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("rekey", "max_age", "late"),
+    [
+        ("{}", "142s", True), ("{}", "143s", False), ("{jitter: 0%}", "131s", False), ("{interval: 5s}", "15s", True),
+        ("{interval: 5s, jitter: 0%}", "16s", False),
+    ],
+)  # fmt: skip
+def test_a_max_age_without_time_for_a_retry_is_a_warning(
+    write: Callable[[str], Path], rekey: str, max_age: str, late: bool
+) -> None:
+    text = qkd(f"rekey: {rekey}\n    qkd: {{sources: {{metro: {{peer_sae_id: b}}}}, max_age: {max_age}}}")
+    found = [line for line in warnings(load_config(write(text), environ={})) if "max_age" in line]
+    assert any("may block traffic although nothing is wrong" in line for line in found) is late
+    assert len(found) <= 1, "one word of it is enough"
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
@@ -217,3 +272,44 @@ def test_check_opens_the_key_sources(write: Callable[[str], Path]) -> None:
     assert result.exit_code == 2
     assert ":12:9: key_sources.metro.ca: " in result.stderr
     assert "ca.pem" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("", (0.11, None)), ("qber_limit: 6.5%", (0.065, None)), ("quarantine: 30m", (0.11, 1800.0)),
+     ("quarantine: operator", (0.11, None))],
+)  # fmt: skip
+def test_every_source_has_rules_for_its_keys(
+    write: Callable[[str], Path], line: str, expected: tuple[float, float | None]
+) -> None:
+    text = MINIMAL.replace("driver: etsi014", f"driver: etsi014\n    {line}")
+    limits = load_config(write(text), check_files=False).key_sources["metro"].rules.limits
+    assert (limits.qber, limits.quarantine) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("qber_limit: 20%", "key_sources.metro.qber_limit: must be above 0% and at most 11%"),
+        ("qber_limit: 0%", "key_sources.metro.qber_limit: must be above 0%"),
+        ("qber_limit: 0.05", "key_sources.metro.qber_limit: a percentage needs its sign"),
+        ("quarantine: never", "key_sources.metro.quarantine: not a duration"),
+        ("quarantine: 10ms", "key_sources.metro.quarantine: no alarm is over that fast"),
+        ("quarantin: 1h", "did you mean 'quarantine'?"),
+        ("qber_limi: 5%", "did you mean 'qber_limit'?"),
+    ],
+)
+def test_rules_that_cannot_be_used(write: Callable[[str], Path], line: str, said: str) -> None:
+    text = MINIMAL.replace("driver: etsi014", f"driver: etsi014\n    {line}")
+    with pytest.raises(ConfigError) as failure:
+        load_config(write(text), check_files=False)
+    assert said in str(failure.value)
+
+
+@pytest.mark.parametrize(("mix", "said"), [(1, "is 1, but min_sources is 2"), (0, "mix")])
+def test_a_mix_of_fewer_sources_than_have_to_contribute(write: Callable[[str], Path], mix: int, said: str) -> None:
+    sources = "{metro: {peer_sae_id: b}}"
+    text = qkd(f"qkd: {{sources: {sources}, min_sources: 2, mix: {mix}}}")
+    with pytest.raises(ConfigError) as failure:
+        load_config(write(text), check_files=False)
+    assert said in str(failure.value)

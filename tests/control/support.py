@@ -103,6 +103,8 @@ class Canned:
         self.node = NODE
         self.reloads: ReloadOutcome | QtunnelError = ReloadOutcome(file="/etc/qtunnel/alice.yaml")
         self.config: Path | None = None
+        self.clearing: QtunnelError | None = None
+        self.cleared: list[str] = []
 
     def _find(self, name: str) -> PeerStatus:
         for candidate in self.peers:
@@ -121,6 +123,11 @@ class Canned:
             raise self.reloads
         return self.reloads
 
+    async def clear_source(self, name: str) -> None:
+        if self.clearing is not None:
+            raise self.clearing
+        self.cleared.append(name)
+
     async def rekey(self, name: str) -> RekeyOutcome:
         self._find(name)
         if self.on_rekey is not None:
@@ -129,7 +136,7 @@ class Canned:
 
     @property
     def handlers(self) -> Handlers:
-        return Handlers(self.status, self.rekey, self.events, self.reload, self.config)
+        return Handlers(self.status, self.rekey, self.events, self.reload, self.config, self.clear_source)
 
 
 class Serving:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from qtunnel.config import Config, load_config
+from qtunnel.daemon.engine_keys import UNKNOWN
+from qtunnel.daemon.lanes import EVERYBODY
 from qtunnel.daemon.members import specs_of
 from qtunnel.daemon.nudges import AGAIN, PATIENCE, Nudges
 from qtunnel.daemon.settings import load_public
@@ -161,6 +163,26 @@ def test_what_is_refused_is_said_again(write: Callable[[str], Path]) -> None:
     running(write(MINIMAL), test)
 
 
+def test_what_is_being_done_for_one_peer_keeps_no_other_from_its_turn(write: Callable[[str], Path]) -> None:
+    """An epoch of hub's is on its way to the disk; bob's was refused by the engine."""
+    wanted = {"bob": 3, "hub": 5}
+
+    async def test(tunnel: Tunnel, engine: ManyPeers, config: Config) -> None:
+        await tunnel.change(with_hub(config), specs(with_hub(config)), set())
+        tunnel.busy = lambda peer: peer == "hub"
+        tunnel._in_place = {"bob": UNKNOWN, "hub": 4}
+        await tunnel.reconcile()
+        assert (tunnel.epoch_in_place("bob"), tunnel.epoch_in_place("hub")) == (3, 4)
+        tunnel.busy, tunnel._in_place["bob"] = (lambda peer: peer == EVERYBODY), UNKNOWN
+        await tunnel.reconcile()
+        assert tunnel.epoch_in_place("bob") is None, "whose key it is depends on the new configuration"
+        tunnel.busy = lambda peer: False
+        await tunnel.reconcile()
+        assert (tunnel.epoch_in_place("bob"), tunnel.epoch_in_place("hub")) == (3, 5)
+
+    running(write(MINIMAL), test, lambda peer: (wanted[peer], Secret(bytes(32))))
+
+
 def test_an_engine_that_is_down_learns_it_at_its_start(write: Callable[[str], Path]) -> None:
     async def test(tunnel: Tunnel, engine: ManyPeers, config: Config) -> None:
         tunnel.up = False
@@ -196,6 +218,37 @@ def test_another_end_of_a_key_in_place_is_said_until_it_is_taken(write: Callable
         count = len(engine.told)
         await tunnel.reconcile()
         assert len(engine.told) == count, "once is enough"
+
+    running(write(MINIMAL), test, lambda peer: (7, Secret(bytes(32))), lambda peer: Lease(ends[peer]))
+
+
+def test_an_end_that_was_refused_at_a_takeover_is_said_again(write: Callable[[str], Path]) -> None:
+    async def test(tunnel: Tunnel, engine: ManyPeers, config: Config) -> None:
+        tunnel._in_place["bob"] = 6  # of before the restart, and nobody has its key
+        engine.ends.clear()
+        engine.refusing = True
+        with pytest.raises(EngineError):
+            await tunnel.renew("bob", 600.0)
+        engine.refusing = False
+        tunnel._kept.add("bob")
+        await tunnel.reconcile()
+        assert engine.ends == {BOB: 600.0}
+
+    running(write(MINIMAL), test, lease_of=lambda peer: Lease(600.0))
+
+
+def test_a_key_in_place_never_gets_the_end_of_the_one_that_is_on_its_way(write: Callable[[str], Path]) -> None:
+    ends = {"bob": 600.0}
+
+    async def test(tunnel: Tunnel, engine: ManyPeers, config: Config) -> None:
+        ends["bob"] = 900.0  # of the next epoch
+        tunnel.busy = lambda peer: peer == "bob"
+        await tunnel.change(config, specs(config), set())
+        await tunnel.reconcile()
+        assert engine.ends == {BOB: 600.0}
+        tunnel.busy = lambda peer: False
+        await tunnel.reconcile()
+        assert engine.ends == {BOB: 900.0}
 
     running(write(MINIMAL), test, lambda peer: (7, Secret(bytes(32))), lambda peer: Lease(ends[peer]))
 

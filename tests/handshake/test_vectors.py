@@ -29,7 +29,7 @@ def test_datagrams_by_the_protocol_document(vector: dict[str, Any]) -> None:
     count = -(-len(body) // 1176)
     assert len(vector["init_datagrams"]) == count
     for index, text in enumerate(vector["init_datagrams"]):
-        header = bytes([1, 1, 0, vector["suite"], index, count]) + len(body).to_bytes(2, "big")
+        header = bytes([1, 2, 0, vector["suite"], index, count]) + len(body).to_bytes(2, "big")
         data = header + bytes.fromhex(vector["exchange_id"]) + body[index * 1176 : (index + 1) * 1176]
         assert text == (data + hmac.digest(key, data, "sha512")[:16] + bytes(16)).hex()
 

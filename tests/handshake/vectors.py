@@ -23,9 +23,10 @@ from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.handshake.suites import SUITES, Suite
 from qtunnel.identity import Identity
 from qtunnel.keys.chain import link
+from qtunnel.keys.reservoir import mark_of
 from qtunnel.rekey.timing import tai64n
 from qtunnel.secret import Secret
-from qtunnel.terms import KeyRef, Policy, QkdPolicy
+from qtunnel.terms import NOTHING, STORE_SIZE, Inventory, KeyRef, Policy, QkdPolicy
 
 FILE = Path(__file__).parent.parent / "vectors" / "handshake" / "handshake.json"
 _OTHER = {"ml-kem-768": ML_KEM_768, "ml-kem-1024": ML_KEM_1024}
@@ -58,6 +59,19 @@ def encapsulation(suite: Suite, taken: Iterator[bytes]) -> Encapsulate:
     return encapsulate
 
 
+def inventory(seed: str) -> Inventory:
+    """Two keys announced, and marks of two that are held."""
+    drawn = stream(seed)
+    held = KeyRef("metro", "key-held", 32), KeyRef("reserve", "0b59", 32)
+    announced = KeyRef("metro", f"ahead-{seed[-1]}", 32), KeyRef("reserve", "6ad2", 64)
+    return Inventory(drawn(STORE_SIZE), announced, tuple(map(mark_of, held)))
+
+
+def _plain(its: Inventory) -> dict[str, Any]:
+    announced = [{"source": ref.source, "key_id": ref.key_id, "size": ref.size} for ref in its.announced]
+    return {"store": its.store.hex(), "announced": announced, "held": [mark.hex() for mark in its.held]}
+
+
 def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str, Any]:
     """One whole exchange with all that goes in and comes out, in hexadecimal."""
     name = f"suite {suite.id}, {keys} QKD keys{', chained' if chained else ''}{', paired' if paired else ''}"
@@ -71,6 +85,7 @@ def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str,
     pairing = Secret(stream(f"{name}/pairing")(32)) if paired else None
     qkd = [(KeyRef("metro", f"key-{index}", 32), Secret(stream(f"{name}/qkd {index}")(32))) for index in range(keys)]
 
+    offered, answered = (inventory(f"{name}/inventory {end}") if keys > 1 else NOTHING for end in ("i", "r"))
     offer = Offer(
         tai64n(UNIX_NS),
         7,
@@ -78,6 +93,7 @@ def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str,
         0,
         () if chain is None else (ChainRef(chain.epoch, chain.id),),
         tuple(ref for ref, _ in qkd),
+        offered,
     )
     taken = iter(messages)
     initiator = Initiator(
@@ -85,8 +101,9 @@ def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str,
     )
     responder = Responder(bob, suite, exchange, initiator.message, lambda _: KnownPeer(alice.public, pairing))
     answer = Answer(
-        Verdict.ACCEPTED, 7, offer.policy, 0, None if chain is None else chain.id, tuple(range(keys)), "fine"
-    )
+        Verdict.ACCEPTED, 7, offer.policy, 0, None if chain is None else chain.id, tuple(range(keys)), "fine",
+        answered,
+    )  # fmt: skip
     response, theirs = responder.respond(
         answer, None if chain is None else chain.secret, qkd, random_r, encapsulate=encapsulation(suite, taken)
     )
@@ -128,6 +145,8 @@ def vector(suite: Suite, *, chained: bool, paired: bool, keys: int) -> dict[str,
         "qkd_keys": [
             {"source": ref.source, "key_id": ref.key_id, "key": bytes(key.reveal()).hex()} for ref, key in qkd
         ],
+        "offer_inventory": _plain(offered),
+        "answer_inventory": _plain(answered),
         "timestamp": offer.timestamp.hex(),
         "epoch": 7,
         "init": initiator.message.hex(),

@@ -13,6 +13,7 @@ from qtunnel.identity import Identity
 from qtunnel.rekey.model import (
     Block,
     Effect,
+    FetchAhead,
     FetchById,
     Fetched,
     FetchNew,
@@ -194,7 +195,7 @@ class Simulation:
             case Send():
                 for datagram in effect.datagrams:
                     self._transmit(host, datagram)
-            case FetchNew() | FetchById():
+            case FetchNew() | FetchAhead() | FetchById():
                 delay = self.rng.uniform(0.001, 0.05) + self.kme.slow.get(host.name, 0.0)
                 self._at(self.now + delay, lambda: self._fetch(host, effect))
             case Install():
@@ -208,12 +209,16 @@ class Simulation:
             case Notice():
                 host.notices.append(effect)
 
-    def _fetch(self, host: Host, effect: FetchNew | FetchById) -> None:
+    def _fetch(self, host: Host, effect: FetchNew | FetchAhead | FetchById) -> None:
         """Ask the KME on behalf of one host."""
         if self.hosts.get(host.name) is not host:
             return  # it was restarted meanwhile
         if isinstance(effect, FetchNew):
             answers = [(source, self.kme.get(host.name, source, effect.size)) for source in effect.sources]
+        elif isinstance(effect, FetchAhead):
+            answers = [
+                (effect.source, self.kme.get(host.name, effect.source, effect.size)) for _ in range(effect.number)
+            ]
         else:
             answers = [(ref.source, self.kme.get_by_id(host.name, ref)) for ref in effect.refs]
         keys = tuple(answer for _, answer in answers if not isinstance(answer, str))

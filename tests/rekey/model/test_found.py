@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qtunnel.terms import ChainPolicy, QkdPolicy
-from tests.rekey.model.plan import Crash, Kme, Plan, Rekey, Side
+from tests.rekey.model.plan import Crash, Kme, Move, Plan, Refuse, Rekey, Side
 from tests.rekey.model.run import run
 
 STRICT = Side(chain=ChainPolicy.REQUIRED)
@@ -21,6 +21,11 @@ FOUND = {
     ),
     "a second exchange that ran beside the first made an epoch without the chain": Plan(
         a=UNKNOWN, b=STRICT, a_is_higher=False, roams="b", spread=0.4, actions=(Rekey(0.6, "a"),)
+    ),
+    "a session outlived its key where the engine refused to drop it": Plan(
+        a=Side(pqc_on_expiry=True, max_age=1.2), roams="b",
+        actions=(Kme(0.6, "a", "down", 1.0), Move(0.0), Refuse(0.0, "a", 95.0), Crash(5.0, "b", 0, 0.0, False),
+                 Kme(0.0, "a", "lies", 40.0)),
     ),
 }  # fmt: skip
 

@@ -11,7 +11,19 @@ from dataclasses import replace
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
-from qtunnel.rekey.model import Block, Defect, Effect, FetchById, FetchNew, Install, Memory, Now, Remember, Send
+from qtunnel.rekey.model import (
+    Block,
+    Defect,
+    Effect,
+    FetchAhead,
+    FetchById,
+    FetchNew,
+    Install,
+    Memory,
+    Now,
+    Remember,
+    Send,
+)
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
 from tests.rekey.model.oracle import BrokenRuleError, Oracle
@@ -82,6 +94,8 @@ class World(Simulation):
         self.address: dict[str, Hashable] = {end: f"{end}0" for end in ENDS}
         self.known: dict[str, Hashable | None] = dict.fromkeys(ENDS)
         self.in_place: dict[str, int | object | None] = dict.fromkeys(ENDS)
+        self.owed: set[str] = set()
+        """Ends whose session has to go, until their engine has let it."""
         self.incarnation = dict.fromkeys(ENDS, 0)
         self._cut: dict[str, Crash] = {}
         self._still = 0
@@ -132,6 +146,7 @@ class World(Simulation):
         self.known[name] = self.address[other] if self.sides[name].endpoint else None
         self.wires[name].start()
         self.in_place[name] = None
+        self.owed.discard(name)
         self.keys.since_start[name].clear()
         super().start(name, self.disk[name])
         self.oracle.started(name)
@@ -234,9 +249,8 @@ class World(Simulation):
                     self._put(name, effect)
             case Block():
                 self.in_place[name] = UNKNOWN
-                if not self.refuses(name):
-                    self.wires[name].block()
-                    self.in_place[name] = None
+                self.owed.add(name)
+                self._drop_owed(name)
             case Remember():
                 self.oracle.remembers(host, effect)
                 self.disk[name] = host.memory = effect.memory
@@ -249,7 +263,15 @@ class World(Simulation):
             case _:
                 super()._effect(host, effect)
 
+    def _drop_owed(self, name: str) -> None:
+        """Block, where that has to be and the engine lets it."""
+        if name in self.owed and not self.refuses(name):
+            self.wires[name].block()
+            self.in_place[name] = None
+            self.owed.discard(name)
+
     def _put(self, name: str, effect: Install) -> None:
+        self._drop_owed(name)
         self.in_place[name] = UNKNOWN
         if self.refuses(name):
             return
@@ -272,9 +294,8 @@ class World(Simulation):
         for host in list(self.hosts.values()):
             self.wires[host.name].tick()
             self._reconcile(host)
-            if self.oracle.look(host) and not self.refuses(host.name):
-                self.wires[host.name].block()
-                self.in_place[host.name] = None
+            if self.oracle.look(host):
+                self.owed.add(host.name)
                 self._reconcile(host)
 
     def _reconcile(self, host: Host) -> None:
@@ -283,6 +304,7 @@ class World(Simulation):
         current = host.node.peers[host.peer].current_psk()
         if self.refuses(name):
             return
+        self._drop_owed(name)
         if current is None:
             if self.in_place[name] is not None:
                 self.wires[name].block()
@@ -303,7 +325,7 @@ class World(Simulation):
         kme.liars = {end for end in ENDS if self._holds("lies", end)}
         kme.slow = {end: SLOW_KME for end in ENDS if self._holds("slow", end)}
 
-    def _fetch(self, host: Host, effect: FetchNew | FetchById) -> None:
+    def _fetch(self, host: Host, effect: FetchNew | FetchAhead | FetchById) -> None:
         self._set_kmes()
         super()._fetch(host, effect)
 

@@ -1,0 +1,216 @@
+"""Keys agreed ahead with one peer: fetched by one end, found by the other, used once when the key sources are silent.
+
+Each end fetches keys of its own and announces their references in the messages of a rekey; the peer fetches them by
+those references and says in the next messages which it holds. Only such keys are *shared* and can go into an epoch, at
+both ends at the same time, without asking any key source. Who announced a key is the one that offers it, so two ends
+never offer the same one.
+
+A reservoir lives as long as its process: ``store`` names it. A peer that shows another store than before has lost what
+it held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from itertools import accumulate
+
+from qtunnel.crypto.kdf import frame
+from qtunnel.secret import Secret
+from qtunnel.terms import MARK_SIZE, MAX_ANNOUNCED, MAX_ANNOUNCED_BYTES, MAX_MARKS, NOTHING, Inventory, KeyRef
+
+TRANSIT = 2
+"""Keys beyond the depth: where each rekey takes one, as many are on their way to being shared."""
+MAX_DEPTH = 1024
+"""Keys: a day and a half at the usual 120 s."""
+
+
+class Place(Enum):
+    """Where a key of ours is. FETCHED: the peer does not know of it; SHARED: it said that it holds it."""
+
+    FETCHED = "fetched"
+    ANNOUNCED = "announced"
+    SHARED = "shared"
+
+
+@dataclass(slots=True)
+class _Own:
+    key: Secret
+    since: float
+    place: Place = Place.FETCHED
+
+
+@dataclass(slots=True)
+class _Theirs:
+    key: Secret
+    since: float
+    told: bool = False
+
+
+def mark_of(ref: KeyRef) -> bytes:
+    """A short name for a reference: 8 bytes of SHA-512 over its framed parts."""
+    framed = frame(ref.source.encode(), ref.key_id.encode(), ref.size.to_bytes(2, "big"))
+    return hashlib.sha512(framed).digest()[:MARK_SIZE]
+
+
+class Reservoir:
+    """Both ends' keys of one peer. All times are monotonic seconds.
+
+    depth: keys of each source that this end keeps shared, and takes from the peer; 0 for none. max_age: seconds from a
+    key's arrival until it is wiped. store: ``STORE_SIZE`` random bytes, not all zero.
+    """
+
+    def __init__(self, store: bytes, depth: int, max_age: float) -> None:
+        self.store, self.depth, self.max_age = store, depth, max_age
+        self._own: dict[KeyRef, _Own] = {}
+        self._theirs: dict[KeyRef, _Theirs] = {}
+        self._peer_store: bytes | None = None
+
+    @property
+    def _room(self) -> int:
+        return self.depth + TRANSIT if self.depth else 0
+
+    # -- our own keys
+
+    def missing(self, source: str) -> int:
+        """How many keys of a source are to be fetched now: one message's worth at a time, and none while the peer does
+        not take up those of before, so that a dead one never drains a KME."""
+        own = [entry.place for ref, entry in self._own.items() if ref.source == source]
+        waiting = sum(place is not Place.SHARED for place in own)
+        return max(0, min(self._room - len(own), MAX_ANNOUNCED - waiting))
+
+    def put(self, ref: KeyRef, key: Secret, now: float) -> None:
+        """A key that our source gave, to be announced; wiped where there is no room for it."""
+        if ref in self._own or len([its for its in self._own if its.source == ref.source]) >= self._room:
+            key.wipe()
+        else:
+            self._own[ref] = _Own(key, now)
+
+    def shared(self, source: str) -> int:
+        """Keys of that source that both ends hold and that we may offer."""
+        return sum(ref.source == source and entry.place is Place.SHARED for ref, entry in self._own.items())
+
+    def take(self, source: str) -> tuple[KeyRef, Secret] | None:
+        """The oldest shared key of a source, which is in no reservoir any more: the caller wipes it."""
+        for ref, entry in self._own.items():
+            if ref.source == source and entry.place is Place.SHARED:
+                del self._own[ref]
+                return ref, entry.key
+        return None
+
+    # -- the peer's
+
+    def wanted(self, announced: Iterable[KeyRef], sources: Collection[str], size: int) -> tuple[KeyRef, ...]:
+        """Which of the peer's announced keys are to be fetched: of our sources, of that size, as many as there is room
+        for."""
+        room = {source: self._room - sum(ref.source == source for ref in self._theirs) for source in sources}
+        wanted = []
+        for ref in announced:
+            if ref in self._theirs or ref.size != size or room.get(ref.source, 0) <= 0:
+                continue
+            room[ref.source] -= 1
+            wanted.append(ref)
+        return tuple(wanted)
+
+    def hold(self, ref: KeyRef, key: Secret, now: float) -> None:
+        """A key of the peer's that our source gave by its reference."""
+        if ref in self._theirs:
+            key.wipe()
+        else:
+            self._theirs[ref] = _Theirs(key, now)
+
+    def give(self, ref: KeyRef) -> Secret | None:
+        """A key of the peer's that it offers now; it is in no reservoir any more: the caller wipes it."""
+        entry = self._theirs.pop(ref, None)
+        return None if entry is None else entry.key
+
+    # -- what is told
+
+    def tell(self) -> Inventory:
+        """For our next message. What it says is repeated until ``heard`` tells that it arrived."""
+        if not self.depth:
+            return NOTHING
+        held = [ref for ref, entry in self._theirs.items() if not entry.told][:MAX_MARKS]
+        fresh = [ref for ref, entry in self._own.items() if entry.place is not Place.SHARED][:MAX_ANNOUNCED]
+        sizes = accumulate(ref.wire_size for ref in fresh)
+        announced = tuple(ref for ref, size in zip(fresh, sizes, strict=True) if size <= MAX_ANNOUNCED_BYTES)
+        for ref in announced:
+            self._own[ref].place = Place.ANNOUNCED
+        return Inventory(self.store, announced, tuple(mark_of(ref) for ref in held))
+
+    def heard(self, told: Inventory) -> None:
+        """The peer has read a message with what ``tell`` gave."""
+        marks = set(told.held)
+        for ref, entry in self._theirs.items():
+            entry.told = entry.told or mark_of(ref) in marks
+
+    def learn(self, told: Inventory) -> list[KeyRef]:
+        """What the peer said of its reservoir. Returns our keys that are lost by it: the peer held them, in a store
+        that is no more."""
+        lost: list[KeyRef] = []
+        if told.store != self._peer_store:
+            if self._peer_store is not None:  # else nothing of ours was announced to it
+                lost = [ref for ref, entry in self._own.items() if entry.place is not Place.FETCHED]
+                for ref in lost:
+                    self._own.pop(ref).key.wipe()
+                lost += self._drop_theirs()
+            self._peer_store = told.store
+        marks = set(told.held)
+        for ref, entry in self._own.items():
+            if entry.place is Place.ANNOUNCED and mark_of(ref) in marks:
+                entry.place = Place.SHARED
+        return lost
+
+    def _drop_theirs(self) -> list[KeyRef]:
+        """A peer that has lost its store will never offer what it fetched."""
+        lost = list(self._theirs)
+        for entry in self._theirs.values():
+            entry.key.wipe()
+        self._theirs.clear()
+        return lost
+
+    # -- bounds
+
+    @property
+    def deadline(self) -> float | None:
+        """When the oldest key is to be wiped."""
+        times = [entry.since for entries in (self._own, self._theirs) for entry in entries.values()]
+        return min(times) + self.max_age if times else None
+
+    def expire(self, now: float) -> list[KeyRef]:
+        """Wipe what is too old, and say which."""
+        old: list[KeyRef] = []
+        for entries in (self._own, self._theirs):
+            for ref in [ref for ref, entry in entries.items() if now >= entry.since + self.max_age]:
+                entries.pop(ref).key.wipe()
+                old.append(ref)
+        return old
+
+    def keep(self, sources: Collection[str]) -> list[KeyRef]:
+        """Wipe what is of any other source, and say which."""
+        gone: list[KeyRef] = []
+        for entries in (self._own, self._theirs):
+            for ref in [ref for ref in entries if ref.source not in sources]:
+                entries.pop(ref).key.wipe()
+                gone.append(ref)
+        return gone
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """By source: our shared keys, and all that are held, both ends' together."""
+        found: dict[str, tuple[int, int]] = {}
+        for entries in (self._own, self._theirs):
+            for ref in entries:
+                shared, held = found.get(ref.source, (0, 0))
+                found[ref.source] = shared, held + 1
+        return {source: (self.shared(source), held) for source, (_, held) in found.items()}
+
+    def wipe(self) -> int:
+        """Wipe all; how many that were."""
+        every = [entry.key for entry in self._own.values()] + [entry.key for entry in self._theirs.values()]
+        for key in every:
+            key.wipe()
+        self._own.clear()
+        self._theirs.clear()
+        return len(every)
