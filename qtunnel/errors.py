@@ -68,6 +68,10 @@ class InterfaceError(EngineError):
     """The network interface cannot be created or configured."""
 
 
+class MissingPeerError(EngineError):
+    """An interface of somebody else's has no such peer. Says nothing of the interface's other peers."""
+
+
 class ControlError(QtunnelError):
     """The control socket: a refused or malformed request."""
 

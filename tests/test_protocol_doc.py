@@ -490,7 +490,8 @@ def test_uapi_keys() -> None:
     assert {row["key"] for row in rows if row["operation"] == "set"} == set(uapi.KEYS) - standard
     world, alice, bob = start()
     install(bob, alice, 2)
-    install(alice, bob, 2, "record_mode=aes-256-gcm", "epoch_note=second", "expires_msec=1000", "handshake=now")
+    ends = f"expires_boottime_msec={round(world.now * 1000) + 1000}"
+    install(alice, bob, 2, "record_mode=aes-256-gcm", "epoch_note=second", ends, "handshake=now")
     world.settle()
     shown = alice.get().splitlines()
     world.advance(1)

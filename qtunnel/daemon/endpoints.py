@@ -11,6 +11,7 @@ from qtunnel.daemon.members import AnyPeer, all_peers
 from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.records import Place
 from qtunnel.daemon.resolver import Resolver
+from qtunnel.daemon.steady import Steady
 from qtunnel.daemon.transport import Address
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.errors import EngineError
@@ -121,13 +122,19 @@ class Endpoints:
 
     async def watch(self) -> None:
         """Look up again what is in doubt; runs until cancelled."""
+        steady = Steady("endpoints")
         while True:
             await asyncio.sleep(RESOLVE_RETRY)
-            await self._look_up()
+            with steady.look():
+                await self._look_up()
 
     async def _look_up(self) -> None:
         doubted, self._doubted = self._doubted, set()
-        await asyncio.gather(*(self._resolve(self._peers[name]) for name in doubted))
+        try:
+            await asyncio.gather(*(self._resolve(self._peers[name]) for name in doubted))
+        except BaseException:
+            self._doubted |= doubted & self._peers.keys()  # nothing is known of them yet
+            raise
 
     async def _resolve(self, peer: AnyPeer) -> None:
         assert peer.endpoint is not None

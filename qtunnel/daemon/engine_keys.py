@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable
 
+from qtunnel.daemon.refusals import Refusals
 from qtunnel.engines.base import Engine, Lease, PeerSpec
 from qtunnel.engines.programs import OWN
-from qtunnel.errors import EngineError
 from qtunnel.rekey.model import Install
 from qtunnel.secret import Secret
 
@@ -21,7 +20,7 @@ CurrentPsk = Callable[[str], tuple[int, Secret] | None]
 """From a peer's name to epoch and PSK (a copy) that it should have now; None where it is to be blocked."""
 
 LeaseOf = Callable[[str], Lease | None]
-"""From a peer's name to how long that PSK may live if nobody renews it."""
+"""From a peer's name to when that PSK ends if nobody renews it."""
 
 Busy = Callable[[str], bool]
 """Whether effects of that peer are on their way, by its name."""
@@ -40,12 +39,21 @@ class EngineKeys:
     _specs: dict[str, PeerSpec]
     _in_place: dict[str, int | object | None]
     _kept: set[str]
+    _owed: set[str]
+    """Peers whose sessions have to go, until the engine has said that they are gone."""
+    _unrenewed: set[str]
+    """Peers whose key in place may have another end than the engine was told."""
     _record_suites: dict[str, str]
 
     @property
     def knows_epochs(self) -> bool:
         """Whether the engine tells the epoch of a session itself, and makes handshakes when told to."""
         return self.engine.name == OWN
+
+    def epoch_in_place(self, peer: str) -> int | None:
+        """The epoch whose PSK the engine has taken; None for a random one, or where that is not certain."""
+        found = self._in_place.get(peer)
+        return found if self.up and isinstance(found, int) else None
 
     async def shake_hands(self, peer: str) -> None:
         """A WireGuard handshake now with the key in place, where the engine can be asked for one."""
@@ -74,6 +82,9 @@ class EngineKeys:
                     return  # superseded: the effect that did so comes after this one
                 self._in_place[effect.peer] = UNKNOWN
                 self._kept.discard(effect.peer)
+                if effect.peer in self._owed:
+                    await self._block(effect.peer)
+                    self._in_place[effect.peer] = UNKNOWN
                 await self.engine.set_psk(
                     self._keys[effect.peer], effect.psk, effect.epoch, effect.previous_psk,
                     effect.previous_epoch or 0, effect.handshake_now, effect.record_suite, self._lease_of(effect.peer),
@@ -90,36 +101,55 @@ class EngineKeys:
             if self.up and peer in self._specs:
                 await self._block(peer)
 
-    async def renew(self, peer: str, seconds: float) -> None:
-        """The engine blocks the peer after that time, unless another epoch comes."""
+    async def renew(self, peer: str, ends: float) -> None:
+        """The engine blocks the peer then, unless another epoch comes; what it refuses ``reconcile`` repeats. ends:
+        seconds of CLOCK_BOOTTIME."""
         async with self._lock:
             if self.up:
-                await self.engine.renew(self._keys[peer], seconds)
+                self._unrenewed.add(peer)
+                await self.engine.renew(self._keys[peer], ends)
+                self._unrenewed.discard(peer)
 
-    async def _renew_all(self) -> None:
-        """Perhaps with another max_age: what the engine refuses stays as it was, and the daemon itself is in time."""
-        for name in self._specs if self.up else ():
-            lease = self._lease_of(name) if isinstance(self._in_place.get(name), int) else None
-            if lease is not None:
-                with contextlib.suppress(EngineError):
-                    await self.engine.renew(self._keys[name], lease.seconds)
+    async def _renew_owed(self, refusals: Refusals) -> None:
+        """Other ends for keys that are in place. The daemon itself is in time where the engine refuses; but the engine
+        has to be, too, for as long as it may be alone."""
+        for name in [name for name in self._specs if name in self._unrenewed]:
+            if self.busy(name):  # perhaps with another key than the one in place, whose end is a later one
+                continue
+            with refusals.of(name):
+                lease = self._lease_of(name) if isinstance(self._in_place.get(name), int) else None
+                if lease is not None:  # else the key that comes brings its end along
+                    await self.engine.renew(self._keys[name], lease.ends)
+                self._unrenewed.discard(name)
 
     async def _block(self, peer: str) -> None:
         self._kept.discard(peer)
+        self._owed.add(peer)
         self._in_place[peer] = UNKNOWN
         with Secret.random(os.urandom, PSK_SIZE) as psk:
             await self.engine.block(self._keys[peer], psk)
+        self._owed.discard(peer)
         self._in_place[peer] = None
 
     async def drop_session(self, peer: str) -> None:
-        """End the present session and begin a new one with the PSK in place."""
+        """End the present session and begin a new one with the PSK in place; what the engine refuses ``reconcile``
+        repeats."""
         async with self._lock:
-            if self.up and peer in self._specs and peer not in self._kept:  # those end by themselves, in time
-                await self._block(peer)
+            if self.up and peer in self._specs:
+                self._owed.add(peer)
                 await self._put_right(peer)
 
+    async def _drop(self, peer: str) -> None:
+        if peer not in self._kept:
+            await self._block(peer)
+            return
+        await self.engine.drop_sessions(self._keys[peer])  # nobody could put its key in place again
+        self._owed.discard(peer)
+
     async def _put_right(self, peer: str) -> None:
-        """Give the engine what the peer should have now, where it has something else."""
+        """Give the engine what the peer should have now, where it has something else, or a session that has to go."""
+        if peer in self._owed:
+            await self._drop(peer)
         current = self._current_psk(peer)
         if current is None:
             if self._in_place.get(peer) is not None and peer not in self._kept:

@@ -28,6 +28,7 @@ from qtunnel.daemon.plain import PlainPeers
 from qtunnel.daemon.reload import Apply, ConfigSource, Parts, Reloader
 from qtunnel.daemon.settings import all_settings, load_public
 from qtunnel.daemon.sources import KeySources
+from qtunnel.daemon.steady import Steady
 from qtunnel.daemon.takeover import lease_of, take_up
 from qtunnel.daemon.transport import Address, Datagram, HandshakeSockets, cookie_source, source_of
 from qtunnel.daemon.tunnel import Tunnel
@@ -199,7 +200,7 @@ class Gateway:
             self._nudges.forget(name)
 
     def _lease_of(self, peer: str) -> Lease | None:
-        return lease_of(self._core, peer, monotonic())
+        return lease_of(self._core, peer)
 
     # -- into the core
 
@@ -290,15 +291,18 @@ class Gateway:
         return self._epochs.complete(self._core.peers[peer].view(), monotonic())
 
     async def _poll(self, *steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        expected, looks = Steady("expect"), [(step, Steady(step.__name__.strip("_"))) for step in steps]
         while True:
-            self._sockets.expect(self._endpoints.hosts())
+            with expected.look():
+                self._sockets.expect(self._endpoints.hosts())
             await asyncio.sleep(POLL_INTERVAL)
             self._wake.set()  # timers of the event loop stand still while the machine sleeps, keys must not
-            for step in steps:
-                try:
-                    await step()
-                except EngineError as error:
-                    self._publish("engine.trouble", None, detail=str(error))
+            for step, steady in looks:
+                with steady.look():
+                    try:
+                        await step()
+                    except EngineError as error:
+                        self._publish("engine.trouble", None, detail=str(error))
 
     async def _reconcile(self) -> None:
         if not self._work.busy(EVERYBODY):
@@ -335,12 +339,15 @@ class Gateway:
                 )  # fmt: skip
             if protection is not before[1]:
                 self._publish("protection.in-force", name, before=before[1], after=protection)
-            if is_stale(config, view, its, present):
-                # A newer epoch is installed, but WireGuard goes on with a session of one that is too old.
-                self._publish("session.stale", name, detail=f"the session of epoch {epoch} is past max_age: dropped")
-                await self._tunnel.drop_session(name)
-            else:
-                await self._nudges.look(name, config.wireguard_port, its, time.time())
+            try:
+                if is_stale(config, view, its, present):
+                    # A newer epoch is installed, but WireGuard goes on with a session of one that is too old.
+                    await self._tunnel.drop_session(name)
+                    self._publish("session.stale", name, detail=f"session of epoch {epoch} is past max_age: dropped")
+                else:
+                    await self._nudges.look(name, config.wireguard_port, its, time.time())
+            except EngineError as error:  # the others' turn comes all the same
+                self._publish("engine.trouble", name, detail=str(error))
         self._flush()
 
     # -- control

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from qtunnel.config import Config
 from qtunnel.daemon.source_book import SourceBook
+from qtunnel.daemon.steady import Steady
 from qtunnel.daemon.supply import Supply, Tell
 from qtunnel.drivers import registry
 from qtunnel.drivers.registry import SourceHub
@@ -205,9 +206,11 @@ class KeySources:
         await asyncio.gather(self._watch(), self.supply.watch())
 
     async def _watch(self) -> None:
+        steady = Steady("sources")
         while True:
             self._changed.clear()
-            await asyncio.gather(*(self._look(name) for name in self._hubs))
+            with steady.look():
+                await asyncio.gather(*(self._look(name) for name in self._hubs))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STATUS_INTERVAL):
                     await self._changed.wait()

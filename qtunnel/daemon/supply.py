@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from qtunnel.daemon.clock import monotonic
+from qtunnel.daemon.steady import Steady
 from qtunnel.keys.pace import Stock
 from qtunnel.keys.source import SourceStatus
 
@@ -75,8 +76,10 @@ class Supply:
 
     async def watch(self) -> None:
         """Look at each pair in turn, one call at a time for each source; runs until cancelled."""
+        steady = Steady("supply")
         while True:
-            await asyncio.gather(*(self._next(name) for name in {name for _, name in self._readings}))
+            with steady.look():
+                await asyncio.gather(*(self._next(name) for name in {name for _, name in self._readings}))
             await asyncio.sleep(CALL_GAP)
 
     async def _next(self, name: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.engines.base import Lease, Left
 from qtunnel.errors import EngineError
+from qtunnel.identity import PublicIdentity
 from qtunnel.keys.policy import sources_required
 from qtunnel.rekey.model import EpochInfo, Now, PeerSettings
 from qtunnel.rekey.node import RekeyNode
@@ -21,23 +22,37 @@ from qtunnel.terms import KeyRef
 MAX_NOTE = 900
 """Bytes that the engine keeps."""
 
+NAMED_BY = 32
+"""Bytes of a peer's id that name it: as hard to meet by chance or on purpose as a SHA-256."""
+
 Publish = Callable[..., None]
 """Takes an event: its kind, the peer's name, fields."""
 
 
-def lease_of(core: RekeyNode, peer: str, now: float) -> Lease | None:
-    """Of the epoch that the peer should have now; now: monotonic seconds. None where it has none."""
+def lease_of(core: RekeyNode, peer: str) -> Lease | None:
+    """Of the epoch that the peer should have now, and when the one before it is over; None where it has none."""
     found = core.peers.get(peer)
-    ends = None if found is None else found.context.guard.ends
-    if found is None or ends is None or found.context.guard.installed is None:
+    if found is None:
         return None
-    return Lease(max(0.0, ends - now), note_of(found.context.guard.installed))
+    context = found.context
+    installed, ends = context.guard.installed, context.guard.ends
+    if installed is None or ends is None:
+        return None
+    before = [info.made for epoch, info in sorted(context.epochs.items()) if epoch < installed.epoch]
+    previous_ends = before[-1] + context.settings.max_age if before else None
+    return Lease(ends, note_of(installed, context.settings.public), previous_ends)
 
 
-def note_of(info: EpochInfo) -> str:
-    """The description of an epoch as one line; no secret is in it."""
+def note_of(info: EpochInfo, public: PublicIdentity) -> str:
+    """The description of an epoch with that peer as one line; no secret is in it."""
     keys = [[key.source, key.key_id, key.size] for key in info.keys]
-    document = {"made": info.made, "suite": info.suite.id, "chained": info.chained, "keys": keys}
+    document = {
+        "peer": _named(public),
+        "made": info.made,
+        "suite": info.suite.id,
+        "chained": info.chained,
+        "keys": keys,
+    }
     note = json.dumps(document, separators=(",", ":"))
     if len(note) > MAX_NOTE:  # of many sources with long key_IDs
         document["keys"] = [[key.source, "", key.size] for key in info.keys]
@@ -45,12 +60,19 @@ def note_of(info: EpochInfo) -> str:
     return note if len(note) <= MAX_NOTE else ""
 
 
+def _named(public: PublicIdentity) -> str:
+    return public.id[:NAMED_BY].hex()
+
+
 def epoch_of(epoch: int, note: str, settings: PeerSettings) -> EpochInfo | None:
-    """The epoch that a former daemon described; None for one that cannot be read or is of another suite."""
+    """The epoch that a former daemon described; None for one that cannot be read, or is of another suite or peer.
+
+    In the engine a peer is a WireGuard key, which the configuration may have given to somebody else since.
+    """
     try:
         document = json.loads(note)
         keys = tuple(KeyRef(str(source), str(key_id), int(size)) for source, key_id, size in document["keys"])
-        if document["suite"] != settings.suite.id:
+        if document["suite"] != settings.suite.id or document["peer"] != _named(settings.public):
             return None
         return EpochInfo(epoch, settings.suite, keys, bool(document["chained"]), float(document["made"]))
     except (ValueError, KeyError, TypeError):
@@ -102,7 +124,7 @@ async def _take_up(
     core.take_up(settings.name, info, session, now)
     ends = core.peers[settings.name].context.guard.ends
     if ends is not None:  # perhaps another max_age than before
-        await tunnel.renew(settings.name, ends - now.mono)
+        await tunnel.renew(settings.name, ends)
     publish(
         "epoch.kept", settings.name, epoch=number, age=round(now.mono - info.made, 3), sources=list(info.sources),
         detail="in place since before the restart; its chain secret is lost, the next epoch begins a new chain",

@@ -13,11 +13,14 @@ from qtunnel.daemon.inheritance import ENGINE_RECORD, inherit
 from qtunnel.daemon.lanes import EVERYBODY
 from qtunnel.daemon.looks import AFTER_CHANGE, Looks
 from qtunnel.daemon.members import interface_of, mark_for, specs_of
+from qtunnel.daemon.refusals import Refusals, short
+from qtunnel.daemon.steady import Steady
 from qtunnel.engines.base import Endpoint, Engine, Left, PeerSpec, PeerStats
 from qtunnel.engines.changes import Changes
 from qtunnel.engines.choice import open_engine, open_existing
 from qtunnel.engines.existing import ExistingEngine
 from qtunnel.engines.interface import Interface
+from qtunnel.engines.ledger import SESSION_TIME
 from qtunnel.engines.owners import OwnersInterface
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
@@ -35,8 +38,6 @@ LONGEST_RESTART = 10.0
 """... these, so that an engine that cannot start does not fill the log."""
 REFUSALS = 3
 """Times in a row that an engine may refuse what a peer should have, or leave a question unanswered for 5 s."""
-NAMED = 6
-"""Routes that a line of the log names; a hub may have thousands."""
 
 
 class Tunnel(EngineKeys):
@@ -71,6 +72,8 @@ class Tunnel(EngineKeys):
         self._specs = specs_of(config, public)
         self._keys = {name: spec.public_key for name, spec in self._specs.items()}
         self._unset: set[str] = set()
+        self._owed: set[str] = set()
+        self._unrenewed: set[str] = set()
         self._gone: set[bytes] = set()
         self.up = False
         self._in_place: dict[str, int | object | None] = {}
@@ -91,7 +94,9 @@ class Tunnel(EngineKeys):
         try:
             left = await self.engine.adopt(self._identity.public.wireguard, self._config.node.wireguard_port, self.mark)
             if left is None:
-                await self._bring_up()
+                refused = (await self._bring_up()).by_peer
+                if len(refused) == len(self._specs) > 0:  # a mistake in the configuration, rather than of the owner's
+                    raise next(iter(refused.values()))
             else:
                 await self._take_over(left)
         except BaseException:
@@ -111,34 +116,51 @@ class Tunnel(EngineKeys):
                 self._in_place[name] = UNKNOWN
             elif its is not None:
                 self._kept.add(name)
-        await self._interface.up()
+        await self._interface.up(self.engine.index)
         self._made += 1
         self._looks.made()
         self._warn()
         self.up = True
         self._events.publish("engine.adopted", None, pid=self.engine.pid, peers=len(self.left))
 
-    async def _bring_up(self) -> None:
-        engine = self.engine
+    async def _bring_up(self) -> Refusals:
+        """What is refused for one peer ends the start of an engine of ours, which then is made anew. An interface of
+        somebody else's goes on as it is: there it is the others' turn, and ``reconcile`` repeats what was refused."""
+        engine, refusals = self.engine, Refusals()
         self._kept.clear()
+        self._owed.clear()
+        self._unrenewed.clear()
         await engine.start()
         with self._identity.wireguard.copy() as key:
             await engine.configure_device(key, self._config.node.wireguard_port, self.mark)
         for name, spec in self._specs.items():
-            await engine.set_peer(spec)
-            self._in_place[name] = None
-            await self._put_right(name)
+            with refusals.of(name):
+                self._in_place[name] = UNKNOWN
+                await engine.set_peer(spec)
+                self._in_place[name] = None
+                await self._put_right(name)
+            if name in refusals.by_peer and not self._owners:
+                raise refusals.by_peer[name]
         self._misplaced.clear()
-        self._unset.clear()
         self._gone.clear()
-        await self._interface.up()
+        self._unset = set(refusals.by_peer)
+        await self._interface.up(self.engine.index)
         self._made += 1
         self._looks.made()
         self._warn()
-        for name in self._specs:  # a handshake that was asked for before the link was up has not been sent
-            self._in_place[name] = None
-            await self._put_right(name)
+        if not self._owners:
+            for name in self._specs:  # a handshake that was asked for before the link was up has not been sent
+                self._in_place[name] = None
+                await self._put_right(name)
         self.up = True
+        for name, refusal in refusals.by_peer.items():
+            self._events.publish("engine.trouble", name, detail=str(refusal))
+        return refusals
+
+    @property
+    def _owners(self) -> bool:
+        """Whether the interface is somebody else's, who may take away or change what is there."""
+        return isinstance(self._interface, OwnersInterface)
 
     def _warn(self) -> None:
         for warning in self._interface.warnings:
@@ -148,30 +170,36 @@ class Tunnel(EngineKeys):
 
     async def supervise(self) -> None:
         """Start the engine again whenever it dies; runs until cancelled."""
+        watch, restart = Steady("engine"), Steady("restart")
         while True:
-            reason = await self.engine.wait_dead()
-            async with self._lock:
-                self.up = False
-            self._events.publish("engine.died", None, detail=reason)
+            with watch.look():
+                reason = await self.engine.wait_dead()
+                async with self._lock:
+                    self.up = False
+                self._events.publish("engine.died", None, detail=reason)
             delay = FIRST_RESTART
             while not self.up:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LONGEST_RESTART)
-                try:
-                    async with self._lock:
-                        await self.engine.stop()
-                        await self._bring_up()
-                except EngineError as error:
-                    self._events.publish("engine.failed", None, detail=str(error))
+                with restart.look():
+                    await self._restart()
+
+    async def _restart(self) -> None:
+        try:
+            async with self._lock:
+                await self.engine.stop()
+                await self._bring_up()
             self._events.publish("engine.restarted", None, pid=self.engine.pid)
+        except EngineError as error:
+            self._events.publish("engine.failed", None, detail=str(error))
 
     async def mend(self) -> None:
         """Put back what somebody undid of the interface, its routes and what stands behind them, and follow the host's
         own routes; to be called about every second. Raises ``EngineError``."""
-        owners = isinstance(self._interface, OwnersInterface)  # whose keys nobody tells the changes of
-        if not self.up or not (self._looks.due(trouble=self.trouble is not None) or owners):
+        # Nobody tells of changes of the keys of an owner's interface.
+        if not self.up or not (self._looks.due(trouble=self.trouble is not None) or self._owners):
             return
-        made = self._made
+        made, refused = self._made, None
         missing = await self._missing()
         async with self._lock:
             if not self.up or self._made != made:
@@ -181,19 +209,35 @@ class Tunnel(EngineKeys):
             else:
                 name = self._config.tunnel.interface
                 remedy = "put back" if self._interface.undone else "remove that"
-                text = f"interface {name} was changed by somebody else: missing: {_short(missing)}; {remedy}"
-                if self.trouble is None:
+                if self._interface.away:
+                    remedy = "no protection for a peer that is not there; add it again"
+                text = f"interface {name} was changed by somebody else: missing: {short(missing)}; {remedy}"
+                if self.trouble is None or (self._owners and text != self.trouble):
                     self._events.publish("interface.altered", None, detail=text)
                 self.trouble = text
                 await self._interface.put_back()
-                for peer in self._interface.rekeyed:  # and drop what sessions the other key has made
-                    await self._block(peer)
-                    await self._put_right(peer)
+                refused = (await self._take_back(self._interface.rekeyed, self._interface.away)).error(missing=False)
             self._routes_due += 1
             if self._routes_due >= ROUTES_EVERY:
                 self._routes_due = 0
                 await self._interface.follow_routes()
             self._warn()
+            if refused is not None:
+                raise refused
+
+    async def _take_back(self, rekeyed: Collection[str], away: Collection[str]) -> Refusals:
+        """Peers with another key than ours get ours; those that are not there begin anew when they are."""
+        refusals = Refusals()
+        for peer in away:
+            if peer not in self._unset:
+                self._unset.add(peer)
+                self._in_place[peer] = UNKNOWN
+                await self.engine.remove_peer(self._keys[peer])  # forgotten here: there it is gone already
+        for peer in rekeyed:
+            with refusals.of(peer):
+                await self._block(peer)  # with what sessions the other key has made
+                await self._put_right(peer)
+        return refusals
 
     async def _missing(self) -> list[str]:
         if isinstance(self._interface, OwnersInterface):
@@ -216,7 +260,7 @@ class Tunnel(EngineKeys):
         self.up = False
         self._changes.close()
         if self._interface.is_up and self._interface.guards:
-            prefixes = _short([str(network) for network in self._interface.guards])
+            prefixes = short([str(network) for network in self._interface.guards])
             self._events.publish(
                 "tunnel.guarded",
                 None,
@@ -246,9 +290,8 @@ class Tunnel(EngineKeys):
                     self._gone.add(spec.public_key)
                     for held in (self._in_place, self._record_suites):
                         held.pop(name, None)
-                    self._kept.discard(name)
-                    self._misplaced.discard(name)
-                    self._unset.discard(name)
+                    for named in (self._kept, self._owed, self._misplaced, self._unset):
+                        named.discard(name)
             for name, spec in specs.items():
                 old = None if name in others else before.get(name)
                 if old is None:
@@ -258,37 +301,41 @@ class Tunnel(EngineKeys):
                     self._unset.add(name)
             self._keys = {name: spec.public_key for name, spec in self._specs.items()}
             self._config = config
-            refused = await self._settle() if self.up else None
-            await self._renew_all()
+            refusals = Refusals()
+            if self.up:
+                refusals, self._unrenewed = await self._settle(), set(self._specs)  # perhaps max_age is another one
+                await self._renew_owed(refusals)
             try:
                 await self._interface.change(interface_of(config))
             finally:
                 self._made += 1
                 self._looks.made()
-            if refused is not None:
+            if (refused := refusals.error()) is not None:
                 raise refused
 
-    async def _settle(self) -> EngineError | None:
-        """Bring the engine's peers to what they should be; the first refusal."""
-        refused: EngineError | None = None
+    async def _settle(self) -> Refusals:
+        """Bring the engine's peers to what they should be."""
+        refusals = Refusals()
         for key in tuple(self._gone):
-            try:
+            with refusals.of_all():
                 await self.engine.remove_peer(key)
                 self._gone.discard(key)
-            except EngineError as error:
-                refused = refused or error
-        waiting = [name for name in self._specs if name in self._unset and self._keys[name] not in self._gone]
-        try:
+        away = self._interface.away if self._owners else ()  # which every look finds out anew
+        waiting = [
+            name for name in self._specs
+            if name in self._unset and name not in away and self._keys[name] not in self._gone
+        ]  # fmt: skip
+        stats: dict[bytes, PeerStats] | None = None
+        with refusals.of_all():
             stats = await self.engine.stats() if waiting else {}
-            for name in waiting:
-                its, spec = stats.get(self._keys[name]), self._specs[name]
+        for name in waiting if stats is not None else ():
+            with refusals.of(name):
+                its, spec = (stats or {}).get(self._keys[name]), self._specs[name]
                 at = its.endpoint if its is not None else None  # where it has roamed to it stays
                 await self.engine.set_peer(spec if at is None else replace(spec, endpoint=at))
                 self._unset.discard(name)
                 await self._put_right(name)
-        except EngineError as error:
-            refused = refused or error
-        return refused
+        return refusals
 
     async def set_endpoint(self, peer: str, endpoint: Endpoint) -> None:
         """Where the peer's WireGuard is, from its name; the engine follows roaming by itself."""
@@ -323,35 +370,40 @@ class Tunnel(EngineKeys):
         async with self._lock:
             if not self.up:
                 return
-            refused = await self._settle() if self._gone or self._unset else None
+            refusals = await self._settle() if self._gone or self._unset else Refusals()
             for peer in self._specs:
-                try:
-                    if peer in self._unset or self.busy(EVERYBODY):
-                        continue  # a new configuration is on its way, and it may be another peer's name by now
+                if peer in self._unset or self.busy(EVERYBODY):
+                    continue  # a new configuration is on its way, and it may be another peer's name by now
+                with refusals.of(peer):
                     await self._put_right(peer)
                     if peer in self._misplaced:
                         await self._place(peer)
-                except EngineError as error:
-                    refused = refused or error
-            if refused is not None:
+            await self._renew_owed(refusals)
+            refused = refusals.error(missing=False)  # those that are missing are told by ``mend``
+            if refused is None:
+                self._strikes["set"] = 0
+                return
+            if not self._owners:  # whom an end of it would leave as it is, with all the others
                 await self._distrust("set", refused)
-                raise refused
-            self._strikes["set"] = 0
+            raise refused
 
     async def _distrust(self, what: str, refusal: EngineError) -> None:
         """An engine that goes on refusing, or does not answer, is stopped: its restart puts everything in place, and
-        meanwhile nothing passes."""
+        meanwhile nothing passes. Before somebody else's interface is given up all its peers are blocked."""
         self._strikes[what] += 1
         if self._strikes[what] >= REFUSALS:
             self._strikes = dict.fromkeys(self._strikes, 0)
             self._events.publish("engine.stopped", None, detail=f"it failed {REFUSALS} times in a row: {refusal}")
             self.up = False
+            if isinstance(self.engine, ExistingEngine):
+                left = await self.engine.block_all()
+                names = [name for name, key in self._keys.items() if key in left]
+                if names:
+                    detail = (
+                        f"not certainly blocked: {short(names)}; a session that is there may last {SESSION_TIME:g} s"
+                    )
+                    self._events.publish("engine.trouble", None, detail=detail)
             await self.engine.stop()
-
-    def epoch_in_place(self, peer: str) -> int | None:
-        """The epoch whose PSK the engine has taken; None for a random one, or where that is not certain."""
-        found = self._in_place.get(peer)
-        return found if self.up and isinstance(found, int) else None
 
     async def stats(self) -> dict[str, PeerStats]:
         """By peer's name; empty while the engine is down."""
@@ -365,9 +417,3 @@ class Tunnel(EngineKeys):
                 raise
             self._strikes["get"] = 0
         return {name: found[key] for name, key in self._keys.items() if key in found}
-
-
-def _short(names: list[str]) -> str:
-    """The first ones, and how many more."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

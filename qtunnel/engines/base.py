@@ -75,11 +75,15 @@ class PeerStats:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """How long a key lives if nobody renews it, in seconds; and what is to be known of it by whoever takes the engine
-    over: printable ASCII, 900 bytes at most."""
+    """Until when a key lives if nobody renews it, and what is to be known of it by whoever takes the engine over.
 
-    seconds: float
+    ends: seconds of CLOCK_BOOTTIME (clock_gettime(2)), so that nothing that takes time on the way puts it off. note:
+    printable ASCII, 900 bytes at most. previous_ends: of the key before, as ``ends``; ``None`` where nobody can tell.
+    """
+
+    ends: float
     note: str = ""
+    previous_ends: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,12 @@ class Engine(Protocol):
     @property
     def pid(self) -> int | None:
         """Of the engine's process, ``None`` where none runs."""
+        ...
+
+    @property
+    def index(self) -> int | None:
+        """The number of the interface that ``start`` made, found or took over, ``None`` before: one of the same name
+        with another number is somebody else's."""
         ...
 
     async def start(self) -> None:
@@ -159,12 +169,17 @@ class Engine(Protocol):
         by itself, where it can; where it cannot, it ends with the daemon."""
         ...
 
-    async def renew(self, public_key: bytes, seconds: float) -> None:
-        """The lease of the key in place lasts that much longer, from now."""
+    async def renew(self, public_key: bytes, ends: float) -> None:
+        """The lease of the key in place lasts until then, as ``Lease.ends``."""
         ...
 
     async def block(self, public_key: bytes, psk: Secret) -> None:
         """Install ``psk`` (32 random bytes that nobody else has) and drop the peer's sessions at once."""
+        ...
+
+    async def drop_sessions(self, public_key: bytes) -> None:
+        """End the peer's sessions at once and begin the next one with the key in place. Only for an engine that was
+        taken over: of others, whoever asks has the key, and a ``block`` goes before it is set again."""
         ...
 
     async def stats(self) -> dict[bytes, PeerStats]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from qtunnel.engines import survivor
 from qtunnel.engines.base import Left
 from qtunnel.engines.device import Client
-from qtunnel.engines.host import interface_exists
+from qtunnel.engines.host import index_of
 from qtunnel.engines.ledger import EpochLedger
 from qtunnel.engines.peers import DeviceEngine
 from qtunnel.engines.process import ChildProcess, LogLine
@@ -56,7 +56,11 @@ class ChildEngine(DeviceEngine):
         self._log_line = log_line or log_to(logger, interface=interface)
         self._record = record
         self._child: ChildProcess | SurvivingProcess | None = None
-        self._made_interface = False
+        self._index: int | None = None
+
+    @property
+    def index(self) -> int | None:
+        return self._index
 
     @property
     def pid(self) -> int | None:
@@ -70,6 +74,10 @@ class ChildEngine(DeviceEngine):
     async def _answers(self) -> bool:
         """Whether it can be told and asked."""
         raise NotImplementedError
+
+    def _made(self) -> int | None:
+        """The number of the interface that its process has made, right after the start."""
+        return index_of(self._interface)
 
     def _lost(self) -> str:
         """What it lost that it cannot work without, in words; empty where all is there."""
@@ -99,11 +107,12 @@ class ChildEngine(DeviceEngine):
         record = self._record if self._epochs else None
         making = None if record is None else survivor.making_of(self._interface, command)
         environment = self._program.full_environment()
+        self._index = None
         self._child = child = ChildProcess(command, environment, self._log_line, record, making)
         await child.start()
         try:
             await self._await_answer(child)
-            self._made_interface = True
+            self._index = self._made()
         except BaseException:
             await self.stop()
             raise
@@ -123,7 +132,7 @@ class ChildEngine(DeviceEngine):
             await self._until_gone()
             return None
         self._forget_all()
-        self._child, self._made_interface, self._listen_port = process, True, listen_port
+        self._child, self._index, self._listen_port = process, index_of(self._interface), listen_port
         self._peers = {key: its.spec for key, its in left.items()}
         self._ledgers = {key: EpochLedger() for key in left}
         return left
@@ -132,7 +141,7 @@ class ChildEngine(DeviceEngine):
         ended = asyncio.create_task(child.wait())
         try:
             async with asyncio.timeout(START_BOUND):
-                while not (interface_exists(self._interface) and await self._answers()):
+                while not (index_of(self._interface) is not None and await self._answers()):
                     done, _ = await asyncio.wait([ended], timeout=START_POLL)
                     if done:
                         raise self._failed_start(ended.result(), child.tail[-1] if child.tail else "")
@@ -152,8 +161,8 @@ class ChildEngine(DeviceEngine):
                 if done:
                     last = f"; it said: {child.tail[-1]}" if child.tail else ""
                     return f"engine {self.name} of {self._interface} {ended.result()}{last}"
-                if not interface_exists(self._interface):
-                    return f"interface {self._interface} is gone"
+                if index_of(self._interface) != self._index:
+                    return f"interface {self._interface} is gone, or another one has its name"
                 lost = self._lost()
                 if lost:
                     return lost
@@ -167,13 +176,14 @@ class ChildEngine(DeviceEngine):
         await child.stop()
         self._forget_all()
         await self._clear_away()
-        made, self._made_interface = self._made_interface, False
-        if made:
+        if self._index is not None:
             await self._until_gone()
+            self._index = None
 
     async def _until_gone(self) -> None:
         for _ in range(round(GONE_BOUND / START_POLL)):
-            if not interface_exists(self._interface):
+            found = index_of(self._interface)
+            if found is None or self._index not in (None, found):
                 return
             await asyncio.sleep(START_POLL)
         raise InterfaceError(

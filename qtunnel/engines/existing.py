@@ -14,26 +14,30 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
-import socket
-import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from qtunnel.constants import UAPI_DIRECTORY
 from qtunnel.engines.base import KEY_SIZE, MAX_KEEPALIVE, Endpoint, PeerSpec, PeerStats
 from qtunnel.engines.child import WATCH_POLL
-from qtunnel.engines.device import Client, DevicePeer, Line, added, mark_of_psk, removed, spec_of
+from qtunnel.engines.device import Client, DevicePeer, Line, added, existing, mark_of_psk, removed, spec_of
+from qtunnel.engines.host import index_of
 from qtunnel.engines.kernel_client import KernelClient
 from qtunnel.engines.ledger import EpochLedger
 from qtunnel.engines.peers import DeviceEngine
-from qtunnel.engines.uapi_client import UapiClient
-from qtunnel.errors import EngineError, InterfaceError
+from qtunnel.engines.uapi_client import UapiClient, taken_by
+from qtunnel.errors import EngineError, InterfaceError, MissingPeerError
 from qtunnel.secret import RandomBytes, Secret
 
 WITHOUT_UPDATES = "boringtun"
 """Begins the name of the program that cannot change a peer (qtunnel/engines/programs.py)."""
+
+BLOCK_ALL_LIMIT = 20.0
+"""Seconds to block all peers in: 1,000 take a second or two, and one that does not answer has the time of four
+operations, while whoever waits for the engine meanwhile waits no longer than for its restart."""
 
 
 class ExistingEngine(DeviceEngine):
@@ -45,6 +49,8 @@ class ExistingEngine(DeviceEngine):
     ) -> None:  # fmt: skip
         super().__init__("existing", interface, KernelClient(interface), clock=clock, random_bytes=random_bytes)
         self._socket = Path(socket_directory) / f"{interface}.sock"
+        self._server: int | None = None
+        """The process that served it at the start."""
         self._index: int | None = None
         self._marks: dict[bytes, bytes] = {}
 
@@ -52,16 +58,22 @@ class ExistingEngine(DeviceEngine):
     def pid(self) -> int | None:
         return None
 
+    @property
+    def index(self) -> int | None:
+        return self._index
+
     async def start(self) -> None:
         if self._index is not None:
             raise self._error("is in use already")
+        index = index_of(self._interface)
         self._client = await self._find_client()
-        index = _index_of(self._interface)
+        if isinstance(self._client, KernelClient):
+            self._client.index = index
         self._forget_all()
         self._index = index
 
     async def _find_client(self) -> Client:
-        if _index_of(self._interface) is None:
+        if index_of(self._interface) is None:
             raise InterfaceError(
                 f"interface {self._interface} does not exist; with tunnel.manage: psk somebody else makes it (wg-quick "
                 f"up {self._interface}): do that first, or remove that line"
@@ -70,13 +82,14 @@ class ExistingEngine(DeviceEngine):
         try:
             await kernel.get()
         except EngineError as refusal:
-            uapi = UapiClient(self._interface, str(self._socket), marks=True)
-            if not await uapi.answers():
+            uapi = UapiClient(self._interface, str(self._socket), marks=True, server=lambda: self._server)
+            self._server = await uapi.served_by()
+            if self._server is None:
                 raise InterfaceError(
                     f"interface {self._interface} is no WireGuard interface: {self._socket} does not answer, and the "
                     f"kernel says: {refusal}"
                 ) from None
-            self._name, self._updates = "existing (userspace)", not _served_by(self._socket, WITHOUT_UPDATES)
+            self._name, self._updates = "existing (userspace)", not _runs(self._server, WITHOUT_UPDATES)
             return uapi
         self._name, self._updates = "existing (kernel)", True
         return kernel
@@ -95,7 +108,7 @@ class ExistingEngine(DeviceEngine):
         """Nothing: the interface and what is in place there stay when a daemon ends, but whose keys and how old they
         are it does not tell; ``set_peer`` puts random ones in their place."""
 
-    async def renew(self, public_key: bytes, seconds: float) -> None:
+    async def renew(self, public_key: bytes, ends: float) -> None:
         """No lease: while a daemon runs it blocks what is too old; where none runs a key stays until somebody replaces
         it (docs/operations.md)."""
 
@@ -122,12 +135,48 @@ class ExistingEngine(DeviceEngine):
     async def _replaced(self, peer: PeerSpec, psk: Secret) -> list[Line]:
         found = (await self._client.get()).peers.get(peer.public_key)
         if found is None:
-            raise self._error(f"has no peer {_text(peer.public_key)}; {_remedy(self._interface)}")
+            raise self._no_peer(peer.public_key)
+        return self._made_again(found, psk)
+
+    def _made_again(self, found: DevicePeer, psk: Secret) -> list[Line]:
         try:
             spec = spec_of(found)
         except ValueError as error:
-            raise self._error(f"cannot keep the settings of peer {_text(peer.public_key)}: {error}") from None
-        return [*removed(peer.public_key), *added(spec, psk)]
+            raise self._error(f"cannot keep the settings of peer {_text(found.public_key)}: {error}") from None
+        return [*removed(found.public_key), *added(spec, psk)]
+
+    def _known(self, public_key: bytes) -> PeerSpec:
+        if public_key not in self._peers:
+            raise self._no_peer(public_key)
+        return super()._known(public_key)
+
+    def _no_peer(self, public_key: bytes) -> MissingPeerError:
+        return MissingPeerError(str(self._error(f"has no peer {_text(public_key)}; {_remedy(self._interface)}")))
+
+    async def block_all(self) -> list[bytes]:
+        """Block every peer that is there, whatever becomes of the others; those for which that is not certain.
+
+        To be called before the interface is given up: unlike an engine of ours it goes on with the keys that it has.
+        Where it does not tell what it has, peers get random keys, and the sessions that are there end by themselves
+        within ``SESSION_TIME``.
+        """
+        there: dict[bytes, DevicePeer] | None = None
+        with contextlib.suppress(EngineError):
+            there = (await self._client.get()).peers
+        left = [key for key in self._peers if there is None or key in there]
+        if there is None and not self._updates:
+            return left  # a new key would end the program, and with it what is none of ours
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BLOCK_ALL_LIMIT):
+                for public_key in tuple(left):
+                    with contextlib.suppress(EngineError), Secret.random(self._random_bytes, KEY_SIZE) as psk:
+                        lines = [*existing(public_key), ("preshared_key", psk)]
+                        await self._client.set(lines if there is None else self._made_again(there[public_key], psk))
+                        self._hold(public_key, psk, None)
+                        self._ledgers[public_key].blocked()
+                        if there is not None:
+                            left.remove(public_key)
+        return left
 
     async def _prompt(self, public_key: bytes, keepalive: int) -> None:
         found = (await self._client.get()).peers.get(public_key)
@@ -152,21 +201,24 @@ class ExistingEngine(DeviceEngine):
             ledger.blocked()  # what is in force now is of nobody's epoch
         return super()._peer_stats(peer)
 
-    async def undone(self) -> tuple[list[bytes], list[bytes]]:
-        """The peers whose preshared key somebody changed, and those that somebody took away."""
+    async def undone(self, wanted: Collection[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """The peers whose preshared key somebody changed, and those of the wanted that are not there."""
         there = (await self._client.get()).peers
         changed = [key for key in self._peers if key in there and there[key].psk_mark != self._marks.get(key)]
-        return changed, [key for key in self._peers if key not in there]
+        return changed, [key for key in wanted if key not in there]
 
     async def wait_dead(self) -> str:
         while self._index is not None:
-            if _index_of(self._interface) != self._index:
+            if index_of(self._interface) != self._index:
                 return f"interface {self._interface} is gone, or was made anew"
+            stranger = self._client.stranger if isinstance(self._client, UapiClient) else None
+            if stranger is not None:  # the keys that are in place there are of nobody we know
+                return f"{self._socket} is not served by process {self._server} any more: {taken_by(stranger)}"
             await asyncio.sleep(WATCH_POLL)
         return f"interface {self._interface} was left"
 
     def _check_index(self) -> None:
-        if self._index is None or _index_of(self._interface) != self._index:
+        if self._index is None or index_of(self._interface) != self._index:
             raise self._error("is gone, or was made anew")
 
     async def stop(self) -> None:
@@ -175,20 +227,9 @@ class ExistingEngine(DeviceEngine):
         self._forget_all()
 
 
-def _index_of(interface: str) -> int | None:
+def _runs(pid: int, program: str) -> bool:
+    """Whether it is a process of a program of that name; not where it cannot be told."""
     try:
-        return socket.if_nametoindex(interface)
-    except OSError:
-        return None
-
-
-def _served_by(path: Path, program: str) -> bool:
-    """Whether a program of that name serves the socket (SO_PEERCRED, unix(7)); not where it cannot be told."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.connect(str(path))
-            size = struct.calcsize("3i")
-            pid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
         return Path(f"/proc/{pid}/comm").read_text().startswith(program)
     except OSError:
         return False

@@ -11,13 +11,18 @@ from qtunnel.errors import InterfaceError
 TUN_DEVICE = "/dev/net/tun"
 
 
+def index_of(name: str) -> int | None:
+    """The interface's number in this process's network namespace, which the kernel gives to no other one by itself;
+    ``None`` where there is none of that name."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
+
 def interface_exists(name: str) -> bool:
     """In this process's network namespace."""
-    try:
-        socket.if_nametoindex(name)
-    except OSError:
-        return False
-    return True
+    return index_of(name) is not None
 
 
 def check_tun_device() -> None:

@@ -158,7 +158,8 @@ class Interface:
         self.undone = True
         """Whether the last look found something that ``put_back`` can mend; not where others have our prefixes."""
         self.rekeyed: list[str] = []
-        """Of an engine of our own, nobody changes the keys; see ``OwnersInterface``."""
+        self.away: list[str] = []
+        """Of an engine of our own, nobody changes keys or peers; see ``OwnersInterface``."""
         self._bypass = Bypass(config.name, config.mark, self.guards)
 
     async def change(self, config: InterfaceConfig) -> None:
@@ -203,17 +204,18 @@ class Interface:
         """Whether ``up`` was called, and neither ``undo`` nor ``down`` since."""
         return self._index is not None
 
-    async def up(self) -> None:
+    async def up(self, index: int | None = None) -> None:
         """Set the guards, queue, MTU and addresses, then the link up, then the routes.
 
         Guards that a former run left for prefixes that nobody wants any more go last, once nothing can fail.
 
         To be called only for an interface that this process's engine has made: from here on it is ours, and ``down``
         takes it away. The guards stay when the engine or this process dies; only ``down`` and ``undo`` take them away.
+        index: the number of the engine's interface, where it is known; another one of its name is not touched.
         """
         async with self._netlink() as netlink:
             found = await netlink.link_lookup(ifname=self.config.name)
-            if not found:
+            if not found or index not in (None, int(found[0])):
                 raise InterfaceError(f"interface {self.config.name} does not exist; its engine is not running")
             self._index = int(found[0])
             self._outcome.all_due = self.undone = True

@@ -29,8 +29,8 @@ from qtunnel.engines.kernel_client import KernelClient
 from qtunnel.errors import EngineError
 
 KIND = "wireguard"
-HOLDS = "holds interface"
-"""Begins the line that says that it is made: one that is there may be somebody else's."""
+HOLDS = "holds interface number"
+"""Begins the line that says that it is made, and which it is: one of the name that is there may be somebody else's."""
 ENDS = {signal.SIGTERM, signal.SIGINT}
 NO_MODULE = (
     "this kernel has no WireGuard; load its module (modprobe wireguard; it is part of Linux since 5.6, and of Debian's "
@@ -49,7 +49,7 @@ def main(interface: str, public_key: bytes | None) -> None:
         with _alone(interface), IPRoute() as netlink:
             index = _make(netlink, interface, public_key)
             try:
-                print(f"{HOLDS} {interface}", flush=True)
+                print(f"{HOLDS} {index}", flush=True)
                 signal.sigwait(ENDS)
             finally:
                 _remove(netlink, index)
@@ -83,7 +83,7 @@ def _alone(interface: str) -> Iterator[None]:
 def _make(netlink: IPRoute, interface: str, public_key: bytes | None) -> int:
     found = netlink.link_lookup(ifname=interface)
     if found:
-        if public_key is None or _public_key_of(interface) != public_key:
+        if public_key is None or _public_key_of(interface, int(found[0])) != public_key:
             raise _RefusedError(
                 f"interface name {interface} is taken; choose another name under tunnel.interface, remove the old one "
                 f"(ip link del {interface}), or, where it is a WireGuard interface whose keys alone are wanted here, "
@@ -111,9 +111,9 @@ def _explain(error: NetlinkError, interface: str) -> str:
     return f"interface {interface}: {os.strerror(error.code).lower()}"
 
 
-def _public_key_of(interface: str) -> bytes | None:
+def _public_key_of(interface: str, index: int) -> bytes | None:
     try:
-        return asyncio.run(KernelClient(interface).get()).public_key
+        return asyncio.run(KernelClient(interface, index=index).get()).public_key
     except EngineError:
         return None  # no WireGuard interface
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from qtunnel.engines.child import ChildEngine
 from qtunnel.engines.keeper import HOLDS
 from qtunnel.engines.kernel_client import KernelClient
+from qtunnel.engines.netlink import netlink_for, words
 from qtunnel.engines.process import LogLine
 from qtunnel.engines.programs import Program
 from qtunnel.errors import EngineError, InterfaceError
@@ -31,13 +33,32 @@ class KernelEngine(ChildEngine):
     ) -> None:  # fmt: skip
         if public_key:
             program = replace(program, arguments=lambda name: [*_keeper(name), public_key.hex()])
+        self._kernel = KernelClient(interface)
         super().__init__(
-            program, interface, KernelClient(interface), record=record, log_line=log_line, clock=clock,
+            program, interface, self._kernel, record=record, log_line=log_line, clock=clock,
             random_bytes=random_bytes,
         )  # fmt: skip
 
+    async def _prepare(self) -> None:
+        self._kernel.index = None
+
     async def _answers(self) -> bool:
-        return self._child is not None and any(line.startswith(HOLDS) for line in self._child.tail)
+        for line in self._child.tail if self._child is not None else ():
+            if line.startswith(HOLDS):
+                self._kernel.index = int(line.removeprefix(HOLDS))
+        return self._kernel.index is not None
+
+    def _made(self) -> int | None:
+        return self._kernel.index
+
+    async def _clear_away(self) -> None:
+        """A keeper that was killed leaves the interface, with keys that nobody would end: it goes, and no other of the
+        name."""
+        index = self._kernel.index
+        if index is not None:
+            async with netlink_for(self._interface) as netlink:
+                with words(self._interface, "removing what its keeper left", (errno.ENODEV,)):
+                    await netlink.link("del", index=index)
 
     def _failed_start(self, ending: str, said: str) -> EngineError:
         return InterfaceError(f"engine {self.name}: {said}") if said else super()._failed_start(ending, said)

@@ -137,11 +137,14 @@ class _Told:
 class KernelClient:
     """Talks to the kernel's WireGuard interface of that name in this thread's network namespace.
 
-    marks: of preshared keys are told.
+    marks: of preshared keys are told. index: the interface's number, where it is known: one that has its name now and
+    another number is never told or asked anything.
     """
 
-    def __init__(self, interface: str, timeout: float = TIMEOUT, *, marks: bool = False) -> None:
-        self.interface = interface
+    def __init__(
+        self, interface: str, timeout: float = TIMEOUT, *, marks: bool = False, index: int | None = None
+    ) -> None:
+        self.interface, self.index = interface, index
         self._marks = marks
         self._timeout = timeout
 
@@ -153,13 +156,19 @@ class KernelClient:
         except EngineError:
             return False
 
+    @property
+    def _which(self) -> list[Any]:
+        """The attribute that says which interface; there has to be one of the two."""
+        named = ["WGDEVICE_A_IFNAME", self.interface]
+        return named if self.index is None else ["WGDEVICE_A_IFINDEX", self.index]
+
     async def get(self) -> Device:
         """The device and its peers, without secrets."""
         device = Device()
         message = _Message()
         message["cmd"] = WG_CMD_GET_DEVICE
         message["version"] = WG_GENL_VERSION
-        message["attrs"].append(["WGDEVICE_A_IFNAME", self.interface])
+        message["attrs"].append(self._which)
         async with self._socket("get") as netlink:
             flags = NLM_F_REQUEST | NLM_F_DUMP
             async for part in await netlink.nlm_request(message, msg_type=netlink.prid, msg_flags=flags):
@@ -169,7 +178,7 @@ class KernelClient:
     async def set(self, lines: Iterable[Line]) -> None:
         """One operation, in one message unless it is a large one."""
         try:
-            messages = list(_messages(self.interface, lines))
+            messages = list(_messages(self._which, lines))
         except ValueError as error:
             raise self._error("set", str(error)) from None
         async with self._socket("set") as netlink:
@@ -206,8 +215,9 @@ class KernelClient:
 # What is told
 
 
-def _messages(interface: str, lines: Iterable[Line]) -> Iterator[Any]:
-    """The lines as messages; raises ``ValueError`` for one that the kernel has nothing for."""
+def _messages(which: list[Any], lines: Iterable[Line]) -> Iterator[Any]:
+    """The lines as messages; raises ``ValueError`` for one that the kernel has nothing for. which: the attribute that
+    names the interface."""
     device: list[list[Any]] = []
     peers: list[_Told] = []
     for key, value in lines:
@@ -226,16 +236,16 @@ def _messages(interface: str, lines: Iterable[Line]) -> Iterator[Any]:
         for start in range(0, len(later), ALLOWED_IPS_AT_ONCE):
             more = [peer.attributes[0], ["WGPEER_A_FLAGS", WGPEER_F_UPDATE_ONLY]]
             rest.append((more, later[start : start + ALLOWED_IPS_AT_ONCE]))
-    yield _message(interface, device, first)
+    yield _message(which, device, first)
     for more, allowed in rest:
-        yield _message(interface, [], [{"attrs": [*more, ["WGPEER_A_ALLOWEDIPS", allowed]]}])
+        yield _message(which, [], [{"attrs": [*more, ["WGPEER_A_ALLOWEDIPS", allowed]]}])
 
 
-def _message(interface: str, device: list[list[Any]], peers: list[Any]) -> Any:
+def _message(which: list[Any], device: list[list[Any]], peers: list[Any]) -> Any:
     message = _Message()
     message["cmd"] = WG_CMD_SET_DEVICE
     message["version"] = WG_GENL_VERSION
-    message["attrs"] += [["WGDEVICE_A_IFNAME", interface], *device]
+    message["attrs"] += [which, *device]
     if peers:
         message["attrs"].append(["WGDEVICE_A_PEERS", peers])
     return message

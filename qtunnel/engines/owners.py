@@ -24,17 +24,20 @@ class OwnersInterface:
         self.undone = False
         self.rekeyed: list[str] = []
         """Peers whose preshared key was changed by somebody else, at the last look."""
+        self.away: list[str] = []
+        """Peers that are not there, at the last look."""
 
-    async def up(self) -> None:
+    async def up(self, index: int | None = None) -> None:
         self.is_up = True
 
     async def missing(self) -> list[str]:
         """The peers, in words, whose preshared key is no longer ours, and those that are gone."""
-        changed, gone = await self._engine.undone()
-        self.rekeyed = [name for name, key in self._keys().items() if key in changed]
+        keys = self._keys()
+        changed, gone = map(set, await self._engine.undone(keys.values()))
+        self.rekeyed = [name for name, key in keys.items() if key in changed]
         self.undone = bool(changed)
-        away = [name for name, key in self._keys().items() if key in gone]
-        return [f"our preshared key of peer {name}" for name in self.rekeyed] + [f"peer {name}" for name in away]
+        self.away = [name for name, key in keys.items() if key in gone]
+        return [f"our preshared key of peer {name}" for name in self.rekeyed] + [f"peer {name}" for name in self.away]
 
     async def change(self, config: InterfaceConfig) -> None:
         self.config = config

@@ -27,6 +27,9 @@ from qtunnel.secret import RandomBytes, Secret
 INTERFACE_NAME = re.compile(r"[^\s/:%]{1,15}")
 """What the kernel takes as a name (IFNAMSIZ 16 with the final zero) and what is safe in a file name."""
 
+EXPIRES, PREVIOUS_EXPIRES = "expires_boottime_msec", "previous_expires_boottime_msec"
+"""The keys of our own engine's UAPI for when a key, and the one before, end."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Held:
@@ -119,11 +122,17 @@ class DeviceEngine:
     ) -> None:
         peer = self._known(public_key)
         self._check_key(psk, "preshared key")
-        lines: list[Line] = [*existing(public_key), ("preshared_key", psk)]
+        lines: list[Line] = existing(public_key)
+        if self._epochs and lease is not None:
+            # Before the keys: whatever of the operation may be lost on the way, no key is there without its end.
+            lines.append((EXPIRES, _msec(lease.ends)))
+            if previous is not None and lease.previous_ends is not None:
+                lines.append((PREVIOUS_EXPIRES, _msec(lease.previous_ends)))
+        lines.append(("preshared_key", psk))
         if self._epochs:
             lines += [("epoch", epoch), ("record_mode", record_suite or "off")]
             if lease is not None:
-                lines += [("epoch_note", lease.note), ("expires_msec", _msec(lease.seconds))]
+                lines.append(("epoch_note", lease.note))
             if previous is not None:
                 self._check_key(previous, "previous preshared key")
                 lines += [("previous_preshared_key", previous), ("previous_epoch", previous_epoch)]
@@ -139,12 +148,12 @@ class DeviceEngine:
         if handshake_now and not self._epochs and self._updates and not ledger.has_session(self._clock()):
             await self._prompt(public_key, peer.persistent_keepalive or 0)
 
-    async def renew(self, public_key: bytes, seconds: float) -> None:
+    async def renew(self, public_key: bytes, ends: float) -> None:
         """An engine that knows no lease ends with its daemon, and every key with it; until then the daemon blocks what
         is too old."""
         self._known(public_key)
         if self._epochs:
-            await self._client.set([*existing(public_key), ("expires_msec", _msec(seconds))])
+            await self._client.set([*existing(public_key), (EXPIRES, _msec(ends))])
 
     async def _prompt(self, public_key: bytes, keepalive: int) -> None:
         """Have an engine that knows no ``handshake`` make a first session although nobody sends anything yet: a
@@ -156,11 +165,17 @@ class DeviceEngine:
         peer = self._known(public_key)
         self._check_key(psk, "preshared key")
         if self._epochs:
-            await self._client.set([*existing(public_key), ("preshared_key", psk), ("drop_sessions", "true")])
+            await self._client.set([*existing(public_key), ("drop_sessions", "true"), ("preshared_key", psk)])
         else:
             await self._client.set(await self._replaced(peer, psk))
         self._ledgers[public_key].blocked()
         self._hold(public_key, psk, None)
+
+    async def drop_sessions(self, public_key: bytes) -> None:
+        self._known(public_key)
+        if not self._epochs:
+            raise self._error("has no word for dropping sessions alone")
+        await self._client.set([*existing(public_key), ("drop_sessions", "true"), ("handshake", "now")])
 
     async def _replaced(self, peer: PeerSpec, psk: Secret) -> list[Line]:
         """Removes the peer, which drops its sessions, and adds it again where it roamed to: one operation."""

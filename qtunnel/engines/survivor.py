@@ -1,7 +1,7 @@
 """An engine that outlived its daemon: found by the record of its start, and held by a descriptor, not by its number.
 
-Only an engine that ends its own traffic in time (UAPI ``expires_msec``) is let outlive its daemon. The record lies in
-the state directory, which is locked: so no other daemon can take it over.
+Only an engine that ends its own traffic in time (UAPI ``expires_boottime_msec``) is let outlive its daemon. The record
+lies in the state directory, which is locked: so no other daemon can take it over.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def find(record: Path, making: dict[str, Any]) -> tuple[SurvivingProcess, bool] 
         pid, began = int(document["pid"]), int(document["began"])
         here = all(document[key] == making[key] for key in ("boot", "network"))
         same = all(document[key] == value for key, value in making.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None  # a file that nobody of ours wrote
     if not here or pid <= 1:
         return None  # a number of another boot or container says nothing here
     try:
         descriptor = os.pidfd_open(pid)
-    except OSError:
+    except (OSError, OverflowError):  # there is none, or can be none, of that number
         return None
     # Looked at after the descriptor was opened: from here on the number cannot have become another's.
     if _began(pid) != began:

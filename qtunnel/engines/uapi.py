@@ -17,7 +17,7 @@ from qtunnel.engines.host import check_tun_device, interface_exists
 from qtunnel.engines.process import LogLine
 from qtunnel.engines.programs import Program
 from qtunnel.engines.survivor import SurvivingProcess
-from qtunnel.engines.uapi_client import UapiClient
+from qtunnel.engines.uapi_client import UapiClient, taken_by
 from qtunnel.errors import EngineError, InterfaceError
 from qtunnel.secret import RandomBytes
 
@@ -31,7 +31,7 @@ class UapiEngine(ChildEngine):
         socket_directory: str = UAPI_DIRECTORY,
     ) -> None:  # fmt: skip
         self._socket = Path(socket_directory) / f"{interface}.sock"
-        self._uapi = UapiClient(interface, str(self._socket), brief=program.epochs)
+        self._uapi = UapiClient(interface, str(self._socket), brief=program.epochs, server=lambda: self.pid)
         super().__init__(
             program, interface, self._uapi, record=record, log_line=log_line, clock=clock, random_bytes=random_bytes
         )  # fmt: skip
@@ -51,11 +51,9 @@ class UapiEngine(ChildEngine):
             mode = self._socket.lstat().st_mode
         except FileNotFoundError:
             return
-        if await self._answers():
-            raise InterfaceError(
-                f"{self._socket} is served by another WireGuard, perhaps in another network namespace; choose another "
-                "name under tunnel.interface"
-            )
+        self._uapi.stranger = None
+        if (server := await self._uapi.served_by()) is not None:
+            raise self._taken(server)
         if not stat.S_ISSOCK(mode):
             raise InterfaceError(f"{self._socket} is in the way and is no socket; remove it")
         try:
@@ -64,10 +62,21 @@ class UapiEngine(ChildEngine):
             raise InterfaceError(f"stale {self._socket} cannot be removed: {(error.strerror or '').lower()}") from None
 
     async def _answers(self) -> bool:
-        return await self._uapi.answers()
+        server = await self._uapi.served_by()
+        if server is None or self.pid is None:
+            return False
+        if server != self.pid:  # who came between the look and the start
+            raise self._taken(server)
+        return True
+
+    def _taken(self, server: int) -> InterfaceError:
+        return InterfaceError(f"{self._socket} is served by another WireGuard: {taken_by(server)}")
 
     def _lost(self) -> str:
-        return "" if self._socket.exists() else f"UAPI socket {self._socket} is gone"
+        if not self._socket.exists():
+            return f"UAPI socket {self._socket} is gone"
+        stranger = self._uapi.stranger
+        return "" if stranger is None else f"UAPI socket {self._socket} is another's: {taken_by(stranger)}"
 
     def _failed_start(self, ending: str, said: str) -> EngineError:
         lowered = said.lower()
@@ -83,17 +92,16 @@ class UapiEngine(ChildEngine):
     async def _inherited(
         self, process: SurvivingProcess, public_key: bytes, listen_port: int, mark: int
     ) -> dict[bytes, Left] | None:
-        if await self._uapi.served_by() != process.pid:
-            return None
+        client = UapiClient(self._interface, str(self._socket), self._uapi.timeout, server=lambda: process.pid)
         with contextlib.suppress(EngineError, ValueError):
-            device = await self._uapi.get(entire=True)
-            ours = await self._uapi.public_key() == public_key
+            device = await client.get()
+            ours = await client.public_key() == public_key
             if ours and (device.listen_port, device.fwmark) == (listen_port, mark):
                 return {key: left_of(peer) for key, peer in device.peers.items()}
         return None
 
     async def _clear_away(self) -> None:
         # A killed engine leaves its socket file behind; after it ended nobody else's can be there but a live one's.
-        if self._socket.is_socket() and not await self._answers():
+        if self._socket.is_socket() and not await self._uapi.answers():
             with contextlib.suppress(OSError):
                 self._socket.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from qtunnel.crypto import dh
 from qtunnel.engines.base import KEY_SIZE, Endpoint
@@ -78,22 +78,28 @@ class UapiClient:
     """Talks to the engine that serves ``path``. Every failure is an ``EngineError`` that names the interface.
 
     brief: it is our own engine, which leaves keys and allowed IPs out of its answers when asked to. marks: of preshared
-    keys are told; not of a brief one.
+    keys are told; not of a brief one. server: the process that has to serve the path, ``None`` while there is none;
+    before anything is sent each connection is looked at for it, since whoever may write to the directory can serve the
+    path: another gateway, say, of the same interface name in another network namespace. Left out, anybody may.
     """
 
     def __init__(
-        self, interface: str, path: str, timeout: float = TIMEOUT, *, brief: bool = False, marks: bool = False
-    ) -> None:
+        self, interface: str, path: str, timeout: float = TIMEOUT, *, brief: bool = False, marks: bool = False,
+        server: Callable[[], int | None] | None = None,
+    ) -> None:  # fmt: skip
         self.interface = interface
+        self._server = server
+        self.stranger: int | None = None
+        """The process that was seen to serve the path in place of the one that has to."""
         self._unchanged = _Unchanged() if brief else None
         self._marks = marks
         self.path = path
-        self._timeout = timeout
+        self.timeout = timeout
 
     async def answers(self) -> bool:
         """Whether somebody accepts a connection, as wg(8) probes it: connect and close."""
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self.timeout):
                 (await self._connect()).close()
         except (OSError, TimeoutError):
             return False
@@ -118,13 +124,11 @@ class UapiClient:
     async def served_by(self) -> int | None:
         """The process that listens there, as the kernel tells it (SO_PEERCRED); ``None`` where nobody does."""
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self.timeout):
                 with contextlib.closing(await self._connect()) as connection:
-                    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+                    return _server_of(connection)
         except (OSError, TimeoutError):
             return None
-        pid: int = _CREDENTIALS.unpack(told)[0]
-        return pid
 
     async def public_key(self) -> bytes | None:
         """Of the private key that the device has, computed here; ``None`` where it has none."""
@@ -143,9 +147,9 @@ class UapiClient:
         finally:
             wipe(answer)
 
-    async def get(self, *, entire: bool = False) -> Device:
-        """The device and its peers, without secrets; where ``brief`` and not all is asked for, what happened alone."""
-        unchanged = None if entire else self._unchanged
+    async def get(self) -> Device:
+        """The device and its peers, without secrets; of a ``brief`` one what happened alone."""
+        unchanged = self._unchanged
         answer = await self._exchange(bytearray(b"get=1\nbrief=true\n\n" if unchanged else b"get=1\n\n"), "get")
         try:
             values, number = _split(unchanged.shorten(answer) if unchanged else answer, marks=self._marks)
@@ -175,16 +179,43 @@ class UapiClient:
 
     async def _exchange(self, operation: bytearray, name: str) -> bytearray:
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self.timeout):
                 connection = await self._connect()
                 with contextlib.closing(connection):
+                    self._check(connection, name)
                     return await _converse(connection, operation)
         except TimeoutError:
-            raise self._error(name, f"no answer in {self._timeout:g} s") from None
+            raise self._error(name, f"no answer in {self.timeout:g} s") from None
         except ValueError as error:
             raise self._error(name, str(error)) from None
         except OSError as error:
             raise self._error(name, (error.strerror or str(error)).lower()) from None
+
+    def _check(self, connection: socket.socket, name: str) -> None:
+        """Refuses a connection to another process than the one that has to be there."""
+        if self._server is None:
+            return
+        expected, found = self._server(), _server_of(connection)
+        if expected is None:
+            raise self._error(name, f"nothing was sent: process {found} serves it, and none of the engine's runs")
+        if found != expected:
+            self.stranger = found
+            raise self._error(name, f"nothing was sent: {taken_by(found)}, and not the engine's process {expected}")
+
+
+def taken_by(process: int) -> str:
+    """Who serves a socket, and what to do about it. process: 0 where it is out of our sight (pid_namespaces(7))."""
+    return (
+        f"it is served by {f'process {process}' if process else 'a process of another container'}, perhaps another "
+        "gateway's of the same interface name in another network namespace; choose another name under tunnel.interface"
+    )
+
+
+def _server_of(connection: socket.socket) -> int:
+    """The process that listens at the other end (SO_PEERCRED, unix(7)): that of the call of listen(2)."""
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid: int = _CREDENTIALS.unpack(told)[0]
+    return pid
 
 
 async def _converse(connection: socket.socket, operation: bytearray) -> bytearray:

@@ -308,7 +308,9 @@ class Outbound:
         return state.up and state.peers.get(peer.public_key) is peer
 
     def _send_sealed(self, hops: int, peer: Peer, keypair: Keypair, job: Job, now: float) -> None:
-        """What a worker sealed, unless the session has ended since."""
-        if self._device.state.sessions.get(keypair.local_index) is keypair:
+        """What a worker sealed, unless the session has ended since, or its time is over."""
+        if keypair.expired(now):
+            self._device.drops[Drop.EXPIRED] += -(-len(job.output) // job.size)
+        elif self._device.state.sessions.get(keypair.local_index) is keypair:
             self._transport.sent(peer, keypair, len(job.output), now, data=True)
             self._send_with(hops, peer, job.output, job.size)

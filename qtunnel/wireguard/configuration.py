@@ -28,6 +28,8 @@ from qtunnel.wireguard.uapi import (
 
 log = logging.getLogger(__name__)
 
+_PREVIOUS_EXPIRES = "previous_expires_boottime_msec"
+
 _LINES_PER_PIECE = 500
 """Allowed IPs per piece of an answer: about 15 kB, under a millisecond of work."""
 
@@ -41,6 +43,10 @@ def clamp(private: Secret) -> Secret:
     clamped = Secret(scalar)
     scalar[:] = bytes(len(scalar))
     return clamped
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 @dataclass(slots=True)
@@ -190,29 +196,29 @@ class SetOperation:
 
     def _set_psk(self, section: _PeerSection, peer: Peer, now: float) -> None:
         values = section.values
-        ends = NEVER
-        if "expires_msec" in values:
-            ends = now + values["expires_msec"] / 1000
+        ends = _seconds(values.get("expires_boottime_msec"))
         if "preshared_key" not in values:
-            for key in ("epoch", "epoch_note", "previous_preshared_key", "previous_epoch"):
+            for key in ("epoch", "epoch_note", "previous_preshared_key", "previous_epoch", _PREVIOUS_EXPIRES):
                 if key in values:
                     raise UapiError(errno.EINVAL, f"{key} needs a preshared_key in the same operation")
             if section.created:
                 self._first_psk(peer, LabelledPsk(Secret(NO_PSK)), None)
-            if "expires_msec" in values:
+            if ends is not None:
                 peer.psk.label.ends = ends
                 peer.timers.psk_set(ends)
             return
         previous = None
         if "previous_preshared_key" in values:
-            previous = self._previous(peer, values["previous_preshared_key"], values.get("previous_epoch"), ends)
-        elif "previous_epoch" in values:
-            raise UapiError(errno.EINVAL, "previous_epoch needs a previous_preshared_key")
+            previous = self._previous(peer, values, now)
+        else:
+            for key in ("previous_epoch", _PREVIOUS_EXPIRES):
+                if key in values:
+                    raise UapiError(errno.EINVAL, f"{key} needs a previous_preshared_key")
         psk: Secret = values["preshared_key"]
-        label = EpochLabel(values.get("epoch"), values.get("epoch_note", ""), ends)
+        label = EpochLabel(values.get("epoch"), values.get("epoch_note", ""), NEVER if ends is None else ends)
         if "epoch" not in values and psk == peer.psk.psk:
             label = peer.psk.label  # as by an operator who sets the same again
-            label.ends = ends if "expires_msec" in values else label.ends
+            label.ends = label.ends if ends is None else ends
         if section.created:
             self._first_psk(peer, LabelledPsk(psk, label), previous)
         else:
@@ -220,10 +226,20 @@ class SetOperation:
         if previous is not None:
             peer.timers.previous_psk_set(now)
 
-    def _previous(self, peer: Peer, psk: Secret, epoch: int | None, ends: float) -> LabelledPsk:
-        """The key before the one that ``ends`` then; where it is the one in place it ends when that was to end."""
-        known = psk == peer.psk.psk and epoch == peer.psk.epoch
-        return LabelledPsk(psk, peer.psk.label if known else EpochLabel(epoch, ends=ends))
+    def _previous(self, peer: Peer, values: dict[str, Any], now: float) -> LabelledPsk | None:
+        """The key before the new one, with an end of its own: that of the key in place where it is that one, else the
+        one that is said. A key without either, before one that ends, may be long over, and is not taken."""
+        psk, epoch = values["previous_preshared_key"], values.get("previous_epoch")
+        if psk == peer.psk.psk and epoch == peer.psk.epoch:
+            label = peer.psk.label
+        else:
+            ends = _seconds(values.get(_PREVIOUS_EXPIRES))
+            unknown = now if "expires_boottime_msec" in values else NEVER
+            label = EpochLabel(epoch, ends=unknown if ends is None else ends)
+        if label.over(now):
+            psk.wipe()
+            return None
+        return LabelledPsk(psk, label)
 
     def _first_psk(self, peer: Peer, psk: LabelledPsk, previous: LabelledPsk | None) -> None:
         """In place of the random one; a handshake that was begun with that can only fail, and is forgotten."""
@@ -287,8 +303,8 @@ def _peer_lines(peer: Peer, now: float, *, brief: bool) -> str:
         lines += [f"epoch={current.epoch}", f"epoch_time_sec={seconds}.{nanoseconds:09d}"]
         if current.label.note and not brief:
             lines.append(f"epoch_note={current.label.note}")
-    if not brief:  # what counts down would make each answer another one
-        lines += _lease_lines(peer, now)
+    if not brief:
+        lines += _lease_lines(peer)
     link = peer.records
     if link.suite:
         lines += [f"record_mode={link.suite}", f"record_mode_state={link.state.value}"]
@@ -297,7 +313,7 @@ def _peer_lines(peer: Peer, now: float, *, brief: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lease_lines(peer: Peer, now: float) -> list[str]:
+def _lease_lines(peer: Peer) -> list[str]:
     """What is said of the preshared key in place, and of one that has ended."""
     label = peer.psk.label
     lines = []
@@ -306,7 +322,7 @@ def _lease_lines(peer: Peer, now: float) -> list[str]:
     if label.note:
         lines.append(f"installed_note={label.note}")
     if label.ends != NEVER:
-        lines.append(f"expires_msec={max(0, round((label.ends - now) * 1000))}")
+        lines.append(f"expires_boottime_msec={round(label.ends * 1000)}")
     if peer.ended_epoch is not None:
         lines.append(f"ended_epoch={peer.ended_epoch}")
     return lines

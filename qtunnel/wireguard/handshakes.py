@@ -108,6 +108,8 @@ class Handshakes:
 
     def _respond(self, peer: Peer, handshake: NoiseHandshake, remote_index: int, now: float) -> None:
         state = self._state
+        if peer.psk.label.over(now):
+            raise RejectedError(Drop.EXPIRED)
         (ephemeral,) = handshake.write(RESPONSE_TOKENS)
         handshake.mix_psk(peer.psk.psk)
         empty = handshake.write_payload(b"")
@@ -129,7 +131,7 @@ class Handshakes:
         peer = state.pending.get(message.receiver)
         if peer is None or peer.pending is None:
             raise RejectedError(Drop.UNKNOWN_INDEX)
-        read = self._read_response(peer, peer.pending, message)
+        read = self._read_response(peer, peer.pending, message, now)
         if read is None:
             raise RejectedError(Drop.BAD_HANDSHAKE)
         handshake, used = read
@@ -146,14 +148,15 @@ class Handshakes:
         return peer
 
     def _read_response(
-        self, peer: Peer, pending: PendingInitiation, message: Response
+        self, peer: Peer, pending: PendingInitiation, message: Response, now: float
     ) -> tuple[NoiseHandshake, LabelledPsk] | None:
-        """Try the present preshared key, then the previous one; on copies, since a forged response must not harm."""
+        """Try the present preshared key, then the previous one, where they have not ended; on copies, since a forged
+        response must not harm."""
         received = pending.handshake.fork()
         try:
             received.read(RESPONSE_TOKENS, (message.ephemeral,))
             for candidate in (peer.psk, peer.previous_psk):
-                if candidate is None:
+                if candidate is None or candidate.label.over(now):
                     continue
                 attempt = received.fork()
                 attempt.mix_psk(candidate.psk)

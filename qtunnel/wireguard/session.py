@@ -153,7 +153,7 @@ class Keypair:
         return not self.expired(now) and self.send_counter < REJECT_AFTER_MESSAGES
 
     def expired(self, now: float) -> bool:
-        return now - self.created >= REJECT_AFTER_TIME or now >= self.label.ends
+        return now - self.created >= REJECT_AFTER_TIME or self.label.over(now)
 
 
 class Keypairs:

@@ -7,8 +7,10 @@ Besides the standard keys these of our own exist, per peer. wg(8) never sends th
 | ``epoch=N``                   | labels the ``preshared_key`` of the same operation, 0 to 2^64-1 |
 | ``previous_preshared_key=HEX``| with ``preshared_key``: as initiator also try this one on a response |
 | ``previous_epoch=N``          | labels ``previous_preshared_key`` |
-| ``expires_msec=N``            | the key and all sessions made with it end in N ms; the peer is blocked then, unless |
-|                               | another key was set; without ``preshared_key``: of the one that is in place |
+| ``expires_boottime_msec=N``   | the key and all sessions made with it end when CLOCK_BOOTTIME is N ms; the peer is |
+|                               | blocked then, unless another key was set; without ``preshared_key``: of that in |
+|                               | place |
+| ``previous_expires_boottime_msec=N`` | the same of ``previous_preshared_key`` |
 | ``epoch_note=TEXT``           | with ``epoch``: printable ASCII, given back as it is; 900 bytes at most |
 | ``drop_sessions=true``        | forget all sessions, handshakes and staged packets of the peer at once |
 | ``handshake=now``             | start a handshake at once if none was started with the present preshared key |
@@ -24,7 +26,7 @@ Besides the standard keys these of our own exist, per peer. wg(8) never sends th
 | ``epoch_time_sec=S.NS``       | Unix time at which that key pair was made, nine digits behind the point |
 | ``epoch_note=TEXT``           | as set with that epoch; absent where nothing was |
 | ``installed_epoch=N``         | label of the preshared key; ``installed_note=TEXT`` is its note |
-| ``expires_msec=N``            | until the preshared key ends; absent where it does not |
+| ``expires_boottime_msec=N``   | when the preshared key ends; absent where it does not |
 | ``ended_epoch=N``             | label of the preshared key that has ended by itself, until another is set |
 | ``record_mode=SUITE``         | as set; absent where it is off |
 | ``record_mode_state=STATE``   | ``active`` where records are sent, else ``probing`` or ``resting`` |
@@ -180,7 +182,8 @@ KEYS: dict[str, tuple[Scope, Callable[[bytes, ScopeIndex], Any]]] = {
     "epoch": (Scope.PEER, _U64),
     "previous_preshared_key": (Scope.PEER, _secret),
     "previous_epoch": (Scope.PEER, _U64),
-    "expires_msec": (Scope.PEER, _U64),
+    "expires_boottime_msec": (Scope.PEER, _U64),
+    "previous_expires_boottime_msec": (Scope.PEER, _U64),
     "epoch_note": (Scope.PEER, _note),
     "drop_sessions": (Scope.PEER, _true),
     "handshake": (Scope.PEER, _now),

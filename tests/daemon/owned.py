@@ -34,11 +34,14 @@ class OwnedSite:
         self.host.ip("link", "add", self.interface, "type", "wireguard")
         self._set_up()
 
-    def make_in_userspace(self, program: str) -> None:
-        self.host.start(program, "-f", self.interface, env={**os.environ, "WG_PROCESS_FOREGROUND": "1"})
+    def make_in_userspace(self, program: str) -> int:
+        """The program's process."""
+        env = {**os.environ, "WG_PROCESS_FOREGROUND": "1"}
+        process = self.host.start(program, "-f", self.interface, env=env)
         path = Path("/run/wireguard") / f"{self.interface}.sock"
         wait_until(path.is_socket, "the program serves its socket")
         self._set_up()
+        return process.pid
 
     def _set_up(self) -> None:
         file = self.site.directory / "owner.key"
@@ -67,8 +70,8 @@ class OwnedSite:
         here = [address["local"] for address in addresses[0]["addr_info"]]
         return peers, self.peers()[STRANGER][0], private, port, here, self.host.ip("route"), self.host.ip("rule")
 
-    def configure(self, interval: str, endpoint: str = "10.99.0.2") -> None:
-        """alice's file: her interface's name and peer, and nothing of the rest."""
+    def configure(self, interval: str, endpoint: str = "10.99.0.2", before: tuple[dict[str, Any], ...] = ()) -> None:
+        """alice's file: her interface's name and peer, and nothing of the rest. before: peers that stand before it."""
         config: dict[str, Any] = {
             "node": {
                 "name": "alice", "identity": "alice.identity", "state_dir": "state-alice",
@@ -76,6 +79,7 @@ class OwnedSite:
             },
             "tunnel": {"interface": self.interface, "manage": "psk"},
             "peers": [
+                *before,
                 {"name": "bob", "public": "bob.public", "endpoint": endpoint, "rekey": {"interval": interval},
                  "qkd": {"policy": "off"}}
             ],

@@ -33,6 +33,32 @@ main()
 """
 
 
+BREAKS_ONCE = """
+import asyncio
+from qtunnel.daemon.endpoints import Endpoints
+from qtunnel.daemon.gateway import Gateway
+from qtunnel.daemon.sources import KeySources
+from qtunnel.daemon.supply import Supply
+from qtunnel.daemon.tunnel import Tunnel
+from qtunnel.cli.main import main
+def once(owner, name, after=0):
+    real, calls = getattr(owner, name), []
+    async def fails(self, *arguments):
+        calls.append(name)
+        if len(calls) == 1 + after:
+            raise RuntimeError(f"for the test: {name}")
+        return await real(self, *arguments)
+    setattr(owner, name, fails)
+once(Tunnel, "reconcile")
+once(Tunnel, "mend")
+once(Tunnel, "stats")
+once(Tunnel, "_bring_up", after=1)
+once(Endpoints, "_look_up", after=1)
+main()
+"""
+"""Each kind of look fails once; the second start of the engine, and the look-ups after the first, which starts need."""
+
+
 BREAKS_AT_THE_END = """
 import asyncio
 from qtunnel.daemon.endpoints import Endpoints
@@ -124,6 +150,28 @@ def test_an_internal_error_leaves_nothing_to_go_in_the_clear(alice: Site) -> Non
     assert alice.way(INSIDE) == alice.interface
     assert ends(process) == 0
     assert alice.way(INSIDE) == "eth0"
+
+
+def test_a_look_that_fails_once_is_told_and_the_next_one_goes_on(sites: tuple[Site, Site]) -> None:
+    alice, bob = sites
+    process = alice.start(program=("-c", BREAKS_ONCE))
+    bob.start()
+    wait_until(lambda: protected(alice) and alice.ping("10.77.0.2"), "traffic", 60)
+    os.kill(alice.status()["node"]["engine_pid"], signal.SIGKILL)
+    wait_until(lambda: "event=engine.restarted" in alice.log, "another engine", 60)
+    wait_until(lambda: protected(alice) and alice.ping("10.77.0.2"), "traffic again", 60)
+    wait_until(lambda: alice.log.count("event=look.defect") >= 5, "all of them have failed")
+    for name, look in (
+        ("reconcile", "reconcile"), ("mend", "mend"), ("stats", "look"), ("_bring_up", "restart"),
+        ("_look_up", "endpoints"),
+    ):  # fmt: skip
+        assert any(
+            f"for the test: {name}" in line and f"look={look}" in line
+            for line in alice.log.splitlines()
+            if "event=look.defect" in line
+        ), alice.log
+    assert process.poll() is None
+    assert ends(process) == 0
 
 
 def test_a_part_that_fails_as_it_is_ended_does_not_turn_a_wish_into_a_failure(alice: Site) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from time import CLOCK_BOOTTIME, clock_gettime
 from typing import Any
 
 import pytest
 
+from qtunnel.constants import UAPI_DIRECTORY
+from qtunnel.engines.uapi_client import UapiClient
 from qtunnel.identity import Identity
 from qtunnel.kme.pki import create_pki
 from tests.daemon.hub import TUNNEL, Hub, running_hub
@@ -37,6 +41,34 @@ def epoch(hub: Hub, peer: str) -> int:
     found = hub.hub.status(peer)[1]["epoch_in_force"]
     assert isinstance(found, int)
     return found
+
+
+def leases(hub: Hub) -> dict[str, float]:
+    """When the hub's engine ends each peer's key, as it tells itself; seconds of CLOCK_BOOTTIME."""
+    path = f"{UAPI_DIRECTORY}/{hub.hub.interface}.sock"
+    peers = asyncio.run(UapiClient(hub.hub.interface, path).get()).peers
+    ends = {
+        name: peers[gateway.identity.public.wireguard].values.get("expires_boottime_msec")
+        for name, gateway in (("b", hub.b), ("c", hub.c))
+    }
+    return {name: int(text) / 1000 for name, text in ends.items() if text is not None}
+
+
+def test_another_max_age_is_the_end_of_keys_that_are_in_place_already(lab: Hub) -> None:
+    """Longer or shorter; the other peer's key keeps its end."""
+    wanted = {"b": 600.0, "c": 600.0}
+    for name, age in (("b", 7200), ("c", 900), ("b", 9000), ("b", 400)):
+        policy(lab, name, policy="off", max_age=f"{age}s")
+        wanted[name] = age
+        assert lab.reloaded()[0] == f"peer {name} changed: qkd.max_age"
+        for peer in wanted:
+            number = epoch(lab, peer)
+            ends, before = leases(lab)[peer], clock_gettime(CLOCK_BOOTTIME)
+            status = lab.hub.status(peer)[1]
+            earliest = before - status["age_s"]
+            latest = clock_gettime(CLOCK_BOOTTIME) - status["age_s"]
+            if status["epoch_in_force"] == status["epoch_installed"] == number:  # no rekey came in between
+                assert earliest - 0.01 <= ends - wanted[peer] <= latest
 
 
 def test_what_changes_for_others_costs_a_tunnel_nothing(lab: Hub) -> None:

@@ -40,7 +40,7 @@ NOW = Now(1300.0, 1_700_000_000_000_000_000)
     )
 )
 def test_an_epoch_comes_back_as_it_was(info: EpochInfo) -> None:
-    note = note_of(info)
+    note = note_of(info, BOB.public)
     assert note.isascii()
     assert note.isprintable()
     assert epoch_of(info.epoch, note, SETTINGS) == info
@@ -48,12 +48,12 @@ def test_an_epoch_comes_back_as_it_was(info: EpochInfo) -> None:
 
 def test_of_many_sources_the_names_are_kept() -> None:
     keys = tuple(KeyRef(f"source-{number}", "é" * 60, 32) for number in range(8))
-    note = note_of(replace(INFO, keys=keys))
+    note = note_of(replace(INFO, keys=keys), BOB.public)
     assert len(note) <= MAX_NOTE
     back = epoch_of(7, note, SETTINGS)
     assert back is not None
     assert back.sources == tuple(key.source for key in keys)
-    assert note_of(replace(INFO, keys=tuple(KeyRef("s" * 200, "k", 32) for _ in range(8)))) == ""
+    assert note_of(replace(INFO, keys=tuple(KeyRef("s" * 200, "k", 32) for _ in range(8))), BOB.public) == ""
 
 
 @given(st.text(max_size=60) | st.sampled_from(["[]", "{}", "null", '{"made":"x","suite":1,"chained":1,"keys":[1]}']))
@@ -62,7 +62,7 @@ def test_what_nobody_can_read_is_no_epoch(note: str) -> None:
 
 
 def test_an_epoch_of_another_suite_is_none() -> None:
-    assert epoch_of(7, note_of(replace(INFO, suite=OTHER)), SETTINGS) is None
+    assert epoch_of(7, note_of(replace(INFO, suite=OTHER), BOB.public), SETTINGS) is None
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,13 @@ def test_the_policy_of_now_judges_it(info: EpochInfo | None, settings: PeerSetti
     assert (problem is None) if words is None else (problem is not None and words in problem)
 
 
+def test_an_epoch_with_another_peer_is_none() -> None:
+    """Of the same WireGuard key: the configuration may have given it to somebody else, and WireGuard knows no other."""
+    note = note_of(INFO, BOB.public)
+    assert epoch_of(7, note, SETTINGS) == INFO
+    assert epoch_of(7, note, replace(SETTINGS, public=Identity.create(os.urandom).public)) is None
+
+
 def node(settings: PeerSettings = SETTINGS) -> RekeyNode:
     core = RekeyNode(ALICE, os.urandom)
     core.add_peer(settings, Memory(), NOW)
@@ -92,18 +99,26 @@ def node(settings: PeerSettings = SETTINGS) -> RekeyNode:
 
 def test_an_epoch_that_was_taken_up_runs_out_as_any_other() -> None:
     core = node()
-    assert lease_of(core, "bob", NOW.mono) is None
+    assert lease_of(core, "bob") is None
     core.take_up("bob", INFO, None, NOW)
     view = core.peers["bob"].view()
     assert (view.installed, view.expires, view.protection.value) == (INFO, 1600.0, "qkd+pqc")
     assert core.peers["bob"].current_psk() is None
-    lease = lease_of(core, "bob", NOW.mono)
+    lease = lease_of(core, "bob")
     assert lease is not None
-    assert (lease.seconds, lease.note) == (300.0, note_of(INFO))
+    assert (lease.ends, lease.note, lease.previous_ends) == (1600.0, note_of(INFO, BOB.public), None)
     core.take_effects()
     core.tick(Now(1600.0, NOW.unix_ns))
     assert "Block" in [type(effect).__name__ for effect in core.take_effects()]
-    assert lease_of(core, "bob", 1600.0) is None
+    assert lease_of(core, "bob") is None
+
+
+def test_a_lease_tells_when_the_epoch_before_is_over() -> None:
+    core = node()
+    core.take_up("bob", INFO, replace(INFO, epoch=6, made=950.0), NOW)
+    lease = lease_of(core, "bob")
+    assert lease is not None
+    assert (lease.ends, lease.previous_ends) == (1600.0, 1550.0)
 
 
 def test_no_epoch_up_to_it_is_ever_installed_again() -> None:
@@ -136,19 +151,20 @@ class Recorded:
     async def block(self, peer: str) -> None:
         self.told.append("block")
 
-    async def renew(self, peer: str, seconds: float) -> None:
-        self.told.append(seconds)
+    async def renew(self, peer: str, ends: float) -> None:
+        self.told.append(ends)
 
 
-GOOD, WEAK = note_of(INFO), note_of(replace(INFO, keys=()))
+GOOD, WEAK = note_of(INFO, BOB.public), note_of(replace(INFO, keys=()), BOB.public)
+FOREIGN = note_of(INFO, ALICE.public)
 
 
 @pytest.mark.parametrize(
     "installed, in_force, ended, told, event, words",
     [
-        ((7, GOOD), (7, GOOD), None, 300.0, "epoch.kept", "in place since before the restart"),
-        ((7, GOOD), None, None, 300.0, "epoch.kept", "in place since before the restart"),
-        ((7, GOOD), (6, GOOD), None, 300.0, "epoch.kept", "in place since before the restart"),
+        ((7, GOOD), (7, GOOD), None, 1600.0, "epoch.kept", "in place since before the restart"),
+        ((7, GOOD), None, None, 1600.0, "epoch.kept", "in place since before the restart"),
+        ((7, GOOD), (6, GOOD), None, 1600.0, "epoch.kept", "in place since before the restart"),
         (
             (7, GOOD),
             (6, WEAK),
@@ -158,6 +174,8 @@ GOOD, WEAK = note_of(INFO), note_of(replace(INFO, keys=()))
             "epoch 7 of before the restart is not kept: it has fewer",
         ),
         ((7, GOOD), (6, ""), None, "block", "peer.blocked", "nobody can tell what it is made of"),
+        ((7, FOREIGN), (7, FOREIGN), None, "block", "peer.blocked", "nobody can tell what it is made of"),
+        ((7, GOOD), (6, FOREIGN), None, "block", "peer.blocked", "nobody can tell what it is made of"),
         ((7, WEAK), (7, WEAK), None, "block", "peer.blocked", "fewer QKD sources than the policy demands"),
         (None, None, 7, "block", "peer.blocked", "no daemon renewed epoch 7 within 600 s: the engine blocked the peer"),
         (None, None, None, "block", None, ""),

@@ -30,7 +30,7 @@ from tests.config.conftest import write as write
 class RefusingEngine:
     """Keeps one PSK per peer; refuses while ``refusing``."""
 
-    name, interface = "refusing", "qt0"
+    name, interface, index = "refusing", "qt0", 7
 
     def __init__(self) -> None:
         self.refusing = False
@@ -44,6 +44,8 @@ class RefusingEngine:
         self.pid: int | None = None
         self.left: dict[bytes, Left] | None = None
         self.removed: list[bytes] = []
+        self.session = True
+        """Whether one is there that is older than the key in place."""
 
     def _check(self) -> None:
         if self.refusing:
@@ -60,7 +62,7 @@ class RefusingEngine:
     async def remove_peer(self, public_key: bytes) -> None:
         self.removed.append(public_key)
 
-    async def renew(self, public_key: bytes, seconds: float) -> None: ...
+    async def renew(self, public_key: bytes, ends: float) -> None: ...
 
     async def configure_device(self, private_key: Secret, listen_port: int, mark: int = 0) -> None:
         self._check()
@@ -83,7 +85,11 @@ class RefusingEngine:
 
     async def block(self, public_key: bytes, psk: Secret) -> None:
         self._check()
-        self.psk, self.epoch = b"random", None
+        self.psk, self.epoch, self.session = b"random", None, False
+
+    async def drop_sessions(self, public_key: bytes) -> None:
+        self._check()
+        self.session = False
 
     async def stats(self) -> dict[bytes, PeerStats]:
         self._check()
@@ -103,7 +109,7 @@ class NoInterface:
 
     warnings: tuple[str, ...] = ()
 
-    async def up(self) -> None: ...
+    async def up(self, index: int | None = None) -> None: ...
     async def down(self) -> None: ...
     async def undo(self) -> None: ...
 
@@ -162,6 +168,35 @@ def test_a_refused_block_is_repeated_until_it_holds(make: Callable[[], Made]) ->
         engine.refusing = False
         await tunnel.reconcile()
         assert engine.psk == b"random"
+
+    running(make, test)
+
+
+@pytest.mark.parametrize("then", ["nothing", "an epoch", "a block"])
+def test_a_session_that_has_to_go_goes_although_the_engine_refused_once(make: Callable[[], Made], then: str) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        wanted.epoch = 3
+        await tunnel.install(install(3))
+        assert engine.session
+        engine.refusing = True
+        with pytest.raises(EngineError):
+            await tunnel.drop_session("bob")
+        with pytest.raises(EngineError):
+            await tunnel.reconcile()
+        engine.refusing = False
+        if then == "an epoch":
+            wanted.epoch = 4
+            await tunnel.install(install(4))
+        elif then == "a block":
+            wanted.epoch = None
+            await tunnel.block("bob")
+        else:
+            await tunnel.reconcile()
+        assert not engine.session
+        assert tunnel.epoch_in_place("bob") == engine.epoch == wanted.epoch
+        engine.session = True
+        await tunnel.reconcile()
+        assert engine.session, "once is enough"
 
     running(make, test)
 
@@ -265,7 +300,13 @@ def test_what_was_taken_over_stays_until_something_takes_its_place(make: Callabl
     async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
         for _ in range(3):
             await tunnel.reconcile()
-        await tunnel.drop_session("bob")  # nobody has its key, so it could not come back
+        assert engine.session
+        engine.refusing = True
+        with pytest.raises(EngineError):
+            await tunnel.drop_session("bob")
+        engine.refusing = False
+        await tunnel.reconcile()
+        assert not engine.session, "its session goes, and nobody has its key, which could not come back"
         assert (engine.psk, tunnel.epoch_in_place("bob")) == (b"of before", 3)
         wanted.epoch = 4
         await tunnel.install(install(4))

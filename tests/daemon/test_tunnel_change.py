@@ -41,6 +41,7 @@ class ManyPeers(RefusingEngine):
         self.peers: dict[bytes, PeerSpec] = {}
         self.told: list[str] = []
         self.handshakes = 0
+        self.ends: dict[bytes, float] = {}
 
     async def set_peer(self, peer: PeerSpec) -> None:
         self._check()
@@ -62,6 +63,13 @@ class ManyPeers(RefusingEngine):
     ) -> None:  # fmt: skip
         await super().set_psk(public_key, psk, epoch, previous, previous_epoch, handshake_now, record_suite, lease)
         self.handshakes += handshake_now
+        if lease is not None:
+            self.ends[public_key] = lease.ends
+
+    async def renew(self, public_key: bytes, ends: float) -> None:
+        self._check()
+        self.ends[public_key] = ends
+        self.told.append("renew")
 
     async def stats(self) -> dict[bytes, PeerStats]:
         self._check()
@@ -79,10 +87,13 @@ class Changes(NoInterface):
 Test = Callable[[Tunnel, ManyPeers, Config], Awaitable[None]]
 
 
-def running(path: Path, test: Test, psk: Callable[[str], tuple[int, Secret] | None] = lambda peer: None) -> None:
+def running(
+    path: Path, test: Test, psk: Callable[[str], tuple[int, Secret] | None] = lambda peer: None,
+    lease_of: Callable[[str], Lease | None] = lambda peer: None,
+) -> None:  # fmt: skip
     async def all_of_it() -> None:
         config = load_config(path, environ={})
-        tunnel = Tunnel(config, Identity.load(config.node.identity), load_public(config), EventStream(), psk)
+        tunnel = Tunnel(config, Identity.load(config.node.identity), load_public(config), EventStream(), psk, lease_of)
         engine = ManyPeers()
         tunnel.engine = engine
         tunnel._interface = Changes()  # type: ignore[assignment]
@@ -183,6 +194,63 @@ def test_an_engine_that_is_down_learns_it_at_its_start(write: Callable[[str], Pa
         assert set(engine.peers) == {BOB, HUB}
 
     running(write(MINIMAL), test)
+
+
+def test_another_end_of_a_key_in_place_is_said_until_it_is_taken(write: Callable[[str], Path]) -> None:
+    """As a reload with another max_age brings; of a key that is not in place the next one brings its own."""
+    ends = {"bob": 600.0, "hub": 600.0}
+
+    async def test(tunnel: Tunnel, engine: ManyPeers, config: Config) -> None:
+        more = with_hub(config)
+        await tunnel.change(more, specs(more), set())
+        assert engine.ends == {BOB: 600.0, HUB: 600.0}
+        ends["bob"] = 300.0
+        await tunnel.change(more, specs(more), set())
+        assert engine.ends == {BOB: 300.0, HUB: 600.0}
+        ends["bob"], engine.refusing = 100.0, True
+        with pytest.raises(EngineError, match=r"^peer bob: "):
+            await tunnel.change(more, specs(more), set())
+        with pytest.raises(EngineError, match=r"^peer bob: "):
+            await tunnel.reconcile()
+        engine.refusing = False
+        await tunnel.reconcile()
+        assert engine.ends == {BOB: 100.0, HUB: 600.0}
+        count = len(engine.told)
+        await tunnel.reconcile()
+        assert len(engine.told) == count, "once is enough"
+
+    running(write(MINIMAL), test, lambda peer: (7, Secret(bytes(32))), lambda peer: Lease(ends[peer]))
+
+
+def test_an_end_that_was_refused_at_a_takeover_is_said_again(write: Callable[[str], Path]) -> None:
+    async def test(tunnel: Tunnel, engine: ManyPeers, config: Config) -> None:
+        tunnel._in_place["bob"] = 6  # of before the restart, and nobody has its key
+        engine.ends.clear()
+        engine.refusing = True
+        with pytest.raises(EngineError):
+            await tunnel.renew("bob", 600.0)
+        engine.refusing = False
+        tunnel._kept.add("bob")
+        await tunnel.reconcile()
+        assert engine.ends == {BOB: 600.0}
+
+    running(write(MINIMAL), test, lease_of=lambda peer: Lease(600.0))
+
+
+def test_a_key_in_place_never_gets_the_end_of_the_one_that_is_on_its_way(write: Callable[[str], Path]) -> None:
+    ends = {"bob": 600.0}
+
+    async def test(tunnel: Tunnel, engine: ManyPeers, config: Config) -> None:
+        ends["bob"] = 900.0  # of the next epoch
+        tunnel.busy = lambda peer: peer == "bob"
+        await tunnel.change(config, specs(config), set())
+        await tunnel.reconcile()
+        assert engine.ends == {BOB: 600.0}
+        tunnel.busy = lambda peer: False
+        await tunnel.reconcile()
+        assert engine.ends == {BOB: 900.0}
+
+    running(write(MINIMAL), test, lambda peer: (7, Secret(bytes(32))), lambda peer: Lease(ends[peer]))
 
 
 class Places:

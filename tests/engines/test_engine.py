@@ -275,6 +275,76 @@ def test_a_served_socket_is_left_alone(engine: UapiEngine) -> None:
             path.unlink()
 
 
+def test_whoever_serves_the_socket_between_the_look_and_the_start_is_told(
+    engine: UapiEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another gateway of the same name does, in another network namespace and the same moment."""
+
+    async def looked() -> None: ...
+
+    path = socket_of(engine)
+    path.parent.mkdir(mode=0o755, exist_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(path))
+        try:
+            other.listen()
+            monkeypatch.setattr(engine, "_clear_socket", looked)
+            refused(engine)
+            assert path.is_socket()
+            other.setblocking(False)
+            while True:  # those who looked who it is; none of them said anything
+                try:
+                    asked = other.accept()[0]
+                except BlockingIOError:
+                    break
+                with asked:
+                    assert asked.recv(100) == b""
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def test_nothing_is_sent_to_another_process_that_serves_the_socket(engine: UapiEngine) -> None:
+    """A second engine of the same interface name, in another network namespace, takes the path over."""
+    elsewhere = Namespace()
+
+    async def body(engine: UapiEngine) -> None:
+        await engine.set_peer(SPEC)
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)  # it would end when it sees that its socket is gone: too late
+        socket_of(engine).unlink()
+        other = UapiEngine(engine._program, engine.interface, log_line=print)
+        with elsewhere.entered():
+            await other.start()
+        try:
+            assert other.pid is not None
+            with elsewhere.entered():
+                await other.configure_device(key(), 51899)
+                await other.set_peer(SPEC)
+                before = dump(other)
+            for told in (
+                engine.set_psk(SPEC.public_key, key(), 7),
+                engine.block(SPEC.public_key, key()),
+                engine.configure_device(key(), 51898),
+                engine.set_peer(replace(SPEC, persistent_keepalive=7)),
+                engine.stats(),
+            ):
+                with pytest.raises(EngineError, match=f"nothing was sent: it is served by process {other.pid}, "):
+                    await told
+            with elsewhere.entered():
+                assert dump(other) == before
+            reason = await asyncio.wait_for(engine.wait_dead(), 30)
+            assert f"is another's: it is served by process {other.pid}, " in reason
+        finally:
+            os.kill(engine.pid, signal.SIGCONT)
+            with elsewhere.entered():
+                await other.stop()
+
+    try:
+        running(engine, body)
+    finally:
+        elsewhere.close()
+
+
 def test_a_file_in_the_sockets_place_is_told(engine: UapiEngine) -> None:
     path = socket_of(engine)
     path.parent.mkdir(mode=0o755, exist_ok=True)

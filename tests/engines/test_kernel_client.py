@@ -26,7 +26,7 @@ endpoints = st.tuples(st.ip_addresses().map(str), st.integers(1, 65535))
 
 def written(lines: list[Line]) -> list[bytes]:
     found = []
-    for message in kernel_client._messages("wg0", lines):
+    for message in kernel_client._messages(["WGDEVICE_A_IFNAME", "wg0"], lines):
         message.encode()
         found.append(bytes(message.data))
     return found

@@ -139,6 +139,25 @@ def test_no_traffic_before_a_key_then_both_ends_report_its_epoch(interface: str,
     with_tunnel(PROGRAMS[left], PROGRAMS["wireguard-go"], interface, body)
 
 
+def test_sessions_are_dropped_and_the_key_makes_the_next_one(interface: str) -> None:
+    async def body(a: End, b: End) -> None:
+        first, second = key(), key()
+        for psk, epoch, previous in ((first, 1, None), (second, 2, first)):
+            await b.install(psk, epoch, previous)
+            await a.install(psk, epoch, previous, now=epoch == 1)
+            if epoch == 1:
+                await both_in_force(a, b, 1)
+        assert (await a.stats()).epoch_in_force == 1, "the session of the key before goes on"
+        b.namespace.run("ip", "link", "set", "vb", "down")  # nobody answers the handshake
+        await a.engine.drop_sessions(b.public)
+        assert (await a.stats()).epoch_in_force is None
+        b.namespace.run("ip", "link", "set", "vb", "up")
+        await both_in_force(a, b, 2)
+        assert (await ping(a, 5))[1] == 0
+
+    with_tunnel(PROGRAMS["qtunnel"], PROGRAMS["qtunnel"], interface, body)
+
+
 @pytest.mark.parametrize("left", PROGRAMS)
 def test_blocking_stops_the_traffic_at_once_and_the_routes_stay(interface: str, left: str) -> None:
     async def body(a: End, b: End) -> None:

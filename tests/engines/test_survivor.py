@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
@@ -37,6 +38,13 @@ PEER = PeerSpec(
 PRIVATE = bytes(range(32))
 PUBLIC = dh.public_key(Secret(PRIVATE))
 PORT, MARK = 51828, 7
+
+
+def later(seconds: float) -> float:
+    """By the clock of leases."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) + seconds
+
+
 DAEMON = """
 import asyncio, sys
 from ipaddress import ip_network
@@ -46,12 +54,13 @@ from qtunnel.engines.base import Lease
 from qtunnel.engines.programs import find
 from qtunnel.engines.uapi import UapiEngine
 from qtunnel.secret import Secret
+from tests.engines.test_survivor import later
 async def main():
     engine = UapiEngine(find("qtunnel"), sys.argv[1], record=Path(sys.argv[2]), log_line=lambda line: None)
     await engine.start()
     await engine.configure_device(Secret(PRIVATE), PORT, MARK)
     await engine.set_peer(PEER)
-    await engine.set_psk(PEER.public_key, Secret(bytes(32)), 7, lease=Lease(600, "note"))
+    await engine.set_psk(PEER.public_key, Secret(bytes(32)), 7, lease=Lease(later(600), "note"))
     print(engine.pid, flush=True)
     await asyncio.sleep(600)
 asyncio.run(main())
@@ -97,7 +106,7 @@ def test_what_is_there_is_found_and_used_as_it_is(left: int, interface: str, rec
         await engine.renew(PEER.public_key, 0.0)
         ended = (await engine_of(interface, record).adopt(PUBLIC, PORT, MARK) or {})[PEER.public_key]
         assert (ended.installed, ended.ended) == (None, 7)
-        await engine.set_psk(PEER.public_key, Secret(bytes(32)), 8, lease=Lease(5, ""))
+        await engine.set_psk(PEER.public_key, Secret(bytes(32)), 8, lease=Lease(later(5), ""))
         await engine.stop()
         assert engine.pid is None
         await engine.stop()  # idempotent
@@ -132,7 +141,7 @@ def test_one_of_ours_that_is_not_as_wanted_is_ended_and_gives_way(
 
     async def main() -> None:
         engine = engine_of(interface, record)
-        engine._uapi._timeout = 1.0
+        engine._uapi.timeout = 1.0
         assert await engine.adopt(public, PORT + (what == "port"), MARK + (what == "mark")) is None
         assert gone(left)
         await engine.start()
@@ -172,6 +181,25 @@ def test_what_is_not_certainly_ours_is_left_alone(left: int, interface: str, rec
 
     asyncio.run(main())
     assert not gone(left)
+
+
+PIDS = (10**9, 2**31, 2**63, 10**30, -1, 0, '"x"', "Infinity", "NaN", "[]")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(f'{{"pid": {pid}, "began": 1, %s}}' for pid in PIDS),
+        *(f'{{"pid": 2, "began": {began}, %s}}' for began in (10**30, "-Infinity", "null")),
+        "[]",
+        "[" * 100_000,
+    ],
+)
+def test_a_record_that_nobody_of_ours_wrote_is_no_survivor(record: Path, content: str) -> None:
+    making = survivor.making_of("qt0", ["x"])
+    rest = ", ".join(f'"{key}": {json.dumps(value)}' for key, value in making.items())
+    record.write_text(content.replace("%s", rest))
+    assert survivor.find(record, making) is None
 
 
 def test_an_engine_that_cannot_be_recorded_ends_with_its_daemon(

@@ -227,3 +227,41 @@ def test_a_mark_of_a_preshared_key_is_told_where_it_is_asked_for(tmp_path: Path)
     for digits in ("bb" * 31, "zz" * 32):
         with pytest.raises(ValueError, match="a preshared key that is not 64 hex digits"):
             uapi_client._split(bytearray(f"{PEER}preshared_key={digits}\nerrno=0\n\n".encode()), marks=True)
+
+
+@pytest.mark.parametrize("server", [os.getppid(), None])
+def test_nothing_is_sent_to_a_process_that_is_not_the_engines(tmp_path: Path, server: int | None) -> None:
+    """Whatever the operation; here the one that serves the path is this process."""
+    path = tmp_path / "s"
+    operations: list[Callable[[UapiClient], Awaitable[object]]] = [
+        lambda client: client.set([("public_key", KEY.hex()), ("preshared_key", Secret(KEY))]),
+        lambda client: client.get(),
+        lambda client: client.public_key(),
+    ]
+
+    async def main() -> None:
+        asked = bytearray()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.extend(await reader.read())
+            writer.close()
+
+        async with await asyncio.start_unix_server(serve, path=path):
+            for operation in operations:
+                client = UapiClient("qt0", str(path), server=lambda: server)
+                with pytest.raises(EngineError, match="nothing was sent") as refused:
+                    await operation(client)
+                assert f"process {os.getpid()}" in str(refused.value)
+                assert client.stranger == (None if server is None else os.getpid())
+        assert not asked
+
+    asyncio.run(main())
+
+
+def test_the_engines_own_process_is_answered_as_ever(tmp_path: Path) -> None:
+    def question(client: UapiClient) -> Awaitable[object]:
+        return UapiClient("qt0", client.path, server=os.getpid).get()
+
+    device, _ = ask(tmp_path / "s", b"listen_port=7\nerrno=0\n\n", question)
+    assert isinstance(device, Device)
+    assert device.listen_port == 7

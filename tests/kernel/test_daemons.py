@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,26 @@ def test_rekeys_under_traffic_lose_nothing(sites: tuple[Site, Site], engines: tu
     (bob.directory / "bob.log").write_text("")
     bob.start()
     wait_until(lambda: carries(bob) and carries(alice), "both are back", 60)
+
+
+def test_a_keeper_that_is_killed_alone_is_replaced_and_its_keys_are_gone(sites: tuple[Site, Site]) -> None:
+    alice, bob = sites
+    alice.write(engine="kernel", interval=INTERVAL)
+    bob.write(interval=INTERVAL)
+    for site in sites:
+        site.start()
+    wait_until(lambda: carries(alice) and carries(bob), "both are protected", 60)
+    before = alice.host.ip("link", "show", alice.interface).split(":")[0]
+    keeper = alice.status()["node"]["engine_pid"]
+    (alice.directory / "alice.log").write_text("")
+    os.kill(keeper, signal.SIGKILL)
+    wait_until(lambda: "event=engine.restarted" in alice.log, "another keeper", 60)
+    assert "event=engine.died" in alice.log
+    assert "event=engine.failed" not in alice.log, "nothing stood in the way"
+    assert alice.status()["node"]["engine_pid"] not in (None, keeper)
+    assert alice.host.ip("link", "show", alice.interface).split(":")[0] != before, "another interface"
+    wait_until(lambda: carries(alice) and alice.ping("10.77.0.2"), "traffic again", 60)
+    assert "Traceback" not in alice.log
 
 
 def test_keys_alone_of_a_kernel_interface(sites: tuple[Site, Site]) -> None:

@@ -141,7 +141,7 @@ def test_somebody_elses_interface_is_refused_and_left_alone(engine: KernelEngine
     assert interface_exists(engine.interface)
 
 
-def test_what_a_killed_keeper_left_is_taken_over_and_a_running_one_is_not(engine: KernelEngine) -> None:
+def test_what_a_killed_keeper_left_is_taken_away_and_a_running_one_is_not(engine: KernelEngine) -> None:
     second = open_engine("kernel", engine.interface, public_key=OURS, log_line=print)
     assert isinstance(second, KernelEngine)
 
@@ -152,11 +152,47 @@ def test_what_a_killed_keeper_left_is_taken_over_and_a_running_one_is_not(engine
         assert engine.pid is not None
         os.kill(engine.pid, signal.SIGKILL)
         assert "was killed by SIGKILL" in await engine.wait_dead()
-        with pytest.raises(InterfaceError, match="is still there"):
-            await engine.stop()
-        assert len(dump(engine.interface)) == 2
+        assert len(dump(engine.interface)) == 2, "its keys are still there"
+        await engine.stop()
+        assert not interface_exists(engine.interface), "and go at once"
         await engine.start()
         assert len(dump(engine.interface)) == 1, "it was made anew"
+
+    running(engine, body)
+
+
+def test_what_keeper_and_daemon_left_is_known_by_its_key_and_made_anew(engine: KernelEngine) -> None:
+    """Both were killed; here the daemon's part of the end is what does not happen."""
+    second = open_engine("kernel", engine.interface, public_key=OURS, log_line=print)
+    assert isinstance(second, KernelEngine)
+
+    async def main() -> None:
+        await engine.start()
+        await engine.configure_device(PRIVATE, 51823)
+        await engine.set_peer(SPEC)
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        await engine.wait_dead()
+        await second.start()
+        assert len(dump(engine.interface)) == 1, "it was made anew"
+        await second.stop()
+
+    asyncio.run(main())
+    assert not interface_exists(engine.interface)
+
+
+def test_another_interface_of_the_name_is_told_nothing(engine: KernelEngine) -> None:
+    async def body() -> None:
+        await engine.set_peer(SPEC)
+        run("ip", "link", "del", engine.interface)
+        run("ip", "link", "add", engine.interface, "type", "wireguard")
+        for told in (engine.set_psk(SPEC.public_key, key(), 1), engine.block(SPEC.public_key, key()), engine.stats()):
+            with pytest.raises(EngineError):
+                await told
+        assert len(dump(engine.interface)) == 1
+        await engine.stop()
+        assert interface_exists(engine.interface), "it is somebody else's"
+        run("ip", "link", "del", engine.interface)
 
     running(engine, body)
 

@@ -6,8 +6,11 @@ import re
 
 import pytest
 
+from qtunnel.wireguard.state import Drop
 from tests.wireguard.test_psk import exchange, in_force, psk
 from tests.wireguard.world import End, World, pair
+
+START = World().now
 
 
 def install(end: End, other: End, epoch: int, *lines: str) -> None:
@@ -26,6 +29,11 @@ def tunnel(*lines: str) -> tuple[World, End, End]:
     return world, alice, bob
 
 
+def until(seconds: float, key: str = "expires_boottime_msec") -> str:
+    """The line for an end so many seconds after the world's beginning."""
+    return f"{key}={round((START + seconds) * 1000)}"
+
+
 def told(end: End, key: str) -> str | None:
     found = re.search(rf"^{key}=(.*)$", end.get(), re.MULTILINE)
     return found[1] if found else None
@@ -39,10 +47,10 @@ def silent(world: World, sender: End, receiver: End) -> bool:
 
 
 def test_traffic_passes_until_the_end_and_not_a_moment_longer() -> None:
-    world, alice, bob = tunnel("expires_msec=60000")
+    world, alice, bob = tunnel(until(60))
     world.advance(59.9)
     exchange(world, alice, bob)
-    assert told(alice, "expires_msec") == "100"
+    assert told(alice, "expires_boottime_msec") == until(60).partition("=")[2]
     world.advance(0.1)
     assert silent(world, alice, bob)
     assert silent(world, bob, alice)
@@ -54,7 +62,7 @@ def test_traffic_passes_until_the_end_and_not_a_moment_longer() -> None:
 
 def test_what_comes_before_the_timer_is_looked_at_is_refused_all_the_same() -> None:
     """As after a suspend, when a datagram is read first."""
-    world, alice, bob = tunnel("expires_msec=60000")
+    world, alice, bob = tunnel(until(60))
     bob.send_to(alice)
     world.now += 60.0
     world.settle()
@@ -62,10 +70,10 @@ def test_what_comes_before_the_timer_is_looked_at_is_refused_all_the_same() -> N
 
 
 def test_a_key_in_time_goes_on_without_a_gap() -> None:
-    world, alice, bob = tunnel("expires_msec=60000")
+    world, alice, bob = tunnel(until(60))
     world.advance(59)
     install(bob, alice, 2)
-    install(alice, bob, 2, "expires_msec=60000", "handshake=now")
+    install(alice, bob, 2, until(119), "handshake=now")
     world.settle()
     for _ in range(50):
         world.advance(1)
@@ -74,9 +82,9 @@ def test_a_key_in_time_goes_on_without_a_gap() -> None:
 
 
 def test_a_session_of_the_key_before_ends_when_that_was_to_end() -> None:
-    world, alice, bob = tunnel("expires_msec=60000")
+    world, alice, bob = tunnel(until(60))
     world.advance(30)
-    install(alice, bob, 2, "expires_msec=60000")  # bob does not have it, and goes on with the session of the first
+    install(alice, bob, 2, until(90))  # bob does not have it, and goes on with the session of the first
     world.advance(29)
     exchange(world, alice, bob)
     world.advance(1)
@@ -85,9 +93,9 @@ def test_a_session_of_the_key_before_ends_when_that_was_to_end() -> None:
 
 
 def test_a_handshake_that_falls_back_to_the_key_before_makes_no_session_beyond_its_end() -> None:
-    world, alice, bob = tunnel("expires_msec=60000")
+    world, alice, bob = tunnel(until(60))
     world.advance(50)
-    install(alice, bob, 2, "expires_msec=60000", "handshake=now")
+    install(alice, bob, 2, until(110), "handshake=now")
     world.settle()
     assert in_force(alice) == 1
     world.advance(10)
@@ -95,22 +103,22 @@ def test_a_handshake_that_falls_back_to_the_key_before_makes_no_session_beyond_i
 
 
 def test_the_end_may_be_moved_and_taken_away() -> None:
-    world, alice, bob = tunnel("expires_msec=60000")
-    alice.set_peer(bob.public, "expires_msec=90000")
+    world, alice, bob = tunnel(until(60))
+    alice.set_peer(bob.public, until(90))
     world.advance(89)
     exchange(world, alice, bob)
-    alice.set_peer(bob.public, "expires_msec=0")
+    alice.set_peer(bob.public, "expires_boottime_msec=0")
     world.advance(0)
     assert silent(world, alice, bob)
-    world, alice, bob = tunnel("expires_msec=60000")
+    world, alice, bob = tunnel(until(60))
     alice.set_peer(bob.public, f"preshared_key={psk(1)}")  # the same again, as an operator may set it
-    assert told(alice, "expires_msec") == "60000"
+    assert told(alice, "expires_boottime_msec") == until(60).partition("=")[2]
     alice.set_peer(bob.public, f"preshared_key={psk(3)}")
-    assert told(alice, "expires_msec") is None
+    assert told(alice, "expires_boottime_msec") is None
 
 
 def test_a_link_that_goes_down_and_up_does_not_put_it_off() -> None:
-    world, alice, bob = tunnel("expires_msec=60000")
+    world, alice, bob = tunnel(until(60))
     alice.device.link_down()
     world.advance(30)
     alice.device.link_up(world.now)
@@ -129,8 +137,64 @@ def test_the_note_comes_back_with_the_key_and_with_its_sessions() -> None:
     assert (told(alice, "epoch"), told(alice, "installed_epoch")) == ("1", "2")
 
 
-@pytest.mark.parametrize("line", ["expires_msec=-1", "expires_msec=1.5", "epoch_note=\x07", "epoch_note=" + "x" * 901])
+@pytest.mark.parametrize(
+    "line", ["expires_boottime_msec=-1", "expires_boottime_msec=1.5", "epoch_note=\x07", "epoch_note=" + "x" * 901]
+)
 def test_what_is_not_of_the_grammar_is_refused(line: str) -> None:
     _, alice, bob = tunnel()
     assert alice.uapi(f"set=1\npublic_key={bob.public.hex()}\npreshared_key={psk(9)}\n{line}\n\n") == "errno=-22\n\n"
+    assert told(alice, "preshared_key") == psk(1)
+
+
+def test_an_end_is_a_moment_whatever_time_it_takes_to_say_it() -> None:
+    world, alice, bob = tunnel()
+    world.advance(30)
+    alice.set_peer(bob.public, until(60))
+    world.advance(29.9)
+    exchange(world, alice, bob)
+    world.advance(0.1)
+    assert silent(world, bob, alice)
+
+
+def answered_with_the_key_before(*lines: str, seconds: float = 0.0) -> int | None:
+    """alice has a random key in place, then gets epoch 2 with 1 as the one before; bob still has 1. The epoch of the
+    session that comes of her handshake, which takes that long."""
+    world, alice, bob = tunnel(until(60))
+    alice.set_peer(bob.public, f"preshared_key={psk(77)}", "drop_sessions=true")
+    world.advance(50)
+    before = f"previous_preshared_key={psk(1)}", "previous_epoch=1"
+    alice.set_peer(bob.public, f"preshared_key={psk(2)}", "epoch=2", *before, *lines, "handshake=now")
+    world.now += seconds
+    world.settle()
+    assert len(alice.sessions) == (in_force(alice) is not None), "nothing is made that could not be used"
+    return in_force(alice)
+
+
+def test_the_key_before_has_an_end_of_its_own() -> None:
+    """As after a block, where the engine has another key in place and does not know when that one was to end."""
+    new, old = until(500), "previous_expires_boottime_msec"
+    assert answered_with_the_key_before(new, until(60, old)) == 1
+    assert answered_with_the_key_before(new, until(50, old)) is None, "it was over before it was said"
+    assert answered_with_the_key_before(new) is None, "nobody says when it ends"
+    assert answered_with_the_key_before() == 1, "nothing ends there"
+    assert answered_with_the_key_before(new, until(60, old), seconds=9.9) == 1
+    assert answered_with_the_key_before(new, until(60, old), seconds=10) is None, "it ended while the answer came"
+
+
+def test_a_key_that_is_over_answers_no_handshake_although_its_timer_was_not_looked_at() -> None:
+    world, alice, bob = tunnel(until(60))
+    world.now += 60
+    made = len(alice.sessions)
+    bob.device.handshakes.initiate(bob.peer(alice), world.now, at_once=True)
+    world.settle()
+    assert len(alice.sessions) == made
+    assert alice.device.drops[Drop.EXPIRED] == 1
+
+
+def test_an_end_of_the_key_before_needs_that_key() -> None:
+    _, alice, bob = tunnel()
+    section = f"set=1\npublic_key={bob.public.hex()}\n"
+    line = until(60, "previous_expires_boottime_msec")
+    assert alice.uapi(f"{section}{line}\n\n") == "errno=-22\n\n"
+    assert alice.uapi(f"{section}preshared_key={psk(9)}\n{line}\n\n") == "errno=-22\n\n"
     assert told(alice, "preshared_key") == psk(1)

@@ -149,11 +149,11 @@ def test_get_of_a_fresh_device_and_of_a_full_one() -> None:
 
 def test_a_brief_answer_has_what_happened_and_not_what_was_configured() -> None:
     _, alice, _ = connected()
-    lease = ("epoch=7", "epoch_note=note", "expires_msec=60000")
+    lease = ("epoch=7", "epoch_note=note", "expires_boottime_msec=9060000")
     alice.set(f"public_key={PEER}", f"preshared_key={'cd' * 32}", *lease, "allowed_ip=10.1.2.3/8")
     whole = alice.get().splitlines()
     keys = {"private_key", "preshared_key", "protocol_version", "allowed_ip", "persistent_keepalive_interval"}
-    keys |= {"installed_epoch", "installed_note", "expires_msec"}
+    keys |= {"installed_epoch", "installed_note", "expires_boottime_msec"}
     assert {line.partition("=")[0] for line in whole} >= keys
     brief = [line for line in whole if line.partition("=")[0] not in keys]
     for _ in range(2):
