@@ -252,13 +252,9 @@ def test_secrets_are_read_by_the_one_loader() -> None:
         if "files" in one.rooms and set(one.names) != {"write_new_file"}
     }
     assert users == {
-<<<<<<< HEAD
-        "config/checks.py", "config/loader.py", "config/snapshot.py", "daemon/settings.py", "drivers/mqtt_options.py",
-        "drivers/skip_tls.py", "identity.py", "kem_files.py", "kme/pki.py", "tls.py",
-=======
         "cli/pad.py", "config/checks.py", "config/loader.py", "config/snapshot.py", "daemon/settings.py",
-        "drivers/file_open.py", "identity.py", "kme/pki.py", "tls.py",
->>>>>>> file-exec
+        "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py", "identity.py", "kem_files.py",
+        "kme/pki.py", "tls.py",
     }  # fmt: skip
 
 
@@ -316,11 +312,7 @@ def test_imports_are_read_as_they_are_meant() -> None:
     assert Import(file, "asyncio").rooms == set()
 
 
-<<<<<<< HEAD
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "configs" / "README.md"])
-=======
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), ROOT / "configs" / "README.md"])
->>>>>>> file-exec
 _CODE_PATH = re.compile(
     r"(?<![\w./-])((?:qtunnel|tests|configs|docs|scripts|systemd|benchmarks)/[\w./-]*\w\.(?:py|md|yaml|json))"
 )
