@@ -39,7 +39,7 @@ from tests.support.vendor import make_device, script
 
 PEER = program.PeerOptions(peer="bob")
 ALL = ["{call}", "{peer}", "{size_bits}", "{key_id}"]
-KEY = os.urandom(32)
+KEY = bytes.fromhex("1bb2f40745a13e355c09d4516634b06bf8b3e61edd6acb340067f9e152735138")
 GOOD = json.dumps({"key_ID": "k1", "key": base64.b64encode(KEY).decode()})
 
 
