@@ -53,7 +53,7 @@ BASE = {
     "secret": Room("the one type that holds key material", ("errors",)),
     "files": Room("secret files: who may read them, the one loader", ("errors", "secret")),
     "addresses": Room("IP addresses parsed by the C library"),
-    "load": Room("when a rate of messages is load"),
+    "load": Room("when a rate of messages is load; a share of a processor"),
     "crypto": Room("the libraries' primitives, typed; one tree of labels", ("errors", "secret")),
     "identity": Room("a gateway's seed and public keys", ("crypto", "errors", "files", "secret")),
 }

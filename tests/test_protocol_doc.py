@@ -451,6 +451,7 @@ def test_every_number_of_the_rekeying_core_is_there() -> None:
         defined = {name for name in vars(module) if name.isupper() and not name.startswith("_")}
         assert defined - NOT_OF_THE_PROTOCOL <= described
     assert f"of the last {qtunnel.keys.used.REMEMBERED:,} keys" in DOCUMENT.prose
+    assert f"the last {qtunnel.keys.used.OF_EACH_PEER} of each peer" in DOCUMENT.prose
     assert f"to port {qtunnel.constants.DEFAULT_HANDSHAKE_PORT}" in DOCUMENT.prose
 
 

@@ -14,7 +14,7 @@ from qtunnel.config.document import Location, Problem, dotted
 from qtunnel.config.manage import check_wireguard_keys
 from qtunnel.config.model import Config, PeerConfig
 from qtunnel.config.plain import PlainPeerConfig, check_public_keys
-from qtunnel.config.rekey import check_rekey
+from qtunnel.config.rekey import check_rekey, too_late
 from qtunnel.config.types import format_duration
 from qtunnel.errors import QtunnelError
 from qtunnel.files import read_secret_file
@@ -166,7 +166,15 @@ def check_identities(config: Config) -> Iterator[Problem]:
             first = seen.setdefault(public.id, where)
             if first is not where:
                 yield Problem(where, f"peers[{first[1]}] has the same identity; every peer needs its own", (first,))
-            keys[peer.wireguard_key or public.wireguard] = peer.name, where
+                continue
+            key = peer.wireguard_key or public.wireguard
+            if own is not None and public.id != own.id and key == own.wireguard:
+                yield Problem(where, "has this node's own WireGuard key; put the peer's own public file here")
+            name, place = keys.setdefault(key, (peer.name, where))
+            # Two that stand in the file as wireguard_key are told of by the check of these.
+            if place is not where and not (peer.wireguard_key and config.peers[_index(place)].wireguard_key):
+                what = f"has the same WireGuard key as {name}; every peer needs its own"
+                yield Problem(where, what, (place,))
     yield from check_public_keys(config.plain_peers, None if own is None else own.wireguard, keys)
     for index, peer in enumerate(config.peers):
         if peer.pairing_secret is not None and _usable(peer.pairing_secret):
@@ -178,6 +186,12 @@ def check_identities(config: Config) -> Iterator[Problem]:
             what = _key_problem(plain.preshared_key, PSK_REMEDY)
             if what:
                 yield Problem(("plain_peers", index, "preshared_key"), what)
+
+
+def _index(place: Location) -> int:
+    index = place[1]
+    assert isinstance(index, int)
+    return index
 
 
 def _usable(path: Path) -> bool:
@@ -240,7 +254,10 @@ def warnings(config: Config) -> list[str]:
             )
         if any(network.num_addresses == 1 and network.network_address in own for network in peer.allowed_ips):
             found.append(f"peer {peer.name}: allowed_ips contains this gateway's own tunnel address")
-        if 0 < qkd.max_age < 2 * peer.rekey.interval and qkd.policy == "required":
+        late = too_late(peer.rekey, qkd)
+        if late is not None:
+            found.append(f"peer {peer.name}: {late}")
+        elif 0 < qkd.max_age < 2 * peer.rekey.interval and qkd.policy == "required":
             found.append(
                 f"peer {peer.name}: max_age {format_duration(qkd.max_age)} leaves no time for a second try when one "
                 f"rekey (every {format_duration(peer.rekey.interval)}) fails"

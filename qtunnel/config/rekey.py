@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from qtunnel.config.amounts import Bytes, Count, at_least_amount
 from qtunnel.config.document import Location, Problem
 from qtunnel.config.types import Duration, Percentage, Section, at_least, format_duration
-from qtunnel.keys.schedule import ceiling
+from qtunnel.keys.schedule import OVERDUE_SLACK, ceiling
 
 if TYPE_CHECKING:
     from qtunnel.config.model import QkdConfig
@@ -64,6 +64,19 @@ def check_rekey(rekey: RekeyConfig, qkd: QkdConfig, engine: str, peer: Location)
             if getattr(rekey, name) is not None:
                 words = "qkd.policy is off, so there is no supply of keys that could move the interval; remove it"
                 yield Problem((*at, name), words, ((*peer, "qkd", "policy"),))
+
+
+def too_late(rekey: RekeyConfig, qkd: QkdConfig) -> str | None:
+    """What to say where a key gets too old although nothing is wrong: one lost datagram, or a KME that has to be asked
+    again, takes time as well."""
+    latest = rekey.interval * (1 + rekey.jitter)
+    if qkd.max_age > latest + OVERDUE_SLACK:
+        return None
+    return (
+        f"max_age {format_duration(qkd.max_age)} may block traffic although nothing is wrong: a rekey may come "
+        f"only after {format_duration(latest)} (interval and jitter), and one that does not go through at once takes "
+        f"up to {format_duration(OVERDUE_SLACK)} more; raise max_age, or shorten interval"
+    )
 
 
 def _check_longest(rekey: RekeyConfig, longest: float, qkd: QkdConfig, peer: Location) -> Iterator[Problem]:

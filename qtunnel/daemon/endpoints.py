@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from qtunnel.addresses import is_numeric
 from qtunnel.config import Config, PlainPeerConfig
 from qtunnel.daemon.members import AnyPeer, all_peers
-from qtunnel.daemon.memory import Place, StateDirectory
+from qtunnel.daemon.memory import StateDirectory
+from qtunnel.daemon.records import Place
 from qtunnel.daemon.resolver import Resolver
 from qtunnel.daemon.transport import Address
 from qtunnel.daemon.tunnel import Tunnel

@@ -23,6 +23,9 @@ CurrentPsk = Callable[[str], tuple[int, Secret] | None]
 LeaseOf = Callable[[str], Lease | None]
 """From a peer's name to how long that PSK may live if nobody renews it."""
 
+Busy = Callable[[str], bool]
+"""Whether effects of that peer are on their way, by its name."""
+
 
 class EngineKeys:
     """The part of a tunnel that gives its engine keys; everything by the peer's name."""
@@ -32,6 +35,7 @@ class EngineKeys:
     _lock: asyncio.Lock
     _current_psk: CurrentPsk
     _lease_of: LeaseOf
+    busy: Busy
     _keys: dict[str, bytes]
     _specs: dict[str, PeerSpec]
     _in_place: dict[str, int | object | None]
@@ -123,8 +127,8 @@ class EngineKeys:
             return
         epoch, psk = current
         with psk:
-            if self._in_place.get(peer) == epoch:
-                return
+            if self._in_place.get(peer) == epoch or self.busy(peer):
+                return  # on its way, it may be: after what has to be on disk before it
             self._in_place[peer] = UNKNOWN
             handshake_now = self._specs[peer].endpoint is not None
             suite = self._record_suites.get(peer, "")

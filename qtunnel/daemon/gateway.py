@@ -18,7 +18,7 @@ from qtunnel.daemon.clock import monotonic, now
 from qtunnel.daemon.endpoints import Endpoints
 from qtunnel.daemon.epochs import Epochs
 from qtunnel.daemon.journal import Journal
-from qtunnel.daemon.lanes import Lanes
+from qtunnel.daemon.lanes import EVERYBODY, Lanes
 from qtunnel.daemon.liveness import Liveness
 from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.notices import Notices
@@ -110,6 +110,7 @@ class Gateway:
         self._sources = KeySources(config, self._events, lambda peer, stock: self._core.supply(peer, stock, now()))
         self._core = RekeyNode(self._identity, os.urandom, source_of=source_of, cookie_source=cookie_source)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk, self._lease_of)
+        self._tunnel.busy = self._work.busy
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._plain = PlainPeers(config, self._endpoints.doubt)
         self._nudges = Nudges(self._tunnel, self._endpoints)
@@ -118,7 +119,9 @@ class Gateway:
         settings = all_settings(config, self._public)
         try:
             await control.start()
-            memory = self._memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told))
+            names = {its.id: name for name, its in self._public.items()}
+            memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told), names)
+            self._memory = memory
             await self._sockets.open(await self._tunnel.outer_mark())
             await self._endpoints.first(memory, self._public)
             await self._tunnel.start()
@@ -298,7 +301,7 @@ class Gateway:
                     self._publish("engine.trouble", None, detail=str(error))
 
     async def _reconcile(self) -> None:
-        if self._work.empty():
+        if not self._work.busy(EVERYBODY):
             await self._tunnel.reconcile()
 
     async def _mend(self) -> None:

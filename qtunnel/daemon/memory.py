@@ -1,7 +1,7 @@
 """What must survive a restart: per peer the newest epoch, the replay times, and where its name led. Never a key.
 
-The file's first line is a JSON object with all peers, each further line one with those that changed since. So a rekey
-costs the disk a line, however many peers there are; now and then, and at each start, the file is written anew.
+Each line of the file is about one peer (qtunnel/daemon/records.py). So a rekey costs the disk a line, however many
+peers there are; now and then, and at each start, the file is written anew.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from ipaddress import ip_address
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from qtunnel.daemon.records import Header, Place, header_line, peer_line, read
 from qtunnel.errors import AlreadyRunningError, ConfigError, QtunnelError
+from qtunnel.identity import fingerprint_of
 from qtunnel.rekey.model import Memory
+from qtunnel.rekey.timing import tai64n
 
 FILE = "peers.json"
 NEW = "peers.new"
@@ -29,15 +30,13 @@ WRITE_LIMIT = 5.0
 """Seconds for one write; a disk needs some 10 ms, one that is busy or wakes up a second or two."""
 START_LIMIT = 20.0
 """Seconds for the first reading and writing: a third of what systemd allows a start. Nothing else runs meanwhile."""
-VERSION = 1
 LINES = 1000
 """Lines of changes before the file is written anew, and as many again for each peer as ..."""
 LINES_PER_PEER = 4
 """... these: then a hub of 1,000 peers writes 1 MB of changes for each 0.3 MB of the whole."""
-TIME_SIZE = 12
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-EPOCH_BOUND = 1 << 62
-"""Epochs from here on can only come from a damaged file; half of what the wire format can hold is left for jumps."""
+NAMED = 6
+"""Peers that one event names."""
 
 
 WRONG_PLACE = {
@@ -45,14 +44,6 @@ WRONG_PLACE = {
 }  # fmt: skip
 """Errors that another configuration ends. All others, such as a full disk, may end by themselves: the service is to be
 started again, which it is not after a ``ConfigError``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a name of the configuration led. endpoint: that name; host: a numeric address."""
-
-    endpoint: str
-    host: str
 
 
 class Job(NamedTuple):
@@ -66,16 +57,20 @@ class StateDirectory:
     """The file in ``node.state_dir``. Peers are kept by identity, so that a new name changes nothing.
 
     The directory belongs to one process: a second one would write over what the first remembers. tell: hears of a file
-    that cannot be used, as (kind, detail). Raises ``ConfigError`` for a directory that others may write or that can
-    never be used, ``AlreadyRunningError`` where another process has it, ``QtunnelError`` for a disk that fails.
+    that cannot be used, as (kind, detail). names: of the peers, by identity. Raises ``ConfigError`` for a directory
+    that others may write or that can never be used, ``AlreadyRunningError`` where another process has it,
+    ``QtunnelError`` for a disk that fails.
     """
 
-    def __init__(self, directory: Path, tell: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, directory: Path, tell: Callable[[str, str], None], names: Mapping[bytes, str] | None = None
+    ) -> None:
         self._path = directory / FILE
         self._tell = tell
+        self._names = {identity.hex(): name for identity, name in (names or {}).items()}
         self._peers: dict[str, Memory] = {}
         self._places: dict[str, Place] = {}
-        self._lost = False
+        self._header = Header()
         self._failed = False
         self._turn = asyncio.Lock()
         self._changed: dict[str, None] = {}
@@ -125,7 +120,8 @@ class StateDirectory:
 
     def of(self, identity: bytes) -> Memory:
         """What is remembered of the peer with that id."""
-        return self._peers.get(identity.hex(), Memory(lost=self._lost))
+        header = self._header
+        return self._peers.get(identity.hex(), Memory(seen=header.seen, lost=header.lost))
 
     def place_of(self, identity: bytes) -> Place | None:
         """Where that peer's endpoint led when it was last looked up."""
@@ -167,8 +163,8 @@ class StateDirectory:
         if self._whole_due or self._lines >= LINES + LINES_PER_PEER * len(self._peers):
             self._lines = 0
             return Job(self._document(), True)
-        self._lines += 1
-        return Job(json.dumps({identity: self._entry(identity) for identity in self._changed}) + "\n", False)
+        self._lines += len(self._changed)
+        return Job("".join(self._line(identity) for identity in self._changed), False)
 
     async def _write_aside(self, job: Job) -> None:
         """In a thread, which no key waits for longer than ``WRITE_LIMIT``; while one hangs no other is begun, and it
@@ -227,29 +223,20 @@ class StateDirectory:
             return
         with open(file, "rb") as opened:
             content = opened.read()
-        try:
-            first, *changes = content.split(b"\n")
-            document = json.loads(first)
-            if document["version"] != VERSION:
-                raise ValueError(f"version {document['version']}")
-            peers, places = _peers(document["peers"])
-            whole = changes[:-1]  # what stands behind the last line's end was never confirmed
-            for number, line in enumerate(whole, 1):
-                try:
-                    newer = _peers(json.loads(line))
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                    if number < len(whole):
-                        raise
-                    break  # nor was the last line itself: the power went while it was written
-                peers |= newer[0]
-                places |= newer[1]
-            lost = bool(document.get("lost", False))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            self._keep_aside(content)
-            damage(f"{self._path} cannot be read ({error}); kept as {DAMAGED}, starting anew")
-            self._lost = True
-        else:
-            self._peers, self._places, self._lost = peers, places, lost
+        found = read(content, tai64n(time.time_ns()), self._names)
+        self._header, self._peers, self._places = found.header, found.peers, found.places
+        if not found.damage:
+            return
+        self._keep_aside(content)
+        named = [self._names.get(identity) or fingerprint_of(bytes.fromhex(identity)) for identity in found.dropped]
+        more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+        whose = ", ".join(named[:NAMED]) + more or "none that is known"
+        if found.anybody:
+            whose += ", and whoever has no line in it"
+        damage(
+            f"{self._path}: {found.damage}; the file is kept as {DAMAGED}. Lost, so that no offer from before this "
+            f"moment is taken from them and their next epoch begins a new chain: {whose}"
+        )
 
     def _keep_aside(self, content: bytes) -> None:
         """A second name for the file: it stays in its place until another stands there, so that no crash in between
@@ -263,21 +250,10 @@ class StateDirectory:
             self._write_new(DAMAGED, content)
 
     def _document(self) -> str:
-        peers = {identity: self._entry(identity) for identity in self._peers}
-        return json.dumps({"version": VERSION, "lost": self._lost, "peers": peers}) + "\n"
+        return header_line(self._header) + "".join(self._line(identity) for identity in self._peers)
 
-    def _entry(self, identity: str) -> dict[str, object]:
-        memory, place = self._peers[identity], self._places.get(identity)
-        entry: dict[str, object] = {
-            "epoch": memory.epoch,
-            "proposed": memory.proposed,
-            "sent": memory.sent.hex(),
-            "seen": memory.seen.hex(),
-            "lost": memory.lost,
-        }
-        if place is not None:
-            entry["place"] = {"endpoint": place.endpoint, "host": place.host}
-        return entry
+    def _line(self, identity: str) -> str:
+        return peer_line(identity, self._peers[identity], self._places.get(identity))
 
     def _write(self, job: Job) -> None:
         if not job.whole:
@@ -341,26 +317,3 @@ def _unusable(directory: Path, error: OSError) -> QtunnelError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return QtunnelError(f"node.state_dir: {directory}: {words}; make room there")
     return QtunnelError(f"node.state_dir: {directory}: {words}; see to that disk, or give qtunnel another directory")
-
-
-def _peers(entries: dict[str, dict[str, Any]]) -> tuple[dict[str, Memory], dict[str, Place]]:
-    """What the file says of peers, by identity; raises as bad content does."""
-    peers = {identity: _memory(entry) for identity, entry in entries.items()}
-    return peers, {identity: _place(entry["place"]) for identity, entry in entries.items() if "place" in entry}
-
-
-def _memory(entry: dict[str, object]) -> Memory:
-    epoch, proposed = entry["epoch"], entry.get("proposed", 0)
-    sent, seen = bytes.fromhex(str(entry["sent"])), bytes.fromhex(str(entry["seen"]))
-    for number in (epoch, proposed):
-        if type(number) is not int or not 0 <= number < EPOCH_BOUND:
-            raise ValueError("an epoch out of range")
-    if len(sent) != TIME_SIZE or len(seen) != TIME_SIZE:
-        raise ValueError("a replay time of the wrong size")
-    assert isinstance(epoch, int)
-    assert isinstance(proposed, int)
-    return Memory(epoch, sent, seen, proposed, bool(entry.get("lost", False)))
-
-
-def _place(entry: dict[str, object]) -> Place:
-    return Place(str(entry["endpoint"]), str(ip_address(str(entry["host"]))))

@@ -1,4 +1,4 @@
-"""Another configuration while the daemon runs: read and checked whole, then applied between two effects.
+"""Another configuration while the daemon runs: read and checked whole, then applied in one go.
 
 Nothing is applied unless all of it can be: a file that cannot be loaded, or a key that takes a restart, changes
 nothing. What goes through touches only what differs; the sessions, epochs and timers of other peers go on.
@@ -20,7 +20,7 @@ from qtunnel.control.messages import ReloadOutcome
 from qtunnel.daemon.aside import aside
 from qtunnel.daemon.clock import monotonic, now
 from qtunnel.daemon.endpoints import Endpoints
-from qtunnel.daemon.lanes import Lanes
+from qtunnel.daemon.lanes import EVERYBODY, Lanes
 from qtunnel.daemon.members import specs_of
 from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.plain import PlainPeers, load_psks
@@ -55,7 +55,8 @@ class ConfigSource:
 
 @dataclass(frozen=True, slots=True)
 class Apply(Effect):
-    """To be done in its turn among the effects of the core, so that nothing else changes engine or peers meanwhile."""
+    """To be done as an effect, one at a time, and beside those of the peers: none of them has to wait for a slow one.
+    What is being done for a peer meanwhile finds that it was overtaken, or is right by the new settings too."""
 
     run: Callable[[], Coroutine[Any, Any, None]]
 
@@ -188,7 +189,7 @@ class Reloader:
                 if not done.done():
                     done.set_result(trouble)
 
-        parts.work.put_alone(Apply("", run))
+        parts.work.put(Apply(EVERYBODY, run))
         trouble = await done
         words = [change.words for change in plan.changes]
         return ReloadOutcome(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.engines.base import Lease, Left
+from qtunnel.errors import EngineError
 from qtunnel.keys.policy import sources_required
 from qtunnel.rekey.model import EpochInfo, Now, PeerSettings
 from qtunnel.rekey.node import RekeyNode
@@ -68,11 +69,15 @@ def shortfall(info: EpochInfo | None, settings: PeerSettings, now: float) -> str
 
 
 async def take_up(tunnel: Tunnel, core: RekeyNode, settings: list[PeerSettings], now: Now, publish: Publish) -> None:
-    """Go on with what an engine that was taken over has in place, peer by peer, as far as policy allows."""
+    """Go on with what an engine that was taken over has in place, peer by peer, as far as policy allows. What it
+    refuses for one of them is repeated by the tunnel's looks; the others' turn comes all the same."""
     for peer in settings:
         left = tunnel.left.pop(peer.name, None)
         if left is not None:
-            await _take_up(tunnel, core, peer, left, now, publish)
+            try:
+                await _take_up(tunnel, core, peer, left, now, publish)
+            except EngineError as error:
+                publish("engine.trouble", peer.name, detail=str(error))
 
 
 async def _take_up(

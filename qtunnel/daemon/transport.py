@@ -7,9 +7,9 @@ import contextlib
 import errno
 import os
 import socket
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from time import thread_time
 from typing import Any
 
 from qtunnel.addresses import pack_address
@@ -18,6 +18,7 @@ from qtunnel.daemon import packet_filter
 from qtunnel.errors import QtunnelError
 from qtunnel.handshake.cookies import REPLY_SIZE
 from qtunnel.handshake.fragments import MAX_DATAGRAM, MAX_FRAGMENTS, OVERHEAD, MessageType
+from qtunnel.load import Budget
 
 _SHAPE = packet_filter.shape(OVERHEAD + 1, MAX_DATAGRAM, max(MessageType), MAX_FRAGMENTS, REPLY_SIZE)
 
@@ -58,10 +59,11 @@ Receive = Callable[[list[Datagram], bool], None]
 
 READ_AT_ONCE = 128
 """Datagrams between two looks at everything else that the daemon does: 2 ms of work (3 to 20 us each, measured)."""
-REST, EXPECTED_REST = 1.0, 0.5
-"""How long a queue with more than that rests, by the time that they took: half of a core at most for what comes from
-anywhere, two thirds for what seems to come from peers, whose own datagrams have to find their way through. Waiting
-takes whole milliseconds, so that it is less in fact."""
+SHARE, EXPECTED_SHARE = 1 / 2, 2 / 3
+"""Of a core, for all that comes from anywhere, and for what seems to come from peers, whose own datagrams have to find
+their way through. What does not get its turn waits in the kernel, and is dropped there for nothing."""
+SHARE_AT_ONCE = 0.1
+"""Seconds of a core before that counts: to read the 3,000 datagrams of 1,000 peers that begin at once takes 60 ms."""
 RECEIVE_BUFFER = 4 << 20
 """Bytes for each queue; the kernel takes twice that, and 2,304 for a datagram: the first messages of 1,000 peers that
 begin at once."""
@@ -73,19 +75,24 @@ SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 class _Queue:
     """One socket, read in pieces.
 
-    Where a piece is full, so that more is waiting, reading rests for a while: no flood gets more than its share of a
-    core, and the kernel drops the rest of it for nothing.
+    Where its budget is used up, reading rests until there is some again: no flood gets more than its share of a core,
+    however its datagrams are spread over time, and the kernel drops the rest of it for nothing.
     """
 
-    def __init__(self, sock: socket.socket, index: int, receive: Receive, expected: bool) -> None:
+    def __init__(self, sock: socket.socket, index: int, receive: Receive, expected: bool, budget: Budget) -> None:
         self.sock = sock
-        self._index, self._receive, self._expected = index, receive, expected
+        self._index, self._receive, self._expected, self._budget = index, receive, expected, budget
         self._loop = asyncio.get_running_loop()
         self._rest: asyncio.TimerHandle | None = None
         self._loop.add_reader(sock.fileno(), self._read)
 
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is read for a while."""
+        return self._rest is not None
+
     def _read(self) -> None:
-        began = time.thread_time()  # not the clock: while others have the processor, this one rests anyway
+        began = thread_time()  # not the clock: while others have the processor, this one rests anyway
         piece: list[Datagram] = []
         recvfrom, index = self.sock.recvfrom, self._index
         try:
@@ -96,10 +103,10 @@ class _Queue:
             pass  # nothing more, or an ICMP error to a datagram of ours: retransmission deals with it
         if piece:
             self._receive(piece, self._expected)
-        if len(piece) == READ_AT_ONCE and self.sock.fileno() >= 0:
+        rest = self._budget.spend(thread_time() - began, self._loop.time())
+        if rest > 0 and self.sock.fileno() >= 0:
             self._loop.remove_reader(self.sock.fileno())
-            rest = EXPECTED_REST if self._expected else REST
-            self._rest = self._loop.call_later(rest * (time.thread_time() - began), self._resume)
+            self._rest = self._loop.call_later(rest, self._resume)
 
     def _resume(self) -> None:
         self._rest = None
@@ -132,6 +139,8 @@ class HandshakeSockets:
         self._listen, self._receive, self._mark = tuple(listen), receive, 0
         self._ports: dict[int, _Port] = {}
         self._expected: frozenset[str] = frozenset()
+        self._budgets = {False: Budget(SHARE, SHARE_AT_ONCE), True: Budget(EXPECTED_SHARE, SHARE_AT_ONCE)}
+        """Of what comes from anywhere, and from expected sources; all listen addresses together."""
         self._factors = tuple(int.from_bytes(os.urandom(4), "big") | 1 for _ in range(4))
 
     async def open(self, mark: int = 0) -> None:
@@ -149,8 +158,8 @@ class HandshakeSockets:
                 raise ListenError(f"listen: {where}: {_words(error, where.port)}") from None
             second = self._second(sock, family)
             self._ports[index] = _Port(
-                _Queue(sock, index, self._receive, False),
-                None if second is None else _Queue(second, index, self._receive, True),
+                _Queue(sock, index, self._receive, False, self._budgets[False]),
+                None if second is None else _Queue(second, index, self._receive, True, self._budgets[True]),
             )
         if not self._ports:
             raise ListenError("listen: none of the addresses can be used on this host")

@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from qtunnel.config import Config
-from qtunnel.daemon.engine_keys import UNKNOWN, CurrentPsk, EngineKeys, LeaseOf
+from qtunnel.daemon.engine_keys import UNKNOWN, Busy, CurrentPsk, EngineKeys, LeaseOf
 from qtunnel.daemon.inheritance import ENGINE_RECORD, inherit
+from qtunnel.daemon.lanes import EVERYBODY
 from qtunnel.daemon.looks import AFTER_CHANGE, Looks
 from qtunnel.daemon.members import interface_of, mark_for, specs_of
 from qtunnel.engines.base import Endpoint, Engine, Left, PeerSpec, PeerStats
@@ -48,6 +49,8 @@ class Tunnel(EngineKeys):
         tunnel = config.tunnel
         self._config, self._identity, self._events, self._current_psk = config, identity, events, current_psk
         self._lease_of = lease_of
+        self.busy: Busy = lambda peer: False
+        """Whose effects are on their way: they bring what the peer should have by themselves."""
         self.engine: Engine = open_engine(
             tunnel.engine, tunnel.interface, processes=tunnel.processes, public_key=identity.public.wireguard,
             record=config.node.state_dir / ENGINE_RECORD,
@@ -312,7 +315,8 @@ class Tunnel(EngineKeys):
         self._misplaced.discard(peer)
 
     async def reconcile(self) -> None:
-        """Repeat what the engine refused, until it has what every peer should have; to be called now and then.
+        """Repeat what the engine refused, until it has what every peer should have, but for those for whom something
+        is being done at this moment; to be called now and then.
 
         Raises ``EngineError`` for the first refusal.
         """
@@ -322,8 +326,8 @@ class Tunnel(EngineKeys):
             refused = await self._settle() if self._gone or self._unset else None
             for peer in self._specs:
                 try:
-                    if peer in self._unset:
-                        continue
+                    if peer in self._unset or self.busy(EVERYBODY):
+                        continue  # a new configuration is on its way, and it may be another peer's name by now
                     await self._put_right(peer)
                     if peer in self._misplaced:
                         await self._place(peer)

@@ -134,6 +134,11 @@ class Pace:
         self.reason = "" if usual else self._stocks[scarcest].words
         return self.interval != before
 
+    @property
+    def scarce(self) -> bool:
+        """Whether keys run low as far as is known, or the interval is still stretched because they did."""
+        return self.interval > self.bounds.usual or min(self._levels.values(), default=1.0) < LOW
+
     def know(self, before: Pace) -> None:
         """What another one was told; the interval begins with the usual one."""
         self._levels, self._stocks = dict(before._levels), dict(before._stocks)

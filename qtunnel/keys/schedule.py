@@ -93,6 +93,11 @@ class Schedule:
         self._agreed(now)
         return now + self.expected * (OVERDUE_FACTOR + self.jitter) + OVERDUE_SLACK
 
+    def scarce(self, *, initiates: bool) -> bool:
+        """Whether there are too few keys for more rekeys than time brings. initiates: this end began the last one;
+        otherwise it also goes by what it has seen, as only the peer may know of it."""
+        return self.pace.scarce or (not initiates and self.expected > self.interval)
+
     def go_on(self, before: Schedule) -> None:
         """Take the place of another one: what was known of the supply and of the peer's rekeys is known on."""
         self._last, self._gathered = before._last, before._gathered

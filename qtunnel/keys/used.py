@@ -8,17 +8,31 @@ from qtunnel.secret import RandomBytes, Secret
 from qtunnel.terms import KeyRef
 
 REMEMBERED = 16_384
-"""Keys; at 2 digests of 16 bytes each some 4 MB, and at one rekey in 120 s a day of 20 peers."""
-_DIGEST = 16
+"""Keys of all peers together, where they are few: three weeks of one that rekeys every 120 s, in some 3 MB."""
+OF_EACH_PEER = 512
+"""Keys of each peer, where they are many: 17 hours at one in 120 s. A key costs 170 bytes (measured), so a hub of 1,000
+peers takes 87 MB at most, and reaches that after those 17 hours."""
+_DIGEST = 8
+"""Bytes. They are keyed, so that only chance makes a new key look like one that came before: once in 2^44 at a hub of
+1,000 peers."""
 
 
 class UsedKeys:
     """Every key that a gateway got in its lifetime, as keyed digests under a key that lives as long: from them nobody
-    learns anything of a QKD key. The oldest go first."""
+    learns anything of a QKD key.
+
+    Each peer has a share of the memory, in which the oldest go first: one that rekeys often makes room for its own keys
+    alone. Bits are news only where no peer had them.
+    """
 
     def __init__(self, random_bytes: RandomBytes) -> None:
         self._key = random_bytes(32)
-        self._seen: dict[bytes, None] = {}
+        self._of: dict[str, dict[bytes, bytes]] = {}
+        """By peer: digests of references, each with that of the bits."""
+        self._bits: set[bytes] = set()
+
+    def __len__(self) -> int:
+        return len(self._bits)
 
     def _digest(self, kind: bytes, *parts: bytes | memoryview) -> bytes:
         mac = hmac.new(self._key, kind, "sha512")
@@ -27,13 +41,21 @@ class UsedKeys:
             mac.update(part)
         return mac.digest()[:_DIGEST]
 
-    def admit(self, peer: str, ref: KeyRef, key: Secret) -> bool:
-        """Note a key that arrived. False where its reference (towards this peer) or its bits came before."""
-        reference = self._digest(b"ref", peer.encode(), ref.source.encode(), ref.key_id.encode())
+    def admit(self, peer: str, ref: KeyRef, key: Secret, peers: int = 1) -> bool:
+        """Note a key that arrived. False where its reference (towards this peer) or its bits came before. peers: how
+        many share the memory."""
+        reference = self._digest(b"ref", ref.source.encode(), ref.key_id.encode())
         bits = self._digest(b"key", key.reveal())
-        if reference in self._seen or bits in self._seen:
+        its = self._of.setdefault(peer, {})
+        if reference in its or bits in self._bits:
             return False
-        self._seen[reference] = self._seen[bits] = None
-        while len(self._seen) > 2 * REMEMBERED:
-            del self._seen[next(iter(self._seen))]
+        its[reference] = bits
+        self._bits.add(bits)
+        share = max(OF_EACH_PEER, REMEMBERED // max(1, peers))
+        while len(its) > share:
+            self._bits.discard(its.pop(next(iter(its))))
         return True
+
+    def forget(self, peer: str) -> None:
+        """That peer is gone for good, and its share with it."""
+        self._bits.difference_update(self._of.pop(peer, {}).values())

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 LEAST_PART = 0.1
 """Part of the usual interval that traffic alone cannot shorten it below, where no ``min_interval`` says otherwise: who
 can send through the tunnel must not be able to empty a KME."""
+FAR = 4
+"""Times a limit that may pass while keys are scarce, before it brings a rekey all the same. With the usual times a
+scarce supply stretches the interval by 2.9 at most: a limit that suits the usual interval is not passed so far. Nothing
+but the limit itself stands behind it: WireGuard renews its session keys by time (120 s) and by messages (2^60) whatever
+the PSK, and the age of a PSK is bounded by ``max_age``."""
 LEAST = 1.0
 """Seconds; what the configuration allows as the shortest interval."""
 
@@ -50,9 +55,17 @@ class Volume:
     @property
     def reached(self) -> str | None:
         """Which limit was reached: ``bytes`` or ``packets``."""
-        if self.max_bytes is not None and self.bytes >= self.max_bytes:
+        return self._passed(1)
+
+    @property
+    def far_passed(self) -> str | None:
+        """Likewise, ``FAR`` times over."""
+        return self._passed(FAR)
+
+    def _passed(self, times: int) -> str | None:
+        if self.max_bytes is not None and self.bytes >= times * self.max_bytes:
             return "bytes"
-        if self.max_packets is not None and self.packets >= self.max_packets:
+        if self.max_packets is not None and self.packets >= times * self.max_packets:
             return "packets"
         return None
 

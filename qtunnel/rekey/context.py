@@ -49,10 +49,11 @@ class PeerContext:
         used: UsedKeys,
         effects: list[Effect],
         encapsulate: Encapsulate | None,
+        crowd: Callable[[], int] = lambda: 1,
     ) -> None:
         self.local, self.settings, self.memory = local, settings, memory
         self.random_bytes, self.tickets, self.encapsulate = random_bytes, tickets, encapsulate
-        self._used = used
+        self._used, self._crowd = used, crowd
         self.mac_key = mac1_key(settings.public.id)
         self.cookie = held(settings.public.id)
         self.chain = EpochChain()
@@ -141,7 +142,7 @@ class PeerContext:
         failures = list(result.failures)
         for ref, key in result.keys:
             problem = problem_of(ref, key, self.settings.sources)
-            if problem is None and not self._used.admit(self.name, ref, key):
+            if problem is None and not self._used.admit(self.name, ref, key, self._crowd()):
                 problem = f"{ref.source}: delivered a key for the second time (key_ID {ref.key_id}); it is not used"
             if problem is None:
                 put(ref, key, now.mono)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 from qtunnel.crypto.cookie import CookieMint
 from qtunnel.errors import HandshakeError
@@ -36,10 +36,19 @@ CookieSource = Callable[[Any], bytes]
 """From the address of a datagram to what a cookie is bound to: address and port."""
 
 
+class Passed(NamedTuple):
+    """A whole message. at_home: its sender gets what is sent to its address, as every datagram of it had a cookie."""
+
+    message: Message
+    at_home: bool
+
+
 class Gate:
     """One way in, with bounds of its own: what fills it up leaves the others as they were.
 
-    It keeps nothing of a sender that has not proven its address while it is under load.
+    It keeps nothing of a sender that has not proven its address while it is under load, or once first messages have
+    used up what there is for that address: anybody can forge it, so it asks for a cookie then. Who has one shares
+    nothing with those who only claim the address, neither bounds nor fragments.
     """
 
     def __init__(self, cookies: CookieMint, source_of: SourceOf, cookie_source: CookieSource) -> None:
@@ -51,6 +60,7 @@ class Gate:
         self._answers = TokenBucket(COOKIE_BURST, COOKIE_RATE)
         self._fragments = TokenBuckets(FRAGMENT_BURST, FRAGMENT_RATE, SOURCES)
         self._sources = TokenBuckets(SOURCE_BURST, SOURCE_RATE, SOURCES)
+        self._at_home = TokenBuckets(SOURCE_BURST, SOURCE_RATE, SOURCES)
         self._unproven = TokenBucket(UNPROVEN_BURST, UNPROVEN_RATE)
         self._told = TokenBucket(TELL_BURST, TELL_RATE)
         self._untold = 0
@@ -64,28 +74,37 @@ class Gate:
         """Whether first messages need a cookie here. now: monotonic seconds."""
         return self._gauge.loaded(now)
 
-    def fragment(self, fragment: Fragment, datagram: bytes, address: Hashable, now: float) -> Message | None:
+    def fragment(self, fragment: Fragment, datagram: bytes, address: Hashable, now: float) -> Passed | None:
         """One fragment, and the datagram that it came in. The message where it is whole now.
 
-        Raises ``HandshakeError``; under load also for a first message's fragment without a valid cookie, before
-        anything is stored. now: monotonic seconds.
+        Raises ``HandshakeError``; also for a first message's fragment without a valid cookie where one is asked for,
+        before anything is stored. now: monotonic seconds.
         """
-        if fragment.type is MessageType.INIT and self._gauge.under_load(now):
-            source = self._cookie_source(address)
-            if not carries_cookie(datagram, source, self._cookies, now):
-                # Only what is answered counts: else small datagrams, which are not, would use the answers up.
-                if len(datagram) == MAX_DATAGRAM and self._answers.take(now):
-                    reply = reply_to(datagram, fragment, source, self._cookies, now)
-                    if reply is not None:
-                        self.replies.append((reply, address))
-                raise HandshakeError("cookie", "under load: first messages count with a cookie only")
-            if not self._fragments.take(self._source_of(address), now):
+        at_home = False
+        if fragment.type is MessageType.INIT:
+            loaded, source = self._gauge.under_load(now), self._cookie_source(address)
+            at_home = carries_cookie(datagram, source, self._cookies, now)
+            if not at_home and (loaded or not self._sources.has(self._source_of(address), now)):
+                self._ask(fragment, datagram, address, now)
+                which = "under load" if loaded else "its source has sent too many"
+                raise HandshakeError("cookie", f"{which}: first messages count with a cookie only")
+            if loaded and not self._fragments.take(self._source_of(address), now):
                 raise HandshakeError("flood", "more datagrams a second than are looked at from one source under load")
-        return self._reassembler.add(address, fragment, now)
+        message = self._reassembler.add((address, at_home), fragment, now)
+        return None if message is None else Passed(message, at_home)
 
-    def unproven(self, address: Hashable, now: float) -> None:
+    def _ask(self, fragment: Fragment, datagram: bytes, address: Hashable, now: float) -> None:
+        """Send a cookie to where the datagram came from."""
+        # Only what is answered counts: else small datagrams, which are not, would use the answers up.
+        if len(datagram) == MAX_DATAGRAM and self._answers.take(now):
+            reply = reply_to(datagram, fragment, self._cookie_source(address), self._cookies, now)
+            if reply is not None:
+                self.replies.append((reply, address))
+
+    def unproven(self, address: Hashable, now: float, *, at_home: bool) -> None:
         """A whole first message is about to be read; raises ``HandshakeError`` where there are too many."""
-        if not self._sources.take(self._source_of(address), now):
+        sources = self._at_home if at_home else self._sources
+        if not sources.take(self._source_of(address), now):
             raise HandshakeError("flood", "more first messages a second than are looked at from one source")
         if not self._unproven.take(now):
             raise HandshakeError("flood", "more first messages a second than are looked at")

@@ -106,7 +106,8 @@ class Inbound:
         self._handled = ReplayTimes(OFFERS_REMEMBERED)
         self._offers = TokenBucket(OFFER_BURST, OFFER_RATE)
         self._fetches = TokenBucket(FETCH_BURST, FETCH_RATE)
-        self._repeats = TokenBucket(REPEAT_BURST, REPEAT_RATE)
+        self._repeated_offers = TokenBucket(REPEAT_BURST, REPEAT_RATE)
+        self._repeated_commits = TokenBucket(REPEAT_BURST, REPEAT_RATE)
 
     @property
     def state(self) -> InState:
@@ -130,6 +131,13 @@ class Inbound:
         return (self._responder is not None and self._responder.exchange == exchange) or (
             self._sent is not None and self._sent.exchange == exchange
         )
+
+    def awaits(self, exchange: bytes, body: bytes) -> bool:
+        """Whether this is the commit of our exchange with that id, or a copy of it."""
+        if self._sent is None or self._sent.exchange != exchange:
+            return False
+        wanted = self._sent.commit or (b"" if self._sealed is None else self._sealed.commit)
+        return bool(wanted) and hmac.compare_digest(body, wanted)
 
     def fresh(self, timestamp: bytes) -> bool:
         """Whether an offer of that replay time is news: later than any that was committed and than the one under way.
@@ -161,7 +169,7 @@ class Inbound:
             return True  # still fetching: the answer will come
         sent = self._sent
         if sent is not None and sent.exchange == exchange and body == sent.init:
-            if self._repeats.take(now.mono):
+            if self._repeated_offers.take(now.mono):
                 self._send(sent.response, address)
             return True
         return False
@@ -318,7 +326,7 @@ class Inbound:
         if sent is None or sent.exchange != exchange:
             return False
         if sent.commit:
-            if hmac.compare_digest(body, sent.commit) and self._repeats.take(now.mono):
+            if hmac.compare_digest(body, sent.commit) and self._repeated_commits.take(now.mono):
                 self._confirm(sent, address)
             return False
         if self.state is not InState.ANSWERED or sealed is None:
@@ -370,10 +378,12 @@ class Inbound:
         self._end(InEvent.EXPIRED)
 
     def forget(self) -> None:
-        """What is under way can come to nothing any more; the peer begins another exchange."""
+        """What is under way is to come to nothing any more; the peer begins another exchange. What was committed
+        already is confirmed on: its epoch is in place."""
         if self.state is not InState.IDLE:
             self._end(InEvent.EXPIRED)
-        self._sent = None
+        if self._sent is not None and not self._sent.commit:
+            self._sent = None
 
     def _end(self, event: InEvent) -> None:
         self._machine.fire(event)

@@ -51,7 +51,8 @@ takes 15 % of one core at most."""
 SOURCE_BURST = 50
 """First messages from one source, an IPv4 address or an IPv6 /64: as many gateways behind one NAT start at once ..."""
 SOURCE_RATE = 20.0
-"""... and this many a second: one source uses up no more than a tenth of what there is for all."""
+"""... and this many a second: one source uses up no more than a tenth of what there is for all. Beyond it cookies are
+asked for; with one there are as many again, which nobody can use up who only forges the address."""
 SOURCES = 4096
 """Sources remembered, some 2 MB; one that is forgotten only begins with a full bucket again."""
 
@@ -64,7 +65,8 @@ peer can cause: it takes 0.2 % of one core at most for it."""
 OFFERS_REMEMBERED = 64
 """Replay times of offers that came and were not committed: a repeated one makes no second call to a KME."""
 REPEAT_BURST = 16
-"""Answers to copies of what a peer sent: the eight retransmissions of an exchange each way, twice over ..."""
+"""Answers to copies of a first message of a peer's, and as many to copies of its commit, so that those of one use up
+nothing of the other: the eight retransmissions of a message, twice over ..."""
 REPEAT_RATE = 4.0
 """... and a second: the quickest retransmission is after 0.5 s. Whoever saw a message can send copies of it."""
 RESPONSE_BURST = 8
@@ -84,13 +86,17 @@ class TokenBucket:
     _tokens: float = -1.0
     _at: float = 0.0
 
-    def take(self, now: float) -> bool:
-        """Whether one more may pass at ``now`` (monotonic seconds)."""
+    def has(self, now: float) -> bool:
+        """Whether one more could pass at ``now`` (monotonic seconds); takes nothing."""
         if self._tokens < 0:
             self._tokens, self._at = self.burst, now
         self._tokens = min(self.burst, self._tokens + max(0.0, now - self._at) * self.rate)
         self._at = max(now, self._at)
-        if self._tokens < 1.0:
+        return self._tokens >= 1.0
+
+    def take(self, now: float) -> bool:
+        """Whether one more may pass at ``now`` (monotonic seconds)."""
+        if not self.has(now):
             return False
         self._tokens -= 1.0
         return True
@@ -107,6 +113,11 @@ class TokenBuckets:
 
     def __len__(self) -> int:
         return len(self._buckets)
+
+    def has(self, key: Hashable, now: float) -> bool:
+        """Whether one more of ``key`` could pass at ``now`` (monotonic seconds); remembers nothing."""
+        bucket = self._buckets.get(key)
+        return bucket is None or bucket.has(now)
 
     def take(self, key: Hashable, now: float) -> bool:
         """Whether one more of ``key`` may pass at ``now`` (monotonic seconds)."""

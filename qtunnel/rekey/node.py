@@ -19,7 +19,7 @@ from qtunnel.keys.schedule import start_delay
 from qtunnel.keys.used import UsedKeys
 from qtunnel.rekey.agenda import Agenda
 from qtunnel.rekey.exchanges import Exchanges
-from qtunnel.rekey.gate import CookieSource, Gate, SourceOf
+from qtunnel.rekey.gate import CookieSource, Gate, Passed, SourceOf
 from qtunnel.rekey.model import (
     Block,
     Defect,
@@ -97,6 +97,10 @@ class RekeyNode:
 
     def remove_peer(self, name: str) -> None:
         """Forget a peer, what was to be done for it, and wipe what was held for it."""
+        self._take_out(name)
+        self._used.forget(name)
+
+    def _take_out(self, name: str) -> None:
         peer = self.peers.pop(name)
         del self._by_id[peer.settings.public.id]
         self._exchanges.forget(name)
@@ -139,7 +143,7 @@ class RekeyNode:
                 self._agenda.plan(name, peer.deadline)
                 raise
             memory, before = peer.context.memory, peer.view().protection
-            self.remove_peer(name)
+            self._take_out(name)
             self._effects += [
                 Remember(name, memory),
                 Block(name),
@@ -191,8 +195,8 @@ class RekeyNode:
                 self._cookie_reply(datagram, now)
                 return None
             fragment = parse(datagram, self._mac_key, self._is_known)
-            message = gate.fragment(fragment, datagram, address, now.mono)
-            return None if message is None else self._message(message, gate, address, now)
+            passed = gate.fragment(fragment, datagram, address, now.mono)
+            return None if passed is None else self._message(passed, gate, address, now)
         except HandshakeError as error:
             rejected = error
         except Exception as error:  # of a sender that is not known yet: nobody's tunnel is touched
@@ -214,13 +218,22 @@ class RekeyNode:
         stirred, self._stirred = self._stirred, False
         return stirred
 
-    def _route(self, kind: MessageType, exchange: bytes) -> str | None:
-        """The peer whose exchange a second to fourth message belongs to."""
-        exchanges = self._exchanges
-        return exchanges.of_theirs(exchange) if kind is MessageType.COMMIT else exchanges.of_ours(exchange)
-
     def _is_known(self, kind: MessageType, exchange: bytes) -> bool:
-        return self._route(kind, exchange) is not None
+        """Whether a second to fourth message can belong to an exchange of somebody's."""
+        if kind is MessageType.COMMIT:
+            return bool(self._exchanges.of_theirs(exchange))
+        return self._exchanges.of_ours(exchange) is not None
+
+    def _route(self, message: Message) -> str | None:
+        """The peer whose exchange it belongs to. A commit names only an id, which several peers may have chosen: it is
+        for the one whose commit it is, and where it is nobody's, for none of several."""
+        if message.type is not MessageType.COMMIT:
+            return self._exchanges.of_ours(message.exchange)
+        owners = self._exchanges.of_theirs(message.exchange)
+        if len(owners) == 1:
+            return owners[0]
+        its = (name for name in owners if self.peers[name].inbound.awaits(message.exchange, message.body))
+        return next(its, None)
 
     def _cookie_reply(self, datagram: bytes, now: Now) -> None:
         reply = CookieReply.unpack(datagram)
@@ -231,32 +244,31 @@ class RekeyNode:
         peer = self.peers[name]
         self._contained(peer, now, lambda: peer.outbound.cookie(reply, now), received=True)
 
-    def _message(self, message: Message, gate: Gate, address: Hashable, now: Now) -> Heard | None:
+    def _message(self, passed: Passed, gate: Gate, address: Hashable, now: Now) -> Heard | None:
         self._stirred = True
+        message = passed.message
         if message.type is MessageType.INIT:
-            return self._init(message, gate, address, now)
-        name = self._route(message.type, message.exchange)
-        if name is None:  # ended since its first fragment came
+            return self._init(passed, gate, address, now)
+        name = self._route(message)
+        if name is None:  # also where it ended since its first fragment came
             raise HandshakeError("exchange", "belongs to no exchange that is under way")
         peer = self.peers[name]
         proven = self._contained(peer, now, lambda: peer.message(message, address, now), received=True)
         return Heard(name, proven=True) if proven else None
 
-    def _init(self, message: Message, gate: Gate, address: Hashable, now: Now) -> Heard | None:
-        owner = self._exchanges.of_theirs(message.exchange)
-        if owner is not None and self.peers[owner].inbound.repeated(message.exchange, message.body, address, now):
-            return None
+    def _init(self, passed: Passed, gate: Gate, address: Hashable, now: Now) -> Heard | None:
+        message = passed.message
+        for owner in self._exchanges.of_theirs(message.exchange):
+            if self.peers[owner].inbound.repeated(message.exchange, message.body, address, now):
+                return None
         suite = SUITES.get(message.suite)
         if suite is None:
             raise HandshakeError("suite", f"the sender uses suite {message.suite}, which this version does not know")
         check_init_size(suite, message.body)
-        gate.unproven(address, now.mono)
+        gate.unproven(address, now.mono, at_home=passed.at_home)
         responder = Responder(self.local, suite, message.exchange, message.body, self._find)
         peer = self._by_id[responder.peer.id]
         name = peer.settings.name
-        if owner is not None and owner != name:
-            responder.wipe()
-            raise HandshakeError("exchange", f"{name} sends the exchange id of another peer")
         fresh = self._contained(peer, now, lambda: peer.offered(responder, message, address, now), received=True)
         if self.peers.get(name) is peer and peer.inbound.knows(message.exchange):
             self._exchanges.add_theirs(name, message.exchange)

@@ -136,8 +136,8 @@ class Outbound:
         if context.chain_lost:
             return self._report(
                 "chain-required",
-                "this end has lost the chain secrets, and its policy requires one; to begin a new chain, stop both "
-                "ends, remove peers.json from their state_dir, and start them",
+                "this end has lost the chain secrets, and its policy requires one; to begin a new chain, set chain: "
+                "reset-allowed for this peer at both ends, reload, and set it back once there is an epoch",
             )
         wanted = () if context.policy.qkd is QkdPolicy.OFF else context.settings.sources
         most = len(wanted) if context.settings.mix is None else context.settings.mix

@@ -19,6 +19,7 @@ from qtunnel.rekey.inbound import Inbound, InState
 from qtunnel.rekey.model import Block, Effect, EpochInfo, Fetched, Memory, Now, PeerSettings
 from qtunnel.rekey.outbound import Outbound, Outcome, OutState
 from qtunnel.rekey.protection import GuardEvent, GuardState
+from qtunnel.rekey.replay import OldOffers
 from qtunnel.rekey.timing import CLOCK_DOUBT, GRACE_AT_START, OFFER_HOLD
 from qtunnel.secret import RandomBytes, Secret
 
@@ -72,11 +73,14 @@ class PeerRekey:
         delay: float = 0.0,
         crowd: Callable[[], int] = lambda: 1,
     ) -> None:
-        self.context = PeerContext(local, settings, memory, now, random_bytes, tickets, used, effects, encapsulate)
+        self.context = PeerContext(
+            local, settings, memory, now, random_bytes, tickets, used, effects, encapsulate, crowd
+        )
         self.settings = settings
         self.ahead = Ahead(self.context)
         self.outbound = Outbound(self.context, self.ahead)
         self.inbound = Inbound(self.context, self.ahead)
+        self._old_offers = OldOffers()
         self._reachable = settings.has_endpoint
         self._initiates = settings.has_endpoint and self.context.higher
         self._crowd = crowd
@@ -178,14 +182,21 @@ class PeerRekey:
         self.context.schedule.pace.tell(stock)
 
     def carried(self, total_bytes: int, total_packets: int | None, now: Now) -> None:
-        """The engine's counters, both directions together: a rekey is due where a limit is reached."""
+        """The engine's counters, both directions together: a rekey is due where a limit is reached.
+
+        While keys are scarce it takes ``FAR`` times as much, and never comes before the usual interval is over: who can
+        send through the tunnel must not use up what time spares.
+        """
         context, installed = self.context, self.context.guard.installed
         context.volume.count(total_bytes, total_packets)
-        limit = context.volume.reached
+        scarce = context.schedule.scarce(initiates=self._initiates)
+        limit = context.volume.far_passed if scarce else context.volume.reached
         # A failed exchange is tried again in its own time, however much passes.
         if limit is None or installed is None or self._next is None or context.schedule.failures:
             return
         gap = least_gap(self.settings.interval, self.settings.min_interval)
+        if scarce:
+            gap = max(gap, self.settings.interval)
         # Both ends count about the same, and one beginning is enough.
         due = max(now.mono, installed.made + gap) + (0.0 if self._initiates else GRACE_AT_START)
         if due < self._next:
@@ -203,8 +214,8 @@ class PeerRekey:
         begun = other and self.outbound.state is not OutState.IDLE
         if other:
             self.outbound.yield_to_peer()  # the next one has the new settings, and what was offered in vain goes first
-            if before.suite.id != settings.suite.id:
-                self.inbound.forget()
+            if before.suite.id != settings.suite.id or before.pairing != settings.pairing:
+                self.inbound.forget()  # with the old secret a message 1 was proven, which the new one may be to stop
             for held in (context.ours, context.theirs):
                 held.keep(settings.sources)
         self.ahead.change(settings)
@@ -276,18 +287,21 @@ class PeerRekey:
         return True
 
     def _refuse_old(self, timestamp: bytes, now: Now) -> None:
-        """Most are copies, of which nobody needs to hear. One that was never seen and is much too old may be what a
-        peer sends whose clock was ahead, and whose memory of it is gone: it is refused until the clock gets there."""
+        """Most are copies, of which nobody needs to hear. New ones that are much too old, one after the other, may be
+        those of a peer whose clock was ahead, and whose memory of it is gone: they are refused until the clock gets
+        there."""
         behind = self.inbound.behind(timestamp)
-        if behind <= CLOCK_DOUBT:
+        if behind > CLOCK_DOUBT:
+            self.inbound.handled(timestamp, now)
+        if behind <= CLOCK_DOUBT or not self._old_offers.insist(timestamp, now.mono):
             self.context.notice("message.rejected", message="init", reason="replay", detail="an old first message")
             return
-        self.inbound.handled(timestamp, now)
         self.context.notice(
             "message.rejected", message="init", reason="clock",
-            detail=f"an offer {behind} s older than the newest one agreed on: somebody sent an old one again, or the "
-            "peer's clock was ahead then, and the peer has lost its state since; see to the clocks of both, and where "
-            "they are right, stop qtunnel here, remove peers.json from node.state_dir, and start it again",
+            detail=f"the peer goes on making offers that are {behind} s older than the newest one agreed on: its clock "
+            "is behind, or was ahead then and it has lost its state since. Set the clocks of both right; where they "
+            "are, wait until then, or give that one peer another identity (there: qtunnel identity new) and put its "
+            "public file in the place of the old one here",
         )  # fmt: skip
 
     def message(self, message: Message, address: Hashable, now: Now) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import insort
 
+from qtunnel.rekey.timing import CLOCK_INSISTS, CLOCK_SLACK, seconds_between
+
 
 class ReplayTimes:
     """The ``size`` latest replay times (TAI64N, so that they compare as bytes), and a floor under which all are old."""
@@ -27,3 +29,26 @@ class ReplayTimes:
             earliest = self._latest.pop(0)
             if earliest <= clock:
                 self._floor = max(self._floor, earliest)
+
+
+class OldOffers:
+    """Whether authentic offers that are too old look like those of a peer whose clock is behind: several new ones, each
+    as much later than the one before as it came later.
+
+    That is no proof, as somebody may send recorded ones in their old rhythm. So it may decide what is said, and nothing
+    else.
+    """
+
+    def __init__(self) -> None:
+        self._last = b""
+        self._came = 0.0
+        self._in_a_row = 0
+
+    def insist(self, timestamp: bytes, now: float) -> bool:
+        """One that was never seen came at ``now`` (monotonic seconds). Whether there were ``CLOCK_INSISTS`` by now."""
+        steady = timestamp > self._last != b"" and (
+            abs(seconds_between(self._last, timestamp) - (now - self._came)) <= CLOCK_SLACK
+        )
+        self._in_a_row = self._in_a_row + 1 if steady else 1
+        self._last, self._came = timestamp, now
+        return self._in_a_row >= CLOCK_INSISTS

@@ -37,6 +37,11 @@ GRACE_AT_START = 3.0
 CLOCK_DOUBT = 60.0
 """Seconds that a new offer may be older than the newest committed one without a word about clocks: more than what the
 network delays, and what an offer of before a restart may be late."""
+CLOCK_INSISTS = 3
+"""New offers in a row that are so old, before it is put down to a clock: a single one is what anybody has recorded who
+ever saw one that was not agreed on. They have to be as much later than each other as they came later ..."""
+CLOCK_SLACK = 30.0
+"""... but for so many seconds, for which a message is sent again until it arrives (ATTEMPT_LIMIT)."""
 OFFER_HOLD = 10.0
 """Seconds that we hold our own offer back while an exchange of the peer's is under way."""
 INSIST_TIME = 2.0

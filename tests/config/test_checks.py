@@ -14,8 +14,9 @@ from qtunnel.cli.check import check
 from qtunnel.config import load_config, warnings
 from qtunnel.config.model import Config
 from qtunnel.errors import ConfigError
+from qtunnel.identity import PublicIdentity
 from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
-from tests.config.conftest import MINIMAL, write_secret
+from tests.config.conftest import MINIMAL, identity, write_secret
 
 Errors = Callable[[str | bytes], list[str]]
 OFF = MINIMAL[: MINIMAL.index("key_sources:")] + MINIMAL[MINIMAL.index("peers:") : MINIMAL.index("    qkd:")]
@@ -108,6 +109,59 @@ def test_peers_must_differ(errors_of: Errors, write: Callable[[str], Path]) -> N
     assert len(errors_of(MINIMAL + other)) == 1
     # A wider network is the longest prefix rule's business.
     assert load_config(write(MINIMAL + other.replace("10.77.0.2/32", "10.77.0.0/24")), environ={}).peer("hub")
+
+
+MORE = "  - {name: hub, public: hub.public, allowed_ips: [10.77.0.3/32], qkd: off}\n"
+
+
+def of_bob(site: Path, name: str) -> None:
+    """A public file with the WireGuard key of bob's: whoever has bob's secret key can make one."""
+    its = identity(name).public
+    (site / f"{name}.public").write_text(
+        PublicIdentity(identity("bob").public.wireguard, its.x25519, its.kem).to_text()
+    )
+
+
+def test_two_identities_with_one_wireguard_key_are_told(site: Path, errors_of: Errors) -> None:
+    of_bob(site, "hub")
+    (line,) = errors_of(MINIMAL + MORE)
+    assert "peers[1].public: has the same WireGuard key as bob; every peer needs its own" in line
+
+
+def test_a_peer_with_this_nodes_own_wireguard_key_is_told(site: Path, errors_of: Errors) -> None:
+    its = identity("hub").public
+    forged = PublicIdentity(identity("alice").public.wireguard, its.x25519, its.kem)
+    (site / "hub.public").write_text(forged.to_text())
+    (line,) = errors_of(MINIMAL + MORE)
+    assert "peers[1].public: has this node's own WireGuard key" in line
+
+
+def test_a_plain_peer_with_the_key_in_a_public_file_is_told(site: Path, errors_of: Errors) -> None:
+    of_bob(site, "hub")
+    key = base64.b64encode(identity("bob").public.wireguard).decode()
+    plain = (
+        f"plain_peers:\n  - {{name: phone, protection: wireguard-only, public_key: {key}, "
+        "allowed_ips: [10.77.0.9/32]}\n"
+    )
+    lines = errors_of(MINIMAL.replace("bob.public", "hub.public") + plain)
+    assert len(lines) == 1
+    assert "plain_peers[0].public_key: is the WireGuard key of bob" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("rekey", "max_age", "late"),
+    [
+        ("{}", "142s", True), ("{}", "143s", False), ("{jitter: 0%}", "131s", False), ("{interval: 5s}", "15s", True),
+        ("{interval: 5s, jitter: 0%}", "16s", False),
+    ],
+)  # fmt: skip
+def test_a_max_age_without_time_for_a_retry_is_a_warning(
+    write: Callable[[str], Path], rekey: str, max_age: str, late: bool
+) -> None:
+    text = qkd(f"rekey: {rekey}\n    qkd: {{sources: {{metro: {{peer_sae_id: b}}}}, max_age: {max_age}}}")
+    found = [line for line in warnings(load_config(write(text), environ={})) if "max_age" in line]
+    assert any("may block traffic although nothing is wrong" in line for line in found) is late
+    assert len(found) <= 1, "one word of it is enough"
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])

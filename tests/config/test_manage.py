@@ -11,7 +11,7 @@ import pytest
 from qtunnel.cli.check import summary
 from qtunnel.config import load_config
 from qtunnel.daemon.settings import capabilities_of
-from tests.config.conftest import MINIMAL
+from tests.config.conftest import MINIMAL, identity
 
 Errors = Callable[[str | bytes], list[str]]
 KEY = base64.b64encode(bytes(range(32))).decode()
@@ -79,3 +79,11 @@ def test_the_kernels_engine_has_no_record_mode(write: Callable[[str], Path], err
     assert capabilities_of(config.tunnel, fast_aes=True) == 0
     (line,) = errors_of(MINIMAL.replace("tunnel:\n", "tunnel:\n  engine: kernel\n  record_mode: aes-256-gcm\n"))
     assert "needs engine: qtunnel; kernel has no record mode" in line
+
+
+def test_a_key_that_is_also_in_another_peers_public_file_is_told(site: Path, errors_of: Errors) -> None:
+    """The one stands in the file, the other peer has none there."""
+    key = base64.b64encode(identity("hub").public.wireguard).decode()
+    text = OWNED.replace(KEY, key) + "  - {name: hub, public: hub.public, qkd: off}\n"
+    (line,) = errors_of(text)
+    assert "peers[1].public: has the same WireGuard key as bob" in line

@@ -11,17 +11,24 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from hashlib import sha512
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from qtunnel.daemon import memory
-from qtunnel.daemon.memory import DAMAGED, EPOCH_BOUND, FILE, NEW, Place, StateDirectory
+from qtunnel.daemon.memory import DAMAGED, FILE, NEW, StateDirectory
+from qtunnel.daemon.records import EPOCH_BOUND, Header, Place, header_line, peer_line, read
 from qtunnel.errors import EXIT_FAILURE, AlreadyRunningError, ConfigError, QtunnelError
 from qtunnel.rekey.model import Memory
+from qtunnel.rekey.timing import tai64n
 
-ALICE, BOB = b"\x01" * 64, b"\x02" * 64
+ALICE, BOB, CAROL, DAVE = (sha512(name).digest() for name in (b"alice", b"bob", b"carol", b"dave"))
 ENTRY = {"epoch": 1, "sent": "00" * 12, "seen": "00" * 12}
+NEWER = Memory(8, b"\x42" * 12, b"\x43" * 12, 10)
 KEPT = Memory(7, b"\x40" * 12, b"\x41" * 12, 9)
 
 
@@ -44,7 +51,7 @@ def opened(path: Path) -> tuple[StateDirectory, list[tuple[str, str]]]:
     """The directory as the next process finds it."""
     shut()
     told: list[tuple[str, str]] = []
-    state = StateDirectory(path, lambda kind, detail: told.append((kind, detail)))
+    state = StateDirectory(path, lambda kind, detail: told.append((kind, detail)), {ALICE: "alice"})
     _open.append(state)
     return state, told
 
@@ -135,7 +142,7 @@ def test_a_change_costs_the_disk_a_line_however_many_peers_there_are(tmp_path: P
     assert (tmp_path / FILE).stat().st_size - before < 1000
     again, told = opened(tmp_path)
     assert (again.of(ALICE), again.of(bytes([99]) * 64), told) == (KEPT, Memory(1), [])
-    assert len((tmp_path / FILE).read_text().splitlines()) == 1, "a start writes it anew"
+    assert len((tmp_path / FILE).read_text().splitlines()) == 1 + 101, "a start writes it anew"
 
 
 def test_changes_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +152,7 @@ def test_changes_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for epoch in range(1, 50):
         remember(state, ALICE, Memory(epoch))
         longest = max(longest, len((tmp_path / FILE).read_text().splitlines()))
-    assert 5 < longest <= 1 + 5 + memory.LINES_PER_PEER
+    assert 5 < longest <= 2 + 5 + memory.LINES_PER_PEER
     again, _ = opened(tmp_path)
     assert again.of(ALICE) == Memory(49)
 
@@ -167,6 +174,130 @@ def test_a_line_that_was_damaged_later_counts_as_a_loss(tmp_path: Path, bad: str
     state, told = opened(tmp_path)
     assert [kind for kind, _ in told] == ["state.damaged"]
     assert state.of(ALICE).had_epochs
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """A file with the header, then lines of bob, carol, alice (twice) and dave."""
+    state, _ = opened(tmp_path)
+    for identity, kept in ((BOB, KEPT), (CAROL, KEPT), (ALICE, KEPT), (ALICE, NEWER), (DAVE, KEPT)):
+        remember(state, identity, kept)
+    shut()
+    return tmp_path
+
+
+def damage(path: Path, line: int, change: Callable[[bytes], bytes]) -> None:
+    lines = (path / FILE).read_bytes().split(b"\n")
+    lines[line] = change(lines[line])
+    (path / FILE).write_bytes(b"\n".join(lines))
+
+
+def flipped(at: int) -> Callable[[bytes], bytes]:
+    return lambda line: line[:at] + bytes([line[at] ^ 1]) + line[at + 1 :]
+
+
+def lost(memory: Memory, since: bytes, before: Memory) -> bool:
+    """Whether it counts as lost: nothing old is news, and what is known of before stays."""
+    later = replace(memory, seen=before.seen, lost=False)
+    return memory.lost and memory.seen >= since and later == before
+
+
+@pytest.mark.parametrize("at", [0, 8, 9, 11, 100, 140, 150, 200, -2])
+def test_one_damaged_line_costs_its_own_peer_and_is_told_by_name(filled: Path, at: int) -> None:
+    since = tai64n(time.time_ns())
+    damage(filled, 4, flipped(at))  # alice's newest
+    before = (filled / FILE).read_bytes()
+    state, told = opened(filled)
+    ((kind, detail),) = told
+    assert kind == "state.damaged"
+    assert "line 5 damaged" in detail
+    assert detail.endswith("begins a new chain: alice")
+    assert (filled / DAMAGED).read_bytes() == before
+    assert lost(state.of(ALICE), since, KEPT), "the line before it is there"
+    assert [state.of(peer) for peer in (BOB, CAROL, DAVE)] == [KEPT] * 3
+    assert state.of(b"\x09" * 64) == Memory()
+    again, told = opened(filled)
+    assert (told, lost(again.of(ALICE), since, KEPT)) == ([], True), "still, though the file is whole again"
+
+
+def test_a_damaged_line_that_another_one_follows_costs_nothing(filled: Path) -> None:
+    damage(filled, 3, flipped(150))
+    state, told = opened(filled)
+    assert [kind for kind, _ in told] == ["state.damaged"]
+    assert [state.of(peer) for peer in (BOB, CAROL, ALICE, DAVE)] == [KEPT, KEPT, NEWER, KEPT]
+
+
+@pytest.mark.parametrize("change", [lambda line: b"", lambda line: bytes(len(line)), lambda line: line[:5]])
+def test_a_line_of_which_nobody_knows_whose_it_was_costs_all_that_have_none_after_it(
+    filled: Path, change: Callable[[bytes], bytes]
+) -> None:
+    since = tai64n(time.time_ns())
+    damage(filled, 3, change)  # alice's first, for all that we know
+    state, told = opened(filled)
+    assert "and whoever has no line in it" in told[0][1]
+    assert all(lost(state.of(peer), since, KEPT) for peer in (BOB, CAROL))
+    assert (state.of(ALICE), state.of(DAVE)) == (NEWER, KEPT)
+    assert lost(state.of(b"\x09" * 64), since, Memory())
+
+
+def test_a_damaged_beginning_costs_no_peer_that_is_in_the_file(filled: Path) -> None:
+    since = tai64n(time.time_ns())
+    damage(filled, 0, flipped(20))
+    state, told = opened(filled)
+    assert "its beginning cannot be read" in told[0][1]
+    assert [state.of(peer) for peer in (BOB, CAROL, ALICE, DAVE)] == [KEPT, KEPT, NEWER, KEPT]
+    assert lost(state.of(b"\x09" * 64), since, Memory())
+
+
+def test_the_only_line_of_a_peer_costs_that_peer_alone(filled: Path) -> None:
+    since = tai64n(time.time_ns())
+    opened(filled)  # which writes it anew: one line for each
+    shut()
+    (line,) = [at for at, its in enumerate((filled / FILE).read_text().split("\n")) if ALICE.hex() in its]
+    damage(filled, line, flipped(60))
+    state, told = opened(filled)
+    assert told[0][1].endswith(": alice")
+    assert lost(state.of(ALICE), since, Memory())
+    assert [state.of(peer) for peer in (BOB, CAROL, DAVE)] == [KEPT] * 3
+
+
+@given(st.data())
+def test_no_damage_ever_makes_an_old_offer_news(data: st.DataObject) -> None:
+    """Whatever happens to whichever bytes: a peer has its newest replay time, or a later one; a last line that was cut
+    short was never confirmed."""
+    clock = tai64n(2_000_000_000 * 10**9)
+    peers = [ALICE, BOB, CAROL]
+    newest: dict[str, bytes] = {}
+    content = header_line(Header()).encode()
+    for number in range(data.draw(st.integers(1, 8))):
+        identity = data.draw(st.sampled_from(peers)).hex()
+        newest[identity] = tai64n((1_700_000_000 + number) * 10**9)
+        content += peer_line(identity, Memory(number, seen=newest[identity]), None).encode()
+    changed = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content) - 2))
+        changed[at] ^= data.draw(st.integers(1, 255))
+    assume(changed[-2:] == b"}\n")
+    found = read(bytes(changed), clock, [peer.hex() for peer in peers])
+    for identity, seen in newest.items():
+        its = found.peers.get(identity, Memory(seen=found.header.seen))
+        torn = b"\0" in bytes(changed).split(b"\n")[-2]
+        assert its.seen >= seen or torn
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_of_the_version_before_is_read(tmp_path: Path, whole: bool) -> None:
+    lines = [json.dumps({"version": 1, "lost": True, "peers": {ALICE.hex(): ENTRY, BOB.hex(): ENTRY}})]
+    lines += [*map(json.dumps, LINES_OF_CHANGES), ""]
+    if not whole:
+        lines[1] = "?"
+    (tmp_path / FILE).write_text("\n".join(lines))
+    since = tai64n(time.time_ns())
+    state, told = opened(tmp_path)
+    assert state.of(ALICE).epoch == 3
+    assert len(told) == (not whole)
+    assert state.of(BOB) == Memory(1) if whole else lost(state.of(BOB), since, Memory(1))
+    assert state.of(CAROL).had_epochs
 
 
 def test_a_second_process_is_refused_and_changes_nothing(tmp_path: Path) -> None:
@@ -254,8 +385,8 @@ def test_a_disk_that_hangs_is_told_and_nothing_waits_for_it(tmp_path: Path, monk
     free.set()
     settle(state)
     shut()
-    assert json.loads((tmp_path / FILE).read_text())["peers"][ALICE.hex()]["epoch"] == 2, "refused, and written late"
-    state, _ = opened(tmp_path)
+    state, told_again = opened(tmp_path)
+    assert (state.of(ALICE).epoch, told_again) == (2, []), "refused, and written late"
     monkeypatch.setattr(memory, "WRITE_LIMIT", 5.0)
     remember(state, ALICE, Memory(3))
     again, _ = opened(tmp_path)

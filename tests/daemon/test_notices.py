@@ -69,9 +69,9 @@ def test_an_error_of_the_peers_own_replaces_what_was_blamed_on_it(told: Told) ->
 
 
 def test_an_offer_that_is_much_too_old_is_the_peers_last_error(told: Told) -> None:
-    old = Notice("bob", "message.rejected", {"reason": "clock", "detail": "remove peers.json"})
+    old = Notice("bob", "message.rejected", {"reason": "clock", "detail": "see to the clocks"})
     assert told.notices.admit(old) is not None
-    assert told.last_error == "refused: remove peers.json"
+    assert told.last_error == "refused: see to the clocks"
     told.notices.tell(OWN)
     told.now += PAUSE
     assert told.notices.admit(old) is not None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from qtunnel.daemon.takeover import MAX_NOTE, epoch_of, lease_of, note_of, shortfall, take_up
 from qtunnel.engines.base import Left, PeerSpec
+from qtunnel.errors import EngineError
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
 from qtunnel.rekey.model import EpochInfo, Memory, Now, PeerSettings
@@ -175,3 +176,23 @@ def test_what_is_found_goes_on_or_is_blocked(
     assert [kind for kind, _ in events] == ([] if event is None else [event])
     assert not events or words in str(events[0][1]["detail"])
     assert (core.peers["bob"].view().installed is not None) == (event == "epoch.kept")
+
+
+class Hanging(Recorded):
+    """An engine that takes too long for one peer."""
+
+    async def block(self, peer: str) -> None:
+        raise EngineError(f"no answer for {peer} within 5 s")
+
+
+def test_one_peer_that_the_engine_refuses_does_not_end_the_takeover_of_the_others() -> None:
+    left = Left(PeerSpec(bytes(32)), (7, GOOD), (7, GOOD))
+    tunnel = Hanging(left)
+    tunnel.left = {"alice": Left(PeerSpec(bytes(32)), (7, WEAK), None), "bob": left}
+    events: list[tuple[str, str | None]] = []
+    core = node()
+    publish = lambda kind, peer, **fields: events.append((kind, peer))  # noqa: E731
+    both = [replace(SETTINGS, name="alice"), SETTINGS]
+    asyncio.run(take_up(tunnel, core, both, NOW, publish))  # type: ignore[arg-type]  # all that it is asked
+    assert events == [("engine.trouble", "alice"), ("epoch.kept", "bob")]
+    assert core.peers["bob"].view().installed is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import socket
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from qtunnel.addresses import pack_address
 from qtunnel.config.types import parse_socket_address
-from qtunnel.daemon import packet_filter
+from qtunnel.daemon import packet_filter, transport
 from qtunnel.daemon.packet_filter import MAX_SOURCES, SO_ATTACH_FILTER, Instruction, attach, by_source
 from qtunnel.daemon.transport import (
     _SHAPE,
@@ -140,6 +141,39 @@ def test_between_two_pieces_everything_else_has_its_turn() -> None:
             sockets.close()
         assert max(received.pieces) <= READ_AT_ONCE
         assert turns >= 5
+
+    asyncio.run(run())
+
+
+def test_a_flood_gets_its_share_of_a_core_however_few_of_its_datagrams_are_read_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A single one here, which takes a minute of the processor."""
+    spent = itertools.count(0.0, 60.0)
+    monkeypatch.setattr(transport, "thread_time", lambda: next(spent))
+
+    async def run() -> None:
+        received = Received()
+        port = free_port()
+        sockets = HandshakeSockets([parse_socket_address(f"127.0.0.1:{port}")], received)
+        await sockets.open()
+        (its,) = sockets._ports.values()
+        assert its.expected is not None
+        try:
+            sockets.expect(["127.0.0.2"])
+            with sender("127.0.0.2") as peer, sender("127.0.0.3") as flood:
+                flood.sendto(FIRST[0], ("127.0.0.1", port))
+                await until(received, 1)
+                assert its.anybody.rests
+                flood.sendto(FIRST[0], ("127.0.0.1", port))
+                peer.sendto(FIRST[1], ("127.0.0.1", port))
+                await until(received, 2)
+                assert received.got[-1] == ("127.0.0.2", True), "which has a budget of its own"
+                its.anybody._resume()  # the time is over
+                await until(received, 3)
+        finally:
+            sockets.close()
+        assert [expected for _, expected in received.got] == [False, True, False]
 
     asyncio.run(run())
 

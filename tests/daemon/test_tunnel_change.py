@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from qtunnel.config import Config, load_config
+from qtunnel.daemon.engine_keys import UNKNOWN
+from qtunnel.daemon.lanes import EVERYBODY
 from qtunnel.daemon.members import specs_of
 from qtunnel.daemon.nudges import AGAIN, PATIENCE, Nudges
 from qtunnel.daemon.settings import load_public
@@ -148,6 +150,26 @@ def test_what_is_refused_is_said_again(write: Callable[[str], Path]) -> None:
         assert engine.told == ["remove", "set"], "once is enough"
 
     running(write(MINIMAL), test)
+
+
+def test_what_is_being_done_for_one_peer_keeps_no_other_from_its_turn(write: Callable[[str], Path]) -> None:
+    """An epoch of hub's is on its way to the disk; bob's was refused by the engine."""
+    wanted = {"bob": 3, "hub": 5}
+
+    async def test(tunnel: Tunnel, engine: ManyPeers, config: Config) -> None:
+        await tunnel.change(with_hub(config), specs(with_hub(config)), set())
+        tunnel.busy = lambda peer: peer == "hub"
+        tunnel._in_place = {"bob": UNKNOWN, "hub": 4}
+        await tunnel.reconcile()
+        assert (tunnel.epoch_in_place("bob"), tunnel.epoch_in_place("hub")) == (3, 4)
+        tunnel.busy, tunnel._in_place["bob"] = (lambda peer: peer == EVERYBODY), UNKNOWN
+        await tunnel.reconcile()
+        assert tunnel.epoch_in_place("bob") is None, "whose key it is depends on the new configuration"
+        tunnel.busy = lambda peer: False
+        await tunnel.reconcile()
+        assert (tunnel.epoch_in_place("bob"), tunnel.epoch_in_place("hub")) == (3, 5)
+
+    running(write(MINIMAL), test, lambda peer: (wanted[peer], Secret(bytes(32))))
 
 
 def test_an_engine_that_is_down_learns_it_at_its_start(write: Callable[[str], Path]) -> None:

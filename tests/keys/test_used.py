@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,16 +30,49 @@ def test_a_key_is_news_where_reference_and_bits_are(arrivals: list[tuple[str, st
             bits.add(key)
 
 
+def arrive(keys: UsedKeys, peer: str, number: int, peers: int = 1) -> bool:
+    return keys.admit(peer, KeyRef("s", str(number), 32), Secret(number.to_bytes(4, "big")), peers)
+
+
 def test_memory_is_bounded_and_the_oldest_go_first() -> None:
     keys = UsedKeys(random.Random(1).randbytes)
+    assert all(arrive(keys, "p", number) for number in range(used.REMEMBERED + 1))
+    assert len(keys) == len(keys._of["p"]) == used.REMEMBERED
+    assert not arrive(keys, "p", used.REMEMBERED)
+    assert arrive(keys, "p", 0)
 
-    def admit(number: int) -> bool:
-        return keys.admit("p", KeyRef("s", str(number), 32), Secret(number.to_bytes(4, "big")))
 
-    assert all(admit(number) for number in range(used.REMEMBERED + 1))
-    assert len(keys._seen) <= 2 * used.REMEMBERED
-    assert not admit(used.REMEMBERED)
-    assert admit(0)
+def test_a_peer_with_many_keys_pushes_none_of_anothers_out() -> None:
+    """As a hub has one that rekeys by traffic every second beside a thousand that do so every 120 s."""
+    keys = UsedKeys(random.Random(1).randbytes)
+    assert arrive(keys, "quiet", 0, peers=1000)
+    assert all(arrive(keys, "busy", number, peers=1000) for number in range(1, 3 * used.OF_EACH_PEER))
+    assert len(keys) == used.OF_EACH_PEER + 1
+    assert not arrive(keys, "quiet", 0, peers=1000)
+    assert not arrive(keys, "third", 0, peers=1000), "nor are its bits news of another"
+    assert not arrive(keys, "busy", 3 * used.OF_EACH_PEER - 1, peers=1000)
+
+
+def test_a_hub_remembers_hours_of_all_its_peers_in_the_memory_that_it_says() -> None:
+    """A fiftieth of the peers, each with all it may have."""
+    keys = UsedKeys(random.Random(1).randbytes)
+    peers, each = 20, used.OF_EACH_PEER
+    tracemalloc.start()
+    for number in range(peers * each):
+        assert arrive(keys, f"peer-{number % peers}", number, peers=1000)
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(keys) == peers * each
+    assert not arrive(keys, "peer-0", 0, peers=1000)
+    assert size / (peers * each) < 250
+
+
+def test_what_a_peer_took_goes_with_it() -> None:
+    keys = UsedKeys(random.Random(1).randbytes)
+    assert all(arrive(keys, peer, number) for number, peer in enumerate(("a", "b")))
+    keys.forget("a")
+    keys.forget("never there")
+    assert (len(keys), list(keys._of)) == (1, ["b"])
 
 
 def test_a_held_key_has_a_deadline_and_is_wiped_at_it() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtunnel.keys.volume import LEAST, LEAST_PART, Volume, least_gap
+from qtunnel.keys.volume import FAR, LEAST, LEAST_PART, Volume, least_gap
 
 steps = st.lists(st.one_of(st.integers(0, 10**12), st.just("engine"), st.just("rekey")), max_size=40)
 
@@ -68,6 +68,17 @@ def test_whichever_comes_first(
     assert volume.reached == reached
     volume.restart()
     assert volume.reached is None
+
+
+@pytest.mark.parametrize("limits", [(1000, None), (None, 1000)])
+def test_far_beyond_a_limit(limits: tuple[int | None, int | None]) -> None:
+    volume = Volume(*limits)
+    volume.count(0, 0)
+    volume.count(FAR * 1000 - 1, FAR * 1000 - 1)
+    assert volume.reached is not None
+    assert volume.far_passed is None
+    volume.count(FAR * 1000, FAR * 1000)
+    assert volume.far_passed == volume.reached
 
 
 def test_traffic_shortens_an_interval_only_so_far() -> None:

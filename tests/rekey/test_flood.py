@@ -17,6 +17,7 @@ from qtunnel.handshake.fragments import (
     MAX_DATAGRAM,
     NO_COOKIE,
     PARTIALS,
+    PARTIALS_PER_SOURCE,
     Message,
     MessageType,
     cut,
@@ -30,6 +31,8 @@ from qtunnel.rekey.limits import (
     LOAD_LASTS,
     REPEAT_BURST,
     RESPONSE_BURST,
+    SOURCE_BURST,
+    SOURCE_RATE,
     SOURCES,
     TELL_BURST,
     UNPROVEN_RATE,
@@ -382,6 +385,24 @@ def test_copies_of_a_commit_are_answered_at_a_limited_rate() -> None:
     assert sum(isinstance(effect, Send) for effect in effects(host)) <= REPEAT_BURST
 
 
+def test_copies_of_a_first_message_leave_the_answers_to_copies_of_a_commit_alone() -> None:
+    hub, b = pair()
+    init = offered(b, 1.0)
+    hand(hub, init, "b:1", 1.0)
+    hand(b, datagrams(hub.take_effects(), "b"), "hub", 1.1)
+    commit = datagrams(b.take_effects(), "hub")
+    for _ in range(3 * REPEAT_BURST):
+        hand(hub, init, "mallory", 1.2)
+    hub.take_effects()
+    hand(hub, commit, "b:1", 1.2)
+    assert any(send.confirms for send in sent(hub.take_effects(), "b"))
+    for _ in range(3 * REPEAT_BURST):
+        hand(hub, init, "mallory", 1.2)
+    hub.take_effects()
+    hand(hub, commit, "b:1", 1.3)  # its confirmation was lost
+    assert any(send.confirms for send in sent(hub.take_effects(), "b"))
+
+
 def test_forged_second_messages_are_read_at_a_limited_rate() -> None:
     hub, b = pair()
     init = offered(b, 1.0)
@@ -398,6 +419,73 @@ def test_forged_second_messages_are_read_at_a_limited_rate() -> None:
     hand(hub, init, "b:1", 1.2)
     hand(b, datagrams(hub.take_effects(), "b"), "hub", 2.0)
     assert datagrams(b.take_effects(), "hub")  # the commit: the true one came through
+
+
+def forge(hub: RekeyNode, address: str, at: float, number: int = 3 * SOURCE_BURST) -> None:
+    """Whole first messages with a right mac1 that claim to come from there, the last of them now, at a rate that is no
+    load."""
+    for count in range(number):
+        hand(hub, junk(3300), address, at - (number - 1 - count) / (LOAD_FRAGMENTS / 3 - 10))
+    while hub.anybody._sources.has(address.split(":")[0], at):
+        hand(hub, junk(3300), address, at)
+    assert not hub.anybody.loaded(at)
+    hub.take_replies()
+    hub.take_effects()
+
+
+def test_forged_messages_below_load_do_not_use_up_the_share_of_who_has_the_address() -> None:
+    hub, b = pair()
+    forge(hub, "b:1", 10.0)
+    assert hand(hub, offered(b, 10.0), "b:1", 10.0) is None
+    answers = replies(hub)
+    assert answers, "the owner of the address is asked for a cookie, not dropped"
+    hand(b, answers, "hub", 10.1)
+    again = datagrams(b.take_effects(), "hub")
+    for datagram in again[:-1]:  # the flood goes on between its datagrams
+        hub.receive(datagram, "b:1", now(10.1))
+        for _ in range(8):
+            hand(hub, junk(3300), "b:1", 10.1)
+    assert not hub.anybody.loaded(10.1)
+    assert hub.receive(again[-1], "b:1", now(10.1)) is not None
+    assert datagrams(hub.take_effects(), "b"), "answered"
+
+
+def test_fragments_of_who_only_claims_an_address_push_none_out_of_who_has_a_cookie() -> None:
+    hub, b = pair()
+    forge(hub, "b:1", 10.0)
+    hand(hub, offered(b, 10.0), "b:1", 10.0)
+    hand(b, replies(hub), "hub", 10.1)
+    stamped = datagrams(b.take_effects(), "hub")
+    hub.take_effects()
+    for datagram in stamped[:-1]:
+        hub.receive(datagram, "b:1", now(15.0))
+        for _ in range(2 * PARTIALS_PER_SOURCE):  # beginnings, which use up no share
+            hub.receive(junk(3300)[0], "b:1", now(15.0))
+    assert replies(hub) == []
+    assert hub.receive(stamped[-1], "b:1", now(15.0)) is not None
+
+
+def test_a_cookie_is_asked_of_the_source_alone_and_only_until_its_share_is_filled_again() -> None:
+    hub, b = pair()
+    forge(hub, "b:1", 10.0)
+    hand(hub, junk(3300), "c:1", 10.0)
+    assert replies(hub) == []
+    assert hand(hub, offered(b, 10.2), "b:1", 10.0 + 3.0 / SOURCE_RATE) is not None
+    assert replies(hub) == []
+
+
+@pytest.mark.usefixtures("never_loaded")
+def test_a_cookie_gives_a_share_and_no_more() -> None:
+    hub, b = pair()
+    forge(hub, "b:1", 10.0)
+    first = junk(3300)
+    hand(hub, first, "b:1", 10.0)
+    reply, jar = CookieReply.unpack(replies(hub)[0]), b.peers["hub"].context.cookie
+    assert jar.accept(reply.nonce, reply.sealed, first[0][-2 * MAC_SIZE : -MAC_SIZE], 10.0)
+    hub.take_effects()
+    for _ in range(SOURCE_BURST + 5):
+        hand(hub, [one[:-MAC_SIZE] + jar.mac2(one[:-MAC_SIZE], 10.0) for one in junk(3300)], "b:1", 10.0)
+    assert reasons(hub.take_effects()) == ["authentication"] * SOURCE_BURST + ["flood"] * 5
 
 
 @pytest.mark.parametrize("expected", [False, True])

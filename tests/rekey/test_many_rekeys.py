@@ -19,7 +19,8 @@ from tests.rekey.fleet import INTERVAL, SPOKES, Counts, Fleet, Sockets, Virtual
 
 REKEYS = int(os.environ.get("QTUNNEL_REKEYS", "0"))
 KEYS_REMEMBERED = 8
-"""Keys that each node remembers as used, here: with the usual number it would fill this memory, 4 MB, all the time."""
+"""Keys of a peer that each node remembers as used, here: with the usual number it would fill this memory all the
+time."""
 SAMPLES = 10
 WARM = 5
 """The sample from which on nothing may grow: descriptions of epochs are kept for 200 s, of 500."""
@@ -51,6 +52,7 @@ def show(counts: Counts, seconds: float) -> str:
 
 def test_in_virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(used, "REMEMBERED", KEYS_REMEMBERED)
+    monkeypatch.setattr(used, "OF_EACH_PEER", KEYS_REMEMBERED)
     goal = REKEYS or 300
     tracemalloc.start()
     try:
@@ -77,6 +79,7 @@ def test_in_virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.timeout(900)
 def test_over_real_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(used, "REMEMBERED", KEYS_REMEMBERED)
+    monkeypatch.setattr(used, "OF_EACH_PEER", KEYS_REMEMBERED)
     goal = REKEYS or 200
     network = Sockets(1, 10.0)
     try:

@@ -93,26 +93,46 @@ def begin(at: RekeyNode, peer: str, mono: float) -> list[bytes]:
     return datagrams(at.take_effects(), peer)
 
 
+@pytest.mark.parametrize("first", ["thief", "owner"])
 @pytest.mark.parametrize("hub_begins", [True, False])
-def test_no_peer_can_take_the_exchange_of_another(hub_begins: bool) -> None:
+def test_no_peer_can_take_the_exchange_of_another(hub_begins: bool, first: str) -> None:
+    """Who sees an exchange id, or knows it before it is used, gets an exchange of its own by it, and no more."""
     hub, b = node("hub", settings("b"), settings("c")), node("b", settings("hub"))
     one, other, its, mine = (hub, b, "hub", "b") if hub_begins else (b, hub, "b", "hub")
     init = begin(one, mine, 0.1)
     theft = first_message("c", 0.2, exchange_of(init[0]))
-    if hub_begins:
-        hand(hub, theft, "c", 0.2)  # c takes the id, as an exchange of its own with the hub
+    if first == "thief":
+        assert hand(hub, theft, "c", 0.2) is not None
     hand(other, init, its, 0.3)
-    response = datagrams(other.take_effects(), its)
+    if first == "owner":
+        assert hand(hub, theft, "c", 0.3) is not None
+    found = other.take_effects()
+    response = datagrams(found, its)
+    assert response
     if not hub_begins:
-        assert hand(hub, theft, "c", 0.3) is None
-        assert reasons(hub.take_effects()) == ["exchange"]
+        assert datagrams(found, "c"), "each has its own answer"
+        hand(hub, init, its, 0.4)
+        assert datagrams(hub.take_effects(), its) == response, "a copy is answered as before"
     hand(one, response, mine, 0.4)
     commit = datagrams(one.take_effects(), mine)
+    forged = cut(Message(MessageType.COMMIT, SUITE.id, exchange_of(init[0]), bytes(24)), other_key(other))
+    hand(other, forged, "c", 0.5)
+    found = other.take_effects()
+    assert not installed(list(found), its)
+    assert not installed(list(found), "c")
     hand(other, commit, its, 0.5)
     found = other.take_effects()
     assert installed(list(found), its)
-    hand(one, datagrams(found, its), mine, 0.6)
+    assert not installed(list(found), "c")
+    confirmed = datagrams(found, its)
+    hand(other, commit, its, 0.6)
+    assert datagrams(other.take_effects(), its) == confirmed, "and so is a copy of the commit"
+    hand(one, confirmed, mine, 0.6)
     assert installed(list(one.take_effects()), mine)
+
+
+def other_key(receiver: RekeyNode) -> bytes:
+    return mac1_key(receiver.local.public.id)
 
 
 @pytest.mark.parametrize("kind", [MessageType.RESPONSE, MessageType.COMMITTED, MessageType.COMMIT])
@@ -133,13 +153,17 @@ def test_exchange_ids_of_a_peer_are_bounded_and_go_with_it() -> None:
     for exchange in ids:
         exchanges.add_theirs("b", exchange)
         exchanges.add_theirs("b", exchange)
-    assert [exchanges.of_theirs(exchange) for exchange in ids] == [None, None] + ["b"] * EXCHANGES_REMEMBERED
+    assert [exchanges.of_theirs(exchange) for exchange in ids] == [(), ()] + [("b",)] * EXCHANGES_REMEMBERED
     exchanges.add_theirs("c", ids[0])
+    exchanges.add_theirs("c", ids[-1])
+    assert exchanges.of_theirs(ids[-1]) == ("b", "c")
     exchanges.set_ours("b", ids[1])
     exchanges.set_ours("b", ids[2])
     assert [exchanges.of_ours(ids[number]) for number in (0, 1, 2)] == [None, None, "b"]
     exchanges.forget("b")
-    assert [exchanges.of_theirs(exchange) for exchange in ids] == ["c"] + [None] * (len(ids) - 1)
+    assert [exchanges.of_theirs(exchange) for exchange in ids] == [("c",)] + [()] * (len(ids) - 2) + [("c",)]
+    exchanges.forget("c")
+    assert not exchanges._theirs
     assert exchanges.of_ours(ids[2]) is None
 
 
@@ -173,3 +197,17 @@ def test_a_key_that_comes_after_the_time_limit_is_kept_for_the_next_offer() -> N
         hub.fetched("b", fetch.ticket, Fetched(((ref, key.copy()),)), now(31.0))
     assert hub.peers["b"].context.ours.get(ref) == key
     assert not [effect for effect in hub.take_effects() if isinstance(effect, Notice | FetchById)]
+
+
+def test_used_keys_are_known_over_a_defect_and_go_with_their_peer() -> None:
+    simulation = Simulation(1, Conditions())
+    done(simulation, 2)
+    b = simulation.hosts["b"].node
+    used = len(b._used)
+    assert used >= 2
+    b.peers["a"].tick = lambda now: 1 // 0  # type: ignore[method-assign,assignment]  # a defect
+    simulation.now += 60.0
+    b.tick(simulation.clock())
+    assert len(b._used) == used
+    b.remove_peer("a")
+    assert len(b._used) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from qtunnel.handshake.fragments import MessageType
@@ -261,7 +263,6 @@ def test_a_required_chain_refuses_a_peer_that_lost_it() -> None:
 
 
 def test_a_required_chain_begins_anew_where_both_ends_forget_and_not_before() -> None:
-    """As the refusal tells people: stop both ends, remove peers.json, start them."""
     strict = Policy(QkdPolicy.REQUIRED, chain=ChainPolicy.REQUIRED)
     simulation = Simulation(1, CLEAN, policy_a=strict, policy_b=strict)
     done(simulation, 2)
@@ -274,6 +275,24 @@ def test_a_required_chain_begins_anew_where_both_ends_forget_and_not_before() ->
         simulation.start(name)
     done(simulation, 2)
     assert simulation.agreed
+
+
+def test_a_lost_chain_is_begun_anew_as_the_refusal_says_and_no_other_peer_is_forgotten() -> None:
+    """Allow it at both ends for a while."""
+    strict = Policy(QkdPolicy.REQUIRED, chain=ChainPolicy.REQUIRED)
+    simulation = Simulation(1, CLEAN, policy_a=strict, policy_b=strict)
+    done(simulation, 2)
+    simulation.start("a")
+    simulation.run_for(60.0)
+    details = [str(n.fields["detail"]) for n in simulation.hosts["a"].notices if n.kind == "rekey.failed"]
+    assert any("set chain: reset-allowed for this peer at both ends" in detail for detail in details)
+    assert not any("peers.json" in detail for detail in details)
+    for policy in (REQUIRED, strict):
+        for name, host in simulation.hosts.items():
+            simulation.settings[name] = replace(simulation.settings[name], policy=policy)
+            host.node.change_peer(simulation.settings[name], simulation.clock())
+        done(simulation, 2)
+        assert simulation.agreed
 
 
 def test_suites_that_differ_are_named_by_the_responder() -> None:

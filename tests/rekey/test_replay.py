@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,22 +56,52 @@ def test_offers_that_were_never_committed_are_news_once_however_many_they_are() 
     assert reasons(hub.take_effects()) == ["replay"] * (len(recorded) - 1)  # the last one only gets the same answer
 
 
-def test_a_peer_whose_clock_was_ahead_and_whose_state_is_lost_is_named_with_the_remedy() -> None:
+AHEAD = 86400.0
+
+
+def behind() -> RekeyNode:
+    """A hub that agreed with b when b's clock was a day ahead, or when it is a day later by both clocks."""
     hub = node("hub")
-    ahead = tai64n(now(86400.0).unix_ns)
-    hub.add_peer(settings("b"), Memory(5, seen=ahead), now(0.0))
-    offer = first_message("b", 1.0, epoch=6)
-    hand(hub, offer, "b", 1.0)
+    hub.add_peer(settings("b"), Memory(5, seen=tai64n(now(AHEAD).unix_ns)), now(0.0))
+    return hub
+
+
+def test_a_peer_whose_clock_was_ahead_and_whose_state_is_lost_is_named_with_the_remedy() -> None:
+    hub = behind()
+    for at in (1.0, 40.0):
+        hand(hub, first_message("b", at, epoch=6), "b", at)
+        assert reasons(hub.take_effects()) == ["replay"], "that may be anybody's"
+    offer = first_message("b", 75.0, epoch=6)
+    hand(hub, offer, "b", 76.0)
     found = hub.take_effects()
     (notice,) = [effect for effect in found if isinstance(effect, Notice) and effect.kind == "message.rejected"]
     assert (notice.peer, notice.fields["reason"]) == ("b", "clock")
-    assert "86399 s older" in str(notice.fields["detail"])
-    assert "remove peers.json" in str(notice.fields["detail"])
-    hand(hub, offer, "mallory", 2.0)
+    assert "86325 s older" in str(notice.fields["detail"])
+    assert "qtunnel identity new" in str(notice.fields["detail"])
+    assert "peers.json" not in str(notice.fields["detail"]), "which is all peers' memory"
+    hand(hub, offer, "mallory", 77.0)
     assert reasons(hub.take_effects()) == ["replay"], "a copy says nothing new"
-    hand(hub, first_message("b", 86400.0 - CLOCK_DOUBT, epoch=6), "b", 3.0)
+    hand(hub, first_message("b", AHEAD - CLOCK_DOUBT, epoch=6), "b", 78.0)
     assert reasons(hub.take_effects()) == ["replay"], "two clocks differ by a little"
-    assert hand(hub, first_message("b", 86401.0, epoch=6), "b", 86401.0) is not None
+    assert hand(hub, first_message("b", AHEAD + 1, epoch=6), "b", AHEAD + 1) is not None
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        [1.0] * 4,
+        [1.0, 400.0, 800.0, 1200.0],
+        [1200.0, 800.0, 400.0, 1.0],
+        [1.0, 2.0, 1000.0, 1001.0, 2000.0, 2001.0],
+    ],
+)
+def test_what_was_recorded_long_ago_brings_no_advice(made: list[float]) -> None:
+    """Offers that never arrived, or that this end has forgotten since: authentic, new here, and old."""
+    hub = behind()
+    recorded = [first_message("b", at, epoch=6) for at in made]
+    for number, offer in enumerate(recorded):
+        hand(hub, offer, "mallory", 5000.0 + number)
+    assert reasons(hub.take_effects()) == ["replay"] * len(made)
 
 
 class Addresses:

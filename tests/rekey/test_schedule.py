@@ -177,6 +177,44 @@ def test_a_scarce_supply_stretches_the_interval_and_both_ends_keep_their_roles()
     assert host.node.peers[host.peer].view().interval < 4.5
 
 
+def every(steps: list[Callable[[], None]]) -> Callable[[], None]:
+    def step() -> None:
+        for one in steps:
+            one()
+
+    return step
+
+
+THIRSTY: dict[str, Any] = STRETCHING | {"max_bytes": 1_000}
+
+
+@pytest.mark.parametrize("ends", ["a", "b", "ab"])
+def test_traffic_does_not_use_up_what_a_scarce_supply_spares(ends: str) -> None:
+    """Whichever end counts it: 500 bytes a second reach the limit every 2 s, and four times the limit every 8 s."""
+    simulation = Simulation(1, CLEAN, **THIRSTY)
+    done(simulation)
+    drive(simulation, 100, stock(simulation, 1))
+    host = first(simulation)
+    steps = [stock(simulation, 1), *(pour(simulation, simulation.hosts[end], 500) for end in ends)]
+    before = simulation.kme.delivered
+    times = installs_of(simulation, 200, every(steps))
+    assert all(gap >= 9.9 for gap in gaps(times)), "no quicker than the usual interval"
+    assert simulation.kme.delivered - before <= 200 / 10
+    steps = [stock(simulation, 1), *(pour(simulation, simulation.hosts[end], 60) for end in ends)]
+    times = installs_of(simulation, 300, every(steps))
+    assert all(gap >= 30 for gap in gaps(times)[5:]), "60 a second reach the limit in 17 s, and wait for time"
+    assert host.count("protection.changed", after="blocked") == 0
+
+
+def test_traffic_counts_again_when_there_are_keys_again() -> None:
+    simulation = Simulation(1, CLEAN, **THIRSTY)
+    done(simulation)
+    drive(simulation, 300, stock(simulation, 1))
+    drive(simulation, 400, stock(simulation, 50))
+    times = installs_of(simulation, 60, pour(simulation, first(simulation), 500))
+    assert all(gap <= 6 for gap in gaps(times)), gaps(times)
+
+
 def test_only_one_end_has_to_know_of_the_scarcity() -> None:
     simulation = Simulation(1, CLEAN, **STRETCHING)
     done(simulation)

@@ -158,7 +158,7 @@ def chain_lost(world: World) -> bool:
 
 
 def remedy(world: World) -> None:
-    """As the log says: stop both ends, remove peers.json, start them."""
+    """Both ends forget all, and begin anew."""
     for end in ENDS:
         world.crash(end, 1.0, keep=False)
     world.run_for(1.5)
