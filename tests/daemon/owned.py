@@ -57,6 +57,17 @@ class OwnedSite:
     def wg(self, *arguments: str) -> str:
         return self.host.run("wg", *arguments).stdout
 
+    def take_key_away(self) -> None:
+        """As ``wg syncconf`` does with a file that has none."""
+        self.wg("set", self.interface, "peer", self.peer, "preshared-key", "/dev/null")
+
+    def key_is_missed(self) -> bool:
+        """Whether the daemon has noticed; taken away again where not, as a rekey may have been quicker than a look."""
+        missed = "our preshared key of peer bob" in self.site.log
+        if not missed:
+            self.take_key_away()
+        return missed
+
     def peers(self) -> dict[str, list[str]]:
         """By public key, what ``wg show dump`` tells of each: PSK, endpoint, allowed IPs, ..., keepalive."""
         lines = self.wg("show", self.interface, "dump").splitlines()[1:]
@@ -116,9 +127,9 @@ def keys_only(owned: OwnedSite, bob: Site, *, interval: str = "2s", rekeys: int 
     assert len(answered(output)) > 10 * rekeys
     assert owned.settings() == before
 
-    # The owner's tools take the key away, as wg syncconf does with a file that has none: noticed, and put back.
-    owned.wg("set", owned.interface, "peer", owned.peer, "preshared-key", "/dev/null")
-    wait_until(lambda: "our preshared key of peer bob; put back" in alice.log, "it is noticed")
+    # The owner's tools take the key away: noticed, and put back.
+    wait_until(owned.key_is_missed, "it is noticed")
+    assert "our preshared key of peer bob; put back" in alice.log
     wait_until(lambda: owned.peers()[owned.peer][0] != "(none)" and alice.ping("10.77.0.2"), "traffic again", 60)
     assert owned.settings() == before
     # And a peer that is taken away is missed, not made.
