@@ -425,9 +425,9 @@ def forge(hub: RekeyNode, address: str, at: float, number: int = 3 * SOURCE_BURS
     """Whole first messages with a right mac1 that claim to come from there, the last of them now, at a rate that is no
     load."""
     for count in range(number):
-        hand(hub, junk(3300), address, at - (number - 1 - count) / (LOAD_FRAGMENTS / 3 - 10))
+        hand(hub, junk(3400), address, at - (number - 1 - count) / (LOAD_FRAGMENTS / 3 - 10))
     while hub.anybody._sources.has(address.split(":")[0], at):
-        hand(hub, junk(3300), address, at)
+        hand(hub, junk(3400), address, at)
     assert not hub.anybody.loaded(at)
     hub.take_replies()
     hub.take_effects()
@@ -444,7 +444,7 @@ def test_forged_messages_below_load_do_not_use_up_the_share_of_who_has_the_addre
     for datagram in again[:-1]:  # the flood goes on between its datagrams
         hub.receive(datagram, "b:1", now(10.1))
         for _ in range(8):
-            hand(hub, junk(3300), "b:1", 10.1)
+            hand(hub, junk(3400), "b:1", 10.1)
     assert not hub.anybody.loaded(10.1)
     assert hub.receive(again[-1], "b:1", now(10.1)) is not None
     assert datagrams(hub.take_effects(), "b"), "answered"
@@ -460,7 +460,7 @@ def test_fragments_of_who_only_claims_an_address_push_none_out_of_who_has_a_cook
     for datagram in stamped[:-1]:
         hub.receive(datagram, "b:1", now(15.0))
         for _ in range(2 * PARTIALS_PER_SOURCE):  # beginnings, which use up no share
-            hub.receive(junk(3300)[0], "b:1", now(15.0))
+            hub.receive(junk(3400)[0], "b:1", now(15.0))
     assert replies(hub) == []
     assert hub.receive(stamped[-1], "b:1", now(15.0)) is not None
 
@@ -468,7 +468,7 @@ def test_fragments_of_who_only_claims_an_address_push_none_out_of_who_has_a_cook
 def test_a_cookie_is_asked_of_the_source_alone_and_only_until_its_share_is_filled_again() -> None:
     hub, b = pair()
     forge(hub, "b:1", 10.0)
-    hand(hub, junk(3300), "c:1", 10.0)
+    hand(hub, junk(3400), "c:1", 10.0)
     assert replies(hub) == []
     assert hand(hub, offered(b, 10.2), "b:1", 10.0 + 3.0 / SOURCE_RATE) is not None
     assert replies(hub) == []
@@ -478,13 +478,13 @@ def test_a_cookie_is_asked_of_the_source_alone_and_only_until_its_share_is_fille
 def test_a_cookie_gives_a_share_and_no_more() -> None:
     hub, b = pair()
     forge(hub, "b:1", 10.0)
-    first = junk(3300)
+    first = junk(3400)
     hand(hub, first, "b:1", 10.0)
     reply, jar = CookieReply.unpack(replies(hub)[0]), b.peers["hub"].context.cookie
     assert jar.accept(reply.nonce, reply.sealed, first[0][-2 * MAC_SIZE : -MAC_SIZE], 10.0)
     hub.take_effects()
     for _ in range(SOURCE_BURST + 5):
-        hand(hub, [one[:-MAC_SIZE] + jar.mac2(one[:-MAC_SIZE], 10.0) for one in junk(3300)], "b:1", 10.0)
+        hand(hub, [one[:-MAC_SIZE] + jar.mac2(one[:-MAC_SIZE], 10.0) for one in junk(3400)], "b:1", 10.0)
     assert reasons(hub.take_effects()) == ["authentication"] * SOURCE_BURST + ["flood"] * 5
 
 

@@ -94,8 +94,8 @@ MUTANTS = (
         "a key past max_age goes on protecting",
         (
             GUARD,
-            "        self._machine.fire(GuardEvent.EXPIRED_BLOCK)\n        return GuardEvent.EXPIRED_BLOCK\n",
-            "        return None\n",
+            "        self._machine.fire(GuardEvent.EXPIRED_BLOCK)\n        if self.installed",
+            "        return None\n        if self.installed",
         ),
     ),
     mutant(
