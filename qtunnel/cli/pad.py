@@ -51,7 +51,7 @@ def new(file: Path, size: str, share_a: str) -> None:
 @pad.command()
 @click.argument("file", type=click.Path(readable=False, path_type=Path))
 @click.option(
-    "--ledger", type=click.Path(path_type=Path), default=DEFAULT_LEDGER, show_default=True,
+    "--ledger", type=click.Path(readable=False, path_type=Path), default=DEFAULT_LEDGER, show_default=True,
     help="The directory of the ledgers, as in the configuration.",
 )  # fmt: skip
 def show(file: Path, ledger: Path) -> None:

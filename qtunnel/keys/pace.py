@@ -106,6 +106,9 @@ class Pace:
     bounds: Bounds
     interval: float = 0.0
     reason: str = ""
+    shown: float | None = None
+    """The interval that the other end will have seen, where a rekey comes earlier than by this one: the next is within
+    a step of that."""
     _levels: dict[str, float] = field(default_factory=dict)
     _stocks: dict[str, Stock] = field(default_factory=dict)
 
@@ -130,6 +133,8 @@ class Pace:
         scarcest = min(self._levels, key=lambda source: self._levels[source])
         before, target = self.interval, wanted(self._levels[scarcest], self.bounds)
         self.interval = moved(before, target, self.bounds)
+        if self.shown is not None:
+            self.interval, self.shown = min(self.interval, STEP * max(self.bounds.usual, self.shown)), None
         usual = self.interval == self.bounds.usual
         self.reason = "" if usual else self._stocks[scarcest].words
         return self.interval != before

@@ -74,7 +74,10 @@ class Schedule:
         earliest = interval * (1 - self.jitter)
         if gathered:
             earliest = max(min(earliest, FIRST_RETRY), earliest * min(ALONE, CROWD / max(1, crowd)))
-        return now + earliest + fraction * (interval * (1 + self.jitter) - earliest)
+        delay = earliest + fraction * (interval * (1 + self.jitter) - earliest)
+        if gathered:
+            self.pace.shown = min(interval, delay)
+        return now + delay
 
     def after_failure(self, now: float, fraction: float) -> float:
         """When to try again: doubling, never slower than the schedule itself, with half of it random."""

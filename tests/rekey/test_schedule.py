@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qtunnel.keys.pace import Stock
@@ -272,6 +272,7 @@ def test_a_change_of_the_interval_never_hides_one_of_protection() -> None:
     st.floats(5, 600), st.floats(0, 0.1), st.floats(1, 20), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 0.999))),
     st.floats(1.5, 40),
 )  # fmt: skip
+@example(160.0, 0.0, 2.0, [(0.0, 0.0), (0.0, 0.0)], 3.0)
 def test_the_end_that_watches_never_takes_stretching_for_silence(
     interval: float, jitter: float, stretch: float, run: list[tuple[float, float]], age: float
 ) -> None:
