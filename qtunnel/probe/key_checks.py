@@ -114,11 +114,11 @@ async def container_fields(session: Session) -> Finding:
 
 
 async def container_key_ids(session: Session) -> Finding:
-    return _odd(session, "key_id", "UUIDs", "clients that store a key_ID as a UUID refuse it")
+    return _odd(session, "key_id", "all of them", "clients that store a key_ID as a UUID refuse it")
 
 
 async def container_encoding(session: Session) -> Finding:
-    return _odd(session, "encoding", "base64 with padding", "clients may read another key out of it, or none")
+    return _odd(session, "encoding", "all of them, with padding", "clients may read another key out of it, or none")
 
 
 def _odd(session: Session, kind: str, good: str, means: str) -> Finding:

@@ -13,18 +13,21 @@ SMALL = 8
 EXTENSION = {"qtunnel_probe_unknown": "of no vendor"}
 
 
-def _refused(reply: Reply, means: str, copes: str) -> Finding:
+def _refused(session: Session, reply: Reply, means: str, copes: str) -> Finding:
     if reply.ok:
         bits = " and ".join(map(str, sorted(set(reply.bits)))) or "?"
         return deviates(f"HTTP 200 with {len(reply.keys)} keys of {bits} bits", means, copes)
     if reply.answer.status in (401, 403):
         return untestable(f"this gateway gets no keys: {reply.words}")
+    if reply.answer.status in (429, 503) and not session.taken:
+        return untestable(f"no key to be had now: {reply.words}")  # nor was one for a request without fault
     return error_finding(reply.answer, (400,), "why a request fails is told less clearly")
 
 
 async def enc_odd_size(session: Session) -> Finding:
     bits = session.bits + 1 if session.limits.allow(session.bits + 1) else session.bits - 1
     return _refused(
+        session,
         await session.enc(1, bits),
         "a wrong key_size would be rounded in silence",
         "the driver asks for whole bytes only, and refuses keys of another size; no option is needed",
@@ -36,6 +39,7 @@ async def enc_large(session: Session) -> Finding:
     if high is None or high + 8 > MAX_BITS:
         return untestable("the status tells no max_key_size")
     return _refused(
+        session,
         await session.enc(1, high + 8),
         "max_key_size is not what it says",
         "the driver refuses keys of another size than it asked for; no option is needed",
@@ -55,6 +59,7 @@ async def enc_many(session: Session) -> Finding:
             return untestable("the status tells no max_key_per_request")
         return untestable(f"max_key_per_request is {limit}: one more could cost as many keys, so it is not asked for")
     return _refused(
+        session,
         await session.enc(number),
         "max_key_per_request is not what it says",
         "the driver never asks for more than it; no option is needed",
@@ -65,6 +70,7 @@ async def enc_mandatory(session: Session) -> Finding:
     if not session.posts:
         return untestable("the KME knows no POST")
     return _refused(
+        session,
         await session.enc(method="POST", extension_mandatory=[EXTENSION]),
         "a demand such as a route, put into extension_mandatory, may not hold and nobody would know",
         "nothing: do not rely on extension_mandatory at this KME",
@@ -81,4 +87,4 @@ async def enc_optional(session: Session) -> Finding:
             "an optional extension that it does not know makes it refuse the request",
             "leave extension_optional away, as by default",
         )
-    return not_given(reply) or wrong_keys(reply, 1, session.bits) or passed("it is ignored")
+    return not_given(reply) or wrong_keys(reply, 1, session.bits) or passed("one key, as without it")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator
 
 from qtunnel.probe.model import Report, Result, Verdict
 from qtunnel.probe.target import Target
 
 STANDARD = "ETSI GS QKD 014 v1.1.1"
+
+WIDTH = 120
+VERDICT, CLAUSE = 14, 10
+"""Columns."""
 
 
 def announcement(target: Target, keys: int) -> str:
@@ -23,17 +28,25 @@ def as_text(target: Target, report: Report) -> str:
     lines.append("")
     for result in report.results:
         lines += _lines(result)
-    counts = ", ".join(f"{report.count(verdict)} {verdict}" for verdict in Verdict)
+    passes, wrong, open_ = (report.count(verdict) for verdict in Verdict)
+    counts = f"{passes} pass, {wrong} {'deviates' if wrong == 1 else 'deviate'}, {open_} not testable"
     taken = f"{report.taken} {'key' if report.taken == 1 else 'keys'} taken, of {report.announced} at most"
     return "\n".join([*lines, "", f"{counts}; {taken}"])
 
 
 def _lines(result: Result) -> Iterator[str]:
     found, check = result.finding, result.check
-    yield f"{found.verdict:<12}  {check.clause:<8}  {check.title}: {found.seen}"
+    yield from _wrapped(f"{found.verdict:<{VERDICT}}{check.clause:<{CLAUSE}}", f"{check.title}: {found.seen}")
     for name, text in (("means", found.means), ("copes", found.copes)):
         if text:
-            yield f"{'':<24}{name}: {text}"
+            yield from _wrapped(" " * (VERDICT + CLAUSE), f"{name}: {text}")
+
+
+def _wrapped(start: str, text: str) -> list[str]:
+    """Within the width, also where it is sent on by mail; further lines stand below the text."""
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=start, subsequent_indent=" " * (VERDICT + CLAUSE + 2), break_on_hyphens=False
+    )
 
 
 def as_json(target: Target, report: Report) -> str:

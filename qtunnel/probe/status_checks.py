@@ -26,7 +26,7 @@ FIELDS: dict[str, type] = {
 
 UNKNOWN_SAE = "qtunnel-probe-no-such-sae"
 
-WORDS_DECIDE = "the driver goes by the words of an error, whatever its form and status; no option is needed"
+WORDS_DECIDE = "the driver goes by the words of an error; no option is needed"
 
 
 async def status_answer(session: Session) -> Finding:
@@ -170,4 +170,4 @@ def error_finding(answer: Answer, due: tuple[int, ...], means: str) -> Finding:
         wrong.append("details is no array")
     if not wrong:
         return passed(answer.words)
-    return deviates(f"{', '.join(wrong)} ({answer.words})", means, WORDS_DECIDE)
+    return deviates(f"{', '.join(wrong)} (it says: {answer.words.partition(': ')[2]})", means, WORDS_DECIDE)

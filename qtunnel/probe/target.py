@@ -58,8 +58,8 @@ def find_target(config: Path, source: str | None, peer: str | None, peer_config:
     if peer is not None:
         loaded.peer(peer)
     if not found:
-        whose = f"peer {peer} has" if peer else "no peer has"
-        raise ConfigError(f"{config}: {whose} no source {name}" if peer else f"{config}: {whose} the source {name}")
+        what = f"peer {peer} has no source {name}" if peer else f"no peer has the source {name}"
+        raise ConfigError(f"{config}: {what} under qkd.sources")
     if len({sae for _, sae in found}) > 1:
         raise ConfigError(f"{config}: several peers have {name}; say one with --peer: {_listed(w for w, _ in found)}")
     slave_sae = found[0][1]

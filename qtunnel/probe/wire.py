@@ -29,6 +29,10 @@ class NoAnswerError(Exception):
     """Why there is no answer, in words that begin with "it" or with the failure."""
 
 
+class SlowError(NoAnswerError):
+    """There was none in time."""
+
+
 class _LostError(aiohttp.ClientError):
     """aiohttp sends a GET again where the connection is lost; one that takes a key must not be."""
 
@@ -121,7 +125,7 @@ class Wire:
                 kind, location = (response.headers.get(name, "") for name in ("Content-Type", "Location"))
                 return Answer(response.status, kind, location, await _body(response))
         except TimeoutError:
-            raise NoAnswerError(f"no answer within {self.timeout:g} s") from None
+            raise SlowError(f"no answer within {self.timeout:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             said = _reason(error)
         # With TLS 1.3 a certificate is refused after the handshake, and the reason may be lost with the connection.

@@ -56,8 +56,9 @@ async def honest(exchange: Exchange) -> None:
 
 @dataclass
 class Front:
-    """fault: what becomes of the answers to consuming calls, status_fault: of those to the others. before: whether it strikes before the real KME is asked,
-    which then never is. requests: the calls that reached it, as ``POST enc_keys``."""
+    """fault: what becomes of the answers to consuming calls; status_fault: of those to the others. before: whether it
+    strikes before the real KME is asked, which then never is. requests: the calls that reached it, as ``POST
+    enc_keys``."""
 
     pki: Path
     upstream: str

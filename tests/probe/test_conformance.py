@@ -99,7 +99,7 @@ def test_the_report_has_both_forms_and_no_key_in_either(pki: Path, tmp_path: Pat
         assert not any(key in text or key in json.dumps(told) for key in keys)
         assert [check["id"] for check in told["checks"]] == [check.id for check in CHECKS]
         assert all(check.title in text for check in CHECKS)
-        assert text.splitlines()[-1] == "26 pass, 0 deviation, 0 not testable; 12 keys taken, of 20 at most"
+        assert text.splitlines()[-1] == "26 pass, 0 deviate, 0 not testable; 12 keys taken, of 20 at most"
 
     run(test)
 
@@ -126,9 +126,8 @@ def test_a_kme_that_refuses_our_certificate_is_one_line(pki: Path, tmp_path: Pat
             foreign = tmp_path / "foreign"
             foreign.mkdir()
             other = files(make_pki(foreign), "sae-alice")
-            given = {"certificate": str(other.certificate), "private_key": str(other.private_key)}
             with pytest.raises(KmeUnreachableError, match="it refused our certificate"):
-                await where.probe(**given)
+                await where.probe(certificate=str(other.certificate), private_key=str(other.private_key))
             with pytest.raises(KmeUnreachableError, match="not signed by the CA that we trust"):
                 await where.probe(ca=str(other.ca))
             with pytest.raises(KmeUnreachableError, match="its certificate names kme-a, localhost, not kme-x"):

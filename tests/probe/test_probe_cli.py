@@ -42,7 +42,7 @@ def test_a_kme_that_conforms_and_one_that_does_not(pki: Path, tmp_path: Path) ->
             alice, bob = configs(where)
             code, out, err = await typed(alice, "--peer-config", bob, "--yes")
             assert (code, err) == (0, f"takes at most 20 keys of metro ({where.alice.url}) towards sae-bob\n")
-            assert out.splitlines()[-1].startswith("26 pass, 0 deviation, 0 not testable; 12 keys taken")
+            assert out.splitlines()[-1].startswith("26 pass, 0 deviate, 0 not testable; 12 keys taken")
             where.alice.fault = to("enc_keys", without_message)
             code, out, _ = await typed(alice, "--json", "--yes")
             told = json.loads(out)
