@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qtunnel.errors import ConfigError, KmeUnreachableError
+from qtunnel.probe import container
 from qtunnel.probe import report as reports
 from qtunnel.probe.model import Verdict
 from qtunnel.probe.run import probe
 from qtunnel.probe.table import CHECKS, LOOKING
 from qtunnel.probe.target import find_target
-from tests.probe.site import findings, site, write_config
+from qtunnel.secret import Secret
+from tests.drivers.front import Exchange
+from tests.probe.site import findings, site, to, write_config
 from tests.support.kme import files, kme_pair, make_pki, run
 
+ASKING = {check.id for check in CHECKS if check.id.startswith(("enc-", "size-", "number-", "extension-"))}
 NEED_PEER = {"dec-post", "dec-get", "dec-order", "dec-once"}
 
 
@@ -100,6 +105,47 @@ def test_the_report_has_both_forms_and_no_key_in_either(pki: Path, tmp_path: Pat
         assert [check["id"] for check in told["checks"]] == [check.id for check in CHECKS]
         assert all(check.title in text for check in CHECKS)
         assert text.splitlines()[-1] == "26 pass, 0 deviate, 0 not testable; 12 keys taken, of 20 at most"
+
+    run(test)
+
+
+def test_every_key_is_wiped_when_its_check_has_ended(
+    pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Secret] = []
+    held: list[int] = []
+
+    def spied(document: Any, bits: int) -> tuple[container.Keys, container.Oddities]:
+        keys, odd = container_read(document, bits)
+        seen.extend(key for _, key in keys)
+        held.append(sum(not key.wiped for key in seen))
+        return keys, odd
+
+    container_read = container.read
+    monkeypatch.setattr(container, "read", spied)
+
+    async def test() -> None:
+        async with site(pki, tmp_path) as where:
+            await where.probe()
+        assert len(seen) == 18  # 12 at one end, six of them at the other as well
+        assert all(key.wiped for key in seen)
+        assert max(held) == 6  # three that are given out and fetched in one check
+
+    run(test)
+
+
+def test_a_request_that_gets_no_answer_is_not_sent_again(pki: Path, tmp_path: Path) -> None:
+    async def hang_up(exchange: Exchange) -> None:
+        await exchange.write(b"")
+
+    async def test() -> None:
+        async with site(pki, tmp_path) as where:
+            where.alice.fault = to("enc_keys", hang_up)
+            report = await where.probe(peer=False)
+            asked = [one for one in where.alice.requests if one.call == "enc_keys"]
+            assert len(asked) == len([r for r in report.results if r.check.id in ASKING])
+            # The KME may have given out each of them.
+            assert report.taken == report.announced
 
     run(test)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
 import sys
 from pathlib import Path
 
@@ -14,10 +16,10 @@ from tests.probe.site import Site, site, to, write_config
 from tests.support.kme import run
 
 
-async def typed(*arguments: str | Path) -> tuple[int, str, str]:
+async def typed(*arguments: str | Path, stdin: int = asyncio.subprocess.DEVNULL) -> tuple[int, str, str]:
     program = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "qtunnel", "kme", "probe", *map(str, arguments),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await program.communicate()
     assert program.returncode is not None
@@ -64,6 +66,25 @@ def test_nobody_to_ask_is_an_error_that_says_how_many_keys(pki: Path, tmp_path: 
             assert "takes at most 14 keys of metro" in err
             assert "this needs --yes" in err
             assert where.given == 0
+
+    run(test)
+
+
+@pytest.mark.parametrize(("answer", "taken"), [("y", 6), ("n", 0)])
+def test_whoever_sits_at_a_terminal_is_asked(pki: Path, tmp_path: Path, answer: str, taken: int) -> None:
+    async def test() -> None:
+        async with site(pki, tmp_path) as where:
+            ours, its = pty.openpty()
+            try:
+                os.write(ours, f"{answer}\n".encode())
+                code, out, err = await typed(configs(where)[0], stdin=its)
+            finally:
+                os.close(ours)
+                os.close(its)
+            assert f"takes at most 14 keys of metro ({where.alice.url}) towards sae-bob; go on? [y/N]" in err
+            assert code == 0
+            assert f"{taken} keys taken, of {14 if taken else 0} at most" in out
+            assert where.given == taken
 
     run(test)
 
