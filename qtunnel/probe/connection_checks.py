@@ -15,6 +15,7 @@ from qtunnel.tls import CaFile, PeerCertificate, client_context, common_name
 async def tls_version(session: Session) -> Finding:
     version, _ = await session.master.handshake(session.master.context)
     found = version.replace("TLSv", "TLS ")
+    unknown = "; whether it also takes less is not known"
     old = client_context(session.target.master.options.tls_files, check_hostname=False)
     try:
         with warnings.catch_warnings():
@@ -22,13 +23,15 @@ async def tls_version(session: Session) -> Finding:
             old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
         old.set_ciphers("ALL:@SECLEVEL=0")
     except (ssl.SSLError, ValueError):
-        return passed(f"{found}; whether it also takes less is not known, as TLS 1.1 is not there on this machine")
+        return passed(f"{found}{unknown}, as TLS 1.1 is not there on this machine")
     try:
         version, _ = await session.master.handshake(old)
     except ssl.SSLError as error:
         if error.reason in ("NO_PROTOCOLS_AVAILABLE", "NO_CIPHERS_AVAILABLE"):
-            return passed(f"{found}; whether it also takes less is not known, as TLS 1.1 is not there on this machine")
+            return passed(f"{found}{unknown}, as TLS 1.1 is not there on this machine")
         return passed(f"{found}; TLS 1.1 and older are refused")
+    except TimeoutError:
+        return passed(f"{found}{unknown}, as that had no answer in time")
     except OSError:
         return passed(f"{found}; TLS 1.1 and older are refused")
     return deviates(

@@ -60,6 +60,6 @@ async def _made(session: Session, check: Check) -> Finding:
 async def _reach(wire: Wire, sae_id: str) -> None:
     """Whether there is somebody at all: any answer will do."""
     try:
-        await wire.ask("GET", "status", sae_id)
+        await wire.ask("GET", "status", sae_id, listen=True)
     except NoAnswerError as error:
         raise KmeUnreachableError(f"{wire.url}: {error}") from None

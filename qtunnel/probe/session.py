@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qtunnel.drivers.etsi014_answers import NOTHING_DONE
 from qtunnel.keys import quality
 from qtunnel.probe import container
 from qtunnel.probe.target import Target
@@ -62,7 +63,11 @@ class Session:
     def __init__(self, target: Target, random_bytes: RandomBytes) -> None:
         self.target = target
         self.random_bytes = random_bytes
-        self.master, self.slave = target.master.wire(), target.slave.wire() if target.slave else None
+        self.master = target.master.wire()
+        self.slave: Wire | None = None
+        if target.slave is not None:
+            self.slave = target.slave.wire()
+            self.slave.slash = target.slave.options.trailing_slash  # whether our own needs one is found out
         self.status: Answer | None = None
         self.limits = Limits()
         self.posts = self.dec_posts = True
@@ -119,6 +124,8 @@ class Session:
             self.taken += len(reply.keys) if reply.keys else number
             for key_id, key in reply.keys:
                 self._judge(key_id, key)
+        elif answer.status < 300 or (answer.status >= 500 and answer.status not in NOTHING_DONE):
+            self.taken += number  # perhaps: it failed in the middle, or does not say what it did
         return reply
 
     async def dec(self, wire: Wire, master: str, key_id: str, *, method: str | None = None) -> Reply:
@@ -147,7 +154,7 @@ class Session:
                     self.odd.setdefault("fields", (kind, container.AS_IT_IS))
             return reply
         finally:
-            if answer.status == 200:
+            if answer.status < 300:
                 answer.wipe()
 
     def _judge(self, key_id: str, key: Secret) -> None:

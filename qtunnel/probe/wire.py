@@ -21,8 +21,11 @@ from qtunnel.tls import PeerCertificate, explain
 MAX_BODY = 1 << 20
 """Bytes of an answer: a status, or a handful of keys, is a thousandth of it."""
 
-LISTEN_TIME = 1.0
-"""Seconds to wait for the reason of a lost connection; it comes at once or never."""
+LISTEN_TIME = 5.0
+"""Seconds to wait for the reason of a lost connection, before anything else is asked; it comes at once or never."""
+
+
+LOST = "it closed the connection without an answer"
 
 
 class NoAnswerError(Exception):
@@ -97,8 +100,12 @@ class Wire:
         query: Mapping[str, Any] | None = None,
         fields: Mapping[str, Any] | None = None,
         context: ssl.SSLContext | None = None,
+        listen: bool = False,
     ) -> Answer:
-        """Send a request once; raises ``NoAnswerError``. context: in the place of the wire's own."""
+        """Send a request once; raises ``NoAnswerError``.
+
+        context: in the place of the wire's own. listen: where the connection is lost, make another one to learn why.
+        """
         path = f"/api/v1/keys/{quote(sae_id, safe='')}/{call}" + ("/" if self.slash else "")
         more = f"?{urlencode(query, quote_via=quote)}" if query else ""
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
@@ -129,20 +136,15 @@ class Wire:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             said = _reason(error)
         # With TLS 1.3 a certificate is refused after the handshake, and the reason may be lost with the connection.
-        if isinstance(said, NoAnswerError):
-            raise NoAnswerError(await self._refusal(context or self.context) or str(said)) from None
+        if listen and said == LOST:
+            said = await self._refusal(context or self.context) or said
         raise NoAnswerError(said)
 
-    async def handshake(
-        self, context: ssl.SSLContext, server_hostname: str | None = None
-    ) -> tuple[str, PeerCertificate]:
+    async def handshake(self, context: ssl.SSLContext) -> tuple[str, PeerCertificate]:
         """TLS version and certificate of the KME; raises ``ssl.SSLError``, ``OSError`` or ``TimeoutError``."""
         url = URL(self.url)
-        assert url.host is not None
         async with asyncio.timeout(self.timeout):
-            _, writer = await asyncio.open_connection(
-                url.host, url.port, ssl=context, server_hostname=server_hostname or url.host
-            )
+            _, writer = await asyncio.open_connection(url.host, url.port, ssl=context)
         try:
             link: ssl.SSLObject = writer.get_extra_info("ssl_object")
             return link.version() or "", link.getpeercert() or {}
@@ -164,8 +166,7 @@ class Wire:
         return None
 
 
-def _reason(error: Exception) -> str | NoAnswerError:
-    """In words; as ``NoAnswerError`` where the connection was lost without any."""
+def _reason(error: Exception) -> str:
     tls = explain(error)
     if tls is not None:
         return tls
@@ -174,7 +175,7 @@ def _reason(error: Exception) -> str | NoAnswerError:
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the connection was lost in the middle of the answer"
     if isinstance(error, _LostError):
-        return NoAnswerError("it closed the connection without an answer")
+        return LOST
     if isinstance(error, aiohttp.ClientResponseError | ValueError):
         return "the answer is not HTTP"
     return system_words(getattr(error, "os_error", error))

@@ -235,6 +235,17 @@ def test_a_kme_that_gives_more_than_it_is_asked_for_is_left_alone_soon(pki: Path
     run(test)
 
 
+@pytest.mark.parametrize(("status", "each"), [("500 Failed", 1), ("202 Accepted", 1), ("503 None", 0), ("400 No", 0)])
+def test_keys_that_may_have_been_given_out_count_as_taken(pki: Path, tmp_path: Path, status: str, each: int) -> None:
+    async def test() -> None:
+        async with site(pki, tmp_path) as where:
+            where.alice.fault = to("enc_keys", always(status, {"message": "no"}))
+            report = await where.probe(peer=False)
+            assert report.taken == each * report.announced
+
+    run(test)
+
+
 def test_paths_with_a_slash(pki: Path, tmp_path: Path) -> None:
     async def fault(exchange: Exchange) -> None:
         slash = exchange.path.partition("?")[0].endswith("/")
