@@ -23,11 +23,14 @@ def overdue(plan: Plan) -> float:
 def bound(world: World) -> float:
     """Seconds within which two ends that are left alone are on a common epoch, in force at both.
 
-    The end that may begin waits for its turn; it may just have begun what comes to nothing, and waits after that; then
-    WireGuard has to get a handshake through, which a plain engine tries when its session is over.
+    The end that may begin waits for its turn, which is later where it saw a longer gap before (docs/protocol.md, 5.1);
+    it may just have begun what comes to nothing, and waits after that; then WireGuard has to get a handshake through,
+    which a plain engine tries when its session is over.
     """
     plan = world.plan
-    seconds = overdue(plan) + COMMIT_LIMIT + min(LONGEST_RETRY, plan.interval) + OFFER_HOLD + 3 * REKEY_TIMEOUT
+    peers = [host.node.peers[host.peer] for host in world.hosts.values()]
+    later = max(0.0, *(peer.context.schedule.expected - plan.interval for peer in peers)) * (OVERDUE_FACTOR + JITTER)
+    seconds = overdue(plan) + later + COMMIT_LIMIT + min(LONGEST_RETRY, plan.interval) + OFFER_HOLD + 3 * REKEY_TIMEOUT
     if plan.plain:
         seconds += REJECT_AFTER_TIME
     if sources_needed(world, strict=False) > sources_there(world):  # only once both ends relax
@@ -71,14 +74,14 @@ def settle(world: World) -> Result:
         remedied = True
     if sources_needed(world, strict=False) > sources_there(world):  # what is in force may be of before the policies
         world.run_for(max(world.max_age(end) + world.sides[end].grace for end in ENDS))
-    began = world.now
+    began, limit = world.now, bound(world)
     while not common(world):
-        if world.now > began + bound(world):
+        if world.now > began + limit:
             raise BrokenRuleError(f"no common epoch {world.now - began:.0f} s after the last fault: {describe(world)}")
         world.run_for(1.0)
     healed = world.now - began
     keeps_going(world)
-    return Result(healed, len(world.oracle.epochs), healed / bound(world), remedied)
+    return Result(healed, len(world.oracle.epochs), healed / limit, remedied)
 
 
 def keeps_going(world: World) -> None:
@@ -89,7 +92,7 @@ def keeps_going(world: World) -> None:
     while world.now < start + 2 * plan.interval:
         world.run_for(1.0)
         for end in ENDS:
-            if world.wires[end].session is None and not flaps(plan, end, world):
+            if world.wires[end].session is None and not any(flaps(plan, one, world) for one in ENDS):
                 raise BrokenRuleError(f"{end} has no session, though nothing is wrong: {describe(world)}")
     made = len(world.oracle.epochs) - before
     if not 1 <= made <= 3:
@@ -143,7 +146,8 @@ def locked(world: World) -> bool:
 
     def can(end: str) -> bool:
         other = world.peer(end)
-        reaches = world.sides[end].endpoint or world.known[end] is not None
+        # An address that was learnt leads nowhere once the peer has moved; a name is looked up again.
+        reaches = world.sides[end].endpoint or world.known[end] == world.address[other]
         now = tai64n(world.present(end).unix_ns)
         return reaches and max(now, world.disk[end].sent) > world.disk[other].seen
 
