@@ -13,6 +13,7 @@ EXIT_PROTECTED = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_NO_DAEMON = 3
+EXIT_NO_KME = 3
 
 
 class QtunnelError(Exception):
@@ -132,6 +133,12 @@ class PadError(QtunnelError):
     def __init__(self, message: str, *, lost: int = 0) -> None:
         super().__init__(message)
         self.lost = lost
+
+
+class KmeUnreachableError(QtunnelError):
+    """A KME that is to be probed and does not answer at all."""
+
+    exit_code = EXIT_NO_KME
 
 
 class KeySourceError(QtunnelError):

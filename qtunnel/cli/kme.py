@@ -1,8 +1,9 @@
-"""``qtunnel kme``: the embedded KME and its PKI."""
+"""``qtunnel kme``: the embedded KME and its PKI, and a probe of any KME."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from datetime import UTC, datetime
@@ -11,16 +12,18 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from qtunnel.errors import EXIT_FAILURE, EXIT_PROTECTED
 from qtunnel.kme.pki import DEFAULT_KMES, DEFAULT_SAES, KmeName, create_pki
 from qtunnel.process import forbid_core_dumps
 
 if TYPE_CHECKING:
     from qtunnel.kme.config import KmeConfig
+    from qtunnel.probe.target import Target
 
 
 @click.group()
 def kme() -> None:
-    """Run a KME with simulated keys (ETSI GS QKD 014), and make its certificates."""
+    """Run a KME with simulated keys (ETSI GS QKD 014), make its certificates, and probe a vendor's KME."""
 
 
 @kme.command()
@@ -75,3 +78,45 @@ async def _serve(config: KmeConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     async with running(config):
         await stop.wait()
+
+
+@kme.command()
+@click.argument("config", type=click.Path(readable=False, path_type=Path))
+@click.option("--source", metavar="NAME", help="The key source, where CONFIG has several with driver: etsi014.")
+@click.option("--peer", metavar="NAME", help="The peer towards whose SAE keys are asked for, where there are several.")
+@click.option(
+    "--peer-config",
+    type=click.Path(readable=False, path_type=Path),
+    help="The other gateway's configuration, with its certificates: fetches the keys there as well.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; needs --yes.")
+@click.option("--yes", is_flag=True, help="Take the keys without asking.")
+def probe(
+    config: Path, source: str | None, peer: str | None, peer_config: Path | None, as_json: bool, yes: bool
+) -> None:
+    """Say where the KME of the gateway's configuration CONFIG differs from ETSI GS QKD 014, and what copes with it.
+
+    Says beforehand how many keys it takes at most. Exits with 0 where nothing deviates, 1 where something does, 2 where
+    it was called wrongly, and 3 where the KME does not answer.
+    """
+    from qtunnel.probe import report
+    from qtunnel.probe.run import probe as probe_kme
+    from qtunnel.probe.target import find_target
+
+    forbid_core_dumps()
+    target = find_target(config, source, peer, peer_config)
+    found = asyncio.run(probe_kme(target, lambda keys: _agree(target, keys, as_json, yes), os.urandom))
+    click.echo(report.as_json(target, found) if as_json else report.as_text(target, found))
+    sys.exit(EXIT_PROTECTED if found.conforms else EXIT_FAILURE)
+
+
+def _agree(target: Target, keys: int, as_json: bool, yes: bool) -> bool:
+    from qtunnel.probe.report import announcement
+
+    said = announcement(target, keys)
+    if yes:
+        click.echo(said, err=True)
+        return True
+    if as_json or not sys.stdin.isatty():
+        raise click.UsageError(f"{said}; this needs --yes where nobody can be asked")
+    return click.confirm(f"{said}; go on?", err=True)

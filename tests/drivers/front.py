@@ -56,8 +56,9 @@ async def honest(exchange: Exchange) -> None:
 
 @dataclass
 class Front:
-    """fault: what becomes of the answers to consuming calls. before: whether it strikes before the real KME is asked,
-    which then never is. requests: the calls that reached it, as ``POST enc_keys``."""
+    """fault: what becomes of the answers to consuming calls; status_fault: of those to the others. before: whether it
+    strikes before the real KME is asked, which then never is. requests: the calls that reached it, as ``POST
+    enc_keys``."""
 
     pki: Path
     upstream: str
@@ -65,6 +66,7 @@ class Front:
     port: int
     fault: Fault = honest
     before: bool = False
+    status_fault: Fault = honest
     requests: list[Exchange] = field(default_factory=list)
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -121,7 +123,7 @@ class Front:
         consuming = call != "status"
         if not (consuming and self.before):
             exchange.status, exchange.body = await self._ask(method, path.replace(f"{call}/", call), body)
-        await (self.fault if consuming else honest)(exchange)
+        await (self.fault if consuming else self.status_fault)(exchange)
 
     async def _ask(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         connector = aiohttp.TCPConnector(ssl=client_context(files(self.pki, self.sae_id)), force_close=True)
