@@ -43,11 +43,12 @@ liboqs:
 demo: venv demo-tools
 	@$(BIN)/qtunnel demo $(ARGS)
 
-# tests of real networks one after the other, for they share the machine's time; the others side by side
+# tests of real networks two at a time, as they wait more than they compute; one that fails beside another is run again
+# alone, and has to pass then. The others on all processors
 test: dev test-tools lint liboqs
 ifeq ($(strip $(ARGS)),)
 	$(BIN)/pytest -n auto -m "not root"
-	$(BIN)/pytest -m root
+	$(BIN)/pytest -m root -n 2 --dist loadfile || $(BIN)/pytest -m root --last-failed --last-failed-no-failures none
 else
 	$(BIN)/pytest $(ARGS)
 endif

@@ -160,7 +160,7 @@ def test_a_look_that_fails_once_is_told_and_the_next_one_goes_on(sites: tuple[Si
     os.kill(alice.status()["node"]["engine_pid"], signal.SIGKILL)
     wait_until(lambda: "event=engine.restarted" in alice.log, "another engine", 60)
     wait_until(lambda: protected(alice) and alice.ping("10.77.0.2"), "traffic again", 60)
-    wait_until(lambda: alice.log.count("event=look.defect") >= 5, "all of them have failed")
+    wait_until(lambda: alice.log.count("event=look.defect") >= 5, "all of them have failed", 60)
     for name, look in (
         ("reconcile", "reconcile"), ("mend", "mend"), ("stats", "look"), ("_bring_up", "restart"),
         ("_look_up", "endpoints"),
