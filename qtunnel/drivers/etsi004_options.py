@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Annotated, Literal
 from uuid import UUID
@@ -11,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, model_va
 from yarl import URL
 
 from qtunnel.config.types import ConfigPath, Duration, Host, InputFile, SecretFile, Section, at_least
+from qtunnel.config.urls import is_loopback
 from qtunnel.drivers.etsi004_answers import LEAST_CHUNK, LEAST_TTL, MOST_CHUNK
 from qtunnel.drivers.etsi004_terms import NULL_KSID, Qos
 from qtunnel.tls import TlsFiles
@@ -41,21 +41,13 @@ def _url(value: object) -> str:
         raise ValueError(f"has more than a host and a port; {EXAMPLE}")
     if not port:
         raise ValueError(f"needs a port from 1 to 65535, the standard has none; {EXAMPLE}")
-    if url.scheme == "tcp" and not _is_loopback(url.host):
+    if url.scheme == "tcp" and not is_loopback(url.host):
         raise ValueError(
             "is without TLS, and not an address of this machine such as 127.0.0.1, which alone may do without; "
             + EXAMPLE
         )
     host = f"[{url.host}]" if ":" in url.host else url.host
     return f"{url.scheme}://{host}:{port}"
-
-
-def _is_loopback(host: str) -> bool:
-    """A name is not: who resolves it may say otherwise."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _uri(value: str) -> str:

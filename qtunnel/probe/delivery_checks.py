@@ -32,13 +32,10 @@ async def dec_unknown(session: Session) -> Finding:
 
 
 async def dec_same(session: Session) -> Finding:
-    if session.slave is None:
-        return untestable(NEEDS_PEER)
-    got = await session.enc()
-    missing = _missing(got, session)
-    if missing is not None:
-        return missing
-    key_id, key = got.keys[0]
+    got = await _given(session)
+    if isinstance(got, Finding):
+        return got
+    key_id, key = got
     reply = await _fetch(session, key_id, method="POST")
     if reply.answer.status in NO_SUCH:
         other = await _fetch(session, key_id, method="GET")
@@ -49,13 +46,10 @@ async def dec_same(session: Session) -> Finding:
 
 
 async def dec_get(session: Session) -> Finding:
-    if session.slave is None:
-        return untestable(NEEDS_PEER)
-    got = await session.enc()
-    missing = _missing(got, session)
-    if missing is not None:
-        return missing
-    key_id, key = got.keys[0]
+    got = await _given(session)
+    if isinstance(got, Finding):
+        return got
+    key_id, key = got
     reply = await _fetch(session, key_id, method="GET")
     if reply.answer.status in NO_SUCH:
         return deviates(reply.words, "GET of dec_keys is not there", "method: post, which is the default")
@@ -63,15 +57,12 @@ async def dec_get(session: Session) -> Finding:
 
 
 async def dec_order(session: Session) -> Finding:
-    if session.slave is None:
-        return untestable(NEEDS_PEER)
     got: list[tuple[str, Secret]] = []
     for _ in range(3):
-        reply = await session.enc()
-        missing = _missing(reply, session)
-        if missing is not None:
-            return missing
-        got.append(reply.keys[0])
+        one = await _given(session)
+        if isinstance(one, Finding):
+            return one
+        got.append(one)
     for number, (key_id, key) in enumerate(got):
         reply = await _fetch(session, key_id)
         if not reply.ok and number < len(got) - 1:
@@ -87,13 +78,10 @@ async def dec_order(session: Session) -> Finding:
 
 
 async def dec_again(session: Session) -> Finding:
-    if session.slave is None:
-        return untestable(NEEDS_PEER)
-    got = await session.enc()
-    missing = _missing(got, session)
-    if missing is not None:
-        return missing
-    key_id, key = got.keys[0]
+    got = await _given(session)
+    if isinstance(got, Finding):
+        return got
+    key_id, key = got
     first = await _fetch(session, key_id)
     if _differs(first, key_id, key) is not None:
         return untestable(f"the key could not be fetched once: {first.words}")
@@ -118,11 +106,15 @@ async def _fetch(session: Session, key_id: str, method: str | None = None) -> Re
     return await session.dec(session.slave, session.target.master_sae, key_id, method=method)
 
 
-def _missing(reply: Reply, session: Session) -> Finding | None:
-    """Why there is no key that could be fetched; what is wrong with enc_keys itself is found by other checks."""
+async def _given(session: Session) -> tuple[str, Secret] | Finding:
+    """A fresh key for the peer to fetch, or why there is none; what is wrong with enc_keys itself is found by other
+    checks."""
+    if session.slave is None:
+        return untestable(NEEDS_PEER)
+    reply = await session.enc()
     if not_given(reply) is not None or not reply.keys:
         return untestable(f"no key to fetch: enc_keys: {reply.words}")
-    return None
+    return reply.keys[0]
 
 
 def _differs(reply: Reply, key_id: str, key: Secret) -> Finding | None:
