@@ -57,9 +57,12 @@ class SourceBook:
     def __contains__(self, name: object) -> bool:
         return name in self._known
 
-    def keep(self, sources: Mapping[str, KeySourceConfig], fresh: Mapping[str, object]) -> None:
-        """The sources of another configuration; fresh: those that are new, or not those of before. A quarantine stays
-        in force for a source of the same name: only who clears it ends it."""
+    def keep(
+        self, sources: Mapping[str, KeySourceConfig], fresh: Mapping[str, object], intervals: Mapping[str, float]
+    ) -> None:
+        """The sources of another configuration; fresh: those that are new, or not those of before; intervals: the
+        shortest between the rekeys that use each, in seconds. A quarantine stays in force for a source of the same
+        name: only who clears it ends it."""
         before, self._known = self._known, {}
         for name, source in sources.items():
             its = before.get(name)
@@ -67,6 +70,7 @@ class SourceBook:
             if its is None or not stays:
                 its = Known(f"{source.driver}:{name}", SourceHealth(source.rules.limits, monotonic()))
             its.description, its.health.limits = f"{source.driver}:{name}", source.rules.limits
+            its.health.interval = intervals.get(name, its.health.interval)
             self._known[name] = its
 
     def describe(self, name: str) -> str:

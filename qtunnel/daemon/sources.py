@@ -96,7 +96,7 @@ class KeySources:
         for name in [name for name in self._hubs if name not in wanted or name in fresh]:
             hub = self._hubs.pop(name)
             self._retired[id(hub)] = hub, asyncio.create_task(self._retire(hub))
-        self.book.keep(wanted, fresh)
+        self.book.keep(wanted, fresh, _intervals(opened.config))
         self._hubs |= fresh
         self._sources = opened.sources
         self._options = {
@@ -237,6 +237,16 @@ class KeySources:
             await hub.close()
         for hub in self._hubs.values():
             await hub.close()
+
+
+def _intervals(config: Config) -> dict[str, float]:
+    """The shortest seconds between rekeys that use each source, by its name."""
+    found: dict[str, float] = {}
+    for peer in config.peers:
+        shortest = peer.rekey.min_interval or peer.rekey.interval
+        for name in peer.qkd.sources:
+            found[name] = min(shortest, found.get(name, shortest))
+    return found
 
 
 def _open(config: Config, names: Iterable[str]) -> dict[str, SourceHub]:

@@ -20,7 +20,10 @@ FAILURES = 3
 FIRST_REST = 1.0
 """Seconds of the first rest, doubling with each failure after it up to ..."""
 LONGEST_REST = 15.0
-"""... these: a KME that is back serves again within a tenth of the usual 120 s between rekeys."""
+"""... these, and ..."""
+REST_SHARE = 1 / 8
+"""... this share of the shortest time between rekeys: with the usual 120 s that is the same, and a KME that is back
+serves again well before the next rekey but one."""
 WINDOW = 3600.0
 """Seconds over which consumption is counted, in ..."""
 PARTS = 60
@@ -113,10 +116,10 @@ def days_left(stored: int | None, used_per_day: float | None, made_per_day: floa
 
 
 class SourceHealth:
-    """One source's state. All times are monotonic seconds."""
+    """One source's state. All times are monotonic seconds; interval: the shortest between the rekeys that use it."""
 
-    def __init__(self, limits: Limits, now: float) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits, now: float, interval: float = LONGEST_REST / REST_SHARE) -> None:
+        self.limits, self.interval = limits, interval
         self._machine = Machine(SOURCE_TABLE, SourceState.UNASKED)
         self._in_a_row = 0
         self._rest = FIRST_REST
@@ -171,7 +174,7 @@ class SourceHealth:
             self._machine.fire(SourceEvent.FAILED)  # a call from before the rest does not make it longer
             return
         self._machine.fire(SourceEvent.GAVE_UP)
-        self.rests_until = now + self._rest
+        self.rests_until = now + min(self._rest, LONGEST_REST, self.interval * REST_SHARE)
         self._rest = min(LONGEST_REST, 2 * self._rest)
 
     def looked(self, status: SourceStatus, now: float) -> bool:

@@ -11,6 +11,7 @@ from qtunnel.keys.health import (
     FAILURES,
     FIRST_REST,
     LONGEST_REST,
+    REST_SHARE,
     WINDOW,
     Consumption,
     Limits,
@@ -47,6 +48,17 @@ def test_a_source_that_is_down_rests_ever_longer_and_is_tried_again() -> None:
     assert its.state is SourceState.WELL
     its.failed(now, down=True)
     assert its.refusal(now) is None  # counted anew
+
+
+def test_it_rests_no_longer_than_a_share_of_the_time_between_rekeys() -> None:
+    its, now = SourceHealth(Limits(), 0.0, interval=2.0), 0.0
+    for _ in range(12):
+        its.failed(now, down=True)
+        if its.refusal(now) is not None:
+            assert its.rests_until - now <= 2.0 * REST_SHARE
+            now = its.rests_until
+            assert its.refusal(now) is None
+    assert now > 0
 
 
 def test_calls_from_before_the_rest_do_not_make_it_longer() -> None:
