@@ -1,1 +1,1 @@
-"""The formal model of the handshake (docs/formal): building it, and looking at its queries with and without ProVerif."""
+"""The formal model of the handshake (docs/formal): building it, and judging it with and without ProVerif."""

@@ -7,14 +7,12 @@ Lines of handshake.pv.in that begin with ``%`` say what is in which model: ``%if
 from __future__ import annotations
 
 import re
-import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parents[2] / "docs" / "formal"
-WIDTH = 118
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,8 @@ def models() -> list[FormalModel]:
         filled = _chosen(text, flags)
         for word, what in words.items():
             filled = filled.replace(f"%{word}%", what)
-        head = f"(* {entry['question']}\n\n   Made by docs/formal/build of handshake.pv.in and models.toml: change those. *)\n\n"
+        origin = "Made by docs/formal/build of handshake.pv.in and models.toml: change those."
+        head = f"(* {entry['question']}\n\n   {origin} *)\n\n"
         found.append(FormalModel(name, entry["question"], flags, claims, head + filled))
     return found
 
@@ -91,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

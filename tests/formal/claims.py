@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from tests.formal.clauses import Clause, Translation
 from tests.formal.saturate import Kept, Saturation, subsumes
-from tests.formal.syntax import Claim, read
-from tests.formal.terms import Substitution, Term, match
+from tests.formal.syntax import Claim, Use, read
+from tests.formal.terms import Substitution, Term, apply, fn, match, var
 from tests.formal.typing_rules import check
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """holds: no derivation contradicts the claim. Otherwise ``against`` is one, which need not be an attack: the clauses
-    say a little more than the model can do."""
+    """holds: no derivation contradicts the claim. Otherwise ``against`` is one, which need not be an attack: the
+    clauses say a little more than the model can do."""
 
     claim: str
     holds: bool
@@ -83,26 +83,16 @@ def _follows(claim: Claim, translation: Translation, way: Clause) -> bool:
     for conjunction in claim.conclusions:
         wanted = []
         for kind, what in conjunction:
-            built = translation.build(what, scope)
-            wanted.append((kind, _renamed(built, what.name)))
+            wanted.append((kind, fn(f"begin:{what.name}", translation.build(what, scope).args)))
         if every(wanted, by):
             return True
     return False
 
 
-def _mentioned(use: object) -> Iterator[str]:
-    from tests.formal.syntax import Use
-
-    assert isinstance(use, Use)
+def _mentioned(use: Use) -> Iterator[str]:
     yield use.name
     for arg in use.args:
         yield from _mentioned(arg)
-
-
-def _renamed(term: Term, name: str) -> Term:
-    from tests.formal.terms import fn
-
-    return fn(f"begin:{name}", term.args)
 
 
 def judge(text: str, limit: float) -> list[Verdict]:
@@ -110,16 +100,26 @@ def judge(text: str, limit: float) -> list[Verdict]:
     model = read(text)
     check(model)
     translation = Translation(model)
+    goals = [translation.goal(claim) for claim in model.claims]
+    # with other variables than any clause has
+    wanted = [
+        apply(fact, {number: var(-2 - number) for number in fact.variables}, {})
+        for goal in goals
+        for fact in goal.hypotheses
+        if fact.fun.startswith("end:")
+    ]
     made, wrong = translation.made(), frozenset[str]()
     while True:
         made -= wrong
-        saturation = Saturation(translation.clauses, translation.data(), frozenset(model.unselected), made, limit)
+        saturation = Saturation(
+            translation.clauses, translation.data(), frozenset(model.unselected), made, wanted, limit
+        )
         wrong = saturation.got_otherwise()
         if not wrong:
             break
     verdicts = list[Verdict]()
-    for claim in model.claims:
-        ways = _goals(saturation, translation.goal(claim))
+    for claim, goal in zip(model.claims, goals, strict=True):
+        ways = _goals(saturation, goal)
         against = next((way.clause for way in ways if not _follows(claim, translation, way.clause)), None)
         verdicts.append(Verdict(claim.text, against is None, against))
     return verdicts

@@ -222,17 +222,23 @@ class Translation:
                 self.say(after, attacker(after.phase, value), f"out {_shown(step.terms[1])}")
         elif step.kind == "if":
             equal = Binding("equal", term=step.terms[1])
-            states = [one for value, after in self.values(step.terms[0], state) for one in self.matched(equal, value, after)]
+            states = [
+                one for value, after in self.values(step.terms[0], state) for one in self.matched(equal, value, after)
+            ]
         elif step.kind == "let":
             assert step.pattern is not None
             states = [
-                one for value, after in self.values(step.terms[0], state) for one in self.matched(step.pattern, value, after)
+                one
+                for value, after in self.values(step.terms[0], state)
+                for one in self.matched(step.pattern, value, after)
             ]
         elif step.kind == "event":
             states = []
             for args, after in self.all_values(step.terms, state):
                 if step.name in self.premises:
-                    self.say(after, fn(f"end:{step.name}", (*args, fn("session", after.sessions))), f"event {step.name}")
+                    self.say(
+                        after, fn(f"end:{step.name}", (*args, fn("session", after.sessions))), f"event {step.name}"
+                    )
                 begun = (fn(f"begin:{step.name}", args),) if step.name in self.begun else ()
                 states.append(replace(after, hypotheses=(*after.hypotheses, *begun)))
         elif step.kind == "phase":
@@ -250,8 +256,8 @@ class Translation:
                 self.process(following, replace(after, path=path))
 
     def goal(self, claim: Claim) -> Clause:
-        """The claim's premises as hypotheses; the conclusion keeps what the claim's variables stand for, and the session
-        of the first premise."""
+        """The claim's premises as hypotheses; the conclusion keeps what the claim's variables stand for, and the
+        session of the first premise."""
         scope = {name: self.fresh() for name in claim.variables}
         hypotheses, sessions = list[Term](), list[Term]()
         for kind, what, phase in claim.premises:

@@ -43,7 +43,9 @@ class Choice:
     def says_something(self, fact: Term) -> bool:
         """Whether more is said than that the attacker has anything, or any value of a function that it has."""
         what = fact.args[0]
-        nothing = what.fun == VARIABLE or (what.fun in self.unselected and all(arg.fun == VARIABLE for arg in what.args))
+        nothing = what.fun == VARIABLE or (
+            what.fun in self.unselected and all(arg.fun == VARIABLE for arg in what.args)
+        )
         return fact.fun.startswith("att:") and not nothing
 
     def rank(self, fact: Term) -> tuple[bool, int, int, int]:
@@ -103,16 +105,26 @@ def subsumes(general: Kept, special: Kept) -> bool:
 
 
 class Saturation:
-    """data: functions that the attacker makes and takes apart at will. unselected: public functions; that the attacker has
-    some value of one is not looked into. made: functions whose values the attacker is taken to have only where it made
-    them itself (``got_otherwise`` tells whether that was right). limit: seconds of processor time."""
+    """data: functions that the attacker makes and takes apart at will. unselected: public functions; that the attacker
+    has some value of one is not looked into. made: functions whose values the attacker is taken to have only where it
+    made them itself (``got_otherwise`` tells whether that was right). wanted: the events that claims are about. limit:
+    seconds of processor time."""
 
-    def __init__(self, clauses: Iterable[Clause], data: frozenset[str], unselected: frozenset[str], made: frozenset[str], limit: float) -> None:
+    def __init__(
+        self,
+        clauses: Iterable[Clause],
+        data: frozenset[str],
+        unselected: frozenset[str],
+        made: frozenset[str],
+        wanted: Iterable[Term],
+        limit: float,
+    ) -> None:
         clauses = list(clauses)
         self.data, self.choice, self.deadline = data, Choice(clauses, unselected), time.process_time() + limit
         self.by_conclusion: dict[tuple[str, str], list[Kept]] = defaultdict(list)
         self.by_selected: dict[tuple[str, str], list[Kept]] = defaultdict(list)
         self.all: dict[tuple[str, str], list[Kept]] = defaultdict(list)
+        self.wanted = list(wanted)
         self.made_only, self.opened = made, made | data
         self.makers: dict[tuple[str, str], list[Clause]] = defaultdict(list)
         for clause in clauses:
@@ -150,7 +162,9 @@ class Saturation:
 
     def with_selected(self, feature: tuple[str, str]) -> list[Kept]:
         if feature[1] == ANY and feature[0].startswith("att:"):
-            return [kept for one, list_ in self.by_selected.items() if one[0] == feature[0] for kept in list_ if kept.alive]
+            return [
+                kept for one, list_ in self.by_selected.items() if one[0] == feature[0] for kept in list_ if kept.alive
+            ]
         return [kept for kept in self.by_selected[feature] if kept.alive]
 
     def with_conclusion(self, feature: tuple[str, str]) -> list[Kept]:
@@ -202,7 +216,7 @@ class Saturation:
 
     def has(self, fact: Term, known: Collection[Term]) -> bool:
         """Whether the attacker can make something, by makers, of what is known."""
-        if fact in known:
+        if any(fn(f"att:{n}", fact.args) in known for n in range(int(fact.fun.removeprefix("att:")) + 1)):
             return True
         if fact.args[0].fun in self.data:
             return all(self.has(fn(fact.fun, (arg,)), known) for arg in fact.args[0].args)
@@ -221,16 +235,18 @@ class Saturation:
         else:
             yield fact
 
+    def is_wanted(self, event: Term) -> bool:
+        """Whether some claim is about an event like this one."""
+        return any(True for one in self.wanted for _ in unify([(one, event)], {}))
+
     def got_otherwise(self) -> frozenset[str]:
-        """Those of the functions that were taken to be made only, but whose values the attacker can get from elsewhere."""
+        """Those of the functions taken to be only made whose values the attacker can get from elsewhere."""
         found = set[str]()
         for (predicate, function), list_ in self.by_conclusion.items():
-            if predicate.startswith("att:") and (function in self.made_only or function == ANY):
-                for kept in list_:
-                    if kept.alive and isinstance(kept.clause.why, tuple):
-                        found |= self.made_only if function == ANY else {function}
-                    elif kept.alive and kept.clause.why not in (function, "known before"):
-                        found |= self.made_only if function == ANY else {function}
+            if not predicate.startswith("att:") or (function != ANY and function not in self.made_only):
+                continue
+            if any(kept.alive and kept.clause.why not in (function, "known before") for kept in list_):
+                found |= self.made_only if function == ANY else {function}
         return frozenset(found)
 
     def simplified(self, clause: Clause) -> Iterator[Kept]:
@@ -244,6 +260,8 @@ class Saturation:
             if not is_variable(fact) and self.has(fact, hypotheses.keys() - {fact}):
                 del hypotheses[fact]
         for conclusion in self.parts(clause.conclusion, self.data):
+            if conclusion.fun.startswith("end:") and not self.is_wanted(conclusion):
+                continue
             made = isinstance(clause.why, tuple) and conclusion.fun.startswith("att:")
             if conclusion in hypotheses or (made and self.has(conclusion, hypotheses)):
                 continue

@@ -10,10 +10,13 @@ import re
 from dataclasses import dataclass, field
 
 KEYWORDS = frozenset(
-    """among and axiom barrier channel choice clauses const def diff do elimtrue else equation equivalence event expand
-    fail for forall foreach free fun get if implementation in inj-event insert lemma let letfun letproba new noninterf
-    noselect not nounif optimization or otherwise out param phase pred proba process proof public_vars putbegin query
-    reduc restriction secret select set suchthat sync table then type weaksecret yield""".split()
+    re.findall(
+        r"\S+",
+        """among and axiom barrier channel choice clauses const def diff do elimtrue else equation equivalence event
+        expand fail for forall foreach free fun get if implementation in inj-event insert lemma let letfun letproba new
+        noninterf noselect not nounif optimization or otherwise out param phase pred proba process proof public_vars
+        putbegin query reduc restriction secret select set suchthat sync table then type weaksecret yield""",
+    )
 )
 TOKEN = re.compile(r"\s+|\(\*.*?\*\)|(inj-event|[A-Za-z][A-Za-z0-9_']*|\d+|==>|&&|\|\||<>|[().,;:\[\]=|!])", re.DOTALL)
 BITSTRING = "bitstring"
