@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tests.formal.clauses import Clause, Translation
 from tests.formal.saturate import Kept, Saturation, subsumes
-from tests.formal.syntax import Claim, Use, read
+from tests.formal.syntax import Claim, Model, Use, read
 from tests.formal.terms import Substitution, Term, apply, fn, match, var
 from tests.formal.typing_rules import check
 
@@ -99,8 +99,17 @@ def judge(text: str, limit: float) -> list[Verdict]:
     """A verdict for each claim of a model. limit: seconds, beyond which OutOfTimeError is raised."""
     model = read(text)
     check(model)
-    translation = Translation(model)
-    goals = [translation.goal(claim) for claim in model.claims]
+    # claims with the same events in their conclusions are looked at together
+    groups: dict[frozenset[str], list[Claim]] = {}
+    for claim in model.claims:
+        groups.setdefault(frozenset(what.name for every in claim.conclusions for _, what in every), []).append(claim)
+    verdicts = {id(claim): verdict for claims in groups.values() for claim, verdict in _judge(model, claims, limit)}
+    return [verdicts[id(claim)] for claim in model.claims]
+
+
+def _judge(model: Model, claims: list[Claim], limit: float) -> Iterator[tuple[Claim, Verdict]]:
+    translation = Translation(model, claims)
+    goals = [translation.goal(claim) for claim in claims]
     # with other variables than any clause has
     wanted = [
         apply(fact, {number: var(-2 - number) for number in fact.variables}, {})
@@ -117,9 +126,7 @@ def judge(text: str, limit: float) -> list[Verdict]:
         wrong = saturation.got_otherwise()
         if not wrong:
             break
-    verdicts = list[Verdict]()
-    for claim, goal in zip(model.claims, goals, strict=True):
+    for claim, goal in zip(claims, goals, strict=True):
         ways = _goals(saturation, goal)
         against = next((way.clause for way in ways if not _follows(claim, translation, way.clause)), None)
-        verdicts.append(Verdict(claim.text, against is None, against))
-    return verdicts
+        yield claim, Verdict(claim.text, against is None, against)

@@ -8,7 +8,7 @@ happened before. Names are functions of the sessions and inputs before them. Typ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -52,15 +52,15 @@ class State:
 
 
 class Translation:
-    """All clauses of a model. phases: how many there are."""
+    """All clauses of a model, as far as some of its claims need them: these alone say which events matter."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, claims: Sequence[Claim]) -> None:
         self.model = model
         self.numbers = count()
         self.clauses: list[Clause] = []
         self.shared = self._shared()
-        self.premises = {what.name for claim in model.claims for kind, what, _ in claim.premises if kind != "attacker"}
-        self.begun = {what.name for claim in model.claims for every in claim.conclusions for _, what in every}
+        self.premises = {what.name for claim in claims for kind, what, _ in claim.premises if kind != "attacker"}
+        self.begun = {what.name for claim in claims for every in claim.conclusions for _, what in every}
         self.phases = 1
         self.process(model.main, State({}, (), (), (), 0, ""))
         for phase in range(self.phases):

@@ -15,6 +15,7 @@ from tests.formal.clauses import Clause, is_variable
 from tests.formal.terms import VARIABLE, Substitution, Term, apply, fn, match, may_match, unify, var
 
 ANY = "*"
+SEVERAL = 3
 
 
 class OutOfTimeError(Exception):
@@ -29,8 +30,8 @@ def _feature(fact: Term) -> tuple[str, str]:
 
 
 class Choice:
-    """Which hypothesis a clause is resolved on: an event, else that which the fewest clauses conclude, the largest of
-    several. That is soon over where the attacker can never have something."""
+    """Which hypothesis a clause is resolved on: an event, else one that few clauses conclude, which is soon over where
+    the attacker can never have it, else the largest: a ciphertext that was made of all others tells what they are."""
 
     def __init__(self, clauses: Iterable[Clause], unselected: frozenset[str]) -> None:
         self.ways = Counter(clause.conclusion.args[0].fun for clause in clauses if clause.conclusion.args)
@@ -49,7 +50,7 @@ class Choice:
         return fact.fun.startswith("att:") and not nothing
 
     def rank(self, fact: Term) -> tuple[bool, int, int, int]:
-        return fact.fun.startswith("end:"), -self.ways[fact.args[0].fun], fact.size, fact.serial
+        return fact.fun.startswith("end:"), -min(self.ways[fact.args[0].fun], SEVERAL), fact.size, fact.serial
 
 
 class Kept:

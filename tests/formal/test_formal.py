@@ -28,7 +28,7 @@ def test_a_model_reads_has_types_and_asks_what_the_table_says(model: FormalModel
     found = read(model.text)
     check(found)
     assert len(found.claims) == len(model.claims)
-    assert Translation(found).clauses
+    assert Translation(found, found.claims).clauses
 
 
 def test_every_question_has_a_run_that_is_reached_and_something_is_broken_for_it() -> None:
