@@ -44,7 +44,21 @@ def _chosen(text: str, flags: frozenset[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _same_by_another_name(claim: str) -> str:
+    """The claim, where the other end may know this one by its public keys as a peer that it shares nothing secret with:
+    an identity is its public keys, whatever else was configured beside them."""
+    premise, arrow, conclusion = claim.partition(" ==> ")
+    found = list[str]()
+    for part in conclusion.split(" || ") if arrow else []:
+        found.append(part)
+        other = "r" if "event(I" in part else "i"
+        alias = part.replace(f"gw({other})", f"evil(pub(xkey({other})), kempub(kkey({other})), s, t)")
+        found += [alias] if alias != part else []
+    return premise + arrow + "\n        || ".join(found)
+
+
 def _query(claim: str, table: dict[str, Any]) -> str:
+    claim = _same_by_another_name(claim)
     for short, full in table["short"].items():
         claim = re.sub(rf"\b{short}\b", full, claim)
     variables = [
