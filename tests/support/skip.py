@@ -72,6 +72,7 @@ class KeyProvider:
     system_id: str
     context: Callable[[], ssl.SSLContext]
     remote: list[str]
+    host: str = "127.0.0.1"
     port: int = 0
     algorithm: str = "PRF"
     gives_keys: bool = True
@@ -87,7 +88,7 @@ class KeyProvider:
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{self.host}:{self.port}"
 
     def asked(self, call: str) -> list[str]:
         return [target for target in self.requests if urlsplit(target).path.split("/")[1] == call]
@@ -95,7 +96,7 @@ class KeyProvider:
     async def start(self, context: ssl.SSLContext | None = None) -> None:
         self._server = await asyncio.start_server(
             self._serve,
-            "127.0.0.1",
+            self.host,
             self.port,
             ssl=context or self.context(),
             family=socket.AF_INET,
