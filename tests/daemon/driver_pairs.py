@@ -7,6 +7,7 @@ vendor's device are files. Every pair has a tunnel with echoes through it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -27,6 +28,7 @@ from tests.daemon.lab import Gateway
 from tests.support import key_servers
 from tests.support.echoes import Echoes
 from tests.support.netns import Namespace, stop, two_hosts, wait_until
+from tests.support.sandbox import processes
 from tests.support.vendor import make_device
 
 ROOT = Path(__file__).parents[2]
@@ -183,3 +185,13 @@ def driver_pairs(directory: Path, mixes: Sequence[Sequence[str]]) -> Iterator[li
             for gateway in gateways:
                 if gateway.process is not None:
                     stop(gateway.process)
+            servers.communicate(timeout=30)  # they end with their input
+    left = [pid for pid in processes() if names(pid, directory)]
+    assert not left, f"left behind: {left}"
+
+
+def names(pid: int, directory: Path) -> bool:
+    """Whether a process has that directory in its command line."""
+    with contextlib.suppress(OSError):
+        return bytes(directory) in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False

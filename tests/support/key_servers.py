@@ -1,14 +1,15 @@
 """Key servers of both sites that hold the two ends' keys in one memory, as a process of their own.
 
 ``python -m tests.support.key_servers DIRECTORY ADDRESS SAE...`` serves at ADDRESS, over TLS with certificates of
-DIRECTORY/pki, until its input ends; it says ``ready`` first. There are KMEs of ETSI GS QKD 004, SKIP key providers, and
-QKD devices behind Mosquitto that have links to each SAE.
+DIRECTORY/pki, until its input ends or a SIGTERM comes; it says ``ready`` first. There are KMEs of ETSI GS QKD 004, SKIP
+key providers, and QKD devices behind Mosquitto that have links to each SAE.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
 from pathlib import Path
 
@@ -61,14 +62,18 @@ async def serve_mqtt(
 async def main() -> None:
     directory, address, peers = Path(sys.argv[1]), sys.argv[2], tuple(sys.argv[3:])
     pki = directory / "pki"
+    loop, reader, end = asyncio.get_running_loop(), asyncio.StreamReader(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, end.set)  # brokers are processes, and would be left behind
     async with contextlib.AsyncExitStack() as stack:
         await serve_etsi004(stack, pki, address)
         await serve_skip(stack, pki, address)
         await serve_mqtt(stack, pki, address, directory, peers)
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         print("ready", flush=True)
-        reader = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        await reader.read()
+        waits = [asyncio.create_task(reader.read()), asyncio.create_task(end.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
 
 
 if __name__ == "__main__":
