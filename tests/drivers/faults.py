@@ -7,12 +7,9 @@ device or program with the fault injected there.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from qtunnel.errors import (
     KeySourceCertificateError,
@@ -76,10 +73,3 @@ def certificate(fault: str, pki: Path, directory: Path, name: str = "server") ->
         issue["hosts"] = ("10.1.2.3", "kme.example.org")
     write_pair(directory, name, ca, **issue)
     return TlsFiles(pki / "ca.pem", directory / f"{name}.pem", directory / f"{name}.key")
-
-
-async def failing(ask: Callable[[], Awaitable[object]]) -> KeySourceError:
-    """The error that a call raises."""
-    with pytest.raises(KeySourceError) as caught:
-        await ask()
-    return caught.value

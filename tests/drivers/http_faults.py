@@ -13,7 +13,7 @@ from qtunnel.errors import KeySourceError, KeySourceProtocolError
 from qtunnel.keys.quality import SeenKeys, defect
 from qtunnel.keys.source import KeySource
 from qtunnel.secret import Secret
-from tests.drivers.faults import failing
+from tests.support.errors import failing
 from tests.support.https_server import Exchange
 from tests.support.kme import until
 

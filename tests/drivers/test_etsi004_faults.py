@@ -23,7 +23,8 @@ from qtunnel.errors import (
 )
 from qtunnel.kme.pki import Authority
 from qtunnel.tls import server_context
-from tests.drivers.faults import FAULTS, OVER_TLS, certificate, failing
+from tests.drivers.faults import FAULTS, OVER_TLS, certificate
+from tests.support.errors import failing
 from tests.support.etsi004 import GET, OPEN, Kme, Pair, kme_pair, peer_options
 from tests.support.kme import files, run, until, write_pair
 
@@ -101,7 +102,7 @@ def test_fault(pki: Path, tmp_path: Path, fault: str) -> None:
 
 
 async def asked(kme: Kme, count: int) -> bool:
-    return [service for service, _ in kme.asked].count(GET) == count
+    return kme.services.count(GET) == count
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_the_reason_behind_a_lost_connection(pki: Path, tmp_path: Path) -> None:
 
 
 async def opening(kme: Kme) -> bool:
-    return [service for service, _ in kme.asked] == [OPEN]
+    return kme.services == [OPEN]
 
 
 def test_names_that_are_checked(pki: Path) -> None:

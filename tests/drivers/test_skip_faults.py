@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from qtunnel.errors import KeySourceError, KeySourceTimeoutError, KeySourceUnreachableError
-from tests.drivers.faults import CERTIFICATES, FAULTS, OVER_TLS, certificate, failing
+from tests.drivers.faults import CERTIFICATES, FAULTS, OVER_TLS, certificate
 from tests.drivers.http_faults import SLOW, WORDS, Bench, cut, faults, never, shows, strike, with_certificate
+from tests.support.errors import failing
 from tests.support.kme import run
 from tests.support.skip import Exchange, Fault, key_providers, server_context
 

@@ -77,6 +77,11 @@ class Kme:
         self._writers: set[asyncio.StreamWriter] = set()
         self._release = asyncio.Event()
 
+    @property
+    def services(self) -> list[int]:
+        """Of the requests."""
+        return [service for service, _ in self.asked]
+
     def inject(self, fault: str, service: int = GET) -> None:
         """The next request of that service meets this fault: a word that ``_answer`` knows, or a status."""
         self.faults[service].append(fault)
