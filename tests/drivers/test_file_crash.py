@@ -23,6 +23,8 @@ from qtunnel.drivers.file_open import read_ledger
 from qtunnel.drivers.file_pad import SLOTS, Pad
 from tests.support.disk import Disk, Power, PowerCutError
 
+pytestmark = pytest.mark.timeout(600)  # ten seconds of computing, which a busy machine takes minutes for
+
 INFO = PadInfo("cd" * 16, 4096, 2048)
 CONTENT = random.Random(7).randbytes(INFO.size)
 SIDES: list[Side] = ["a", "b"]
