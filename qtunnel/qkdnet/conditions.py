@@ -18,7 +18,9 @@ class Hardware:
 
     clock: pulses or symbols per second. efficiency: of a detector with what stands before it, a fraction. dark: counts
     of one detector per gate. dead_time: seconds. misalignment: the error of the optics, a fraction; for ``cv`` not
-    used. signal, decoy: mean photons of a pulse. leak: what error correction costs, as a multiple of Shannon's limit.
+    used. signal, decoy: mean photons of a pulse. sift: the share that basis reconciliation keeps, where it is not that
+    of bases drawn evenly. block: pulses of a block whose finite size is paid for (Lim et al., Phys. Rev. A 89, 022307);
+    without one the rate is that of endless ones. leak: what error correction costs, as a multiple of Shannon's limit.
     For ``cv``: modulation and electronic_noise in shot noise units, reconciliation as a fraction of the mutual
     information, excess_noise in shot noise units at the channel's input. phase_error: the bound that ``cow`` needs.
     gate: seconds that a detector is open for a pulse, and passband: Hz of the filter before it; both only matter
@@ -33,6 +35,8 @@ class Hardware:
     misalignment: float = 0.01
     signal: float = 0.5
     decoy: float = 0.1
+    sift: float | None = None
+    block: float | None = None
     leak: float = 1.22
     phase_error: float = 0.1
     modulation: float = 4.0
