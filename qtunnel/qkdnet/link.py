@@ -90,6 +90,9 @@ class Link:
         self.reservoir = Reservoir(spec.capacity, made=min(spec.initial, spec.capacity))
         self.alarm: str | None = None
         self.alarms = 0
+        self.keys_until_alarm: int | None = None
+        """Keys that went over the link between the last eavesdropper's beginning and the alarm; ``None`` before one."""
+        self._keys_unnoticed: int | None = None
         self._read: deque[tuple[int, int]] = deque()
         """Bits of the store, by their numbers from and to, that an eavesdropper knows and nobody noticed."""
         self._physics = physics
@@ -219,15 +222,16 @@ class Link:
         if self.blinded and self.spec.watched:
             why = "bright light blinds the detectors"
         elif self.error > self.spec.threshold:
-            why = f"{self.metric} {self.shown(self.error)}, above the threshold of {self.shown(self.spec.threshold)}"
+            why = f"{self.metric} above the threshold of {self.shown(self.spec.threshold)}"
         if why is not None and self.state is LinkState.UP:
             self._machine.fire(LinkEvent.ALARMED)
             self.alarms += 1
+            self.keys_until_alarm, self._keys_unnoticed = self._keys_unnoticed or 0, None
             lost = self.reservoir.distrust()
-            yield "link.alarm", f"{why}; {lost} bits thrown away"
+            yield "link.alarm", f"{why}; {lost} bits thrown away, {self.keys_until_alarm} keys used meanwhile"
         elif why is None and self.state is LinkState.ALARMED:
             self._machine.fire(LinkEvent.CLEARED)
-            yield "link.cleared", f"{self.metric} {self.shown(self.error)}"
+            yield "link.cleared", f"{self.metric} not above {self.shown(self.spec.threshold)}"
         self.alarm = why if self.state is LinkState.ALARMED else None
 
     @property
@@ -248,6 +252,7 @@ class Link:
     def restore(self, now: float) -> list[Happening]:
         """As in the topology again: no cut, no eavesdropper, no added noise or loss, the fibre's own length."""
         self._cut = self.blinded = False
+        self._keys_unnoticed = None
         self.noise = self.extra_loss = self.intercepted = 0.0
         self.channel = self.spec.channel
         return [Happening(now, self.name, "link.restored"), *self._look(now)]
@@ -260,6 +265,7 @@ class Link:
             self.blinded = True
         else:
             self.intercepted = share
+        self._keys_unnoticed = self._keys_unnoticed or 0
         return [Happening(now, self.name, "link.eavesdropped", how), *self._look(now)]
 
     def add_noise(self, now: float, noise: float) -> list[Happening]:
@@ -280,6 +286,8 @@ class Link:
     def take(self, bits: int) -> bool:
         """Use bits of the store; whether an eavesdropper knows some of them. Raises ``ShortageError``."""
         first = self.reservoir.take(bits)
+        if self._keys_unnoticed is not None:
+            self._keys_unnoticed += 1
         while self._read and self._read[0][1] <= first:
             self._read.popleft()
         return bool(self._read) and self._read[0][0] < first + bits

@@ -37,14 +37,16 @@ def look(network: Network, pairs: Iterable[Pair], key_bits: int) -> dict[str, An
 
 
 def totals(network: Network, key_bits: int) -> dict[str, int]:
-    """Sums over the network. In keys; made, stored, used and discarded are those of links, counted on each of them."""
+    """Sums over the network. In keys. The first five are of the links' stores, so a key
+    that goes over three links is used three times."""
     stores = [link.reservoir for link in network.links.values()]
     pairs = network.ledger.pairs.values()
     return {
         "made": sum(store.made for store in stores) // key_bits,
         "used": sum(store.used for store in stores) // key_bits,
         "stored": sum(store.stored for store in stores) // key_bits,
-        "discarded": sum(store.overflowed + store.discarded for store in stores) // key_bits,
+        "overflowed": sum(store.overflowed for store in stores) // key_bits,
+        "discarded": sum(store.discarded for store in stores) // key_bits,
         "delivered": sum(pair.keys for pair in pairs),
         "relayed": sum(pair.relayed for pair in pairs),
         "refused": sum(pair.refused for pair in pairs),
@@ -74,6 +76,7 @@ def _link(link: Link, key_bits: int) -> dict[str, Any]:
         "state": link.state.value,
         "alarm": link.alarm,
         "alarms": link.alarms,
+        "keys_until_alarm": link.keys_until_alarm,
         "key_rate": round(link.key_rate, 3),
         "qber": None if cv else round(link.error, 6),
         "excess_noise": round(link.error, 6) if cv else None,
