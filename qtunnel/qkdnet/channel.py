@@ -74,7 +74,7 @@ class Fading:
 
     def at(self, now: float) -> float:
         """dB, positive for less light."""
-        number = math.floor(now / self.interval)
+        number = self._number(now)
         digest = hashlib.sha256(f"{self.seed}/{number}".encode()).digest()
         first, second = (int.from_bytes(digest[i : i + 8], "big") / 2**64 for i in (0, 8))
         normal = math.sqrt(-2 * math.log(1 - first)) * math.cos(2 * math.pi * second)  # Box and Muller, 1958
@@ -84,7 +84,10 @@ class Fading:
         return [rounded(self.deviation * _normal_quantile((i + 0.5) / QUANTILES)) for i in range(QUANTILES)]
 
     def next_change(self, now: float) -> float:
-        return (math.floor(now / self.interval) + 1) * self.interval
+        return (self._number(now) + 1) * self.interval
+
+    def _number(self, now: float) -> int:
+        return math.floor(round(now / self.interval, 9))
 
 
 def rounded(decibels: float) -> float:
@@ -175,7 +178,7 @@ class Satellite:
         farthest = self._central_angle(self.lowest)
         if farthest <= nearest:
             return 0.0
-        return 2 * math.acos(math.cos(farthest) / math.cos(nearest)) / self._angular_speed
+        return round(2 * math.acos(math.cos(farthest) / math.cos(nearest)) / self._angular_speed, 6)
 
     @property
     def _angular_speed(self) -> float:
@@ -197,9 +200,13 @@ class Satellite:
         distance = math.sqrt(EARTH_RADIUS**2 + orbit**2 - 2 * EARTH_RADIUS * orbit * math.cos(angle))
         return math.atan2(orbit * math.cos(angle) - EARTH_RADIUS, orbit * math.sin(angle)), distance
 
-    def _clear(self, now: float) -> float | None:
+    def _into(self, now: float) -> tuple[float, float]:
+        """The beginning of the nearest pass, and how far into it this is; to the microsecond, so that all agree."""
         begin = self._middle(now) - self.pass_length / 2
-        into = now - begin
+        return begin, round(now - begin, 6)
+
+    def _clear(self, now: float) -> float | None:
+        _, into = self._into(now)
         if not 0 <= into < self.pass_length:
             return None
         begin_step = math.floor(into / PASS_STEP) * PASS_STEP
@@ -218,14 +225,12 @@ class Satellite:
         length = self.pass_length
         if length <= 0:
             return NEVER
-        begin = self._middle(now) - length / 2
-        if now < begin:
+        begin, into = self._into(now)
+        if into < 0:
             return begin
-        if now >= begin + length:
+        if into >= length:
             return begin + self.every
-        step = min(begin + length, begin + (math.floor((now - begin) / PASS_STEP) + 1) * PASS_STEP)
-        if step <= now:  # the last digit of a long time
-            step = min(begin + length, now + PASS_STEP)
+        step = begin + min(length, (math.floor(into / PASS_STEP) + 1) * PASS_STEP)
         return min(step, self.fading.next_change(now)) if self.fading else step
 
     def typical(self, now: float) -> list[float]:
