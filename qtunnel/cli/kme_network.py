@@ -66,12 +66,14 @@ def _make_pki(topology: Topology) -> list[Path]:
 async def _run(topology: Topology, socket_path: Path) -> None:
     from qtunnel.simulator.control import controlled
     from qtunnel.simulator.service import running
+    from qtunnel.telemetry.log import get
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(topology) as service, controlled(service, socket_path):
+        get("network").info("network.ready", network=topology.network, socket=str(socket_path))
         await stop.wait()
 
 

@@ -170,15 +170,14 @@ class Satellite:
     fading: Fading | None = None
     length: float = field(default=0.0, init=False)
     attenuation: float = field(default=0.0, init=False)
+    pass_length: float = field(default=0.0, init=False)
+    """Seconds from rising above ``lowest`` to sinking below it."""
 
-    @property
-    def pass_length(self) -> float:
-        """Seconds from rising above ``lowest`` to sinking below it."""
-        nearest = self._central_angle(self.highest)
-        farthest = self._central_angle(self.lowest)
-        if farthest <= nearest:
-            return 0.0
-        return round(2 * math.acos(math.cos(farthest) / math.cos(nearest)) / self._angular_speed, 6)
+    def __post_init__(self) -> None:
+        nearest, farthest = self._central_angle(self.highest), self._central_angle(self.lowest)
+        if farthest > nearest:
+            length = 2 * math.acos(math.cos(farthest) / math.cos(nearest)) / self._angular_speed
+            object.__setattr__(self, "pass_length", round(length, 6))
 
     @property
     def _angular_speed(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -156,11 +157,18 @@ class Link:
         """When the conditions change next, or what is known of them."""
         moment = self.channel.next_change(self._at)
         if self.state in (LinkState.UP, LinkState.ALARMED) and self.figures.sifted_rate > 0:
-            bits = [self._monitor.bits_until(self.spec.threshold, above=self.state is LinkState.UP)]
+            bits = math.inf
+            if not self._dazzled:  # an alarm for another reason ends with that reason
+                bits = self._monitor.bits_until(self.spec.threshold, above=self.state is LinkState.UP)
             if not self._monitor.settled:
-                bits.append(self._monitor.bits_until_settled())
-            moment = min(moment, self._at + min(bits) / self.figures.sifted_rate)
+                bits = min(bits, self._monitor.bits_until_settled())
+            moment = min(moment, self._at + bits / self.figures.sifted_rate)
         return max(moment, self._at + SETTLING)
+
+    @property
+    def _dazzled(self) -> bool:
+        """Whether the receiver sees light that blinds it."""
+        return self.blinded and self.spec.watched
 
     def _conditions(self, loss: float) -> Conditions:
         return Conditions(
@@ -219,7 +227,7 @@ class Link:
     def _watch(self) -> Iterator[tuple[str, str]]:
         """Alarms that begin or end."""
         why = None
-        if self.blinded and self.spec.watched:
+        if self._dazzled:
             why = "bright light blinds the detectors"
         elif self.error > self.spec.threshold:
             why = f"{self.metric} above the threshold of {self.shown(self.spec.threshold)}"

@@ -41,7 +41,8 @@ class Tunnel:
 
 @dataclass(slots=True)
 class TunnelOutcome:
-    """How a tunnel fared. starved: times without a key, from and to, seconds; the last may have no end.
+    """How a tunnel fared. first: when it had its first key, before which it waits; ``None`` where it never had one.
+    starved: later times without a key, from and to, seconds; the last may have no end.
 
     interval: the shortest that its links sustain in the company of the other tunnels, seconds; infinite where a link
     makes nothing.
@@ -50,6 +51,7 @@ class TunnelOutcome:
     tunnel: Tunnel
     asked: int = 0
     served: int = 0
+    first: float | None = None
     starved: list[tuple[float, float | None]] = field(default_factory=list)
     ways: dict[tuple[Path, ...], int] = field(default_factory=dict)
     interval: float = 0.0
@@ -144,11 +146,13 @@ class _Planner:
                 paths = self._usual_ways(number, tunnel, now)
                 self._network.spend(paths, tunnel.bits_per_rekey)
             except NoPathError as error:
-                outcome.why = outcome.why or str(error)
                 if not outcome.starved or outcome.starved[-1][1] is not None:
                     outcome.starved.append((now, None))
+                    outcome.why = outcome.why or str(error)
                 return False
         outcome.served += 1
+        if outcome.first is None:  # before it there was nothing to go on with
+            outcome.first, outcome.starved, outcome.why = now, [], ""
         outcome.ways[paths] = outcome.ways.get(paths, 0) + 1
         if outcome.starved and outcome.starved[-1][1] is None:
             outcome.starved[-1] = (outcome.starved[-1][0], now)

@@ -10,7 +10,7 @@ For programs (the scenarios of the demo, tests), the way in is:
   namespaces they belong to (``qtunnel.kme.server.listen`` inside ``Network.entered()``); without one a node listens at
   its own ``listen``, in the namespace of the process.
 - ``client.ask(path, request)``: the same through the UNIX socket of ``qtunnel kme run`` in another process. Its log has
-  the line ``network.ready`` when all KMEs serve.
+  the line ``network.ready`` when all KMEs and the socket serve.
 - ``pki.make_pki(topology, now)``: the certificates of all KMEs and SAEs of a topology.
 - ``time_scale: "1s = 1h"`` in the topology (or ``running(..., time_scale=3600)``) makes passes of days fit into a demo:
   keys come at the scaled rate, the SAEs take them at their own.

@@ -78,7 +78,7 @@ def _do(link: Link, now: float, action: str, arguments: list[str]) -> list[Happe
 def _with_unit(words: list[str], unit: str) -> str:
     """``80``, ``80km``, ``80 km``: on a command line the unit is clear."""
     text = " ".join(words)
-    return f"{text} {unit}" if re.fullmatch(r"[\d.]+", text) else text
+    return f"{text} {unit}" if re.fullmatch(r"-?[\d.]+", text) else text
 
 
 def _noise(link: Link, text: str) -> float:

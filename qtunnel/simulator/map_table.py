@@ -11,6 +11,8 @@ from rich.text import Text
 
 STATE_COLOURS = {"up": "green", "alarmed": "bold red", "cut": "red", "no line of sight": "yellow"}
 
+LEARNED = "own: keys of a node's SAEs; whole: keys of others that it knows; shares: parts of others' keys."
+
 
 def show(told: dict[str, Any], console: Console) -> None:
     """Print what ``Service.map`` gave."""
@@ -25,7 +27,7 @@ def tables(told: dict[str, Any]) -> Group:
         f"{totals['overflowed']} overflowed, {totals['discarded']} thrown away. "
         f"Delivered {totals['delivered']}, {totals['relayed']} of them relayed; {totals['refused']} requests refused."
     )
-    parts: list[Any] = [Text(title, style="bold"), _links(told), _pairs(told), _nodes(told), Text(sums)]
+    parts: list[Any] = [Text(title, style="bold"), _links(told), _pairs(told), _nodes(told), Text(LEARNED), Text(sums)]
     parts += [Text(f"{link['name']}: {link['alarm']}", style="bold red") for link in told["links"] if link["alarm"]]
     known = told["eavesdropper"]
     if known["keys"] or known["shares"]:
@@ -84,8 +86,6 @@ def _pairs(told: dict[str, Any]) -> Table:
 
 def _nodes(told: dict[str, Any]) -> Table:
     table = _table("node", "own", "whole", "shares")
-    table.caption = "own: keys of its SAEs; whole: keys of others that it knows; shares: parts of others' keys"
-    table.caption_justify = "left"
     for node in told["nodes"]:
         name = Text(node["name"] if node["up"] else f"{node['name']} (lost)", style="" if node["up"] else "red")
         table.add_row(name, str(node["own_keys"]), str(node["learned_keys"]), str(node["learned_shares"]))

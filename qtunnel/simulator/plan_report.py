@@ -47,6 +47,7 @@ def _tunnel(one: TunnelOutcome, seconds: float) -> dict[str, Any]:
         "shortest_interval_s": _finite(one.interval),
         "rekeys_wanted": one.asked,
         "rekeys": one.served,
+        "first_key_s": None if one.first is None else round(one.first, 3),
         "starves": bool(one.starved),
         "starving_s": round(one.starving_time(seconds), 3),
         "starved": [[round(since, 3), None if till is None else round(till, 3)] for since, till in one.starved],
@@ -100,7 +101,7 @@ def show(plan: Plan, console: Console) -> None:
 
 def _tunnels(plan: Plan) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("tunnel", "path", "interval", "shortest", "rekeys", "starves"):
+    for name in ("tunnel", "path", "interval", "shortest", "first key", "rekeys", "starves"):
         table.add_column(name, overflow="fold")
     for one in plan.tunnels:
         way = "\n".join(str(path) for path in one.usual) or "-"
@@ -117,6 +118,7 @@ def _tunnels(plan: Plan) -> Table:
             way,
             duration(one.tunnel.interval),
             duration(one.interval),
+            duration(math.inf if one.first is None else one.first),
             f"{one.served} of {one.asked}",
             Text(told, style="red" if one.starved else "green"),
         )

@@ -193,7 +193,7 @@ async def running(
         stack.callback(ticker.cancel)
         links = len(topology.links)
         log.warning("network.simulated", network=topology.network, notice="simulated keys; not for production")
-        log.info("network.ready", network=topology.network, kmes=len(kmes), nodes=len(topology.nodes), links=links)
+        log.info("network.serves", network=topology.network, kmes=len(kmes), nodes=len(topology.nodes), links=links)
         yield service
         log.info("network.stopping", network=topology.network)
 

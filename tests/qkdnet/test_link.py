@@ -105,6 +105,9 @@ def test_bright_light_is_seen_by_a_receiver_that_watches_for_it() -> None:
     list(one.advance(1.0))
     assert words(one.eavesdrop(1.0, "blind")) == ["link.eavesdropped", "link.alarm"]
     assert one.alarm == "bright light blinds the detectors"
+    looks = [one._next_moment()]
+    assert words(one.advance(2.0)) == []
+    assert looks == [math.inf]  # the QBER is low, and nothing waits for it to become so
     assert words(one.restore(2.0)) == ["link.restored", "link.cleared"]
 
 
