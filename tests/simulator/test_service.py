@@ -9,6 +9,7 @@ import pytest
 
 from qtunnel.errors import KeyRequestRejectedError, KeySourceUnavailableError, NetworkError
 from qtunnel.keys.health import Limits, alarm_of
+from qtunnel.kme.server import listen
 from qtunnel.simulator.service import Service, running
 from qtunnel.simulator.topology_file import load_topology
 from tests.simulator.support import hub, source, write_metro
@@ -123,11 +124,13 @@ async def told(service: Service, link: str, alarmed: bool = True) -> bool:
 def test_kmes_of_other_vendors_differ_as_they_do_and_the_driver_copes(tmp_path: Path, network_pki: Path) -> None:
     odd = ("upper-case-ids", "capital-fields", "unpadded-base64", "text-errors", "one-key", "silent-status")
     topology = load_topology(write_metro(tmp_path, network_pki, *odd))
-    listen = topology.nodes["bob"].listen
+    address = topology.nodes["bob"].listen
+    assert address is not None
 
     async def test() -> None:
-        async with running(topology) as service:
-            raw = Sae(f"https://{listen}", files(network_pki, "sae-bob"))
+        # a socket that was made elsewhere, as in a network namespace of bob's
+        async with running(topology, sockets={"bob": listen(address)}) as service:
+            raw = Sae(f"https://{address}", files(network_pki, "sae-bob"))
             code, answer = await raw.ask("GET", "sae-alice/enc_keys")
             assert code == 200
             assert list(answer) == ["Keys"]
