@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SOCKET = click.option(
     "--socket",
     "socket_path",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="PATH",
     help="The network's control socket. Default: that of the only network that runs here.",
 )
@@ -35,7 +35,13 @@ LONGEST = 3660.0
 
 @click.command()
 @click.argument("topology", type=TOPOLOGY)
-@click.option("--socket", "socket_path", type=click.Path(path_type=Path), metavar="PATH", help="The control socket.")
+@click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(readable=False, path_type=Path),
+    metavar="PATH",
+    help="The control socket.",
+)
 @click.option("--make-pki", is_flag=True, help="Make the certificates first, where the topology's pki has none.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def run(topology: Path, socket_path: Path | None, make_pki: bool, log_format: Literal["text", "json"]) -> None:
@@ -106,7 +112,12 @@ def ctl(socket_path: Path | None, target: str, action: str, arguments: tuple[str
 @click.argument("topology", type=TOPOLOGY, required=False)
 @SOCKET
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="A picture, into FILE.")
+@click.option(
+    "--svg",
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),
+    metavar="FILE",
+    help="A picture, into FILE.",
+)
 def show_map(topology: Path | None, socket_path: Path | None, as_json: bool, svg: Path | None) -> None:
     """Who shares how many keys with whom, over which links, and who learned them on the way.
 
@@ -146,7 +157,10 @@ def show_map(topology: Path | None, socket_path: Path | None, as_json: bool, svg
 @click.option("--tunnels", type=TOPOLOGY, required=True, metavar="FILE", help="The tunnels that take keys, in YAML.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Stores over time, PNG, SVG or PDF."
+    "--plot",
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),
+    metavar="FILE",
+    help="Stores over time, PNG, SVG or PDF.",
 )
 def plan(topology: Path, days: float, tunnels: Path, as_json: bool, plot: Path | None) -> None:
     """Say which tunnels will starve on the network of the file TOPOLOGY, when, and how often each link lets them rekey.

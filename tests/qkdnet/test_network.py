@@ -19,7 +19,7 @@ from tests.qkdnet.support import RATE, chain, counting, simple, spec
 def ring(**options: object) -> Network:
     """a to d over b, over c, and over e and f."""
     ends = ["ab", "bd", "ac", "cd", "ae", "ef", "fd"]
-    return Network([NodeSpec(name) for name in "abcdef"], [spec(e, *e, **options) for e in ends], simple)
+    return Network([NodeSpec(name) for name in "abcdef"], [spec(e, e[0], e[1], **options) for e in ends], simple)
 
 
 def test_both_ends_have_the_key_and_every_link_on_the_way_paid_for_it() -> None:

@@ -46,7 +46,8 @@ def test_cow_links_have_the_rate_and_error_of_the_package(length: float) -> None
         qkd.IntensityKeying(mu=0.5), length, qkd.CoherenceMonitor(misalign=0.01), qkd.PhaseBound(e_phase=0.1, f=1.1)
     )
     ours = figures(Conditions(Hardware(protocol="cow", leak=1.1), length))
-    assert (ours.key_rate, ours.error) == (pytest.approx(1e9 * own.key_rate), pytest.approx(own.qber))
+    assert ours.key_rate == pytest.approx(1e9 * own.key_rate)
+    assert ours.error == pytest.approx(own.qber)
 
 
 @pytest.mark.parametrize("length", [1.0, 25.0, 80.0])
@@ -58,14 +59,16 @@ def test_links_of_continuous_variables_have_the_rate_of_the_package(length: floa
         security=qkd.Asymptotic(beta=0.95),
     ).run()
     ours = figures(Conditions(Hardware(protocol="cv", efficiency=0.6, clock=1e8), length))
-    assert (ours.key_rate, ours.error) == (pytest.approx(1e8 * own.key_rate), 0.005)
+    assert ours.key_rate == pytest.approx(1e8 * own.key_rate)
+    assert ours.error == 0.005
 
 
 def test_pairs_from_the_middle_have_the_rate_of_the_package() -> None:
     arm = qkd.Fiber(length=25.0)
     own = qkd.PairLink(qkd.PairSource(rate=1e9), (DETECTOR,) * 2, (arm, arm), qkd.BasisAnalyser(misalign=0.01)).run()
     ours = figures(Conditions(Hardware(protocol="bbm92"), 50.0))
-    assert (ours.key_rate, ours.error) == (pytest.approx(own.per_second), pytest.approx(own.qber))
+    assert ours.key_rate == pytest.approx(own.per_second)
+    assert ours.error == pytest.approx(own.qber)
 
 
 def test_a_finite_block_costs_what_the_package_says() -> None:
@@ -174,7 +177,7 @@ def test_figures_are_computed_once_for_the_same_conditions() -> None:
 def test_every_length_up_to_where_no_key_is_left_gives_numbers() -> None:
     for protocol in ("bb84-decoy", "six-state", "sarg04", "cow", "bbm92", "cv"):
         for length in (0.1, 10, 100, 200, 500, 2000):
-            found = figures(Conditions(Hardware(protocol=protocol, efficiency=0.6), float(length)))  # type: ignore[arg-type]
+            found = figures(Conditions(Hardware(protocol=protocol, efficiency=0.6), float(length)))
             assert math.isfinite(found.key_rate)
             assert found.key_rate >= 0
             assert 0 <= found.error <= 0.5

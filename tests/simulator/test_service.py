@@ -22,7 +22,7 @@ def totals(service: Service) -> dict[str, int]:
 
 
 def node(service: Service, name: str) -> dict[str, int]:
-    return next(one for one in service.map()["nodes"] if one["name"] == name)  # type: ignore[no-any-return]
+    return next(one for one in service.map()["nodes"] if one["name"] == name)
 
 
 def test_keys_are_relayed_and_the_network_is_ruled_while_it_runs(metro: Path) -> None:
