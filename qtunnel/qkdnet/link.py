@@ -105,7 +105,7 @@ class Link:
         self._at = now
         self._cache: dict[Conditions, Figures] = {}
         self.figures = Figures(0.0, 0.0, 0.0)
-        self._look(now)
+        self._unsaid = self._look(now)
 
     @property
     def name(self) -> str:
@@ -132,6 +132,8 @@ class Link:
 
     def advance(self, now: float) -> Iterator[Happening]:
         """Let time pass up to ``now``; what happened in it."""
+        yield from self._unsaid
+        self._unsaid = []
         while self._at < now:
             moment = self._next_moment()
             until = min(now, moment)

@@ -137,7 +137,8 @@ class Service:
         try:
             stored, paths = self.core.available(node, there, size, self.topology.disjoint(node, there))
             rate, qber = self.core.spread(paths)
-            told = {"key_rate": round(rate, 3), "qber": round(qber, 6)}
+            # of the clock's seconds, in which an SAE takes its keys
+            told = {"key_rate": round(rate * self._scale, 3), "qber": round(qber, 6)}
             told["trusted_nodes"] = sorted({name for path in paths for name in path.between})
         except NoPathError as error:
             told["partner_problem"] = str(error)

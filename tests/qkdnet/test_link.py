@@ -79,6 +79,13 @@ def test_an_eavesdropper_is_alarmed_and_what_came_meanwhile_is_thrown_away() -> 
     assert one.reservoir.stored > 10 * RATE
 
 
+def test_a_link_that_is_too_noisy_from_the_start_says_so() -> None:
+    one = link(threshold=0.01)
+    assert words(one.advance(0.0)) == ["link.alarm"]
+    assert words(one.advance(5.0)) == []
+    assert one.reservoir.made == 0
+
+
 def test_a_share_that_stays_below_the_threshold_costs_keys_but_no_alarm() -> None:
     one = link()
     one.eavesdrop(0.0, "intercept-resend", 0.2)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from qtunnel.qkdnet.ledger import Delivery
 from qtunnel.qkdnet.network import Network, NodeSpec, NoPathError, forwarded
 from qtunnel.qkdnet.pad import combined
+from qtunnel.qkdnet.reservoir import ShortageError
 from qtunnel.qkdnet.routing import Path
 from qtunnel.secret import Secret
 from tests.qkdnet.support import RATE, chain, counting, simple, spec
@@ -80,6 +81,16 @@ def test_the_ways_of_one_request_fail_together_where_there_are_too_few() -> None
         network.make("a", ["d"], 32, ["k"], counting(), disjoint=4)
     assert [link.reservoir.used for link in network.links.values()] == before
     assert network.ledger.pair("a", "d").refused == 1
+
+
+def test_a_key_is_paid_for_on_all_links_of_its_way_or_on_none() -> None:
+    network = chain("a", "b", "c")
+    network.advance(1.0)
+    paths = network.paths("a", "c", 256)
+    network.links["b-c"].take(int(RATE))
+    with pytest.raises(ShortageError):
+        network.spend(paths, 256)
+    assert network.links["a-b"].reservoir.used == 0
 
 
 def test_several_targets_get_the_same_key_and_share_what_their_ways_have_in_common() -> None:

@@ -155,10 +155,13 @@ def test_kmes_of_other_vendors_differ_as_they_do_and_the_driver_copes(tmp_path: 
 
 def test_an_hour_of_the_network_fits_into_a_second(metro: Path) -> None:
     """And what nobody took in it did not fit into the stores."""
-    times = iter([0.0, 1.0])
+    times = iter([0.0, 1.0, 1.0])
     service = Service(load_topology(metro), clock=lambda: next(times), time_scale=3600.0)
     told = service.map()
     assert told["time_s"] == 3600
+    assert told["pairs"][0]["key_rate"] == pytest.approx(3.4656e6, rel=1e-3)
     assert all(link["stored_keys"] == 10_000 for link in told["links"])
     made = next(link["bits"]["made"] for link in told["links"] if link["name"] == "hub-bob")
     assert made == pytest.approx(1e6 + 3600 * 3.46556e6, rel=1e-4)
+    # an SAE counts in seconds of the clock
+    assert service.standing("alice", "sae-bob").extension["key_rate"] == pytest.approx(3600 * 3.4656e6, rel=1e-3)
