@@ -105,7 +105,8 @@ class Link:
         self._at = now
         self._cache: dict[Conditions, Figures] = {}
         self.figures = Figures(0.0, 0.0, 0.0)
-        self._unsaid = self._look(now)
+        # where it is too noisy from the start; that a satellite is not there yet is no news
+        self._unsaid = [one for one in self._look(now) if one.what == "link.alarm"]
 
     @property
     def name(self) -> str:

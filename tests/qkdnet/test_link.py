@@ -196,5 +196,5 @@ def test_a_plan_of_fades_has_the_mean_of_what_is_played() -> None:
     faded = spec("x", "a", "b", channel=FreeSpace(1.0, fading=Fading(2.0, 1.0, "s")))
     played, averaged = Link(faded, simple, 0.0), Link(faded, simple, 0.0, average=True)
     for one in (played, averaged):
-        list(one.advance(5000.0))
+        list(one.advance(1500.0))
     assert played.reservoir.made == pytest.approx(averaged.reservoir.made, rel=0.05)

@@ -35,10 +35,14 @@ def write_metro(directory: Path, pki: Path, *quirks: str) -> Path:
     return path
 
 
-def hub(topology: Topology, sae: str, **options: Any) -> etsi014.Hub:
-    """The driver of an SAE, at the KME of its node."""
+def options(topology: Topology, sae: str, **more: Any) -> etsi014.Options:
+    """Of the driver of an SAE, at the KME of its node."""
     node = topology.nodes[topology.homes[sae]]
-    return etsi014.Hub("metro", driver_options(topology.pki, sae, f"https://{node.listen}", **options))
+    return driver_options(topology.pki, sae, f"https://{node.listen}", **more)
+
+
+def hub(topology: Topology, sae: str, **more: Any) -> etsi014.Hub:
+    return etsi014.Hub("metro", options(topology, sae, **more))
 
 
 def source(one: etsi014.Hub, peer: str) -> etsi014.Source:

@@ -103,21 +103,26 @@ def test_a_network_runs_is_ruled_and_shown_and_ends(metro: Path, tmp_path: Path,
 
 def test_a_plan_says_who_starves_and_is_drawn(metro: Path, tmp_path: Path, typed: Typed) -> None:
     topology, tunnels, picture = tmp_path / "far.yaml", tmp_path / "tunnels.yaml", tmp_path / "plan.svg"
-    topology.write_text(metro.read_text().replace("length: 40 km", "length: 200 km").replace("60 km", "200 km"))
+    topology.write_text(
+        metro.read_text()
+        .replace("length: 40 km", "length: 200 km")
+        .replace("60 km", "200 km")
+        .replace("1 Mbit", "100 kbit")
+    )
     tunnels.write_text(
         "tunnels:\n  - {name: near, between: [alice, hub], interval: 2m}\n"
         "  - {name: far, between: [sae-alice, sae-bob], interval: 2m}\n"
     )
-    code, out, err = typed("plan", topology, "--tunnels", tunnels, "--days", "30", "--json", "--plot", picture)
+    code, out, err = typed("plan", topology, "--tunnels", tunnels, "--days", "3", "--json", "--plot", picture)
     assert (code, err) == (1, "")
     told = json.loads(out)
     near, far = told["tunnels"]
     assert not told["ok"]
     assert (near["starves"], far["starves"]) == (False, True)
-    # three links of 1 Mbit, and nothing comes after it at 200 km: 2 ways of 3906 keys, 2 minutes each
-    assert far["starved"][0][0] == pytest.approx(2 * 3906 * 120, rel=0.01)
+    # three links of 100 kbit, and nothing comes after it at 200 km: 2 ways of 390 keys, 2 minutes each
+    assert far["starved"][0][0] == pytest.approx(2 * 390 * 120, rel=0.01)
     assert far["shortest_interval_s"] is None
-    assert near["rekeys"] == near["rekeys_wanted"] == 30 * 720 + 1
+    assert near["rekeys"] == near["rekeys_wanted"] == 3 * 720 + 1
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
     tunnels.write_text("tunnels:\n  - {name: near, between: [alice, hub], interval: 2m}\n")
     code, out, _ = typed("plan", topology, "--tunnels", tunnels, "--days", "1")
