@@ -291,6 +291,8 @@ class Link:
         """Of fibre; other channels have no length to set."""
         if not isinstance(self.channel, Fibre):
             raise ValueError(f"link {self.name} is no fibre, so it has no length to set; use loss")
+        if self.spec.hardware.protocol == "measured":
+            raise ValueError(f"the rate of link {self.name} was measured, and at this length; use loss")
         self.channel = replace(self.channel, length=kilometres)
         return [Happening(now, self.name, "link.distance", f"{kilometres:g} km"), *self._look(now)]
 

@@ -140,6 +140,8 @@ def test_only_fibre_has_a_length_to_set() -> None:
     assert one.key_rate == RATE / 2
     with pytest.raises(ValueError, match="use loss"):
         link(channel=FreeSpace(2.0)).set_distance(0.0, 3.0)
+    with pytest.raises(ValueError, match="was measured"):
+        link(hardware=Hardware(protocol="measured")).set_distance(0.0, 3.0)
 
 
 def test_a_satellite_makes_keys_in_its_passes_only_and_its_store_serves_between() -> None:
