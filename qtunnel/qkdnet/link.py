@@ -239,6 +239,10 @@ class Link:
             self.alarms += 1
             self.keys_until_alarm, self._keys_unnoticed = self._keys_unnoticed or 0, None
             lost = self.reservoir.distrust()
+            while self._read and self._read[-1][1] > self.reservoir.kept:  # of what was thrown away
+                begin, _ = self._read.pop()
+                if begin < self.reservoir.kept:
+                    self._read.append((begin, self.reservoir.kept))
             yield "link.alarm", f"{why}; {lost} bits thrown away, {self.keys_until_alarm} keys used meanwhile"
         elif why is None and self.state is LinkState.ALARMED:
             self._machine.fire(LinkEvent.CLEARED)

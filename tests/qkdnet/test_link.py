@@ -129,6 +129,22 @@ def test_what_a_blinded_link_makes_unnoticed_is_known_to_the_eavesdropper_and_no
     assert [one.take(1280) for _ in range(6)] == [False, False, True, True, False, False]
 
 
+def test_what_was_thrown_away_is_no_longer_the_eavesdropper_s() -> None:
+    one = link(watched=False, sample=100 * RATE)
+    list(one.advance(1.0))
+    one.eavesdrop(1.0, "blind")
+    list(one.advance(2.0))  # a second of bits that she knows
+    one.add_noise(2.0, 0.04)
+    list(one.advance(3.0))  # and one more, of which half is not known to be harmless
+    one.add_noise(3.0, 0.5)
+    assert words(one.advance(50.0)) == ["link.alarm"]
+    assert one.reservoir.stored == 2 * RATE
+    one.restore(50.0)
+    list(one.advance(200.0))
+    taken = [one.take(int(RATE)) for _ in range(4)]
+    assert taken == [False, True, False, False]
+
+
 def test_light_cannot_blind_a_homodyne_receiver() -> None:
     with pytest.raises(ValueError, match="cannot blind"):
         link(hardware=Hardware(protocol="cv")).eavesdrop(0.0, "blind")
