@@ -164,10 +164,15 @@ def _nodes(topology: Topology) -> Iterator[Problem]:
                 what = f"'{sae}' belongs to {seen[sae]} already; each SAE asks one KME"
                 yield Problem(("nodes", name, "saes", index), what)
             seen[sae] = name
-        if node.saes and node.listen is None:
+        if node.saes and node.listen is None and node.etsi004 is None:
             yield Problem(("nodes", name, "listen"), "is missing: its SAEs have nobody to ask; write 127.0.0.1:8443")
+    places = {name: node.listen for name, node in topology.nodes.items() if node.listen is not None}
+    for name, node in topology.nodes.items():
+        if node.etsi004 is not None and node.etsi004 in places.values():
+            yield Problem(("nodes", name, "etsi004"), f"{node.etsi004} is where a node listens; take another port")
     for field, values in (
-        ("listen", {name: node.listen for name, node in topology.nodes.items() if node.listen is not None}),
+        ("listen", places),
+        ("etsi004", {name: node.etsi004 for name, node in topology.nodes.items() if node.etsi004 is not None}),
         ("kme_id", {name: topology.kme_id(name) for name in topology.nodes}),
     ):
         for value, number in Counter(values.values()).items():
