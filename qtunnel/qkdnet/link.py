@@ -158,7 +158,7 @@ class Link:
 
     def _next_moment(self) -> float:
         """When the conditions change next, or what is known of them."""
-        moment = self.channel.next_change(self._at)
+        moment = self.channel.next_change(self._at, fades=not self._average)
         if self.state in (LinkState.UP, LinkState.ALARMED) and self.figures.sifted_rate > 0:
             bits = math.inf
             if not self._dazzled:  # an alarm for another reason ends with that reason

@@ -215,4 +215,5 @@ def test_a_plan_of_fades_has_the_mean_of_what_is_played() -> None:
     played, averaged = Link(faded, simple, 0.0), Link(faded, simple, 0.0, average=True)
     for one in (played, averaged):
         list(one.advance(1500.0))
+    assert averaged._next_moment() == math.inf  # days of it cost nothing
     assert played.reservoir.made == pytest.approx(averaged.reservoir.made, rel=0.05)
