@@ -157,6 +157,20 @@ class TwoEnds(RuleBasedStateMachine):
             assert PadInfo.decode(end.disk.now) == INFO
 
 
+@pytest.mark.parametrize("steps", range(25))
+def test_a_power_cut_after_a_process_was_killed_before_its_sync_leaves_one_ledger(steps: int) -> None:
+    """Found by the machine of above: the ledger that was read was not on disk, and the other one was written over."""
+    ends = TwoEnds()
+    try:
+        for side in SIDES:
+            ends.draw(side=side, size=16, cut=None)
+        ends._give("a", 2048, 16, (0, None))
+        ends._give("a", 2048, 16, (steps, 0))
+        ends.start(side="a")
+    finally:
+        ends.teardown()
+
+
 TwoEnds.TestCase.settings = settings(
     max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
