@@ -23,7 +23,7 @@ from qtunnel.errors import (
 )
 from qtunnel.events import EventStream
 from qtunnel.keys.source import KeySource, SourceStatus
-from qtunnel.rekey.model import FetchAhead, FetchById, Fetched, FetchNew
+from qtunnel.rekey.model import Fetch, FetchAhead, FetchById, Fetched, FetchNew
 from qtunnel.secret import Secret
 from qtunnel.telemetry import log
 from qtunnel.terms import KeyRef
@@ -124,7 +124,7 @@ class KeySources:
             raise ControlError(f"key source {name} is not in quarantine")
         self._changed.set()
 
-    async def fetch(self, request: FetchNew | FetchAhead | FetchById) -> Fetched:
+    async def fetch(self, request: Fetch) -> Fetched:
         """For a rekey, ask as many at once as have to contribute, and for each that fails the next; ahead of one, ask
         one source as often as it delivers. What fails is named, never raised."""
         if isinstance(request, FetchAhead):
@@ -135,6 +135,7 @@ class KeySources:
         if isinstance(request, FetchById):
             answers = await asyncio.gather(*(self._by_id(request.peer, ref) for ref in request.refs))
             return _sorted_out(zip((ref.source for ref in request.refs), answers, strict=True))
+        assert isinstance(request, FetchNew)
         waiting = list(request.sources)
         told: list[tuple[str, Answer]] = []
         while waiting and (short := request.enough - sum(not isinstance(answer, str) for _, answer in told)) > 0:

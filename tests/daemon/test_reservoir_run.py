@@ -1,10 +1,12 @@
-"""Both KMEs are away for many rekeys of real daemons: keys agreed ahead carry them, then policy acts.
+"""Both KMEs are away for many rekeys of real daemons: keys agreed ahead carry them, also over a kill of both daemons,
+then policy acts.
 
-``make outage`` has 60 of them with a reservoir of 64; the tests 6.
+``make outage`` has 60 of them with a reservoir of 64; the tests 4.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from tests.support.netns import stop, two_hosts, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # fill, run dry at both ends, block, fill again
 
-REKEYS = int(os.environ.get("QTUNNEL_OUTAGE_REKEYS", "6"))
+REKEYS = int(os.environ.get("QTUNNEL_OUTAGE_REKEYS", "4"))
 DEPTH = REKEYS + 4
 
 
@@ -39,7 +41,11 @@ class Pair:
         for number, (name, other) in enumerate((("alice", "bob"), ("bob", "alice")), 1):
             gateway = Gateway(directory, hosts[number - 1], name, f"10.77.0.{number}")
             gateway.source("metro", "https://127.0.0.1:8443")
-            qkd = {"sources": {"metro": {"peer_sae_id": f"sae-{other}"}}, "max_age": "15s", "reservoir": DEPTH}
+            key = directory / f"{name}.store"
+            key.touch(0o600)
+            key.write_bytes(base64.b64encode(os.urandom(32)))
+            reservoir = {"depth": DEPTH, "store": key.name}
+            qkd = {"sources": {"metro": {"peer_sae_id": f"sae-{other}"}}, "max_age": "15s", "reservoir": reservoir}
             gateway.peer(other, f"10.77.0.{3 - number}", f"10.99.0.{3 - number}", qkd)
             gateway.config["peers"][0]["rekey"] = {"interval": "1s", "jitter": "0%"}
             self.gateways.append(gateway)
@@ -58,6 +64,18 @@ class Pair:
         for kme in self.kmes:
             stop(kme)
         self.kmes.clear()
+
+    def kill(self) -> None:
+        """Both daemons, as the kernel does it, and start them again."""
+        for gateway in self.gateways:
+            assert gateway.process is not None
+            gateway.process.kill()
+        for gateway in self.gateways:
+            assert gateway.process is not None
+            gateway.process.wait(30)
+            gateway.start()
+        for gateway in self.gateways:
+            gateway.ready()
 
     def peer(self, name: str) -> dict[str, Any]:
         gateway, other = next(
@@ -94,6 +112,22 @@ def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: Pair) -> Non
     gateway, other = (alice, "bob") if first == "alice" else (bob, "alice")
     used: set[str] = {key["key_id"] for key in pair.peer(first)["key_ids"]}
     pair.stop_kmes()
+    pair.kill()
+    for its in pair.gateways:
+        wait_until(lambda its=its: "event=reservoir.kept" in its.log, "what was kept is told", READY)  # type: ignore[misc]
+        assert "event=reservoir.lost" not in its.log
+        assert "event=source.keys-lost" not in its.log
+
+    def fresh() -> bool:
+        nonlocal first
+        first = pair.initiator()
+        status = pair.peer(first)
+        keys = {key["key_id"] for key in status["key_ids"]}
+        return status["protection"] == "qkd+pqc" and bool(keys) and not keys & used
+
+    wait_until(fresh, "a rekey with a key of before the daemons were killed", 60)
+    gateway, other = (alice, "bob") if first == "alice" else (bob, "alice")
+    used |= {key["key_id"] for key in pair.peer(first)["key_ids"]}
     before = pair.peer(first)
     done, last = 0, before["epoch_in_force"]
 
@@ -121,3 +155,11 @@ def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: Pair) -> Non
     assert len(events) >= REKEYS
     text = json.dumps([pair.peer(name) for name in ("alice", "bob")])
     assert f'"depth": {DEPTH}' in text
+    files = [path.name for path in pair.directory.glob("state-*/reservoir-*")]
+    assert len(files) == 2, files
+    # and without a store a kill costs what was held, which is booked
+    del alice.config["peers"][0]["qkd"]["reservoir"]["store"]
+    pair.kill()
+    wait_until(lambda: "event=source.keys-lost" in alice.log, "what was lost is booked", READY)
+    assert not list(pair.directory.glob("state-alice/reservoir-*"))
+    assert json.loads(alice.ask("sources", "--json")[1])["key_sources"][0]["keys_lost"] > 0
