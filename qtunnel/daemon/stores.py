@@ -33,6 +33,8 @@ _NAME_DIGITS = 32
 """Hexadecimal digits of a peer's identity in its file's name: 128 bits, which two never have in common."""
 WRITE_LIMIT = 5.0
 """Seconds for one file; a disk needs some 10 ms, one that is busy or wakes up a second or two."""
+READ_LIMIT = 20.0
+"""The same at the start, where what comes too late is lost, and nothing else runs yet."""
 
 
 def file_name(peer: bytes) -> str:
@@ -75,7 +77,7 @@ class Stores:
             return NOTHING_KEPT
         path = self._directory / file_name(settings.public.id)
         try:
-            async with asyncio.timeout(WRITE_LIMIT):
+            async with asyncio.timeout(READ_LIMIT):
                 content = await aside(lambda: _read(path), "store")
             generation, image = unseal(content, key, (own, settings.public.id))
             if not memory.stored or generation < memory.stored:
@@ -88,7 +90,7 @@ class Stores:
                 return NOTHING_KEPT
             problem = "it is gone"
         except TimeoutError:
-            problem = f"the disk takes longer than {WRITE_LIMIT:g} s"
+            problem = f"the disk takes longer than {READ_LIMIT:g} s"
         except OSError as error:
             problem = f"it cannot be read: {(error.strerror or str(error)).lower()}"
         except StoreError as error:

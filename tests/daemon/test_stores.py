@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 import pytest
 
 from qtunnel.daemon import stores as module
-from qtunnel.daemon.stores import PREFIX, Stores, file_name
+from qtunnel.daemon.memory import StateDirectory
+from qtunnel.daemon.stores import PREFIX, Stores, file_name, take_leave
 from qtunnel.keys.stored import Image, StoredKey
 from qtunnel.rekey.ahead import Kept
-from qtunnel.rekey.model import Keep, Memory, PeerSettings
+from qtunnel.rekey.model import Keep, Memory, Notice, PeerSettings
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
-from tests.rekey.gateways import IDENTITIES, settings
+from tests.rekey.gateways import IDENTITIES, node, now, settings
 
 KEY = Secret(bytes(range(32)))
 OWN, BOB = IDENTITIES["hub"].public.id, IDENTITIES["b"].public.id
@@ -122,6 +123,30 @@ def test_killed_between_any_two_steps_it_has_the_file_of_before_or_the_new_one(t
         ("renamed", ("other",)),
         ("directory synced", ("other",)),
     }
+
+
+def test_the_disk_has_it_before_its_name_leads_to_it_and_before_it_counts(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a power cut leaves what a kill leaves."""
+    done: list[str] = []
+    sync, replace_file = os.fsync, os.replace
+
+    def synced(file: int) -> None:
+        done.append("directory" if stat.S_ISDIR(os.fstat(file).st_mode) else f"{os.fstat(file).st_size} bytes")
+        sync(file)
+
+    def replaced(old: Path, new: Path) -> None:
+        done.append("replaced")
+        replace_file(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    disk.keep(keep(5, "one"))
+    assert done == [f"{disk.path.stat().st_size} bytes", "replaced", "directory"]
+    done.clear()
+    disk.keep(keep(6, remove=True))
+    assert done == ["directory"]
 
 
 def test_what_a_killed_process_left_half_written_is_in_nobodys_way(disk: Disk) -> None:
@@ -267,6 +292,28 @@ def test_what_is_of_no_peer_any_more_is_removed(disk: Disk) -> None:
     assert {path.name for path in disk.directory.iterdir()} == {file_name(BOB), "peers.json"}
     run(disk.stores.sweep([of(None)]))
     assert {path.name for path in disk.directory.iterdir()} == {"peers.json"}
+
+
+def test_a_clean_end_tells_once_what_is_lost_with_it(disk: Disk) -> None:
+    """What is kept is not lost, and what was told is not told at the next start again."""
+    held = (("metro", 7),)
+
+    async def test() -> None:
+        told: list[Notice] = []
+        for key, lost in ((None, [7]), (KEY, [])):
+            state = StateDirectory(disk.directory, lambda kind, detail: None)
+            await state.remember(BOB, Memory(3, held=held))
+            core = node("hub")
+            core.add_peer(of(key), Memory(3), now(0.0))
+            core.peers["b"].context.memory = Memory(3, held=held)
+            told.clear()
+            await take_leave(core, state, told.append)
+            assert [notice.fields["number"] for notice in told] == lost
+            assert core.peers == {}
+            assert state.of(BOB).held == (() if lost else held)
+            state.close()
+
+    run(test())
 
 
 def test_it_is_removed_where_it_is_not_wanted(disk: Disk) -> None:

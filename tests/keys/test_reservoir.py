@@ -227,6 +227,13 @@ class TwoEnds(RuleBasedStateMachine):
         self.ends[end].wipe()
         self.ends[end] = self._new()
 
+    @rule(end=st.integers(0, 1))
+    def restart_with_a_store(self, end: int) -> None:
+        before, now = self.ends[end], round(self.now * 1000)
+        self.ends[end] = self._new()
+        self.ends[end].take_up(before.image(self.now, now), self.now, now, lambda ref, key: True)
+        assert (self.ends[end].tell(), self.ends[end].counts()) == (before.tell(), before.counts())
+
     @precondition(lambda self: self.now < 5 * AGE)
     @rule()
     def age(self) -> None:
