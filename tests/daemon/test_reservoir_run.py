@@ -159,7 +159,10 @@ def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: Pair) -> Non
     assert len(files) == 2, files
     # and without a store a kill costs what was held, which is booked
     del alice.config["peers"][0]["qkd"]["reservoir"]["store"]
+    alice.file.touch()  # which it is written by
+    code, told, _ = alice.ask("reload")
+    assert (code, "qkd.reservoir.store" in told) == (0, True), told
+    wait_until(lambda: not list(pair.directory.glob("state-alice/reservoir-*")), "the file is removed", READY)
     pair.kill()
     wait_until(lambda: "event=source.keys-lost" in alice.log, "what was lost is booked", READY)
-    assert not list(pair.directory.glob("state-alice/reservoir-*"))
     assert json.loads(alice.ask("sources", "--json")[1])["key_sources"][0]["keys_lost"] > 0
