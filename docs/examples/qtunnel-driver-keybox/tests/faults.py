@@ -1,8 +1,6 @@
-"""The faults that every driver has to stand, each with one named error: the list is the same for all of them.
+"""The faults that every driver of qtunnel stands, each with one named error: a copy of qtunnel's own list.
 
-A driver's module ``test_NAME_faults.py`` has ``CASES``: for each fault the kind of error that it brings, or in words
-why it cannot come to that driver; test_fault_suite.py holds that none is left out. Each runs against a real server,
-device or program with the fault injected there.
+test_faults.py has for each fault the kind of error that it brings, or in words why it cannot come to this driver.
 """
 
 from __future__ import annotations
