@@ -16,7 +16,7 @@ from qtunnel.handshake.transcript import EpochKeys, Sealed
 from qtunnel.keys.chain import link
 from qtunnel.keys.policy import Shortfall, sources_required
 from qtunnel.rekey.ahead import Ahead
-from qtunnel.rekey.context import OVERTAKEN, PeerContext
+from qtunnel.rekey.context import CHAIN_REMEDY, OVERTAKEN, PeerContext
 from qtunnel.rekey.limits import EPOCH_JUMP, RESPONSE_BURST, RESPONSE_RATE, TokenBucket
 from qtunnel.rekey.model import Fetched, FetchNew, Now, Send
 from qtunnel.rekey.timing import (
@@ -136,8 +136,7 @@ class Outbound:
         if context.chain_lost:
             return self._report(
                 "chain-required",
-                "this end has lost the chain secrets, and its policy requires one; to begin a new chain, set chain: "
-                "reset-allowed for this peer at both ends, reload, and set it back once there is an epoch",
+                f"this end has lost the chain secrets, and its policy requires one; {CHAIN_REMEDY}",
             )
         wanted = () if context.policy.qkd is QkdPolicy.OFF else context.settings.sources
         most = len(wanted) if context.settings.mix is None else context.settings.mix
@@ -301,7 +300,9 @@ class Outbound:
         if shortfall is Shortfall.QKD:
             raise HandshakeError("qkd-required", _sentence(answer))
         if shortfall is Shortfall.CHAIN:
-            raise HandshakeError("chain-required", "the peer has lost the chain, and our policy requires it")
+            raise HandshakeError(
+                "chain-required", f"the peer has lost the chain, and our policy requires it; {CHAIN_REMEDY}"
+            )
 
     def _spend(self, offer: Offer) -> None:
         """An answer arrived: the keys of this offer are never offered again."""
@@ -415,4 +416,6 @@ def _reason(verdict: Verdict) -> str:
 
 def _sentence(answer: Answer) -> str:
     words = answer.verdict.words if answer.verdict is not Verdict.ACCEPTED else Verdict.QKD_REQUIRED.words
+    if answer.verdict is Verdict.CHAIN_REQUIRED:
+        words = f"{words}; {CHAIN_REMEDY}"
     return f"{words}; the peer says: {answer.detail}" if answer.detail else words

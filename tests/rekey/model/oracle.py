@@ -19,6 +19,7 @@ from qtunnel.rekey.model import EpochInfo, FetchById, FetchNew, Install, Remembe
 from qtunnel.rekey.protection import GuardState
 from qtunnel.rekey.timing import COMMIT_LIMIT
 from qtunnel.terms import ChainPolicy, KeyRef, QkdPolicy
+from tests.rekey.model.plan import Side
 from tests.rekey.model.wire import Session
 from tests.rekey.simulation import Host
 
@@ -42,6 +43,7 @@ class Truth:
     """An epoch as it really is. made: by end, when it installed it. placed: the ends whose engine has taken it."""
 
     epoch: int
+    psk: bytes
     info: EpochInfo
     made: dict[str, float] = field(default_factory=dict)
     placed: set[str] = field(default_factory=set)
@@ -68,6 +70,8 @@ class Oracle:
         self._seen: dict[str, object] = {}
         self._again: dict[str, float] = {}
         self._refused: dict[str, float] = {"a": -1e9, "b": -1e9}
+        self._still_relaxed: set[str] = set()
+        self._forgot: dict[str, float] = {"a": -1e9, "b": -1e9}
 
     def _hold(self, rule: bool, text: str) -> None:
         if not rule:
@@ -84,10 +88,20 @@ class Oracle:
         self._floor[end] = memory.epoch
         self._views[end] = Epochs()
         self._sealed[end] = set()
+        self._still_relaxed.discard(end)
 
-    def changes(self, end: str) -> None:
+    def forgets(self, end: str) -> None:
+        """The end's state directory is lost."""
+        self._forgot[end] = self._world.now
+
+    def changes(self, end: str, before: Side) -> None:
         """The policy is another one from now on; what is in place has to satisfy it, or goes. Where nothing is, or PQC
-        alone is allowed already, the time without QKD goes on being counted."""
+        alone is allowed already, the time without QKD goes on being counted; where it is allowed, a longer ``max_age``
+        does not forbid it again before there is an epoch with QKD."""
+        if not self._world.sides[end].may_relax:
+            self._still_relaxed.discard(end)
+        elif self._relaxed(end, before):
+            self._still_relaxed.add(end)
         world, guard = self._world, self._world.hosts[end].node.peers[self._world.peer(end)].context.guard
         newest = max((its for its in self.epochs.values() if end in its.made), key=lambda its: its.epoch, default=None)
         passes = guard.state in (GuardState.PROTECTED, GuardState.RELAXED)
@@ -135,7 +149,10 @@ class Oracle:
         name = f"{end}: epoch {effect.epoch}"
         self._hold(effect.epoch > self._floor[end], f"{name} is installed after {self._floor[end]}")
         self._hold(world.disk[end].epoch >= effect.epoch, f"{name} is installed before it is on disk")
-        truth = self.epochs.setdefault(psk, Truth(effect.epoch, info))
+        for its in self.epochs.values():
+            if its.epoch == effect.epoch and its.psk != psk:
+                self._hold(its.made.get(other, -1e9) <= self._forgot[other], f"{name} is another key at the other end")
+        truth = self.epochs.setdefault(psk, Truth(effect.epoch, psk, info))
         same = (truth.epoch, truth.info.keys, truth.info.chained) == (effect.epoch, info.keys, info.chained)
         self._hold(same, f"{name}: the ends describe the same key differently")
         self._hold(end not in truth.made, f"{name} has a key that was installed before")
@@ -162,17 +179,20 @@ class Oracle:
         self._floor[end], self._had[end] = effect.epoch, True
         if sources >= max(1, side.min_sources):
             self._good[end] = world.now
+            self._still_relaxed.discard(end)
 
     def places(self, end: str, psk: bytes) -> None:
         """The engine has taken it."""
         if psk in self.epochs:
             self.epochs[psk].placed.add(end)
 
-    def _relaxed(self, end: str) -> bool:
-        """Whether the end's policy may do without QKD: the last epoch with it is past max_age."""
-        world = self._world
+    def _relaxed(self, end: str, side: Side | None = None) -> bool:
+        """Whether the end's policy, or ``side`` in its place, may do without QKD: the last epoch with it is past
+        max_age, or was when that was shorter."""
+        world, side = self._world, side or self._world.sides[end]
         since = self._good.get(end, self._since[end])
-        return world.sides[end].may_relax and world.now >= since + world.max_age(end) - 1e-6
+        over = world.now >= since + side.max_age * world.plan.interval - 1e-6
+        return side.may_relax and (over or end in self._still_relaxed)
 
     # -- what it looks at by itself
 

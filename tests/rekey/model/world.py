@@ -160,6 +160,7 @@ class World(Simulation):
         self.in_place[end] = None
         if not keep:
             self.disk[end] = Memory()
+            self.oracle.forgets(end)
         self._at(self.now + down, lambda: self.start(end))
 
     def present(self, name: str) -> Now:
@@ -348,12 +349,13 @@ class World(Simulation):
                     # Where it does nothing meanwhile, it dies all the same.
                     self._at(self.now + self.plan.interval, lambda: self._overdue(action))
             case Change():
-                self.sides[action.end] = replace(action.side, endpoint=self.sides[action.end].endpoint)
+                before = self.sides[action.end]
+                self.sides[action.end] = replace(action.side, endpoint=before.endpoint)
                 host = self.hosts.get(action.end)
                 change = None if host is None else getattr(host.node, "change_peer", None)
                 if action.live and change is not None:
                     self.configure(action.end)
-                    self.oracle.changes(action.end)
+                    self.oracle.changes(action.end, before)
                     change(self.settings[action.end], self.present(action.end))
                 else:
                     self.crash(action.end, 0.0, keep=True)
