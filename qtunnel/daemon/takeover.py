@@ -15,9 +15,10 @@ from qtunnel.engines.base import Lease, Left
 from qtunnel.errors import EngineError
 from qtunnel.identity import PublicIdentity
 from qtunnel.keys.policy import sources_required
+from qtunnel.rekey.context import CHAIN_REMEDY
 from qtunnel.rekey.model import EpochInfo, Now, PeerSettings
 from qtunnel.rekey.node import RekeyNode
-from qtunnel.terms import KeyRef
+from qtunnel.terms import ChainPolicy, KeyRef
 
 MAX_NOTE = 900
 """Bytes that the engine keeps."""
@@ -125,7 +126,10 @@ async def _take_up(
     ends = core.peers[settings.name].context.guard.ends
     if ends is not None:  # perhaps another max_age than before
         await tunnel.renew(settings.name, ends)
+    then = "the next epoch begins a new chain"
+    if settings.policy.chain is ChainPolicy.REQUIRED:
+        then = f"the policy requires one, so no epoch follows and traffic ends at max_age; {CHAIN_REMEDY}"
     publish(
         "epoch.kept", settings.name, epoch=number, age=round(now.mono - info.made, 3), sources=list(info.sources),
-        detail="in place since before the restart; its chain secret is lost, the next epoch begins a new chain",
+        detail=f"in place since before the restart; its chain secret is lost: {then}",
     )  # fmt: skip
