@@ -15,10 +15,9 @@ from qtunnel.engines.base import Lease, Left
 from qtunnel.errors import EngineError
 from qtunnel.identity import PublicIdentity
 from qtunnel.keys.policy import sources_required
-from qtunnel.rekey.context import CHAIN_REMEDY
 from qtunnel.rekey.model import EpochInfo, Now, PeerSettings
 from qtunnel.rekey.node import RekeyNode
-from qtunnel.terms import ChainPolicy, KeyRef
+from qtunnel.terms import CHAIN_REMEDY, ChainPolicy, KeyRef
 
 MAX_NOTE = 900
 """Bytes that the engine keeps."""

@@ -34,12 +34,6 @@ OVERTAKEN = {
 }
 """Why an exchange that was good when its answer was made is not installed any more: reason and words."""
 
-CHAIN_REMEDY = (
-    "to begin a new chain, set chain: reset-allowed for this peer at both ends, reload, and set it back once there is "
-    "an epoch"
-)
-"""What people have to do where a chain is required and lost: nothing that a gateway could decide by itself."""
-
 
 Put = Callable[[KeyRef, Secret, float], None]
 """Keeps a key from now on; monotonic seconds."""

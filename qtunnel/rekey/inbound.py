@@ -16,7 +16,7 @@ from qtunnel.handshake.transcript import Sealed
 from qtunnel.keys.chain import link
 from qtunnel.keys.policy import Shortfall
 from qtunnel.rekey.ahead import Ahead
-from qtunnel.rekey.context import CHAIN_REMEDY, OVERTAKEN, PeerContext
+from qtunnel.rekey.context import OVERTAKEN, PeerContext
 from qtunnel.rekey.limits import (
     EPOCH_JUMP,
     FETCH_BURST,
@@ -320,8 +320,6 @@ class Inbound:
         context = self._context
         answer = Answer(verdict, context.epoch, context.policy, context.settings.capabilities, None, (), clip(detail))
         words = f"{verdict.words}: {detail}" if detail else verdict.words
-        if verdict is Verdict.CHAIN_REQUIRED:
-            words = f"{words}; {CHAIN_REMEDY}"
         reason = verdict.name.lower().replace("_", "-")
         context.notice("rekey.failed", role="responder", reason=reason, detail=words)
         self._respond(answer, None, [])

@@ -16,7 +16,7 @@ from qtunnel.handshake.transcript import EpochKeys, Sealed
 from qtunnel.keys.chain import link
 from qtunnel.keys.policy import Shortfall, sources_required
 from qtunnel.rekey.ahead import Ahead
-from qtunnel.rekey.context import CHAIN_REMEDY, OVERTAKEN, PeerContext
+from qtunnel.rekey.context import OVERTAKEN, PeerContext
 from qtunnel.rekey.limits import EPOCH_JUMP, RESPONSE_BURST, RESPONSE_RATE, TokenBucket
 from qtunnel.rekey.model import Fetched, FetchNew, Now, Send
 from qtunnel.rekey.timing import (
@@ -30,7 +30,7 @@ from qtunnel.rekey.timing import (
     tai64n,
 )
 from qtunnel.statemachine import Machine
-from qtunnel.terms import QkdPolicy
+from qtunnel.terms import CHAIN_REMEDY, QkdPolicy
 
 
 class OutState(Enum):
@@ -416,6 +416,4 @@ def _reason(verdict: Verdict) -> str:
 
 def _sentence(answer: Answer) -> str:
     words = answer.verdict.words if answer.verdict is not Verdict.ACCEPTED else Verdict.QKD_REQUIRED.words
-    if answer.verdict is Verdict.CHAIN_REQUIRED:
-        words = f"{words}; {CHAIN_REMEDY}"
     return f"{words}; the peer says: {answer.detail}" if answer.detail else words
