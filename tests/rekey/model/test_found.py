@@ -6,7 +6,7 @@ import pytest
 
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.terms import ChainPolicy, QkdPolicy
-from tests.rekey.model.plan import Change, Crash, Kme, Lose, Move, Plan, Refuse, Rekey, Side
+from tests.rekey.model.plan import Change, Crash, Kme, Lose, Move, Plan, Refuse, Rekey, Replay, Side
 from tests.rekey.model.run import run
 
 STRICT = Side(chain=ChainPolicy.REQUIRED)
@@ -43,6 +43,10 @@ FOUND = {
     "a longer max_age was held against PQC alone that had been allowed before it (by the model, not by the core)": Plan(
         interval=60.0, a=Side(pqc_on_expiry=True, max_age=2.0), b=Side(qkd=QkdPolicy.OFF, endpoint=False),
         a_is_higher=False, actions=(Change(250.0, "a", Side(pqc_on_expiry=True), True),),
+    ),
+    "where a copy of a commit had led the peer's address astray, it was never looked up again (by the model)": Plan(
+        a=Side(qkd=QkdPolicy.PREFERRED), b=Side(qkd=QkdPolicy.OFF), a_is_higher=False, spread=0.4,
+        actions=(Replay(0.6, 1, "mallory"), Move(0.0)),
     ),
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 
+from qtunnel.daemon.endpoints import RESOLVE_RETRY
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
@@ -20,6 +21,7 @@ from qtunnel.rekey.model import (
     FetchNew,
     Install,
     Memory,
+    Notice,
     Now,
     Remember,
     Send,
@@ -94,6 +96,8 @@ class World(Simulation):
         self.address: dict[str, Hashable] = {end: f"{end}0" for end in ENDS}
         self.known: dict[str, Hashable | None] = dict.fromkeys(ENDS)
         self.in_place: dict[str, int | object | None] = dict.fromkeys(ENDS)
+        self._doubted: set[str] = set()
+        """Ends whose peer does not answer where it is believed to be."""
         self.owed: set[str] = set()
         """Ends whose session has to go, until their engine has let it."""
         self.incarnation = dict.fromkeys(ENDS, 0)
@@ -257,6 +261,9 @@ class World(Simulation):
                 self.disk[name] = host.memory = effect.memory
             case Defect():
                 raise effect.error
+            case Notice(kind="rekey.unanswered") | Notice(fields={"reason": "no-answer"}):
+                self._doubted.add(name)
+                super()._effect(host, effect)
             case FetchNew() | FetchById():
                 self.oracle.fetches(host, effect)
                 self._set_kmes()
@@ -292,12 +299,21 @@ class World(Simulation):
         """The daemon's looks at its engine, the engine's own timers, and the end of faults, once a second."""
         self._aside(self.now + 1.0, self._poll)
         self._apply_weather()
+        if int(self.now) % int(RESOLVE_RETRY) == 0:
+            self._look_up()
         for host in list(self.hosts.values()):
             self.wires[host.name].tick()
             self._reconcile(host)
             if self.oracle.look(host):
                 self.owed.add(host.name)
                 self._reconcile(host)
+
+    def _look_up(self) -> None:
+        """The name of a peer that does not answer leads to where it is now."""
+        for name in self._doubted:
+            if self.sides[name].endpoint:
+                self.known[name] = self.address[self.peer(name)]
+        self._doubted.clear()
 
     def _reconcile(self, host: Host) -> None:
         """Give the engine what the core says it should have."""
