@@ -3,7 +3,7 @@ delivered and what crossed the wire, and ask the core only for what it claims.""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -14,6 +14,7 @@ from qtunnel.daemon.epochs import Epochs
 from qtunnel.daemon.view import Tally, is_stale, peer_status
 from qtunnel.engines.base import PeerStats
 from qtunnel.handshake.fragments import MessageType
+from qtunnel.handshake.messages import Offer
 from qtunnel.keys.policy import Protection
 from qtunnel.rekey.model import EpochInfo, FetchById, FetchNew, Install, Remember, Send
 from qtunnel.rekey.protection import GuardState
@@ -135,11 +136,32 @@ class Oracle:
         for datagram in effect.datagrams:
             exchange = datagram[8:24]
             place = (end, world.incarnation[end], datagram[:1] + datagram[4:5] + exchange, 0)
+            news = place not in self._datagrams
             same = self._datagrams.setdefault(place, datagram)
             self._hold(same == datagram, f"{end}: two different messages of type {datagram[0]} in one exchange")
-            if datagram[0] == MessageType.INIT and initiator is not None and initiator.exchange == exchange:
+            if initiator is None or initiator.exchange != exchange:
+                continue
+            if datagram[0] == MessageType.COMMIT and news:
+                self._builds_on(host, initiator.offer)
+            if datagram[0] == MessageType.INIT:
                 written = initiator.offer.timestamp <= world.disk[end].sent
                 self._hold(written, f"{end}: an offer leaves before its replay time is on disk")
+                side, offered = world.sides[end], initiator.offer.policy
+                if news and offered != side.policy:
+                    relaxed = offered == replace(side.policy, qkd=QkdPolicy.PREFERRED) and self._relaxed(end)
+                    self._hold(relaxed, f"{end}: offers under another policy than its own: {offered.words}")
+
+    def _builds_on(self, host: Host, offer: Offer) -> None:
+        """Whoever commits what builds on an epoch counts that one as committed: the answer has shown that it is."""
+        world, end, other = self._world, host.name, self._world.hosts.get(host.peer)
+        chosen = None
+        if other is not None:
+            chosen = other.node.peers[end].context.chain.choose(chain.id for chain in offer.chains)
+        if chosen is not None:
+            known = world.disk[end].epoch >= chosen.epoch
+            self._hold(
+                known, f"{end}: epoch {offer.epoch} builds on {chosen.epoch}, which is not known to be committed"
+            )
 
     def installs(self, host: Host, effect: Install) -> None:
         """An epoch is committed at this end."""

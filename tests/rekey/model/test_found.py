@@ -6,7 +6,7 @@ import pytest
 
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.terms import ChainPolicy, QkdPolicy
-from tests.rekey.model.plan import Change, Crash, Kme, Lose, Move, Plan, Refuse, Rekey, Replay, Side
+from tests.rekey.model.plan import Change, Crash, Kme, Lose, Move, Plan, Refuse, Rekey, Replay, Side, Weather
 from tests.rekey.model.run import run
 
 STRICT = Side(chain=ChainPolicy.REQUIRED)
@@ -47,6 +47,10 @@ FOUND = {
     "where a copy of a commit had led the peer's address astray, it was never looked up again (by the model)": Plan(
         a=Side(qkd=QkdPolicy.PREFERRED), b=Side(qkd=QkdPolicy.OFF), a_is_higher=False, spread=0.4,
         actions=(Replay(0.6, 1, "mallory"), Move(0.0)),
+    ),
+    "an engine fell back to the key before, although that was too old by then (in the model alone)": Plan(
+        seed=830, a=Side(max_age=2.0), b=Side(min_sources=2), a_is_higher=False, loss=0.1, spread=0.4,
+        actions=(Change(33.0, "b", Side(), True), Weather(5.0, 0.6, 0.0, 0.0, 95.0)),
     ),
 }  # fmt: skip
 

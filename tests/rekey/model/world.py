@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 from qtunnel.daemon.endpoints import RESOLVE_RETRY
+from qtunnel.daemon.takeover import lease_of
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
@@ -285,15 +286,26 @@ class World(Simulation):
             return
         previous = None
         if effect.previous_psk is not None:
-            previous = bytes(effect.previous_psk.reveal()), effect.previous_epoch
+            ends = self._ends_before(self.hosts[name]).get(effect.previous_epoch, self.now)
+            previous = bytes(effect.previous_psk.reveal()), effect.previous_epoch, ends
         self._give(name, effect.epoch, effect.psk, previous, effect.handshake_now)
 
     def _give(
-        self, name: str, epoch: int, psk: Secret, previous: tuple[bytes, int | None] | None, handshake_now: bool
+        self,
+        name: str,
+        epoch: int,
+        psk: Secret,
+        previous: tuple[bytes, int | None, float] | None,
+        handshake_now: bool,
     ) -> None:
         self.wires[name].install(bytes(psk.reveal()), epoch, previous, handshake_now)
         self.in_place[name] = epoch
         self.oracle.places(name, self.wires[name].psk)
+
+    def _ends_before(self, host: Host) -> dict[int | None, float]:
+        """When epochs before the one in place end, as the daemon tells its engine."""
+        lease = lease_of(host.node, host.peer)
+        return {} if lease is None else dict(lease.before)
 
     def _poll(self) -> None:
         """The daemon's looks at its engine, the engine's own timers, and the end of faults, once a second."""
@@ -373,6 +385,7 @@ class World(Simulation):
                     self.configure(action.end)
                     self.oracle.changes(action.end, before)
                     change(self.settings[action.end], self.present(action.end))
+                    self.wires[action.end].renew(self._ends_before(self.hosts[action.end]))
                 else:
                     self.crash(action.end, 0.0, keep=True)
             case Kme():
