@@ -56,7 +56,8 @@ class Oracle:
     def __init__(self, world: World) -> None:
         self._world = world
         self.epochs: dict[bytes, Truth] = {}
-        self._sealed: dict[str, set[bytes]] = {"a": set(), "b": set()}
+        self._sealed: dict[str, dict[bytes, float]] = {"a": {}, "b": {}}
+        """By end, when it had the key of an exchange of its own."""
         self._sealed_keys: dict[KeyRef, bytes] = {}
         self._used: dict[KeyRef, bytes] = {}
         self._datagrams: dict[tuple[str, int, bytes, int], bytes] = {}
@@ -88,7 +89,7 @@ class Oracle:
         self._had[end] = memory.had_epochs
         self._floor[end] = memory.epoch
         self._views[end] = Epochs()
-        self._sealed[end] = set()
+        self._sealed[end] = {}
         self._still_relaxed.discard(end)
 
     def forgets(self, end: str) -> None:
@@ -197,10 +198,12 @@ class Oracle:
             self._weak.add((end, psk))
         if side.chain is ChainPolicy.REQUIRED and self._had[end]:
             self._hold(info.chained, f"{name} has no chain though the policy requires one")
-        truth.made[end] = world.now
+        # An epoch that was in doubt is as old as its key, and counts from then.
+        sealed = self._sealed[end].get(psk, world.now)
+        made = truth.made[end] = sealed if world.now >= sealed + COMMIT_LIMIT - 1e-6 else world.now
         self._floor[end], self._had[end] = effect.epoch, True
         if sources >= max(1, side.min_sources):
-            self._good[end] = world.now
+            self._good[end] = made
             self._still_relaxed.discard(end)
 
     def places(self, end: str, psk: bytes) -> None:
@@ -225,7 +228,7 @@ class Oracle:
             sealed = host.node.peers[host.peer].outbound._sealed
             if sealed is not None:
                 psk = bytes(sealed.keys.psk.reveal())
-                self._sealed[end].add(psk)
+                self._sealed[end].setdefault(psk, world.now)
                 for ref in sealed.keys.keys:
                     self._hold(self._sealed_keys.setdefault(ref, psk) == psk, f"{end}: {ref.key_id} is used twice")
             if world.refuses(end):

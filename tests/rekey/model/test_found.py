@@ -52,6 +52,10 @@ FOUND = {
         seed=830, a=Side(max_age=2.0), b=Side(min_sources=2), a_is_higher=False, loss=0.1, spread=0.4,
         actions=(Change(33.0, "b", Side(), True), Weather(5.0, 0.6, 0.0, 0.0, 95.0)),
     ),
+    "an epoch that was in doubt is as old as its key, and not as its installation (as the model had it)": Plan(
+        interval=60.0, a=Side(pqc_on_expiry=True, max_age=1.2), b=UNKNOWN, a_is_higher=False,
+        actions=(Lose(0.0, MessageType.COMMITTED, 95.0),),
+    ),
 }  # fmt: skip
 
 
