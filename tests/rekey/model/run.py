@@ -8,7 +8,7 @@ from qtunnel.keys.schedule import LONGEST_RETRY, OVERDUE_FACTOR, OVERDUE_SLACK
 from qtunnel.rekey.timing import ATTEMPT_LIMIT, COMMIT_LIMIT, OFFER_HOLD, tai64n
 from qtunnel.terms import ChainPolicy, QkdPolicy
 from tests.rekey.model.oracle import BrokenRuleError
-from tests.rekey.model.plan import ENDS, Change, Plan
+from tests.rekey.model.plan import ENDS, Change, Plan, Rekey
 from tests.rekey.model.wire import REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_TIMEOUT
 from tests.rekey.model.world import World
 
@@ -86,8 +86,19 @@ def settle(world: World) -> Result:
     if remedied:  # and as it was, now that there is an epoch
         for end in ENDS:
             world.act(Change(0.0, end, sides[end], live=True))
+    both_at_once(world)
     keeps_going(world)
     return Result(healed, len(world.oracle.epochs), healed / limit, remedied)
+
+
+def both_at_once(world: World) -> None:
+    """Left alone, and asked for a rekey at the same moment, one of the two goes first: none waits out its attempt."""
+    before, start = [world.wires[end].epoch or 0 for end in ENDS], world.now
+    world.act(Rekey(0.0, "both"))
+    while not all((world.wires[end].epoch or 0) > its for end, its in zip(ENDS, before, strict=True)):
+        if world.now >= start + ATTEMPT_LIMIT - 5.0:
+            raise BrokenRuleError(f"no epoch {world.now - start:.0f} s after both ends began: {describe(world)}")
+        world.run_for(1.0)
 
 
 def keeps_going(world: World) -> None:
