@@ -86,6 +86,8 @@ def settle(world: World) -> Result:
     if remedied:  # and as it was, now that there is an epoch
         for end in ENDS:
             world.act(Change(0.0, end, sides[end], live=True))
+        if plan.plain:  # a handshake, and then its session, may still be put down to a key of before the chain was lost
+            world.run_for(2 * REJECT_AFTER_TIME)
     both_at_once(world)
     keeps_going(world)
     return Result(healed, len(world.oracle.epochs), healed / limit, remedied)

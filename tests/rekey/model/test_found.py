@@ -56,6 +56,10 @@ FOUND = {
         interval=60.0, a=Side(pqc_on_expiry=True, max_age=1.2), b=UNKNOWN, a_is_higher=False,
         actions=(Lose(0.0, MessageType.COMMITTED, 95.0),),
     ),
+    "a session that may have been of a key of before a lost chain was dropped, which the model took for a fault": Plan(
+        seed=217, interval=120.0, b=Side(chain=ChainPolicy.REQUIRED, endpoint=False), plain=True,
+        actions=(Crash(100.0, "a", 0, 0.0, False),),
+    ),
 }  # fmt: skip
 
 
