@@ -6,11 +6,12 @@ ARGS   ?=
 DEMO_TOOLS := iproute2 iperf3 wireguard-tools
 TEST_TOOLS := $(DEMO_TOOLS) iputils-ping wireguard-go tcpdump ethtool nftables mosquitto
 BENCH_TOOLS := iproute2 iperf3 ethtool nftables wireguard-go
+SYSTEMD_TOOLS := systemd-container debootstrap
 KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo test test-faults test-kernel sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo test test-faults test-kernel deb test-systemd sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -62,6 +63,16 @@ test-faults: dev test-tools
 # an hour without help of the processor (KVM); KERNEL_VM_LIMIT=seconds is another bound
 test-kernel: dev kernel-tools
 	scripts/test-kernel $(BIN)/python $(TOOLS)/kernel $(ARGS)
+
+# a Debian package in $(DEB), for Debian's own Python on this machine; as root, or with fakeroot
+DEB := dist
+deb:
+	@scripts/make-deb python3 $(DEB)
+
+# that package in a booted systemd: a Debian of its own (debootstrap, once) in a container that forgets everything; as root
+test-systemd: dev
+	@scripts/need-tools "$(SYSTEMD_TOOLS)" systemd-nspawn debootstrap $(OUT)
+	scripts/test-systemd $(BIN)/python $(TOOLS)/systemd $(ARGS)
 
 # the whole convergence simulation, within two hours: 1,000 rekeys for each of 100 seeds (the tests run 20 for each),
 # and a hub of 1,000 peers (the tests run 200);

@@ -113,6 +113,10 @@ class KmeError(QtunnelError):
     """The embedded KME cannot be started."""
 
 
+class ServiceError(QtunnelError):
+    """The service's files cannot be put in place, or taken away."""
+
+
 class SandboxError(QtunnelError):
     """A place with networks of its own cannot be made on this machine, or a tool in it failed."""
 

@@ -24,6 +24,8 @@ COMMANDS = {
     "kme": "qtunnel.cli.kme:kme",
     "pad": "qtunnel.cli.pad:pad",
     "wg": "qtunnel.cli.wg:wg",
+    "steward": "qtunnel.cli.steward:steward",
+    "install-service": "qtunnel.cli.install_service:install_service",
     "demo": "qtunnel.cli.demo:demo",
     "bench": "qtunnel.cli.bench:bench",
 }
