@@ -43,6 +43,8 @@ READERS = {
     "engines/bypass.py": "the kernel's reverse path filter settings",
     "cli/main.py": "/dev/null",
     "process.py": "this process's capabilities, in /proc",
+    "doctor/kernel_checks.py": "/dev/net/tun, swap devices and this process's capabilities, in /proc",
+    "doctor/file_checks.py": "certificates",
     "service/install.py": "the units that it puts in place",
     "service/places.py": "the units of this package",
     "config/document.py": "the configuration, which names secret files but holds none",
@@ -256,7 +258,7 @@ def test_secrets_are_read_by_the_one_loader() -> None:
     }
     assert users == {
         "cli/pad.py", "config/checks.py", "config/loader.py", "config/snapshot.py", "daemon/settings.py",
-        "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py", "identity.py", "kem_files.py",
+        "doctor/file_checks.py", "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py", "identity.py", "kem_files.py",
         "kme/pki.py", "tls.py",
     }  # fmt: skip
 

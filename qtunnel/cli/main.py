@@ -17,6 +17,7 @@ COMMANDS = {
     "identity": "qtunnel.cli.identity:identity",
     "check": "qtunnel.cli.check:check",
     "run": "qtunnel.cli.run:run",
+    "doctor": "qtunnel.cli.doctor:doctor",
     "status": "qtunnel.cli.status:status",
     "sources": "qtunnel.cli.sources:sources",
     "rekey": "qtunnel.cli.rekey:rekey",
