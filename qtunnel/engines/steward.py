@@ -226,16 +226,25 @@ def _mark(connection: socket.socket) -> None:
         connection.settimeout(RECEIVE_BOUND)
         told, descriptors, *_ = socket.recv_fds(connection, MARKING.size, 1)
         mark, buffer = MARKING.unpack(told)
-        code = 0
-        for descriptor in descriptors:
-            with socket.socket(fileno=descriptor) as theirs:
-                try:
-                    if mark:
-                        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-                    theirs.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer)
-                except OSError as error:
-                    code = error.errno or -1
-        connection.send(MARKED.pack(code))
+        codes = [_mark_one(descriptor, mark, buffer) for descriptor in descriptors]
+        connection.send(MARKED.pack(max(codes, default=-1)))
+
+
+def _mark_one(descriptor: int, mark: int, buffer: int) -> int:
+    """0, or an errno. Closes the descriptor."""
+    try:
+        theirs = socket.socket(fileno=descriptor)
+    except OSError as error:  # none of a socket
+        os.close(descriptor)
+        return error.errno or -1
+    with theirs:
+        try:
+            if mark:
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            theirs.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer)
+        except OSError as error:
+            return error.errno or -1
+    return 0
 
 
 def _state(interface: Interface) -> dict[str, Any]:
