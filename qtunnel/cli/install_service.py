@@ -54,7 +54,7 @@ def install_service(
     if not uninstall and not dry_run and here:
         _say(
             f"put NAME.yaml into {etc}, its secret files into {etc}/NAME.secrets/, then: "
-            "systemctl enable --now qtunnel@NAME"
+            "systemctl enable --now qtunnel.target qtunnel@NAME"
         )
 
 

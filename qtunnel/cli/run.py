@@ -10,7 +10,7 @@ import click
 from qtunnel.config import LogConfig, load_config
 from qtunnel.daemon.gateway import Gateway
 from qtunnel.daemon.reload import ConfigSource
-from qtunnel.engines.steward_client import StewardClient
+from qtunnel.engines.steward_client import StewardClient, return_to
 from qtunnel.process import guard_memory
 from qtunnel.telemetry import log
 
@@ -34,6 +34,8 @@ from qtunnel.telemetry import log
 def run(path: Path, log_format: str | None, log_level: str | None, steward: Path | None) -> None:
     """Run the gateway in the foreground until SIGTERM or SIGINT."""
     guard_memory()
+    if steward is not None:
+        return_to(steward)
 
     def apply_log(wanted: LogConfig) -> None:
         log.configure("json" if (log_format or wanted.format) == "json" else "text", log_level or wanted.level)

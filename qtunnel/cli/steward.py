@@ -35,5 +35,15 @@ async def _serve(socket: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     notifier = Notifier.from_environment()
-    await Steward(socket, log_to(logger)).serve(lambda: notifier.ready("waits for the daemon"), stop)
-    notifier.stopping()
+    alive = asyncio.create_task(_watchdog(notifier))
+    try:
+        await Steward(socket, log_to(logger)).serve(lambda: notifier.ready("has engine and interface"), stop)
+    finally:
+        alive.cancel()
+        notifier.stopping()
+
+
+async def _watchdog(notifier: Notifier) -> None:
+    while notifier.watchdog_interval is not None:
+        notifier.watchdog()
+        await asyncio.sleep(notifier.watchdog_interval)

@@ -28,6 +28,17 @@ SOCKET_BOUND = 5.0
 """Seconds for a socket to be marked."""
 
 
+def return_to(path: Path) -> None:
+    """Tell the steward that a daemon is being started, before anything of it can fail: that the one before was asked to
+    end was no end of the gateway, so what stands behind the tunnel's routes has to stay. A steward that is not there is
+    missed later."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(SOCKET_BOUND)
+        connection.connect(str(path))
+        connection.sendall(encode({"id": 0, "do": "hello"}))
+        connection.recv(1)  # it has heard
+
+
 class StewardClient:
     """Connects when it is first asked, and again after the steward was gone. Every failure is an ``EngineError``."""
 

@@ -59,8 +59,18 @@ class Service:
         self.socket = lab.directory / "steward.sock"
         self.environment = {**os.environ, "PYTHONPATH": str(hook)}
         self.log = (lab.directory / "steward.log").open("w")
+        self.processes: list[subprocess.Popen[str]] = []
+        self.start()
+
+    def start(self) -> None:
+        """The steward."""
         self.steward = self._start(*QTUNNEL, "steward", str(self.socket))
-        self.processes: list[subprocess.Popen[str]] = [self.steward]
+        self.processes.append(self.steward)
+
+    def end(self) -> int:
+        """As systemd ends it; its exit code."""
+        self.steward.terminate()
+        return self.steward.wait(READY)
 
     def _start(self, *command: str, **more: str) -> subprocess.Popen[str]:
         environment = self.environment | more
@@ -166,7 +176,7 @@ def test_a_service_from_its_start_to_its_end(service: Service) -> None:
     wait_until(lambda: (alice.status("bob")[1]["epoch_in_force"] or 0) > epoch + 1, "a few rekeys", READY)
     no_secret_is_found(service, daemon, engine, began)
 
-    # a stop that may be a restart: engine and traffic go on
+    # a stop that is a restart: engine and traffic go on
     before = len(manager.heard)
     with Ping(alice.namespace, "10.77.0.2"):
         daemon.terminate()
@@ -177,12 +187,26 @@ def test_a_service_from_its_start_to_its_end(service: Service) -> None:
     daemon.terminate()
     assert daemon.wait(READY) == 0
 
+    # but a restart that fails, as its file is wrong, is no end: packets go nowhere after it
+    good = alice.config["node"].pop("identity")
+    command = (*QTUNNEL, "run", "--config", str(alice.file), "--steward", str(service.socket))
+    assert alice.namespace.run(*command, check=False).returncode == 2
+    alice.config["node"]["identity"] = good
+    assert service.end() == 0
+    assert gone(engine)
+    assert "unreachable 10.77.0.2" in alice.namespace.ip("route", "show", "table", "all")
+
     # and one that is none, after which nothing is left
-    service.steward.terminate()
-    assert service.steward.wait(READY) == 0
+    service.start()
+    daemon = service.daemon()
+    alice.protected("bob")
+    engine = service.engine()
+    daemon.terminate()
+    assert daemon.wait(READY) == 0
+    assert service.end() == 0
     assert gone(engine)
     assert alice.interface not in alice.namespace.links()
-    assert "unreachable" not in alice.namespace.ip("route", "show", "table", "all")
+    assert "unreachable 10.77.0.2" not in alice.namespace.ip("route", "show", "table", "all")
     assert not service.socket.exists()
 
 

@@ -85,11 +85,18 @@ def test_all_of_it_can_be_taken_away(tmp_path: Path) -> None:
     assert run(tmp_path, "--uninstall", "--units", "/srv/units") == (0, "nothing to do\n")
 
 
-def test_a_program_that_the_service_cannot_see_is_refused(tmp_path: Path) -> None:
+def test_a_program_that_the_service_cannot_see_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no program" in (install.program_problem(tmp_path / "nothing") or "")
-    link = tmp_path / "link"
-    link.symlink_to("/root/qtunnel")
     assert install.program_problem(Path("/bin/true")) is None
+    hidden = tmp_path / "home"
+    hidden.mkdir()
+    (hidden / "qtunnel").write_text("#!/bin/sh\n")
+    (hidden / "qtunnel").chmod(0o755)
+    link = tmp_path / "link"
+    link.symlink_to(hidden / "qtunnel")
+    monkeypatch.setattr(install, "HIDDEN", (str(hidden),))
+    for program in (link, hidden / "qtunnel"):
+        assert "the service does not see" in (install.program_problem(program) or "")
 
 
 def test_every_unit_of_the_tree_has_its_place() -> None:
