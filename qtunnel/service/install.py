@@ -99,20 +99,16 @@ def _commands(files: list[File], *, gone: bool) -> Iterator[list[str]]:
 
 
 def running() -> list[str]:
-    """Units of qtunnel that run now; none where systemd does not."""
+    """The gateways that run now; none where systemd does not. Engines without one, as of a stop that was none of it."""
     if not RUNNING.is_dir():
         return []
-    command = [
-        "systemctl",
-        "list-units",
-        "--plain",
-        "--no-legend",
-        "--state=active,activating",
-        "qtunnel@*",
-        "qtunnel-engine@*",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_BOUND, check=False)
-    return [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
+    for pattern in ("qtunnel@*", "qtunnel-engine@*"):
+        command = ["systemctl", "list-units", "--plain", "--no-legend", "--state=active,activating", pattern]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_BOUND, check=False)
+        found = [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
+        if found:
+            return found
+    return []
 
 
 def program_problem(program: Path) -> str | None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tests.support.netns import PATIENCE, run
 
@@ -47,9 +48,9 @@ class Machine:
     def succeeds(self, *command: str) -> bool:
         return run(*self.command(*command), check=False, timeout=COMMAND_BOUND).returncode == 0
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        """Start a command inside, with its output in a pipe."""
-        return subprocess.Popen(self.command(*command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def start(self, *command: str, output: IO[str]) -> subprocess.Popen[str]:
+        """Start a command inside, with all that it says in a file."""
+        return subprocess.Popen(self.command(*command), stdout=output, stderr=subprocess.STDOUT, text=True)
 
     def write(self, path: str, text: str, mode: str = "0644") -> None:
         """Make a file inside, with its directories."""
