@@ -61,6 +61,11 @@ def engine_of(machine: Machine, name: str) -> int:
     return int(machine.run("pgrep", "-f", f"qtunnel wg --foreground qt-{name}").split()[0])
 
 
+def ended(machine: Machine, pid: int) -> None:
+    """Wait for the end of a process that was killed, or a ping would go through what is left of it."""
+    wait_until(lambda: not machine.succeeds("test", "-e", f"/proc/{pid}/exe"), f"the end of {pid}", 10)
+
+
 def field(machine: Machine, pid: int | str, name: str) -> str:
     """Of a process's /proc/PID/status (proc(5))."""
     found = re.search(rf"^{name}:\s*(.*)$", machine.read(f"/proc/{pid}/status"), re.MULTILINE)
@@ -187,6 +192,7 @@ def test_a_life_of_the_package(machine: Machine) -> None:
     # -- killed: the engine
     machine.run("kill", "-KILL", str(engine))
     killed = time.monotonic()
+    ended(machine, engine)
     wait_until(lambda: pings(machine), "the tunnel is back after its engine was killed", BACK)
     print(f"the engine was killed: back after {time.monotonic() - killed:.1f} s")
     assert machine.show("qtunnel@alice", "MainPID") == daemon
@@ -205,6 +211,7 @@ def test_a_life_of_the_package(machine: Machine) -> None:
     # -- the steward, and with it the engine
     machine.run("kill", "-KILL", steward)
     killed = time.monotonic()
+    ended(machine, engine)
     wait_until(lambda: pings(machine), "the tunnel is back after the steward was killed", BACK)
     print(f"the steward was killed: back after {time.monotonic() - killed:.1f} s")
 
