@@ -117,6 +117,16 @@ class ServiceError(QtunnelError):
     """The service's files cannot be put in place, or taken away."""
 
 
+class NetworkError(QtunnelError):
+    """The simulated QKD network: it cannot be started, or refuses what it was told."""
+
+
+class NoNetworkError(NetworkError):
+    """No simulated QKD network answers."""
+
+    exit_code = EXIT_NO_KME
+
+
 class SandboxError(QtunnelError):
     """A place with networks of its own cannot be made on this machine, or a tool in it failed."""
 

@@ -47,6 +47,7 @@ READERS = {
     "doctor/file_checks.py": "certificates",
     "service/install.py": "the units that it puts in place",
     "service/places.py": "the units of this package",
+    "cli/kme_network.py": "a picture, which it writes",
     "config/document.py": "the configuration, which names secret files but holds none",
     "config/loader.py": "opens public files to see that they can be read",
     "config/snapshot.py": "certificates, to see whether they have changed",

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.lab import QTUNNEL, READY, Gateway, Lab, Ping
+from tests.daemon.kmes import QTUNNEL, READY
+from tests.daemon.lab import Gateway, Lab, Ping
 from tests.support.netns import gone, join, namespaces, stop, wait_until
 from tests.support.secrets import leaked, of_directory, of_process, recorded, recording
 
