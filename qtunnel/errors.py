@@ -113,6 +113,10 @@ class KmeError(QtunnelError):
     """The embedded KME cannot be started."""
 
 
+class ServiceError(QtunnelError):
+    """The service's files cannot be put in place, or taken away."""
+
+
 class NetworkError(QtunnelError):
     """The simulated QKD network: it cannot be started, or refuses what it was told."""
 

@@ -25,6 +25,7 @@ from qtunnel.daemon.notices import Notices
 from qtunnel.daemon.nudges import Nudges
 from qtunnel.daemon.on_demand import OnDemand
 from qtunnel.daemon.plain import PlainPeers
+from qtunnel.daemon.plane import marked_by
 from qtunnel.daemon.reload import Apply, ConfigSource, Parts, Reloader
 from qtunnel.daemon.settings import all_settings, load_public
 from qtunnel.daemon.sources import KeySources
@@ -35,6 +36,7 @@ from qtunnel.daemon.transport import Address, Datagram, HandshakeSockets, cookie
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally, in_force, is_stale, peer_status, protection_in_force, sources_of
 from qtunnel.engines.base import Lease
+from qtunnel.engines.steward_client import StewardClient
 from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
@@ -57,8 +59,8 @@ STATUS_LIMIT = 2.0
 class Gateway:
     """One gateway, from its configuration to its end."""
 
-    def __init__(self, config: Config, source: ConfigSource) -> None:
-        self._config, self._source = config, source
+    def __init__(self, config: Config, source: ConfigSource, steward: StewardClient | None = None) -> None:
+        self._config, self._source, self._steward = config, source, steward
         self._peers: dict[str, PeerConfig] = {peer.name: peer for peer in config.peers}
         self._started = monotonic()
         self._epochs = Epochs()
@@ -111,12 +113,13 @@ class Gateway:
         self._memory: StateDirectory | None = None
         self._sources = KeySources(config, self._events, lambda peer, stock: self._core.supply(peer, stock, now()))
         self._core = RekeyNode(self._identity, os.urandom, source_of=source_of, cookie_source=cookie_source)
-        self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk, self._lease_of)
+        self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk, self._lease_of,
+                              self._steward)  # fmt: skip
         self._tunnel.busy = self._work.busy
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._plain = PlainPeers(config, self._endpoints.doubt)
         self._nudges = Nudges(self._tunnel, self._endpoints)
-        self._sockets = HandshakeSockets(node.listen, self._receive)
+        self._sockets = HandshakeSockets(node.listen, self._receive, marked_by(self._steward))
         self._notices = Notices(self._tally, self._tunnel, self._endpoints, self._publish, self._sources.book.lost)
         self._stores = stores = Stores(node.state_dir, self._publish)
         settings = all_settings(config, self._public)
