@@ -135,6 +135,12 @@ class PadError(QtunnelError):
         self.lost = lost
 
 
+class AuditError(QtunnelError):
+    """An audit log, or a head of one, that cannot be read, or a question that it cannot answer."""
+
+    exit_code = EXIT_USAGE
+
+
 class KmeUnreachableError(QtunnelError):
     """A KME that is to be probed and does not answer at all."""
 

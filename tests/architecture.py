@@ -67,9 +67,11 @@ ROOMS = {
     "rekey": Room("all exchanges of a gateway: when, with what, what if not", ("handshake", "keys"), sans_io=True),
     "wireguard": Room("the WireGuard device: messages, sessions, timers, UAPI grammar", sans_io=True),
     "offload": Room("super-packets of a TUN: headers, checksums, split", sans_io=True),
+    "audit": Room("the audit log: records, chain of hashes, signed heads, what they answer", sans_io=True),
     "workers": Room("processes that seal and open bursts for an engine", ("offload", "process", "wireguard"),
                     {"process": ("process.py",)}),
     "netio": Room("Linux edge of the engine: TUN, UDP, UAPI socket, the loop", ("offload", "wireguard", "workers")),
+    "auditlog": Room("the audit log's files, and the thread that writes them", ("audit",)),
     "events": Room("the one event stream of the daemon"),
     "telemetry": Room("structured logging"),
     "aside": Room("work that blocks, in a thread that nobody waits for at the end"),
@@ -94,9 +96,10 @@ ROOMS = {
     "engines": Room("a data plane, driven by UAPI or netlink; its interface and routes", ("telemetry",)),
     "daemon": Room(
         "the shell around rekey: sockets, sources, engine, state, status",
-        ("aside", "config", "control", "drivers", "engines", "events", "handshake", "keys", "rekey", "sd_notify",
-         "telemetry"),
-        {"aside": ("reload.py",), "handshake": ("transport.py",)},
+        ("aside", "audit", "auditlog", "config", "control", "drivers", "engines", "events", "handshake", "keys",
+         "rekey", "sd_notify", "telemetry"),
+        {"aside": ("reload.py",), "audit": ("accounting.py",), "auditlog": ("accounting.py",),
+         "handshake": ("transport.py",)},
     ),
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),
     "demo": Room("all of it on one machine", ("config", "control", "kme", "sandbox")),
@@ -109,9 +112,11 @@ ROOMS = {
     ),
     "cli": Room(
         "the commands; each may import the room of its own name",
-        ("config", "control", "daemon", "drivers", "engines", "netio", "probe", "process", "sandbox", "telemetry"),
-        {"daemon": ("run.py",), "drivers": ("machine.py", "pad.py"), "engines": ("machine.py",), "netio": ("wg.py",),
-         "probe": ("kme.py",), "process": ("run.py", "kme.py", "wg.py"), "sandbox": ("bench.py", "demo.py"),
+        ("auditlog", "config", "control", "daemon", "drivers", "engines", "netio", "probe", "process", "sandbox",
+         "telemetry"),
+        {"auditlog": ("audit.py",), "daemon": ("run.py",), "drivers": ("machine.py", "pad.py"),
+         "engines": ("machine.py",), "netio": ("wg.py",), "probe": ("kme.py",),
+         "process": ("run.py", "kme.py", "wg.py"), "sandbox": ("bench.py", "demo.py"),
          "telemetry": ("run.py", "kme.py")},
         commands=True,
     ),
@@ -123,8 +128,9 @@ CIRCLE = {("config", "drivers"), ("drivers", "config")}
 """The one circle: the configuration asks the registry for a driver's models, which are made of its types."""
 
 PURE_MODULES = {
-    "__future__", "abc", "binascii", "bisect", "collections", "dataclasses", "enum", "errno", "functools", "hashlib",
-    "heapq", "hmac", "ipaddress", "itertools", "logging", "math", "struct", "typing",
+    "__future__", "abc", "base64", "binascii", "bisect", "collections", "contextlib", "dataclasses", "enum", "errno",
+    "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "logging", "math", "re", "struct",
+    "typing",
     "cryptography", "nacl", "numpy",
 }  # fmt: skip
 """All that a sans-IO room may import from outside: neither clock nor file nor socket is among them."""

@@ -35,6 +35,9 @@ class Label(Enum):
     EPOCH_CHAIN_ID = b"qtunnel/v1/epoch/chain-id"
     RECORD_CHACHA20_POLY1305 = b"qtunnel/v1/record/chacha20-poly1305"
     RECORD_AES_256_GCM = b"qtunnel/v1/record/aes-256-gcm"
+    IDENTITY_AUDIT = b"qtunnel/v1/identity/audit"
+    AUDIT_KEY = b"qtunnel/v1/audit/key"
+    AUDIT_HEAD = b"qtunnel/v1/audit/head"
 
 
 def sha512(*parts: bytes | bytearray | memoryview) -> bytes:

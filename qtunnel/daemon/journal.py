@@ -35,6 +35,7 @@ LEVELS = {
     "state.damaged": "warning",
     "state.unwritable": "error",
     "config.refused": "error",
+    "audit.failing": "error",
     "rekey.started": "debug",
 }
 """Kinds that are not at level info."""

@@ -1,4 +1,5 @@
-"""Both KMEs are away for many rekeys of real daemons: keys agreed ahead carry them, then policy acts.
+"""Both KMEs are away for many rekeys of real daemons: keys agreed ahead carry them, then policy acts; all of it is on
+record, whatever ends a daemon.
 
 ``make outage`` has 60 of them with a reservoir of 64; the tests 6.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ from typing import Any
 import pytest
 
 from qtunnel.kme.pki import create_pki
-from tests.daemon.lab import CONFIGS, QTUNNEL, READY, Gateway
-from tests.support.netns import stop, two_hosts, wait_until
+from tests.daemon.lab import CONFIGS, QTUNNEL, READY, Gateway, qtunnel
+from tests.support.netns import run, stop, two_hosts, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # fill, run dry at both ends, block, fill again
 
@@ -36,12 +38,17 @@ class Pair:
             (directory / f"{name}.yaml").write_text(text)
         self.start_kmes()
         self.gateways: list[Gateway] = []
+        self.bobs_disk = directory / "log-bob"
+        self.bobs_disk.mkdir()
+        run("mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", str(self.bobs_disk))
         for number, (name, other) in enumerate((("alice", "bob"), ("bob", "alice")), 1):
             gateway = Gateway(directory, hosts[number - 1], name, f"10.77.0.{number}")
             gateway.source("metro", "https://127.0.0.1:8443")
             qkd = {"sources": {"metro": {"peer_sae_id": f"sae-{other}"}}, "max_age": "15s", "reservoir": DEPTH}
             gateway.peer(other, f"10.77.0.{3 - number}", f"10.99.0.{3 - number}", qkd)
             gateway.config["peers"][0]["rekey"] = {"interval": "1s", "jitter": "0%"}
+            rule = {"alice": "go-on", "bob": "stop"}[name]
+            gateway.config["audit"] = {"path": f"log-{name}/audit.jsonl", "rotate": "100kB", "on_failure": rule}
             self.gateways.append(gateway)
             gateway.start()
 
@@ -79,6 +86,19 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
             for gateway in made.gateways:
                 if gateway.process is not None:
                     stop(gateway.process)
+            run("umount", "-l", str(made.bobs_disk))
+
+
+def present() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def audit(gateway: Gateway, command: str, *arguments: str) -> dict[str, Any]:
+    """What ``qtunnel audit`` says as JSON."""
+    done = qtunnel("audit", command, "--config", gateway.file, "--json", *arguments)
+    assert done.stdout, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def stored(pair: Pair) -> int:
@@ -95,6 +115,7 @@ def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: Pair) -> Non
     used: set[str] = {key["key_id"] for key in pair.peer(first)["key_ids"]}
     pair.stop_kmes()
     before = pair.peer(first)
+    carried_at, keys = present(), {f"{key['source']} {key['key_id']}" for key in before["key_ids"]}
     done, last = 0, before["epoch_in_force"]
 
     def carried() -> bool:
@@ -113,6 +134,7 @@ def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: Pair) -> Non
     # then the other end takes over, with as many keys of its own
     wait_until(lambda: pair.peer(first)["protection"] == "blocked", "policy blocks, no key is left", 60 + 2 * DEPTH)
     assert "event=reservoir.low" in gateway.log
+    blocked_at = present()
     pair.start_kmes()
     alice.protected("bob")
     bob.protected("alice")
@@ -121,3 +143,30 @@ def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: Pair) -> Non
     assert len(events) >= REKEYS
     text = json.dumps([pair.peer(name) for name in ("alice", "bob")])
     assert f'"depth": {DEPTH}' in text
+
+    # what the audit log knows of all that, of a daemon that goes on, and of ends that nobody asked for
+    assert audit(gateway, "verify")["findings"] == []
+    found = audit(gateway, "show", "--peer", other, "--at", carried_at)
+    assert (found["protection"], found["epoch"]) == ("qkd+pqc", before["epoch_in_force"])
+    assert set(found["key_ids"]) == keys
+    assert audit(gateway, "show", "--peer", other, "--at", blocked_at)["protection"] == "blocked"
+    assert audit(gateway, "show", "--peer", other, "--at", present())["protection"] == "qkd+pqc"
+    assert qtunnel("rekey", "bob", "--socket", alice.socket).returncode == 0
+    records = "".join(path.read_text() for path in (pair.directory / "log-alice").iterdir())
+    for kind in ("control.asked", "source.down", "peer.blocked", "reservoir.low", "daemon.starting"):
+        assert f'"kind":"{kind}"' in records
+    assert alice.process is not None
+    alice.process.kill()
+    alice.process.wait()
+    alice.start()
+    alice.ready().protected("bob")
+    assert audit(alice, "verify")["findings"] == []
+    with suppress(OSError), (pair.bobs_disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert bob.process is not None
+    assert bob.process.wait(60) == 1
+    assert "no space left on device; make room there (audit.on_failure is stop)" in bob.log
+    assert "event=audit.failing" in bob.log
+    assert "event=tunnel.guarded" in bob.log
+    assert audit(bob, "verify")["findings"] == []
