@@ -141,6 +141,10 @@ class AuditError(QtunnelError):
     exit_code = EXIT_USAGE
 
 
+class MetricsError(QtunnelError):
+    """The port for metrics cannot be served."""
+
+
 class KmeUnreachableError(QtunnelError):
     """A KME that is to be probed and does not answer at all."""
 

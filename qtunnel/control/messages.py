@@ -7,7 +7,7 @@ A request is ``{"version": 1, "request": NAME, ...}``. Its answer is ``{"version
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,6 +31,12 @@ RequestName = Literal["ping", "status", "rekey", "reload", "events", "clear-sour
 Protection = Literal["qkd+pqc", "pqc-only", "blocked", "starting", "expired"]
 NodeState = Literal["starting", "up", "engine-down", "interface-altered", "stopping"]
 SourceStateName = Literal["not asked yet", "well", "failing", "resting", "in quarantine"]
+FaultKind = Literal[
+    "unreachable", "timeout", "certificate", "unauthorized", "rejected", "unavailable", "key-not-found", "protocol",
+    "driver",
+]  # fmt: skip
+"""How a call of a key source can fail: each kind of ``KeySourceError``, and the driver itself."""
+FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 ErrorCode = Literal[
     "bad-request", "version", "forbidden", "busy", "unknown-peer", "unknown-source", "timeout", "failed", "config",
     "stopping", "internal",
@@ -183,7 +189,7 @@ class KeySourceStatus(Message):
     lasts: bool = False
     keys_taken: int = 0
     keys_lost: int = 0
-    faults: dict[str, int] = {}
+    faults: dict[FaultKind, int] = {}
     alarm: str | None = None
 
 

@@ -40,6 +40,7 @@ from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
 from qtunnel.keys.policy import Protection
+from qtunnel.metrics.server import MetricsServer
 from qtunnel.rekey.model import Block, Defect, Effect, FetchAhead, FetchById, FetchNew, Install, Notice, Remember, Send
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.peer import PeerView
@@ -131,6 +132,10 @@ class Gateway:
             self._sources, self._notices, reloader, self._accounting, self._tally, lambda: self._config,
             lambda: self._peers, lambda: self._state, self._view,
         )  # fmt: skip
+        metrics = None
+        if config.metrics is not None:
+            address, port = config.metrics.listen
+            metrics = MetricsServer(str(address), port, lambda: reporter.status(None), self._events)
         settings = all_settings(config, self._public)
         try:
             await control.start()
@@ -138,6 +143,9 @@ class Gateway:
             memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told), names)
             self._memory = memory
             await self._accounting.start()
+            if metrics is not None:
+                await metrics.start()
+                self._spawn(metrics.follow())
             await self._sockets.open(await self._tunnel.outer_mark())
             await self._endpoints.first(memory, self._public)
             await self._tunnel.start()
@@ -169,6 +177,8 @@ class Gateway:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await control.stop()
+            if metrics is not None:
+                await metrics.stop()
             self._sockets.close()
             if self._stop.is_set() and self._failure is None:
                 await self._tunnel.stop()

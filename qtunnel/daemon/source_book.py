@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from qtunnel.config import KeySourceConfig
-from qtunnel.control.messages import KeySourceStatus
+from qtunnel.control.messages import FaultKind, KeySourceStatus
 from qtunnel.daemon.clock import monotonic
 from qtunnel.errors import (
     KeyNotFoundError,
@@ -30,7 +30,7 @@ from qtunnel.terms import KeyRef
 DOWN = (KeySourceUnreachableError, KeySourceTimeoutError, KeySourceCertificateError, KeySourceUnauthorizedError)
 """What the calls of all peers would meet. A source that has no key, or not this one, answers and is not down."""
 
-FAULTS: dict[type[KeySourceError], str] = {
+FAULTS: dict[type[KeySourceError], FaultKind] = {
     KeySourceUnreachableError: "unreachable",
     KeySourceTimeoutError: "timeout",
     KeySourceCertificateError: "certificate",
@@ -41,7 +41,7 @@ FAULTS: dict[type[KeySourceError], str] = {
     KeySourceProtocolError: "protocol",
 }
 """Each kind of failure by the word that status and metrics have for it."""
-DEFECT = "driver"
+DEFECT: FaultKind = "driver"
 """The word for a failure that is none of them: of the driver itself."""
 
 
@@ -56,7 +56,7 @@ class Known:
     last_error: str | None = None
     status: SourceStatus | None = None
     key_size: int | None = None
-    faults: dict[str, int] = field(default_factory=dict)
+    faults: dict[FaultKind, int] = field(default_factory=dict)
 
     @property
     def healthy(self) -> bool | None:

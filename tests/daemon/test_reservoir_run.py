@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from qtunnel.kme.pki import create_pki
 from tests.daemon.lab import CONFIGS, QTUNNEL, READY, Gateway, qtunnel
 from tests.support.netns import run, stop, two_hosts, wait_until
+from tests.support.promtool import PROMTOOL, promtool
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # fill, run dry at both ends, block, fill again
 
@@ -48,6 +51,7 @@ class Pair:
             gateway.peer(other, f"10.77.0.{3 - number}", f"10.99.0.{3 - number}", qkd)
             gateway.config["peers"][0]["rekey"] = {"interval": "1s", "jitter": "0%"}
             rule = {"alice": "go-on", "bob": "stop"}[name]
+            gateway.config["metrics"] = {"listen": "127.0.0.1:9586"}
             gateway.config["audit"] = {"path": f"log-{name}/audit.jsonl", "rotate": "100kB", "on_failure": rule}
             self.gateways.append(gateway)
             gateway.start()
@@ -101,6 +105,20 @@ def audit(gateway: Gateway, command: str, *arguments: str) -> dict[str, Any]:
     return answer
 
 
+def metrics(gateway: Gateway) -> dict[str, float]:
+    """By name and labels, these in the order of their names."""
+    code = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9586/metrics', timeout=20).read().decode())"
+    text = gateway.namespace.run(sys.executable, "-c", code).stdout
+    if PROMTOOL is not None:
+        promtool("check", "metrics", text=text)
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
+    return found
+
+
 def stored(pair: Pair) -> int:
     return int(pair.peer(pair.initiator())["reservoir"][0]["keys"])
 
@@ -143,6 +161,19 @@ def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: Pair) -> Non
     assert len(events) >= REKEYS
     text = json.dumps([pair.peer(name) for name in ("alice", "bob")])
     assert f'"depth": {DEPTH}' in text
+
+    # what the metrics say of it
+    shows = metrics(gateway)
+    shown = pair.peer(first)
+    labels = f'{{peer="{other}"}}'
+    assert shows[f"qtunnel_peer_protected{labels}"] == 1.0
+    assert shows[f"qtunnel_peer_epoch_max_age_seconds{labels}"] == 15.0
+    assert shows[f'qtunnel_reservoir_depth_keys{{peer="{other}",source="metro"}}'] == DEPTH
+    assert REKEYS <= shows[f'qtunnel_rekeys_total{{outcome="done",peer="{other}"}}'] <= shown["rekeys_ok"]
+    assert shows['qtunnel_handshake_duration_seconds_count{role="initiator"}'] > 0
+    assert shows['qtunnel_source_faults_total{kind="unreachable",source="metro"}'] > 0
+    assert shows['qtunnel_source_up{source="metro"}'] == 1.0
+    assert shows["qtunnel_audit_failing"] == 0.0
 
     # what the audit log knows of all that, of a daemon that goes on, and of ends that nobody asked for
     assert audit(gateway, "verify")["findings"] == []
