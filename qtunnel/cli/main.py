@@ -22,6 +22,7 @@ COMMANDS = {
     "rekey": "qtunnel.cli.rekey:rekey",
     "reload": "qtunnel.cli.reload:reload",
     "audit": "qtunnel.cli.audit:audit",
+    "fleet": "qtunnel.cli.fleet:fleet",
     "kme": "qtunnel.cli.kme:kme",
     "pad": "qtunnel.cli.pad:pad",
     "wg": "qtunnel.cli.wg:wg",

@@ -15,6 +15,7 @@ from qtunnel.config import Config, PeerConfig
 from qtunnel.control.messages import NodeState, RekeyOutcome
 from qtunnel.control.server import ControlServer, Handlers
 from qtunnel.daemon.accounting import Accounting
+from qtunnel.daemon.announce import publisher
 from qtunnel.daemon.clock import monotonic, now
 from qtunnel.daemon.endpoints import Endpoints
 from qtunnel.daemon.epochs import Epochs
@@ -136,6 +137,7 @@ class Gateway:
         if config.metrics is not None:
             address, port = config.metrics.listen
             metrics = MetricsServer(str(address), port, lambda: reporter.status(None), self._events)
+        announcing = publisher(config, lambda: reporter.status(None), self._events)
         settings = all_settings(config, self._public)
         try:
             await control.start()
@@ -167,6 +169,8 @@ class Gateway:
             )  # fmt: skip
             reloader.ready(parts)
             self._spawn(reloader.follow())
+            if announcing is not None:
+                self._spawn(announcing.follow())
             self._events.publish("daemon.ready", None, interface=config.tunnel.interface, peers=len(self._peers))
             notifier.ready(reloader.summary)
             await self._stop.wait()

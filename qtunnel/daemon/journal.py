@@ -36,6 +36,7 @@ LEVELS = {
     "state.unwritable": "error",
     "config.refused": "error",
     "audit.failing": "error",
+    "mqtt.down": "warning",
     "rekey.started": "debug",
 }
 """Kinds that are not at level info."""

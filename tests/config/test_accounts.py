@@ -1,4 +1,4 @@
-"""The audit log and metrics in a configuration: what is right, and what would be."""
+"""Audit log, metrics and reports in a configuration: what is right, and what would be."""
 
 from __future__ import annotations
 
@@ -49,6 +49,12 @@ def test_other_addresses_are_for_who_says_so(write: Callable[[str], Path]) -> No
         ('metrics: {listen: "0.0.0.0:9586"}', "metrics.listen: others may reach this address"),
         ('metrics: {listen: "[::]:9586"}', "set expose: true beside it"),
         ("metrics: {port: 9586}", "unknown key 'port'"),
+        ('mqtt: {broker: "mqtts://b:8883"}', "mqtts needs ca"),
+        ('mqtt: {broker: "mqtt://b:1883"}', "is without TLS"),
+        ('mqtt: {broker: "mqtt://127.0.0.1:1883", ca: bob.public}', "ca and certificate are for TLS"),
+        ('mqtt: {broker: "mqtt://127.0.0.1:1883", username: a}', "username and password_file belong together"),
+        ('mqtt: {broker: "mqtt://127.0.0.1:1883", prefix: "a/+"}', "mqtt.prefix: not the beginning of a topic"),
+        ('mqtt: {broker: "mqtt://127.0.0.1:1883", interval: 10ms}', "mqtt.interval: is shorter than 1s"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(errors_of: Callable[[str], list[str]], text: str, words: str) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from qtunnel.cli.check import check
 from qtunnel.config import load_config, warnings
-from qtunnel.config.accounts import AuditConfig, MetricsConfig
+from qtunnel.config.accounts import AuditConfig, MetricsConfig, MqttConfig
 from qtunnel.config.model import Config, LogConfig, NodeConfig, PeerConfig, QkdConfig, RekeyConfig, TunnelConfig
 from qtunnel.config.plain import PlainPeerConfig
 from qtunnel.kme.pki import DEFAULT_KMES, DEFAULT_SAES, create_pki
@@ -58,6 +58,7 @@ def test_alice_explains_every_option() -> None:
         PlainPeerConfig,
         AuditConfig,
         MetricsConfig,
+        MqttConfig,
     ]
     assert [name for model in models for name in model.model_fields if f"{name}:" not in text] == []
 

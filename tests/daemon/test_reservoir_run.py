@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from qtunnel.kme.pki import create_pki
 from tests.daemon.lab import CONFIGS, QTUNNEL, READY, Gateway, qtunnel
+from tests.support.mosquitto import MOSQUITTO
 from tests.support.netns import run, stop, two_hosts, wait_until
 from tests.support.promtool import PROMTOOL, promtool
 
@@ -36,9 +37,15 @@ class Pair:
         self.directory, self._hosts = directory, hosts
         create_pki(directory / "pki", now=datetime.now(UTC))
         self.kmes: list[Any] = []
+        rules = "user kme-b\ntopic read #\nuser sae-alice\ntopic write #\n"
+        (directory / "acl").write_text(rules)
+        (directory / "broker.conf").write_text(BROKER.format(directory))
+        for name in ("acl", "broker.conf"):
+            (directory / name).chmod(0o600)
         for name in ("kme-a", "kme-b"):
             text = (CONFIGS / f"{name}.yaml").read_text()
             (directory / f"{name}.yaml").write_text(text)
+        self.broker: Any = None
         self.start_kmes()
         self.gateways: list[Gateway] = []
         self.bobs_disk = directory / "log-bob"
@@ -54,6 +61,13 @@ class Pair:
             gateway.config["metrics"] = {"listen": "127.0.0.1:9586"}
             gateway.config["audit"] = {"path": f"log-{name}/audit.jsonl", "rotate": "100kB", "on_failure": rule}
             self.gateways.append(gateway)
+            if name == "alice":
+                gateway.config["mqtt"] = {
+                    "broker": "mqtts://127.0.0.1:8883", "ca": "pki/ca.pem", "certificate": "pki/sae-alice.pem",
+                    "private_key": "pki/sae-alice.key", "interval": "2s",
+                }  # fmt: skip
+                if MOSQUITTO is not None:
+                    self.broker = hosts[0].start(MOSQUITTO, "-c", str(directory / "broker.conf"))
             gateway.start()
 
     def start_kmes(self) -> None:
@@ -90,6 +104,8 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
             for gateway in made.gateways:
                 if gateway.process is not None:
                     stop(gateway.process)
+            if made.broker is not None:
+                stop(made.broker)
             run("umount", "-l", str(made.bobs_disk))
 
 
@@ -117,6 +133,30 @@ def metrics(gateway: Gateway) -> dict[str, float]:
             labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
             found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
     return found
+
+
+BROKER = """
+user root
+listener 8883 127.0.0.1
+cafile {0}/pki/ca.pem
+certfile {0}/pki/kme-a.pem
+keyfile {0}/pki/kme-a.key
+require_certificate true
+use_identity_as_username true
+allow_anonymous false
+acl_file {0}/acl
+persistence false
+"""
+
+
+def fleet(gateway: Gateway) -> dict[str, Any] | None:
+    """What the fleet's view has, once there is somebody in it."""
+    pki = gateway.directory / "pki"
+    command = [*QTUNNEL, "fleet", "status", "--json", "--broker", "mqtts://127.0.0.1:8883", "--ca", str(pki / "ca.pem")]
+    command += ["--certificate", str(pki / "kme-b.pem"), "--private-key", str(pki / "kme-b.key")]
+    done = gateway.namespace.run(*command, check=False)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return next((its for its in found["gateways"] if its["well"]), None)
 
 
 def stored(pair: Pair) -> int:
@@ -174,6 +214,11 @@ def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: Pair) -> Non
     assert shows['qtunnel_source_faults_total{kind="unreachable",source="metro"}'] > 0
     assert shows['qtunnel_source_up{source="metro"}'] == 1.0
     assert shows["qtunnel_audit_failing"] == 0.0
+
+    # and the fleet's view, where there is a broker
+    if pair.broker is not None:
+        shown_there = wait_until(lambda: fleet(alice), "alice reports", READY)
+        assert (shown_there["name"], shown_there["peers"]["bob"]["protection"]) == ("alice", "qkd+pqc")
 
     # what the audit log knows of all that, of a daemon that goes on, and of ends that nobody asked for
     assert audit(gateway, "verify")["findings"] == []
