@@ -254,8 +254,8 @@ def test_secrets_are_read_by_the_one_loader() -> None:
     }
     assert users == {
         "cli/pad.py", "config/checks.py", "config/loader.py", "config/snapshot.py", "daemon/settings.py",
-        "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py", "fleet/broker.py", "identity.py", "kem_files.py",
-        "kme/pki.py", "tls.py",
+        "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py", "fleet/broker.py", "identity.py",
+        "kem_files.py", "kme/pki.py", "tls.py",
     }  # fmt: skip
 
 

@@ -75,6 +75,11 @@ class AuditWriter:
         return 0.0 if since is None else time.monotonic() - since
 
     @property
+    def writes(self) -> bool | None:
+        """Whether the newest batch is on the disk; ``None`` before the first."""
+        return self._writes
+
+    @property
     def records(self) -> int:
         """Number of the newest record."""
         return self._log.records
@@ -141,13 +146,13 @@ class AuditWriter:
             batch, lost, since = list(self._waiting), self._lost, self._lost_since
             self._waiting.clear()
             self._lost = 0
-        if lost:
-            self._log.gap(lost, since)
         try:
             self._log.add(batch)
         except Exception:
             self.lost(len(batch))
             raise
+        if lost:  # those came when the batch was waiting already
+            self._log.gap(lost, since)
         if self._closing:
             self._log.sign()
         self._log.sync()

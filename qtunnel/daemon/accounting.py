@@ -14,7 +14,7 @@ from qtunnel.auditlog.files import unusable
 from qtunnel.auditlog.log import AuditLog, Entry, LogOptions
 from qtunnel.auditlog.writer import AuditWriter
 from qtunnel.config import Config
-from qtunnel.errors import QtunnelError
+from qtunnel.errors import AuditError, QtunnelError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity
 from qtunnel.telemetry import log
@@ -79,6 +79,14 @@ class Accounting:
         self._heard(error)
         self._task = asyncio.create_task(self._follow())
         self._watch = asyncio.create_task(self._look())
+        for task in (self._task, self._watch):
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """A defect of ours must not end the log in silence."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.defect("audit.defect", error)
+            self._heard(AuditError(f"the audit log is not written: internal error ({type(error).__name__})"))
 
     async def _follow(self) -> None:
         lost = 0
@@ -90,10 +98,15 @@ class Accounting:
                 self._writer.put(Entry(event.time, event.kind, event.peer, bounded(event.fields)))
 
     async def _look(self) -> None:
+        hung = False
         while True:
             await asyncio.sleep(LOOK_EVERY)
             if self._writer.hangs_for() > HANG_LIMIT:
+                hung = True
                 self._heard(OSError(errno.ETIMEDOUT, f"the disk takes longer than {HANG_LIMIT:g} s"))
+            elif hung and self._writer.writes:  # which does not tell of that: for it nothing was refused
+                hung = False
+                self._heard(None)
 
     def _tell(self, error: OSError | QtunnelError | None) -> None:
         """In the writer's thread."""
@@ -125,7 +138,7 @@ class Accounting:
         """Write what was told up to the end of the stream, and a signed head."""
         if self._task is None:
             return
-        await self._task
+        await asyncio.wait({self._task})
         self._watch.cancel()
         unwritten = await asyncio.to_thread(self._writer.close, CLOSE_LIMIT)
         if unwritten:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from qtunnel.cli.check import summary
 from qtunnel.config import load_config
 from tests.config.conftest import MINIMAL
+
+EXAMPLES = Path(__file__).parents[2] / "configs"
 
 
 def test_both_are_off_where_the_file_does_not_name_them(write: Callable[[str], Path]) -> None:
@@ -60,3 +64,11 @@ def test_other_addresses_are_for_who_says_so(write: Callable[[str], Path]) -> No
 def test_what_is_wrong_is_said_with_its_place(errors_of: Callable[[str], list[str]], text: str, words: str) -> None:
     (line,) = errors_of(MINIMAL + text + "\n")
     assert words in line, line
+
+
+def test_check_says_what_the_gateway_gives_account_by(site: Path) -> None:
+    shutil.copy(EXAMPLES / "audited.yaml", site)
+    lines = summary(load_config(site / "audited.yaml", environ={}))
+    assert f"audit log {site}/audit/audited.jsonl: the daemon ends where it cannot be written" in lines
+    assert "metrics on 127.0.0.1:9586" in lines
+    assert "reports to mqtts://broker.example.org:8883, under qtunnel/audited" in lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from qtunnel.audit.kinds import RECORDED
 from qtunnel.auditlog import files
 from qtunnel.auditlog.files import read_log
 from qtunnel.config import AuditConfig
+from qtunnel.daemon import accounting as module
 from qtunnel.daemon.accounting import Accounting
 from qtunnel.errors import QtunnelError
 from qtunnel.events import EventStream
@@ -88,13 +90,16 @@ def test_without_a_section_there_is_no_log(tmp_path: Path) -> None:
 
 
 class Disk:
-    """Refuses while it is full."""
+    """Refuses while it is full, and hangs until it is let go."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = False
+        self.goes = threading.Event()
+        self.goes.set()
         write = files.LogFileWriter.write
 
         def refusing(writer: files.LogFileWriter, data: bytes) -> int:
+            self.goes.wait(60)
             if self.full:
                 raise OSError(28, "No space left on device")
             return write(writer, data)
@@ -128,6 +133,28 @@ def test_a_log_that_cannot_be_written_is_an_alarm_and_the_daemon_goes_on(
     assert "audit.failing" in found
     assert "audit.resumed" in found
     assert ended == []
+
+
+def test_a_disk_that_hangs_is_an_alarm_until_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    monkeypatch.setattr(module, "HANG_LIMIT", 0.05)
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.02)
+
+    async def scenario() -> None:
+        events = EventStream()
+        its = accounting(tmp_path, events, "go-on")
+        await its.start()
+        disk.goes.clear()
+        events.publish("peer.blocked", "bob", detail="first")
+        await until(lambda: its.problem is not None)
+        assert "the disk takes longer than 0.05 s" in str(its.problem)
+        disk.goes.set()
+        await until(lambda: its.problem is None)
+        events.close()
+        await its.finish()
+
+    asyncio.run(scenario())
+    assert "audit.failing" in text(tmp_path)
 
 
 def test_a_log_that_cannot_be_written_ends_the_daemon_where_policy_says_so(

@@ -39,7 +39,7 @@ pattern read {prefix}/{device}/link/+
 
 @dataclass
 class Broker:
-    """One Mosquitto. rules: who may do what. login: a file of passwords instead of client certificates. tls: or none."""
+    """One Mosquitto. rules: who may do what; login: a file of passwords, not client certificates; tls: or without."""
 
     directory: Path
     pki: Path
