@@ -118,6 +118,16 @@ class LogFileWriter:
         except RecordError as error:
             raise AuditError(f"{self.path}: {error}; move it away, and another one is begun") from None
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether somebody else moved, removed, cut or wrote to it; raises ``OSError``."""
+        own = os.fstat(self._descriptor)
+        try:
+            there = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino) or own.st_size != self.size
+
     def write(self, data: bytes) -> int:
         """As many bytes as there is room for, at least one; raises ``OSError``."""
         written = os.write(self._descriptor, data)
@@ -167,11 +177,14 @@ def keep_head(path: Path, head: SignedHead) -> None:
     with contextlib.suppress(FileNotFoundError):
         new.unlink()  # of a run that was cut short
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(new, flags, 0o600), "wb") as file:
-        file.write(head.to_text().encode())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+    try:
+        with open(os.open(new, flags, 0o600), "wb") as file:
+            file.write(head.to_text().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None  # it may be on another disk than the log
 
 
 def unusable(path: Path, error: OSError) -> QtunnelError:

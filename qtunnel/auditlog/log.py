@@ -78,7 +78,14 @@ class AuditLog:
         return self._rest.count(b"\n")
 
     def open(self) -> None:
-        """Find the end of the chain, and go on there. Raises ``OSError``, ``AuditError``, ``AlreadyRunningError``."""
+        """Find the end of the chain, and go on there; to be called before each batch, as somebody may have taken the
+        file away: that is an ``AuditError``, once. Raises ``OSError``, ``AuditError``, ``AlreadyRunningError``."""
+        if self._file is not None and not self._rest and self._file.disturbed:
+            self.close()
+            raise AuditError(
+                f"audit log {self._options.path}: was moved, removed or changed by somebody else while it was written "
+                "to; it is gone on with as it is now: see qtunnel audit verify"
+            )
         if self._file is not None:
             return
         options = self._options

@@ -44,7 +44,7 @@ def payload(report: Mapping[str, Any]) -> bytes:
 
 
 def event_message(event: Event, prefix: str, node: str) -> tuple[str, bytes]:
-    """Topic and payload of an event; not retained. key_IDs are left out, as in the reports."""
+    """Topic and payload of an event; not retained. Fields of key_IDs are left out, as in the reports."""
     fields = {name: value for name, value in event.fields.items() if name not in ("key_id", "key_ids")}
     report = {"version": 1, "time": event.time, "kind": event.kind, "peer": event.peer, "fields": fields}
     return f"{prefix}/{node}/event/{event.kind}", payload(report)

@@ -190,6 +190,26 @@ def test_a_file_that_was_taken_away_leaves_its_numbers(tmp_path: Path) -> None:
     assert any("begins with record 4" in note for note in report.notes)
 
 
+def test_a_file_that_is_taken_away_while_it_is_written_to_is_told_and_leaves_its_numbers(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    wrote(log, 1)
+    path = tmp_path / "log" / "audit.jsonl"
+    path.rename(tmp_path / "log" / "taken")
+    with pytest.raises(AuditError, match="was moved, removed or changed by somebody else"):
+        log.open()
+    log.open()
+    wrote(log, 2)
+    os.truncate(path, 0)
+    with pytest.raises(AuditError, match="was moved, removed or changed"):
+        log.open()
+    log.open()
+    wrote(log, 3)
+    log.close()
+    report = checked(tmp_path)
+    assert (report.first, report.last, report.findings) == (5, 6, [])
+    assert any("begins with record 5" in note for note in report.notes)
+
+
 def test_a_crash_between_two_files_breaks_nothing(tmp_path: Path) -> None:
     log = opened(tmp_path, rotate=9_000)
     while len(files_of(tmp_path / "log" / "audit.jsonl")) < 2:

@@ -17,13 +17,16 @@ from qtunnel.control.messages import KeySourceStatus, NodeStatus, PeerStatus, St
 from qtunnel.errors import BrokerError
 from qtunnel.events import EventStream
 from qtunnel.fleet import publisher as module
+from qtunnel.fleet import view
 from qtunnel.fleet.broker import Broker as Place
 from qtunnel.fleet.broker import connected
 from qtunnel.fleet.publisher import Publisher
 from qtunnel.fleet.topics import discovery, reports
 from qtunnel.fleet.view import Member, read_fleet, take
-from tests.support.kme import free_ports, make_pki, run
+from tests.support.kme import free_ports, make_pki
 from tests.support.mosquitto import Broker, needs_mosquitto
+
+pytestmark = pytest.mark.timeout(300)  # three gateways, a broker that comes back, and commands that wait for silence
 
 NAMES = ["sae-alice", "sae-bob", "sae-carol"]
 RULES = """
@@ -128,6 +131,7 @@ async def until(condition: Any) -> Any:
 @needs_mosquitto
 def test_a_fleet_of_three_is_seen_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(view, "QUIET", 0.3)  # asked again where not all has come
 
     async def test() -> None:
         async with running(tmp_path) as site:
@@ -185,7 +189,7 @@ def test_a_fleet_of_three_is_seen_as_it_is(tmp_path: Path, monkeypatch: pytest.M
 
             await until(back)
 
-    run(test)
+    asyncio.run(test())
 
 
 @needs_mosquitto
@@ -229,7 +233,7 @@ asyncio.run(main())
             assert {its["availability_topic"] for its in configs} == {"qtunnel/sae-alice/state"}
             assert {its["state_topic"] for its in configs} <= set(heard)
 
-    run(test)
+    asyncio.run(test())
 
 
 @needs_mosquitto
@@ -250,7 +254,7 @@ def test_a_broker_that_refuses_is_told_in_words(tmp_path: Path) -> None:
             assert (code, errors) == (1, "")
             assert output == "no gateway reports to this broker under this prefix\n"
 
-    run(test)
+    asyncio.run(test())
 
 
 def test_a_password_comes_from_its_file(tmp_path: Path) -> None:
