@@ -114,6 +114,16 @@ class KmeError(QtunnelError):
     """The embedded KME cannot be started."""
 
 
+class NetworkError(QtunnelError):
+    """The simulated QKD network: it cannot be started, or refuses what it was told."""
+
+
+class NoNetworkError(NetworkError):
+    """No simulated QKD network answers."""
+
+    exit_code = EXIT_NO_KME
+
+
 class SandboxError(QtunnelError):
     """A place with networks of its own cannot be made on this machine, or a tool in it failed."""
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qtunnel.keys.health import SOURCE_TABLE, SourceState
+from qtunnel.qkdnet.link import LINK_TABLE, LinkState
 from qtunnel.rekey.inbound import IN_TABLE, InState
 from qtunnel.rekey.outbound import OUT_TABLE, OutState
 from qtunnel.rekey.protection import GUARD_TABLE, GuardState
@@ -68,6 +69,7 @@ ROOMS = {
     "wireguard": Room("the WireGuard device: messages, sessions, timers, UAPI grammar", sans_io=True),
     "offload": Room("super-packets of a TUN: headers, checksums, split", sans_io=True),
     "audit": Room("the audit log: records, chain of hashes, signed heads, what they answer", sans_io=True),
+    "qkdnet": Room("a QKD network: links, their stores, relay, routing, who learned what, plans", sans_io=True),
     "workers": Room("processes that seal and open bursts for an engine", ("offload", "process", "wireguard"),
                     {"process": ("process.py",)}),
     "netio": Room("Linux edge of the engine: TUN, UDP, UAPI socket, the loop", ("offload", "wireguard", "workers")),
@@ -95,6 +97,11 @@ ROOMS = {
                      "tls": ("etsi004_options.py", "etsi004_wire.py", "etsi014.py", "etsi014_options.py", "https.py",
                              "mqtt_connection.py", "mqtt_options.py", "skip_tls.py")}),
     "kme": Room("the embedded ETSI GS QKD 014 KME and its PKI", ("config", "telemetry", "tls")),
+    "simulator": Room("a QKD network in a box: topologies, physics, its KMEs, control, maps, plans",
+                      ("config", "control", "kme", "qkdnet", "telemetry", "tls"),
+                      {"config": ("commands.py", "model.py", "plan_file.py", "topology_file.py", "units.py"),
+                       "control": ("control.py",), "telemetry": ("etsi004_server.py", "service.py"),
+                       "tls": ("etsi004_server.py", "service.py")}),
     "probe": Room("whether a vendor's KME keeps to ETSI GS QKD 014", ("config", "drivers", "keys", "tls"),
                   {"config": ("target.py",), "keys": ("session.py",)}),
     "control": Room("the local socket: messages, server, client", ("events", "telemetry"),
@@ -118,12 +125,13 @@ ROOMS = {
     ),
     "cli": Room(
         "the commands; each may import the room of its own name",
-        ("auditlog", "config", "control", "daemon", "drivers", "engines", "netio", "probe", "process", "sandbox",
-         "telemetry"),
+        ("auditlog", "config", "control", "daemon", "drivers", "engines", "kme", "netio", "probe", "process", "qkdnet",
+         "sandbox", "simulator", "telemetry"),
         {"auditlog": ("audit.py",), "daemon": ("run.py",), "drivers": ("machine.py", "pad.py"),
-         "engines": ("machine.py",), "netio": ("wg.py",), "probe": ("kme.py",),
-         "process": ("run.py", "kme.py", "wg.py"), "sandbox": ("bench.py", "demo.py"),
-         "telemetry": ("run.py", "kme.py")},
+         "engines": ("machine.py",), "kme": ("kme.py",), "netio": ("wg.py",), "probe": ("kme.py",),
+         "process": ("run.py", "kme.py", "kme_network.py", "wg.py"), "qkdnet": ("kme_network.py",),
+         "sandbox": ("bench.py", "demo.py"), "simulator": ("kme.py", "kme_network.py"),
+         "telemetry": ("run.py", "kme.py", "kme_network.py")},
         commands=True,
     ),
     "__main__": Room("python -m qtunnel", ("cli",)),
@@ -153,6 +161,7 @@ STATE_TABLES = {
     "GUARD_TABLE": mermaid(GUARD_TABLE, GuardState.STARTING),
     "SOURCE_TABLE": mermaid(SOURCE_TABLE, SourceState.UNASKED),
     "RECORD_TABLE": mermaid(RECORD_TABLE, RecordState.OFF),
+    "LINK_TABLE": mermaid(LINK_TABLE, LinkState.UP),
 }
 
 

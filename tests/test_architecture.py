@@ -42,6 +42,7 @@ READERS = {
     "cli/identity.py": "the first line of a file, to tell an identity from a public file",
     "engines/bypass.py": "the kernel's reverse path filter settings",
     "cli/main.py": "/dev/null",
+    "cli/kme_network.py": "a picture, which it writes",
     "config/document.py": "the configuration, which names secret files but holds none",
     "config/loader.py": "opens public files to see that they can be read",
     "config/snapshot.py": "certificates, to see whether they have changed",
