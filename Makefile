@@ -11,7 +11,7 @@ KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo test test-faults test-kernel test-netns sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo test test-faults test-kernel test-netns sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean formal
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -105,6 +105,11 @@ lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the claims about the handshake (docs/formal), by ProVerif where it is installed and by the solver of tests/formal: half an
+# hour; ARGS="secrecy_kem downgrade" are some of the models
+formal: dev
+	@$(BIN)/python -m tests.formal $(ARGS)
 
 # The generated parts of docs/architecture.md
 diagrams: dev

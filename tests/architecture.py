@@ -111,7 +111,7 @@ ROOMS = {
         "the shell around rekey: sockets, sources, engine, state, status",
         ("aside", "audit", "auditlog", "config", "control", "drivers", "engines", "events", "handshake", "keys",
          "fleet", "metrics", "rekey", "sd_notify", "telemetry"),
-        {"aside": ("reload.py",), "audit": ("accounting.py",), "auditlog": ("accounting.py",),
+        {"aside": ("reload.py", "stores.py"), "audit": ("accounting.py",), "auditlog": ("accounting.py",),
          "handshake": ("transport.py",), "metrics": ("gateway.py",), "fleet": ("announce.py",)},
     ),
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),

@@ -53,6 +53,7 @@ READERS = {
     "daemon/settings.py": "/proc/cpuinfo",
     "daemon/memory.py": "epochs and replay times",
     "auditlog/files.py": "the audit log and its heads, which hold key_IDs and no keys",
+    "daemon/stores.py": "keys agreed ahead, sealed",
     "control/server.py": "a directory, to lock it",
     "drivers/file_make.py": "a pad, to make it",
     "drivers/file_open.py": "the directory of ledgers, to sync it",
