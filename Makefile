@@ -31,6 +31,7 @@ demo-tools:
 
 test-tools:
 	@scripts/need-tools "$(TEST_TOOLS)" ip iperf3 ping wg wireguard-go tcpdump ethtool nft mosquitto $(OUT)
+	@scripts/need-promtool $(TOOLS)/promtool $(OUT)
 
 bench-tools:
 	@scripts/need-tools "$(BENCH_TOOLS)" ip iperf3 ethtool nft wireguard-go $(OUT)

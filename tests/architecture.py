@@ -68,10 +68,18 @@ ROOMS = {
     "rekey": Room("all exchanges of a gateway: when, with what, what if not", ("handshake", "keys"), sans_io=True),
     "wireguard": Room("the WireGuard device: messages, sessions, timers, UAPI grammar", sans_io=True),
     "offload": Room("super-packets of a TUN: headers, checksums, split", sans_io=True),
+    "audit": Room("the audit log: records, chain of hashes, signed heads, what they answer", sans_io=True),
     "qkdnet": Room("a QKD network: links, their stores, relay, routing, who learned what, plans", sans_io=True),
     "workers": Room("processes that seal and open bursts for an engine", ("offload", "process", "wireguard"),
                     {"process": ("process.py",)}),
     "netio": Room("Linux edge of the engine: TUN, UDP, UAPI socket, the loop", ("offload", "wireguard", "workers")),
+    "metrics": Room("the status as metrics of Prometheus, on a port of its own", ("aside", "control", "events"),
+                    {"aside": ("server.py",), "events": ("server.py",)}),
+    "fleet": Room("reports to an MQTT broker of the users' own, and the view of all who report",
+                  ("control", "events", "tls"),
+                  {"control": ("publisher.py", "topics.py"), "events": ("publisher.py", "topics.py"),
+                   "tls": ("broker.py",)}),
+    "auditlog": Room("the audit log's files, and the thread that writes them", ("audit",)),
     "events": Room("the one event stream of the daemon"),
     "telemetry": Room("structured logging"),
     "aside": Room("work that blocks, in a thread that nobody waits for at the end"),
@@ -101,9 +109,10 @@ ROOMS = {
     "engines": Room("a data plane, driven by UAPI or netlink; its interface and routes", ("telemetry",)),
     "daemon": Room(
         "the shell around rekey: sockets, sources, engine, state, status",
-        ("aside", "config", "control", "drivers", "engines", "events", "handshake", "keys", "rekey", "sd_notify",
-         "telemetry"),
-        {"aside": ("reload.py", "stores.py"), "handshake": ("transport.py",)},
+        ("aside", "audit", "auditlog", "config", "control", "drivers", "engines", "events", "handshake", "keys",
+         "fleet", "metrics", "rekey", "sd_notify", "telemetry"),
+        {"aside": ("reload.py", "stores.py"), "audit": ("accounting.py",), "auditlog": ("accounting.py",),
+         "handshake": ("transport.py",), "metrics": ("gateway.py",), "fleet": ("announce.py",)},
     ),
     "doctor": Room("what a host lacks to run a gateway", ("config", "drivers", "engines", "keys"),
                    {"drivers": ("network_checks.py",), "engines": ("kernel_checks.py", "network_checks.py"),
@@ -120,9 +129,11 @@ ROOMS = {
     ),
     "cli": Room(
         "the commands; each may import the room of its own name",
-        ("config", "control", "daemon", "drivers", "engines", "kme", "netio", "probe", "process", "qkdnet", "sandbox",
+        ("auditlog", "config", "control", "daemon", "drivers", "engines", "kme", "netio", "probe", "process", "qkdnet",
+         "sandbox",
          "sd_notify", "service", "simulator", "telemetry"),
-        {"daemon": ("run.py",), "drivers": ("machine.py", "pad.py"), "engines": ("machine.py", "run.py", "steward.py"),
+        {"auditlog": ("audit.py",), "daemon": ("run.py",),
+         "drivers": ("machine.py", "pad.py"), "engines": ("machine.py", "run.py", "steward.py"),
          "kme": ("kme.py",), "netio": ("wg.py",), "probe": ("kme.py",),
          "process": ("run.py", "kme.py", "kme_network.py", "steward.py", "wg.py"),
          "qkdnet": ("kme_network.py",), "sandbox": ("bench.py", "demo.py"),
@@ -138,8 +149,9 @@ CIRCLE = {("config", "drivers"), ("drivers", "config")}
 """The one circle: the configuration asks the registry for a driver's models, which are made of its types."""
 
 PURE_MODULES = {
-    "__future__", "abc", "binascii", "bisect", "collections", "dataclasses", "enum", "errno", "functools", "hashlib",
-    "heapq", "hmac", "ipaddress", "itertools", "logging", "math", "struct", "typing",
+    "__future__", "abc", "base64", "binascii", "bisect", "collections", "contextlib", "dataclasses", "enum", "errno",
+    "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "logging", "math", "re", "struct",
+    "typing",
     "cryptography", "nacl", "numpy",
 }  # fmt: skip
 """All that a sans-IO room may import from outside: neither clock nor file nor socket is among them."""

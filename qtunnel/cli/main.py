@@ -22,6 +22,8 @@ COMMANDS = {
     "sources": "qtunnel.cli.sources:sources",
     "rekey": "qtunnel.cli.rekey:rekey",
     "reload": "qtunnel.cli.reload:reload",
+    "audit": "qtunnel.cli.audit:audit",
+    "fleet": "qtunnel.cli.fleet:fleet",
     "kme": "qtunnel.cli.kme:kme",
     "pad": "qtunnel.cli.pad:pad",
     "wg": "qtunnel.cli.wg:wg",

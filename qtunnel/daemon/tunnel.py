@@ -70,7 +70,7 @@ class Tunnel(EngineKeys):
         self._owed: set[str] = set()
         self._unrenewed: set[str] = set()
         self._gone: set[bytes] = set()
-        self.up = False
+        self.up, self.restarts = False, 0
         self._in_place: dict[str, int | object | None] = {}
         self._record_suites: dict[str, str] = {}
         self._misplaced: set[str] = set()
@@ -184,6 +184,7 @@ class Tunnel(EngineKeys):
             async with self._lock:
                 await self.engine.stop()
                 await self._bring_up()
+            self.restarts += 1
             self._events.publish("engine.restarted", None, pid=self.engine.pid)
         except EngineError as error:
             self._events.publish("engine.failed", None, detail=str(error))
