@@ -1,0 +1,1 @@
+"""docs/getting-started.md, followed to the letter on two hosts that are network namespaces."""
