@@ -25,7 +25,7 @@ def main() -> int:
             if block.span and block.expected is not None and not same(block.expected, said):
                 replaced.append((block.span, said))
     for (start, end), said in reversed(replaced):
-        text = text[:start] + said.rstrip("\n") + "\n" + text[end:]
+        text = text[:start] + "".join(f"{line.rstrip()}\n" for line in said.splitlines()) + text[end:]
     PAGE.write_text(text)
     return 0
 

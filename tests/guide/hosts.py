@@ -1,8 +1,8 @@
 """The guide's two hosts: network namespaces joined by a veth pair, each with its own /etc, /run, /srv and /var/lib.
 
 Two programs of the guide cannot run there and have stand-ins, first on PATH: ``systemctl``, which runs and ends
-``qtunnel run`` for qtunnel@NAME, as root and with an engine of its own, and ``scp``, which copies below the other host's
-/etc.
+``qtunnel run`` for qtunnel@NAME, as root and with an engine of its own, and ``scp``, which copies below the other
+host's /etc.
 """
 
 from __future__ import annotations

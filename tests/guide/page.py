@@ -2,8 +2,8 @@
 
 A fence ```` ```sh HOST [exit=N] ```` is run on HOST, and has to end with N (0 where it does not say); its first line is
 ``# HOST``, as readers do not see the info string. A fence ```` ```text ```` right behind it is all that it printed; in
-it a line ``...`` stands for any lines, and what differs from run to run is compared by its form. ```` ```sh ```` alone is
-not run.
+it a line ``...`` stands for any lines, and what differs from run to run is compared by its form. ```` ```sh ```` alone
+is not run.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _CHANGING = (
     (r"\b\d+(?:\.\d+)? ?(?:[kMG]i?)?B\b", "BYTES"),
     (r"\b(epoch|pid|record|jsonl:|records \d+ to|hold,) *\d+", r"\1 N"),
     (r"\b\d+ (signatures|done|failed)", r"N \1"),
+    (r"\bqtunnel \d+\.\d\S+", "qtunnel VERSION"),
     (r"\b(failing|resting)\b", "DOWN"),  # by how often it was asked meanwhile
     (r"(next rekey|in records,) .*", r"\1"),  # who is next is chance; the cipher is the processor's
 )
