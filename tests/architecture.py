@@ -106,6 +106,10 @@ ROOMS = {
     ),
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),
     "demo": Room("all of it on one machine", ("config", "control", "kme", "sandbox")),
+    "scenario": Room("the gallery: daemons on a simulated QKD network, a timeline, assertions",
+                     ("config", "control", "demo", "qkdnet", "sandbox", "simulator"),
+                     {"config": ("files.py", "gallery.py", "model.py"), "control": ("facts.py", "lab.py"),
+                      "qkdnet": ("run.py",)}),
     "bench": Room(
         "what engine, rekey and hub carry and cost; what a flood does",
         ("control", "drivers", "engines", "handshake", "keys", "kme", "rekey", "sandbox"),
@@ -116,10 +120,10 @@ ROOMS = {
     "cli": Room(
         "the commands; each may import the room of its own name",
         ("config", "control", "daemon", "drivers", "engines", "kme", "netio", "probe", "process", "qkdnet", "sandbox",
-         "simulator", "telemetry"),
+         "scenario", "simulator", "telemetry"),
         {"daemon": ("run.py",), "drivers": ("machine.py", "pad.py"), "engines": ("machine.py",), "kme": ("kme.py",),
          "netio": ("wg.py",), "probe": ("kme.py",), "process": ("run.py", "kme.py", "kme_network.py", "wg.py"),
-         "qkdnet": ("kme_network.py",), "sandbox": ("bench.py", "demo.py"),
+         "qkdnet": ("kme_network.py",), "sandbox": ("bench.py", "demo.py"), "scenario": ("demo.py",),
          "simulator": ("kme.py", "kme_network.py"), "telemetry": ("run.py", "kme.py", "kme_network.py")},
         commands=True,
     ),

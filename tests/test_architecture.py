@@ -330,7 +330,7 @@ def test_documents_name_files_that_are_there(document: Path) -> None:
 
 
 def test_the_code_names_documents_that_are_there() -> None:
-    files = [*(PACKAGE / file for file in sources()), *(ROOT / "configs").iterdir(), *(ROOT / "systemd").iterdir()]
+    files = [*(PACKAGE / file for file in sources()), *_texts("configs"), *_texts("systemd")]
     named = {ROOT / path for file in files for path in re.findall(r"\bdocs/[\w-]+\.md", file.read_text())}
     assert len(named) > 1
     assert names({path for path in named if not path.exists()}) == ""

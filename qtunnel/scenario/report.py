@@ -9,7 +9,7 @@ from typing import Any
 from qtunnel.demo.observe import FULL
 from qtunnel.scenario.assertions import Verdict
 from qtunnel.scenario.facts import Facts, TunnelFacts
-from qtunnel.scenario.gallery import Scenario, title
+from qtunnel.scenario.gallery import Scenario
 
 COUNTED = ("made", "used", "overflowed", "discarded", "delivered", "relayed", "refused", "alarms")
 """Totals of the network, of which the run's share is told."""
@@ -26,7 +26,7 @@ def summary(
     return {
         "scenario": scenario.name,
         "ok": bool(verdicts) and all(one.ok for one in verdicts) and not failures,
-        "title": title(scenario.directory),
+        "title": scenario.file.title,
         "seconds": round(facts.ended - facts.began, 1),
         "time_scale": facts.time_scale,
         "keys": {name: facts.delivered(name) for name in COUNTED} if len(facts.maps) > 1 else {},
