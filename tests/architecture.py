@@ -107,9 +107,9 @@ ROOMS = {
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),
     "demo": Room("all of it on one machine", ("config", "control", "kme", "sandbox")),
     "scenario": Room("the gallery: daemons on a simulated QKD network, a timeline, assertions",
-                     ("config", "control", "demo", "qkdnet", "sandbox", "simulator"),
+                     ("config", "control", "demo", "qkdnet", "sandbox", "simulator", "tls"),
                      {"config": ("files.py", "gallery.py", "model.py"), "control": ("facts.py", "lab.py"),
-                      "qkdnet": ("run.py",)}),
+                      "qkdnet": ("run.py",), "tls": ("taker.py",)}),
     "bench": Room(
         "what engine, rekey and hub carry and cost; what a flood does",
         ("control", "drivers", "engines", "handshake", "keys", "kme", "rekey", "sandbox"),

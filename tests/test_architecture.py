@@ -329,6 +329,10 @@ def test_documents_name_files_that_are_there(document: Path) -> None:
     assert names(missing) == ""
 
 
+def _texts(directory: str) -> list[Path]:
+    return [path for path in (ROOT / directory).rglob("*") if path.is_file()]
+
+
 def test_the_code_names_documents_that_are_there() -> None:
     files = [*(PACKAGE / file for file in sources()), *_texts("configs"), *_texts("systemd")]
     named = {ROOT / path for file in files for path in re.findall(r"\bdocs/[\w-]+\.md", file.read_text())}

@@ -195,8 +195,7 @@ def _unknown_to_eavesdropper(case: Case) -> Found:
 def _weakest_hop(case: Case) -> Found:
     """Between the looks at the beginning and at the end, the network delivered what its weakest link makes by physics.
 
-    It only says something where more was asked for than that link makes, so its store has to be all but empty, and
-    those of the others must not.
+    It only says something where more was asked for than that link makes, so its store has to be all but empty.
     """
     facts, name, within = case.facts, case.one.link or "", case.one.within or 0.0
     weakest = min(facts.rates, key=lambda link: facts.rates[link])

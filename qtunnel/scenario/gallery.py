@@ -68,6 +68,7 @@ def load_scenario(directory: Path) -> Scenario:
     def fits(file: ScenarioFile) -> Iterator[Problem]:
         yield from _sites(file, topology)
         yield from _tunnels(file)
+        yield from _takers(file)
         for index, event in enumerate(file.timeline):
             yield from _event(file, topology, index, event)
         for index, one in enumerate(file.assertions):
@@ -117,6 +118,16 @@ def _tunnels(file: ScenarioFile) -> Iterator[Problem]:
             yield Problem(("sites", name), "has no tunnel; leave it out, or give it one", at_key=True)
     if sum(tunnel.load for tunnel in file.tunnels.values()) > 1:
         yield Problem(("tunnels",), "have load more than once; one throughput test is what this can carry")
+
+
+def _takers(file: ScenarioFile) -> Iterator[Problem]:
+    for index, taker in enumerate(file.takers):
+        for name in ("at", "towards"):
+            site = getattr(taker, name)
+            if site not in file.sites:
+                yield Problem(("takers", index, name), _unknown("site", site, file.sites))
+        if taker.at == taker.towards:
+            yield Problem(("takers", index, "towards"), "is the same site; name another")
 
 
 def _event(file: ScenarioFile, topology: Topology, index: int, event: EventSection) -> Iterator[Problem]:

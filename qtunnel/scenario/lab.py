@@ -7,6 +7,7 @@ the KMEs of all nodes in one process, with a leg in each site that has one.
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from qtunnel.control.client import ControlClient
 from qtunnel.demo.children import Child
 from qtunnel.demo.stage import DIRECTORY, Stage
 from qtunnel.errors import SandboxError
+from qtunnel.sandbox.delaying import delay_forwarding
 from qtunnel.sandbox.programs import call, qtunnel_command
 from qtunnel.scenario.files import SOURCE, GatewayFiles
 from qtunnel.scenario.gallery import Scenario
@@ -40,6 +42,10 @@ class ScenarioLab(Stage):
         self._forward()
         for site in scenario.file.sites:
             self._connect(site)
+        if scenario.file.delay is not None:
+            with self.networks[INTERNET].entered():
+                legs = [f"w{self.addresses.number(site)}" for site in scenario.file.sites]
+                delay_forwarding(legs, scenario.file.delay)
         self.network_socket = DIRECTORY / "network.sock"
         command = qtunnel_command("kme", "run", "network.yaml", "--socket", str(self.network_socket))
         self.kmes = {"network": Child("network", command, self.networks[QKD], DIRECTORY)}
@@ -88,6 +94,16 @@ class ScenarioLab(Stage):
         await self.until(
             lambda: b"network.ready" in child.log.read_bytes(), NETWORK_BOUND, lambda: "the KMEs do not serve", [child]
         )
+
+    async def start_takers(self) -> None:
+        """Applications that take keys, where the scenario has some."""
+        for number, taker in enumerate(self.scenario.file.takers):
+            sae, towards = (self.scenario.file.sites[site].sae for site in (taker.at, taker.towards))
+            command = [
+                sys.executable, "-m", "qtunnel.scenario.taker", f"https://{self.addresses.kme(taker.at)}:8443",
+                "pki/ca.pem", f"pki/{sae}.pem", f"pki/{sae}.key", towards, str(taker.keys), str(taker.every),
+            ]  # fmt: skip
+            await self.tool(f"taker-{number}", command, taker.at)
 
     async def ask(self, request: dict[str, Any]) -> Any:
         """The network's answer; raises ``NetworkError``."""

@@ -36,6 +36,15 @@ class TunnelSection(Section):
     load: StrictBool = False
 
 
+class TakerSection(Section):
+    """An application beside a gateway that takes keys from the same KME: ``keys`` at once, ``every`` seconds."""
+
+    at: Name = Field(examples=["alice"])
+    towards: Name = Field(examples=["bob"])
+    keys: Annotated[StrictInt, Field(ge=1, le=128)] = 8
+    every: Annotated[Duration, at_least(0.1, "which would be load and no demand")] = 0.5
+
+
 class ChangeSection(Section):
     """Other settings of a tunnel, at both ends."""
 
@@ -107,15 +116,18 @@ class AssertionSection(Section):
 
 
 class ScenarioFile(Section):
-    """A scenario. seconds: of traffic. ping: from one echo to the next, in each tunnel."""
+    """A scenario. seconds: of traffic. ping: from one echo to the next, in each tunnel. delay: of a packet from one site
+    to another, in seconds."""
 
     title: str = Field(min_length=1, examples=["Two sites in one town"])
     seconds: Annotated[Duration, at_least(5, "in which nothing can be seen")] = Field(examples=["20s"])
     ping: Annotated[Duration, at_least(0.01, "which would be load and no measurement")] = 0.05
+    delay: Duration | None = None
     sites: dict[Name, SiteSection] = Field(
         min_length=2, examples=[{"alice": {"sae": "sae-alice"}, "bob": {"sae": "sae-bob"}}]
     )
     tunnels: dict[Name, TunnelSection] = Field(min_length=1, examples=[{"office": {"between": ["alice", "bob"]}}])
+    takers: tuple[TakerSection, ...] = ()
     timeline: tuple[EventSection, ...] = ()
     assertions: tuple[AssertionSection, ...] = Field(
         min_length=1, examples=[[{"that": "nothing-lost", "says": "No packet is lost."}]]

@@ -96,6 +96,7 @@ class Run:
     async def traffic(self) -> None:
         """Pings through every tunnel, the timeline, and looks at it all."""
         self._say("all tunnels are up, traffic begins")
+        await self.lab.start_takers()
         await self._look_at_network()
         self.facts.began = time.monotonic()
         for tunnel in self.facts.tunnels.values():
