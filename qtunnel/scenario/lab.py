@@ -138,6 +138,11 @@ class ScenarioLab(Stage):
             else:
                 await asyncio.to_thread(ControlClient(self.socket(site)).reload)
 
-    async def clear(self, site: str) -> None:
-        """End the quarantine of a site's key source."""
-        await asyncio.to_thread(ControlClient(self.socket(site)).clear_source, SOURCE)
+    async def clear(self, site: str) -> bool:
+        """End the quarantine of a site's key source; whether there was one."""
+        client = ControlClient(self.socket(site))
+        status = await asyncio.to_thread(client.status)
+        if not any(source.state == "in quarantine" for source in status.key_sources):
+            return False
+        await asyncio.to_thread(client.clear_source, SOURCE)
+        return True

@@ -58,7 +58,8 @@ class EventSection(Section):
     """Something that happens ``at`` seconds after traffic began; one of the others.
 
     network: what ``qtunnel kme ctl`` would be told. move: a site gets another address, in another network. open, close:
-    a tunnel, by a reload at both ends. change: its settings, likewise. clear: the quarantine of a site's key source.
+    a tunnel, by a reload at both ends. change: its settings, likewise. clear: end the quarantine of a site's key source, where
+    it is in one.
     """
 
     at: Duration = Field(examples=["5s"])

@@ -181,8 +181,8 @@ class Run:
             lab.move(event.move)
             return f"{event.move} moves to another network"
         if event.clear is not None:
-            await lab.clear(event.clear)
-            return f"{event.clear}: quarantine ended"
+            cleared = await lab.clear(event.clear)
+            return f"{event.clear}: {'quarantine ended' if cleared else 'was in no quarantine'}"
         if event.change is not None:
             await lab.reload(lab.files.change(event.change))
             return f"{event.change.tunnel}: other settings at both ends"
