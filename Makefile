@@ -10,7 +10,7 @@ KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo test test-faults test-kernel sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -42,6 +42,10 @@ liboqs:
 
 demo: venv demo-tools
 	@$(BIN)/qtunnel demo $(ARGS)
+
+# the scenario gallery, two at a time, in some six minutes; ARGS="darpa micius" are some of them
+scenarios: dev demo-tools
+	@$(BIN)/python scripts/run-scenarios $(ARGS)
 
 # tests of real networks two at a time, as they wait more than they compute; one that fails beside another is run again
 # alone, and has to pass then. The others on all processors

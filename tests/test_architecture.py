@@ -65,6 +65,7 @@ READERS = {
     "workers/process.py": "/dev/null",
     "sandbox": "/proc, /dev/net/tun",
     "demo": "logs and pid files of its children, example configurations, /proc",
+    "scenario": "files of a run and of the gallery, a setting in /proc",
     "bench": "logs of the engines, /proc, /dev/net/tun",
 }
 """Which files, and rooms as a whole, open files, and why none of it is a secret that goes around ``qtunnel.files``."""

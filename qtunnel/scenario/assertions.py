@@ -173,7 +173,7 @@ def alarm_of(link: dict[str, object], most: float) -> Found:
 
 def _relayed(case: Case) -> Found:
     least = case.one.least or 1
-    number = case.facts.delivered("relayed")
+    number = case.facts.grown("relayed", case.begin, case.end)
     return number >= least, f"{number} keys relayed, at least {least:g}"
 
 
@@ -188,7 +188,7 @@ def _unknown_to_nodes(case: Case) -> Found:
 
 def _unknown_to_eavesdropper(case: Case) -> Found:
     keys = case.facts.last_map["eavesdropper"]["keys"]
-    delivered = case.facts.delivered("delivered")
+    delivered = case.facts.grown("delivered")
     return keys == 0 and delivered > 0, f"{keys} of {delivered} delivered keys known to an eavesdropper"
 
 

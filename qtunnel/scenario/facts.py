@@ -94,10 +94,6 @@ class Facts:
     time_scale: float = 1.0
 
     @property
-    def first_map(self) -> dict[str, Any]:
-        return self.maps[0][1]
-
-    @property
     def last_map(self) -> dict[str, Any]:
         return self.maps[-1][1]
 
@@ -106,9 +102,12 @@ class Facts:
         found: dict[str, Any] = link_of(self.last_map, name)
         return found
 
-    def delivered(self, name: str) -> int:
-        """Of a total: how much more the last map has than the first."""
-        more: int = self.last_map["totals"][name] - self.first_map["totals"][name]
+    def grown(self, name: str, begin: float | None = None, end: float | None = None) -> int:
+        """By how much a total of the network grew within, by the looks next to it; in the whole run, unless given."""
+        before = [told for at, told in self.maps if begin is None or at <= begin] or [self.maps[0][1]]
+        after = [told for at, told in self.maps if end is not None and at >= end] or [self.maps[-1][1]]
+        first = before[-1] if begin is not None else before[0]
+        more: int = after[0]["totals"][name] - first["totals"][name]
         return more
 
 

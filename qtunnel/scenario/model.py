@@ -58,8 +58,8 @@ class EventSection(Section):
     """Something that happens ``at`` seconds after traffic began; one of the others.
 
     network: what ``qtunnel kme ctl`` would be told. move: a site gets another address, in another network. open, close:
-    a tunnel, by a reload at both ends. change: its settings, likewise. clear: end the quarantine of a site's key source, where
-    it is in one.
+    a tunnel, by a reload at both ends. change: its settings, likewise. clear: end the quarantine of a site's key
+    source, where it is in one.
     """
 
     at: Duration = Field(examples=["5s"])
@@ -117,8 +117,8 @@ class AssertionSection(Section):
 
 
 class ScenarioFile(Section):
-    """A scenario. seconds: of traffic. ping: from one echo to the next, in each tunnel. delay: of a packet from one site
-    to another, in seconds."""
+    """A scenario. seconds: of traffic. ping: seconds from one echo to the next, in each tunnel. delay: seconds that a
+    packet takes from one site to another."""
 
     title: str = Field(min_length=1, examples=["Two sites in one town"])
     seconds: Annotated[Duration, at_least(5, "in which nothing can be seen")] = Field(examples=["20s"])

@@ -29,7 +29,7 @@ def summary(
         "title": scenario.file.title,
         "seconds": round(facts.ended - facts.began, 1),
         "time_scale": facts.time_scale,
-        "keys": {name: facts.delivered(name) for name in COUNTED} if len(facts.maps) > 1 else {},
+        "keys": {name: facts.grown(name) for name in COUNTED} if len(facts.maps) > 1 else {},
         "tunnels": [_tunnel(facts, tunnel) for tunnel in facts.tunnels.values()],
         "timeline": [{"at": at, "what": words} for at, words in done],
         "assertions": [{"says": one.says, "ok": one.ok, "found": one.found} for one in verdicts],
