@@ -6,11 +6,12 @@ ARGS   ?=
 DEMO_TOOLS := iproute2 iperf3 wireguard-tools
 TEST_TOOLS := $(DEMO_TOOLS) iputils-ping wireguard-go tcpdump ethtool nftables mosquitto
 BENCH_TOOLS := iproute2 iperf3 ethtool nftables wireguard-go
+NETNS_TOOLS := iproute2 iptables iputils-ping iperf3 ncat wireguard-tools xz-utils
 KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel test-netns sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean formal
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -47,12 +48,10 @@ demo: venv demo-tools
 scenarios: dev demo-tools
 	@$(BIN)/python scripts/run-scenarios $(ARGS)
 
-# tests of real networks two at a time, as they wait more than they compute; one that fails beside another is run again
-# alone, and has to pass then. The others on all processors
+# the whole suite, some 12 minutes on two cores; ARGS="tests/rekey -k name" is a part of it
 test: dev test-tools lint liboqs
 ifeq ($(strip $(ARGS)),)
-	$(BIN)/pytest -n auto -m "not root"
-	$(BIN)/pytest -m root -n 2 --dist loadfile || $(BIN)/pytest -m root --last-failed --last-failed-no-failures none
+	@scripts/run-tests $(BIN)/pytest
 else
 	$(BIN)/pytest $(ARGS)
 endif
@@ -66,6 +65,11 @@ test-faults: dev test-tools
 # an hour without help of the processor (KVM); KERNEL_VM_LIMIT=seconds is another bound
 test-kernel: dev kernel-tools
 	scripts/test-kernel $(BIN)/python $(TOOLS)/kernel $(ARGS)
+
+# the Linux kernel's own network test of WireGuard against our engine, 3 to 5 minutes; needs root and Debian's sources
+test-netns: venv
+	@scripts/need-tools "$(NETNS_TOOLS)" ip iptables ping iperf3 ncat wg xz $(OUT)
+	scripts/test-netns $(TOOLS)/netns "$(abspath $(BIN))/qtunnel" wg
 
 # the whole convergence simulation, within two hours: 1,000 rekeys for each of 100 seeds (the tests run 20 for each),
 # and a hub of 1,000 peers (the tests run 200);
@@ -104,6 +108,11 @@ lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the claims about the handshake (docs/formal), by ProVerif where it is installed and by the solver of tests/formal: half an
+# hour; ARGS="secrecy_kem downgrade" are some of the models
+formal: dev
+	@$(BIN)/python -m tests.formal $(ARGS)
 
 # The generated parts of docs/architecture.md
 diagrams: dev

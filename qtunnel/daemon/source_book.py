@@ -87,7 +87,8 @@ class SourceBook:
         return its is not None and its.health.state is SourceState.QUARANTINED
 
     def check(self, ref: KeyRef, key: Secret, call: str) -> None:
-        """Raises ``KeySourceProtocolError``, the key wiped, for one that no working source delivers."""
+        """Raises ``KeySourceProtocolError``, the key wiped, for one that no working source delivers. That it is used
+        once is for the core to see."""
         wrong = defect(key)
         before = self._seen.taken_for(f"{ref.source} {ref.key_id}", key) if wrong is None else None
         if before is not None:

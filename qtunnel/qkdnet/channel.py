@@ -36,8 +36,9 @@ class Channel(Protocol):
     def loss_at(self, now: float) -> float | None:
         """dB besides the fibre's; ``None`` where there is no line of sight."""
 
-    def next_change(self, now: float) -> float:
-        """The first moment after ``now`` at which the loss may be another; infinite where there is none."""
+    def next_change(self, now: float, *, fades: bool = True) -> float:
+        """The first moment after ``now`` at which the loss may be another, without ``fades`` what ``typical`` gives;
+        infinite where there is none."""
 
     def typical(self, now: float) -> list[float]:
         """Losses in dB, each as likely as the others, that ``loss_at`` comes to in the long run; empty out of sight."""
@@ -54,7 +55,7 @@ class Fibre:
     def loss_at(self, now: float) -> float | None:
         return self.loss
 
-    def next_change(self, now: float) -> float:
+    def next_change(self, now: float, *, fades: bool = True) -> float:
         return NEVER
 
     def typical(self, now: float) -> list[float]:
@@ -140,8 +141,8 @@ class FreeSpace:
         beam = beam_loss(self.distance, self.divergence, self.receiver, self.sender)
         return beam + self.air * self.distance + self.loss
 
-    def next_change(self, now: float) -> float:
-        return self.fading.next_change(now) if self.fading else NEVER
+    def next_change(self, now: float, *, fades: bool = True) -> float:
+        return self.fading.next_change(now) if self.fading and fades else NEVER
 
     def typical(self, now: float) -> list[float]:
         fades = self.fading.quantiles() if self.fading else [0.0]
@@ -220,7 +221,7 @@ class Satellite:
             return clear
         return max(0.0, clear + self.fading.at(now))
 
-    def next_change(self, now: float) -> float:
+    def next_change(self, now: float, *, fades: bool = True) -> float:
         length = self.pass_length
         if length <= 0:
             return NEVER
@@ -230,7 +231,7 @@ class Satellite:
         if into >= length:
             return begin + self.every
         step = begin + min(length, (math.floor(into / PASS_STEP) + 1) * PASS_STEP)
-        return min(step, self.fading.next_change(now)) if self.fading else step
+        return min(step, self.fading.next_change(now)) if self.fading and fades else step
 
     def typical(self, now: float) -> list[float]:
         clear = self._clear(now)

@@ -158,7 +158,7 @@ class Link:
 
     def _next_moment(self) -> float:
         """When the conditions change next, or what is known of them."""
-        moment = self.channel.next_change(self._at)
+        moment = self.channel.next_change(self._at, fades=not self._average)
         if self.state in (LinkState.UP, LinkState.ALARMED) and self.figures.sifted_rate > 0:
             bits = math.inf
             if not self._dazzled:  # an alarm for another reason ends with that reason
@@ -239,6 +239,10 @@ class Link:
             self.alarms += 1
             self.keys_until_alarm, self._keys_unnoticed = self._keys_unnoticed or 0, None
             lost = self.reservoir.distrust()
+            while self._read and self._read[-1][1] > self.reservoir.kept:  # of what was thrown away
+                begin, _ = self._read.pop()
+                if begin < self.reservoir.kept:
+                    self._read.append((begin, self.reservoir.kept))
             yield "link.alarm", f"{why}; {lost} bits thrown away, {self.keys_until_alarm} keys used meanwhile"
         elif why is None and self.state is LinkState.ALARMED:
             self._machine.fire(LinkEvent.CLEARED)
@@ -291,6 +295,8 @@ class Link:
         """Of fibre; other channels have no length to set."""
         if not isinstance(self.channel, Fibre):
             raise ValueError(f"link {self.name} is no fibre, so it has no length to set; use loss")
+        if self.spec.hardware.protocol == "measured":
+            raise ValueError(f"the rate of link {self.name} was measured, and at this length; use loss")
         self.channel = replace(self.channel, length=kilometres)
         return [Happening(now, self.name, "link.distance", f"{kilometres:g} km"), *self._look(now)]
 

@@ -362,7 +362,8 @@ class Inbound:
         self._confirm(sent, address)
         context.notice(
             "rekey.done", role="responder", epoch=keys.epoch, sources=[key.source for key in keys.keys],
-            chained=keys.chained, seconds=round(now.mono - self._started, 4),
+            key_ids=[key.key_id for key in keys.keys], chained=keys.chained,
+            seconds=round(now.mono - self._started, 4),
         )  # fmt: skip
         return True
 

@@ -330,7 +330,7 @@ class Outbound:
         self._clear()
         context.notice(
             "rekey.done", role="initiator", epoch=keys.epoch, sources=[key.source for key in keys.keys],
-            chained=keys.chained, seconds=round(took, 4),
+            key_ids=[key.key_id for key in keys.keys], chained=keys.chained, seconds=round(took, 4),
         )  # fmt: skip
         return Outcome.DONE
 

@@ -26,12 +26,15 @@ def svg(told: dict[str, Any], places: dict[str, list[float]]) -> str:
         f'<text x="20" y="50" font-size="12" fill="#555">{escape(_subtitle(told))}</text>',
     ]
     side: dict[frozenset[str], int] = {}
+    labels = []
     for link in told["links"]:
         ends = frozenset(link["between"])
-        parts.append(_link(link, at, side.get(ends, 0)))
+        line, label = _link(link, at, side.get(ends, 0))
+        parts.append(line)
+        labels.append(label)
         side[ends] = side.get(ends, 0) + 1
     parts += [_node(node, at[node["name"]]) for node in told["nodes"]]
-    return "\n".join([*parts, "</svg>", ""])
+    return "\n".join([*parts, *labels, "</svg>", ""])
 
 
 def _subtitle(told: dict[str, Any]) -> str:
@@ -61,8 +64,11 @@ def _layout(names: list[str], places: dict[str, list[float]]) -> dict[str, Point
     return {name: (scaled(point, 0), scaled(point, 1)) for name, point in points.items()}
 
 
-def _link(link: dict[str, Any], at: dict[str, Point], number: int) -> str:
-    """number: of further links between the same nodes, which are drawn beside each other."""
+def _link(link: dict[str, Any], at: dict[str, Point], number: int) -> tuple[str, str]:
+    """Its line, and what is written on it.
+
+    number: of further links between the same nodes, which are drawn beside each other.
+    """
     (x1, y1), (x2, y2) = (at[end] for end in link["between"])
     length = math.hypot(x2 - x1, y2 - y1) or 1.0
     away = 24.0 * number
@@ -76,14 +82,14 @@ def _link(link: dict[str, Any], at: dict[str, Point], number: int) -> str:
         f'<path d="M {x1:.1f} {y1:.1f} Q {x + bend[0]:.1f} {y + bend[1]:.1f} {x2:.1f} {y2:.1f}" fill="none" '
         f'stroke="{colour}" stroke-width="{2 + 5 * filled:.1f}" stroke-dasharray="{dash}"/>'
     )
-    return "\n".join([line, _text(x, y - 6, 11, first, colour), _text(x, y + 10, 11, second)])
+    return line, "\n".join([_text(x, y - 6, 11, first, colour), _text(x, y + 10, 11, second)])
 
 
 def _text(x: float, y: float, size: int, text: str, colour: str = "#555", weight: str = "normal") -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" text-anchor="middle" '
-        f'fill="{colour}">{escape(text)}</text>'
-    )
+    """Centred, with a white rim so that it can be read on a line."""
+    place = f'x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" text-anchor="middle"'
+    rim = f'<text {place} fill="#fff" stroke="#fff" stroke-width="4" stroke-linejoin="round">{escape(text)}</text>'
+    return f'{rim}<text {place} fill="{colour}">{escape(text)}</text>'
 
 
 def _node(node: dict[str, Any], point: Point) -> str:

@@ -115,10 +115,12 @@ class LinkSection(Section):
 
 
 class NodeSection(Section):
-    """A site. kme_id: kme-NODE, unless given. relays: forwards keys of others."""
+    """A site. kme_id: kme-NODE, unless given. listen: ETSI GS QKD 014; etsi004: the other interface. relays: forwards
+    keys of others."""
 
     kme_id: Name | None = None
     listen: ListenAddress | None = None
+    etsi004: ListenAddress | None = None
     saes: tuple[Name, ...] = ()
     relays: StrictBool = True
     quirks: tuple[Quirk, ...] = ()

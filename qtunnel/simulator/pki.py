@@ -15,8 +15,8 @@ def make_pki(topology: Topology, now: datetime, directory: Path | None = None) -
     KMEs are certified for the address that they listen at as well. Raises ``ConfigError``.
     """
     kmes = [
-        KmeName(topology.kme_id(name), (str(node.listen.address),))
+        KmeName(topology.kme_id(name), tuple({str(place.address): 0 for place in (node.listen, node.etsi004) if place}))
         for name, node in topology.nodes.items()
-        if node.listen is not None
+        if node.listen is not None or node.etsi004 is not None
     ]
     return create_pki(directory or topology.pki, now=now, kmes=kmes, saes=list(topology.homes))

@@ -25,6 +25,7 @@ from qtunnel.qkdnet.network import Network, NoPathError, RelayedKey
 from qtunnel.qkdnet.view import look
 from qtunnel.secret import Secret
 from qtunnel.simulator.commands import perform
+from qtunnel.simulator.etsi004_server import KeyStreams, serving
 from qtunnel.simulator.quirks import middleware
 from qtunnel.simulator.topology_file import Topology
 from qtunnel.telemetry.log import get as get_log
@@ -56,6 +57,7 @@ class Service:
         self.topology = topology
         self.core: Network = topology.core()
         self.stores: dict[str, KeyStore] = {}
+        self.streams = KeyStreams(topology, self.core, self.advance, clock)
         self.happenings: deque[Happening] = deque(maxlen=REMEMBERED)
         self._clock = clock
         self._begin = clock()
@@ -89,6 +91,9 @@ class Service:
         """Keys of an SAE at ``node`` that wait for all ``slaves``; raises ``ApiError``."""
         self.advance()
         homes = self.topology.homes
+        for slave in slaves:
+            if homes[slave] not in self.stores:
+                raise ApiError(400, f"{slave} is at {homes[slave]}, which serves ETSI GS QKD 004 alone")
         targets = sorted({homes[slave] for slave in slaves} - {node})
         key_ids = [str(uuid.uuid4()) for _ in range(request.number)]
         size = request.size // 8
@@ -175,26 +180,34 @@ async def running(
 ) -> AsyncIterator[Service]:
     """A network whose KMEs all serve within the context.
 
-    sockets: listening sockets by node, in whatever network namespace they were made; the others listen at their own
-    ``listen``. time_scale: in place of the topology's. Raises ``ConfigError`` or ``KmeError``.
+    sockets: listening sockets by node, and for ETSI GS QKD 004 by ``NODE/etsi004``, in whatever network namespace they
+    were made; the others listen where the topology says. time_scale: in place of the topology's. Raises ``ConfigError``
+    or ``KmeError``.
     """
     service = Service(topology, time_scale=time_scale)
-    served = {name: node for name, node in topology.nodes.items() if node.listen is not None}
+    given = sockets or {}
     async with contextlib.AsyncExitStack() as stack:
         kmes = []
-        for name, node in served.items():
-            assert node.listen is not None
-            kme = Kme(_kme_config(topology, name), origin=_origin(service, name))
-            stack.push_async_callback(kme.close)
-            context = server_context(kme.config.tls_files, _refusal_teller(kme.config.kme_id))
-            before = [_lost(service, name), middleware(node.quirks)]
-            await stack.enter_async_context(site(node.listen, kme.sae_app(before), context, (sockets or {}).get(name)))
-            kmes.append(kme)
+        stack.callback(service.streams.clear)
+        for name, node in topology.nodes.items():
+            if node.listen is None and node.etsi004 is None:
+                continue  # a trusted node that serves nobody
+            config = _kme_config(topology, name)
+            if node.listen is not None:
+                kme = Kme(config, origin=_origin(service, name))
+                stack.push_async_callback(kme.close)
+                app = kme.sae_app([_lost(service, name), middleware(node.quirks)])
+                context = server_context(config.tls_files, _refusal_teller(config.kme_id))
+                await stack.enter_async_context(site(node.listen, app, context, given.get(name)))
+                kmes.append(kme)
+            if node.etsi004 is not None:
+                listener = given.get(f"{name}/etsi004")
+                await stack.enter_async_context(serving(service.streams, name, topology, config, listener))
         ticker = asyncio.create_task(_tick(service, kmes))
         stack.callback(ticker.cancel)
-        links = len(topology.links)
         log.warning("network.simulated", network=topology.network, notice="simulated keys; not for production")
-        log.info("network.serves", network=topology.network, kmes=len(kmes), nodes=len(topology.nodes), links=links)
+        told = {"kmes": len(kmes), "nodes": len(topology.nodes), "links": len(topology.links)}
+        log.info("network.serves", network=topology.network, **told)
         yield service
         log.info("network.stopping", network=topology.network)
 
@@ -209,12 +222,13 @@ def _origin(service: Service, node: str) -> Callable[[KeyStore], NodeOrigin]:
 
 def _kme_config(topology: Topology, node: str) -> KmeConfig:
     section = topology.nodes[node]
-    assert section.listen is not None
+    listen = section.listen or section.etsi004
+    assert listen is not None
     kme_id = topology.kme_id(node)
     saes = [SaeConfig(sae_id=sae, kme="local" if home == node else "partner") for sae, home in topology.homes.items()]
     return KmeConfig.model_construct(
         kme_id=kme_id,
-        listen=section.listen,
+        listen=listen,
         certificate=topology.pki / f"{kme_id}.pem",
         private_key=topology.pki / f"{kme_id}.key",
         ca=topology.pki / "ca.pem",
@@ -247,5 +261,6 @@ async def _tick(service: Service, kmes: Sequence[Kme]) -> None:
         service.advance()
         if time.monotonic() - swept > SWEEP:
             swept = time.monotonic()
+            service.streams.sweep()
             for kme in kmes:
                 kme.sweep()

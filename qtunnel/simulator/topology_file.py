@@ -42,6 +42,20 @@ NOISE_SAMPLE = 1e6
 """Symbols of ``cv``: the usual block of an estimate of excess noise in the laboratory."""
 
 
+_CLICKS = {"clock", "efficiency", "dark", "misalignment", "leak", "gate", "passband"}
+_PULSES = _CLICKS | {"dead_time", "signal"}
+READ: dict[str, set[str]] = {
+    "bb84-decoy": _PULSES | {"decoy", "sift", "block"},
+    "six-state": _PULSES | {"decoy", "sift"},
+    "sarg04": _PULSES | {"decoy"},
+    "cow": _PULSES | {"phase_error"},
+    "bbm92": _CLICKS,
+    "cv": {"clock", "efficiency", "modulation", "electronic_noise", "excess_noise", "reconciliation"},
+    "measured": {"leak", "key_rate", "qber"},
+}
+"""What of the hardware each protocol's rate depends on: a number that would be dropped in silence is an error."""
+
+
 class Topology(Section):
     """A whole network; docs/simulator.md has every field."""
 
@@ -150,10 +164,15 @@ def _nodes(topology: Topology) -> Iterator[Problem]:
                 what = f"'{sae}' belongs to {seen[sae]} already; each SAE asks one KME"
                 yield Problem(("nodes", name, "saes", index), what)
             seen[sae] = name
-        if node.saes and node.listen is None:
+        if node.saes and node.listen is None and node.etsi004 is None:
             yield Problem(("nodes", name, "listen"), "is missing: its SAEs have nobody to ask; write 127.0.0.1:8443")
+    places = {name: node.listen for name, node in topology.nodes.items() if node.listen is not None}
+    for name, node in topology.nodes.items():
+        if node.etsi004 is not None and node.etsi004 in places.values():
+            yield Problem(("nodes", name, "etsi004"), f"{node.etsi004} is where a node listens; take another port")
     for field, values in (
-        ("listen", {name: node.listen for name, node in topology.nodes.items() if node.listen is not None}),
+        ("listen", places),
+        ("etsi004", {name: node.etsi004 for name, node in topology.nodes.items() if node.etsi004 is not None}),
         ("kme_id", {name: topology.kme_id(name) for name in topology.nodes}),
     ):
         for value, number in Counter(values.values()).items():
@@ -204,15 +223,18 @@ def _hardware(topology: Topology) -> Iterator[Problem]:
             yield Problem(("links", name, "hardware"), _unknown("hardware", link.hardware, topology.hardware))
         elif topology.hardware[link.hardware].protocol == "measured" and link.fibre is None:
             yield Problem(("links", name, "hardware"), "is measured, which goes with fibre only")
+        elif topology.hardware[link.hardware].protocol == "measured" and link.fibre and link.fibre.classical:
+            yield Problem(("links", name, "fibre", "classical"), "is in the measured rate already; remove it")
     for name, section in topology.hardware.items():
         place = ("hardware", name)
-        measured = section.protocol == "measured"
-        if measured and (section.key_rate is None or section.qber is None):
+        if section.protocol == "measured" and (section.key_rate is None or section.qber is None):
             yield Problem((*place, "protocol"), "is measured, and needs key_rate and qber")
-        for field in ("key_rate", "qber"):
-            if not measured and getattr(section, field) is not None:
-                yield Problem((*place, field), "is for protocol: measured; here it follows from the rest")
-        if section.decoy >= section.signal:
+        for field in sorted(section.model_fields_set - READ[section.protocol] - {"protocol"}):
+            fits = ", ".join(protocol for protocol, fields in READ.items() if field in fields)
+            yield Problem(
+                (*place, field), f"means nothing with protocol: {section.protocol}, but with {fits}; remove it"
+            )
+        if "decoy" in READ[section.protocol] and section.decoy >= section.signal:
             yield Problem((*place, "decoy"), f"must be weaker than the signal ({section.signal:g})")
 
 

@@ -81,7 +81,7 @@ class SetOperation:
         elif scope is Scope.DEVICE:
             if self._section is not None:
                 raise UapiError(errno.EINVAL, f"{key} stands before the first public_key")
-            self._set_device(key, value)
+            self._set_device(key, value, now)
         elif self._section is None:
             raise UapiError(errno.EINVAL, f"{key} stands after a public_key")
         else:
@@ -126,10 +126,10 @@ class SetOperation:
         peer = section.peer
         return peer if peer is not None and self._state.peers.get(peer.public_key) is peer else None
 
-    def _set_device(self, key: str, value: Any) -> None:
+    def _set_device(self, key: str, value: Any, now: float) -> None:
         state = self._state
         if key == "private_key":
-            self._set_private_key(value)
+            self._set_private_key(value, now)
         elif key == "listen_port":
             if value == 0 or value != state.listen_port:
                 self._bind(value, state.fwmark)
@@ -141,14 +141,21 @@ class SetOperation:
             for peer in list(state.peers.values()):
                 state.remove_peer(peer)
 
-    def _set_private_key(self, private: Secret) -> None:
+    def _set_private_key(self, private: Secret, now: float) -> None:
         state = self._state
         if bytes(private.reveal()) == NO_PSK:
             state.set_static(None)
             return
         clamped = clamp(private)
-        if state.static is None or state.static.private != clamped:
-            state.set_static(clamped)
+        if state.static is not None and state.static.private == clamped:
+            return
+        state.set_static(clamped)
+        if not state.up:
+            return
+        for peer in state.peers.values():  # for what waited for a key, as the kernel does
+            if peer.timers.persistent:
+                self._device.transport.send_keepalive(peer, now)
+            self._device.transport.send_staged(peer, now)
 
     def _bind(self, port: int, fwmark: int) -> None:
         try:

@@ -19,7 +19,8 @@ from qtunnel.engines.uapi_client import UapiClient
 from qtunnel.identity import Identity
 from qtunnel.kme.pki import create_pki
 from tests.daemon.hub import TUNNEL, Hub, running_hub
-from tests.daemon.lab import READY, Gateway, Lab, Ping, running_lab
+from tests.daemon.kmes import READY
+from tests.daemon.lab import Gateway, Lab, Ping, running_lab
 from tests.support.netns import wait_until
 from tests.support.ping import all_answered, ping
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qtunnel.kme.pki import create_pki
-from tests.daemon.lab import CONFIGS, QTUNNEL, READY, Gateway
-from tests.support.netns import stop, two_hosts, wait_until
+from tests.daemon.keyed import KeyedPair, keyed_pair
+from tests.support.netns import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # fill, run dry at both ends, block, fill again
 
@@ -24,76 +22,29 @@ REKEYS = int(os.environ.get("QTUNNEL_OUTAGE_REKEYS", "6"))
 DEPTH = REKEYS + 4
 
 
-class Pair:
-    """alice and bob with a KME each, a rekey every second and a reservoir."""
-
-    def __init__(self, directory: Path, hosts: Any) -> None:
-        self.directory, self._hosts = directory, hosts
-        create_pki(directory / "pki", now=datetime.now(UTC))
-        self.kmes: list[Any] = []
-        for name in ("kme-a", "kme-b"):
-            text = (CONFIGS / f"{name}.yaml").read_text()
-            (directory / f"{name}.yaml").write_text(text)
-        self.start_kmes()
-        self.gateways: list[Gateway] = []
-        for number, (name, other) in enumerate((("alice", "bob"), ("bob", "alice")), 1):
-            gateway = Gateway(directory, hosts[number - 1], name, f"10.77.0.{number}")
-            gateway.source("metro", "https://127.0.0.1:8443")
-            qkd = {"sources": {"metro": {"peer_sae_id": f"sae-{other}"}}, "max_age": "15s", "reservoir": DEPTH}
-            gateway.peer(other, f"10.77.0.{3 - number}", f"10.99.0.{3 - number}", qkd)
-            gateway.config["peers"][0]["rekey"] = {"interval": "1s", "jitter": "0%"}
-            self.gateways.append(gateway)
-            gateway.start()
-
-    def start_kmes(self) -> None:
-        for name, host in zip(("kme-a", "kme-b"), self._hosts, strict=True):
-            with (self.directory / f"{name}.log").open("w") as log:
-                command = [*QTUNNEL, "kme", "serve", str(self.directory / f"{name}.yaml")]
-                self.kmes.append(host.start(*command, stdout=log, stderr=log))
-        for name in ("kme-a", "kme-b"):
-            said = self.directory / f"{name}.log"
-            wait_until(lambda said=said: "kme.ready" in said.read_text(), f"{name} serves", READY)  # type: ignore[misc]
-
-    def stop_kmes(self) -> None:
-        for kme in self.kmes:
-            stop(kme)
-        self.kmes.clear()
-
-    def peer(self, name: str) -> dict[str, Any]:
-        gateway, other = next(
-            (its, peer) for its, peer in zip(self.gateways, ("bob", "alice"), strict=True) if its.name == name
-        )
-        return gateway.status(other)[1]
-
-    def initiator(self) -> str:
-        return next((name for name in ("alice", "bob") if self.peer(name)["role"] == "initiator"), "alice")
+OPTIONS: dict[str, Any] = {
+    "qkd": {"max_age": "15s", "reservoir": DEPTH},
+    "rekey": {"interval": "1s", "jitter": "0%"},
+}
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    with two_hosts() as hosts:
-        made = Pair(tmp_path, hosts)
-        try:
-            yield made
-        finally:
-            for gateway in made.gateways:
-                if gateway.process is not None:
-                    stop(gateway.process)
+def pair(tmp_path: Path) -> Iterator[KeyedPair]:
+    with keyed_pair(tmp_path, **OPTIONS) as made:
+        yield made
 
 
-def stored(pair: Pair) -> int:
+def stored(pair: KeyedPair) -> int:
     return int(pair.peer(pair.initiator())["reservoir"][0]["keys"])
 
 
-def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: Pair) -> None:
-    alice, bob = pair.gateways
-    alice.ready().protected("bob")
-    bob.ready().protected("alice")
+def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: KeyedPair) -> None:
+    pair.protected()
     wait_until(lambda: stored(pair) >= DEPTH - 1, "the reservoir is full", 120)
     first = pair.initiator()
-    gateway, other = (alice, "bob") if first == "alice" else (bob, "alice")
+    gateway, other = pair.ends[first]
     used: set[str] = {key["key_id"] for key in pair.peer(first)["key_ids"]}
-    pair.stop_kmes()
+    pair.kmes.stop()
     before = pair.peer(first)
     done, last = 0, before["epoch_in_force"]
 
@@ -113,11 +64,10 @@ def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: Pair) -> Non
     # then the other end takes over, with as many keys of its own
     wait_until(lambda: pair.peer(first)["protection"] == "blocked", "policy blocks, no key is left", 60 + 2 * DEPTH)
     assert "event=reservoir.low" in gateway.log
-    pair.start_kmes()
-    alice.protected("bob")
-    bob.protected("alice")
+    pair.kmes.start()
+    pair.protected()
     wait_until(lambda: stored(pair) > 4, "the reservoir fills again", 60)
     events = [line for line in gateway.log.splitlines() if "event=epoch.in-force" in line]
     assert len(events) >= REKEYS
-    text = json.dumps([pair.peer(name) for name in ("alice", "bob")])
+    text = json.dumps([pair.peer(name) for name in pair.ends])
     assert f'"depth": {DEPTH}' in text

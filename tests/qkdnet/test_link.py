@@ -129,6 +129,22 @@ def test_what_a_blinded_link_makes_unnoticed_is_known_to_the_eavesdropper_and_no
     assert [one.take(1280) for _ in range(6)] == [False, False, True, True, False, False]
 
 
+def test_what_was_thrown_away_is_no_longer_the_eavesdropper_s() -> None:
+    one = link(watched=False, sample=100 * RATE)
+    list(one.advance(1.0))
+    one.eavesdrop(1.0, "blind")
+    list(one.advance(2.0))  # a second of bits that she knows
+    one.add_noise(2.0, 0.04)
+    list(one.advance(3.0))  # and one more, of which half is not known to be harmless
+    one.add_noise(3.0, 0.5)
+    assert words(one.advance(50.0)) == ["link.alarm"]
+    assert one.reservoir.stored == 2 * RATE
+    one.restore(50.0)
+    list(one.advance(200.0))
+    taken = [one.take(int(RATE)) for _ in range(4)]
+    assert taken == [False, True, False, False]
+
+
 def test_light_cannot_blind_a_homodyne_receiver() -> None:
     with pytest.raises(ValueError, match="cannot blind"):
         link(hardware=Hardware(protocol="cv")).eavesdrop(0.0, "blind")
@@ -140,6 +156,8 @@ def test_only_fibre_has_a_length_to_set() -> None:
     assert one.key_rate == RATE / 2
     with pytest.raises(ValueError, match="use loss"):
         link(channel=FreeSpace(2.0)).set_distance(0.0, 3.0)
+    with pytest.raises(ValueError, match="was measured"):
+        link(hardware=Hardware(protocol="measured")).set_distance(0.0, 3.0)
 
 
 def test_a_satellite_makes_keys_in_its_passes_only_and_its_store_serves_between() -> None:
@@ -197,4 +215,5 @@ def test_a_plan_of_fades_has_the_mean_of_what_is_played() -> None:
     played, averaged = Link(faded, simple, 0.0), Link(faded, simple, 0.0, average=True)
     for one in (played, averaged):
         list(one.advance(1500.0))
+    assert averaged._next_moment() == math.inf  # days of it cost nothing
     assert played.reservoir.made == pytest.approx(averaged.reservoir.made, rel=0.05)

@@ -153,6 +153,32 @@ def test_kmes_of_other_vendors_differ_as_they_do_and_the_driver_copes(tmp_path: 
     run(test)
 
 
+def test_a_kme_without_post_and_with_other_base64(tmp_path: Path, network_pki: Path) -> None:
+    topology = load_topology(write_metro(tmp_path, network_pki, "base64url", "errors-as-500", "get-only"))
+
+    async def test() -> None:
+        async with running(topology) as service:
+            alices, bobs = hub(topology, "sae-alice"), hub(topology, "sae-bob", method="get")
+            posting = hub(topology, "sae-bob")
+            alice, bob = source(alices, "sae-bob"), source(bobs, "sae-alice")
+            try:
+                for one, other in ((alice, bob), (bob, alice)) * 4:
+                    ref, key = await one.get_key(32)
+                    assert await other.get_key_by_id(ref) == key
+                with pytest.raises(KeyRequestRejectedError, match="HTTP 405"):
+                    await source(posting, "sae-alice").get_key(32)
+                for link in ("hub-bob", "spare-bob"):
+                    service.command(link, "eavesdrop", "blind")
+                with pytest.raises(KeySourceUnavailableError, match="HTTP 500: not enough keys") as why:
+                    await bob.get_key(32)
+                assert why.value.lost == 0
+            finally:
+                for one_hub in (alices, bobs, posting):
+                    await one_hub.close()
+
+    run(test)
+
+
 def test_an_hour_of_the_network_fits_into_a_second(metro: Path) -> None:
     """And what nobody took in it did not fit into the stores."""
     times = iter([0.0, 1.0, 1.0])

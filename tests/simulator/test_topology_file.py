@@ -22,6 +22,7 @@ hardware:
   rated: {protocol: bb84-decoy, key_rate: 5 kbit/s}
   cow: {protocol: cow, signal: 0.9}
   decoys: {signal: 0.1, decoy: 0.2}
+  blocks: {protocol: bbm92, block: 1e9}
 nodes:
   alice: {listen: "127.0.0.1:8443", saes: [sae-alice]}
   bob: {saes: [sae-alice]}
@@ -54,15 +55,16 @@ def problems(tmp_path: Path, text: str) -> list[str]:
         "4:19: hardware.odd.protocol: is 'bb84'; must be one of: bb84-decoy, six-state,",
         "4:32: hardware.odd.clock: must be a number with a unit (Hz, kHz, MHz, GHz, THz), such as 1 GHz",
         "5:21: hardware.given.protocol: is measured, and needs key_rate and qber",
-        "hardware.rated.key_rate: is for protocol: measured; here it follows from the rest",
+        "hardware.rated.key_rate: means nothing with protocol: bb84-decoy, but with measured; remove it",
         "hardware.decoys.decoy: must be weaker than the signal (0.1)",
+        "hardware.blocks.block: means nothing with protocol: bbm92, but with bb84-decoy; remove it",
         "nodes.bob.listen: is missing: its SAEs have nobody to ask; write 127.0.0.1:8443",
         "nodes.bob.saes[0]: 'sae-alice' belongs to alice already; each SAE asks one KME",
         "nodes.carol.listen: 127.0.0.1:8443 is another node's too; each needs one of its own",
         "nodes.carol.quirks[0]: is 'slow'; must be one of: upper-case-ids,",
         "links.a.between[1]: there is no node 'bobb'; there are: alice, bob, carol",
         "links.a.fibre.length: must be a number with a unit (km, m), such as 25 km",
-        "links.b.hardware: there is no hardware 'foo'; there are: odd, given, rated, cow, decoys",
+        "links.b.hardware: there is no hardware 'foo'; there are: odd, given, rated, cow, decoys, blocks",
         "links.c.hardware: has no key rate: e_phase 0.1 is below the 0.2275 multiphoton fraction",
         "links.d.between: joins a node to itself; name two",
         "links.d.threshold: must be a QBER below 50%; the usual is 11%",
@@ -76,7 +78,8 @@ def problems(tmp_path: Path, text: str) -> list[str]:
     ],
 )
 def test_each_mistake_is_named_with_its_place_and_remedy(tmp_path: Path, expected: str) -> None:
-    assert any(expected in line for line in problems(tmp_path, BAD)), "\n".join(problems(tmp_path, BAD))
+    found = problems(tmp_path, BAD)
+    assert any(expected in line for line in found), "\n".join(found)
 
 
 def test_a_topology_becomes_what_it_says(tmp_path: Path) -> None:
