@@ -19,8 +19,8 @@ from qtunnel.scenario.model import ChangeSection, TunnelSection
 from qtunnel.simulator.pki import make_pki
 from qtunnel.simulator.topology_file import load_topology
 
-SOURCE = "qkd"
-"""The key source's name, the same at all gateways."""
+SOURCES = {"etsi014": "qkd", "etsi004": "streams"}
+"""The key source's name by its driver, the same at all gateways."""
 
 DURATIONS = {"interval", "min_interval", "max_interval", "max_age"}
 PERCENTAGES = {"jitter"}
@@ -99,11 +99,13 @@ class GatewayFiles:
         for node, section in tree["nodes"].items():
             if section is None:
                 continue
-            section.pop("listen", None)
             if node in at:
                 section["listen"] = f"{self.addresses.kme(at[node])}:8443"
+                if "etsi004" in section:
+                    section["etsi004"] = f"{self.addresses.kme(at[node])}:25575"
             else:
-                section.pop("saes", None)
+                for name in ("listen", "etsi004", "saes"):
+                    section.pop(name, None)
 
     def change(self, change: ChangeSection) -> tuple[str, str]:
         """Set a tunnel's settings; its two ends, whose files are written."""
@@ -132,15 +134,7 @@ class GatewayFiles:
         """The gateway's configuration with the tunnels that are open; none without one, as a gateway needs a peer."""
         if not self.has_peers(site):
             return
-        section = self.scenario.file.sites[site]
-        source = {
-            "driver": "etsi014",
-            "url": f"https://{self.addresses.kme(site)}:8443",
-            "sae_id": section.sae,
-            "ca": "pki/ca.pem",
-            "certificate": f"pki/{section.sae}.pem",
-            "private_key": f"pki/{section.sae}.key",
-        }
+        drivers = {tunnel.driver for tunnel in self._tunnels_of(site)}
         tree = {
             "node": {
                 "name": site,
@@ -150,7 +144,7 @@ class GatewayFiles:
                 "control_socket": f"{site}.sock",
             },
             "tunnel": {"interface": "qt0", "addresses": [f"{self.addresses.tunnel(site)}/24"]},
-            "key_sources": {SOURCE: source | section.source},
+            "key_sources": {SOURCES[driver]: self._source(site, driver) for driver in sorted(drivers)},
             "peers": [self._peer(site, tunnel) for tunnel in self._tunnels_of(site)],
         }
         yaml = YAML(typ="safe", pure=True)
@@ -161,11 +155,23 @@ class GatewayFiles:
             yaml.dump(tree, file)
         fresh.replace(target)
 
+    def _source(self, site: str, driver: str) -> dict[str, Any]:
+        section, address = self.scenario.file.sites[site], self.addresses.kme(site)
+        own = {"url": f"tls://{address}:25575"}
+        if driver == "etsi014":
+            own = {"url": f"https://{address}:8443", "sae_id": section.sae, **section.source}
+        files = {"certificate": f"pki/{section.sae}.pem", "private_key": f"pki/{section.sae}.key"}
+        return {"driver": driver, "ca": "pki/ca.pem", **files, **own}
+
     def _peer(self, site: str, tunnel: TunnelSection) -> dict[str, Any]:
         other = next(end for end in tunnel.between if end != site)
         qkd = written(tunnel.qkd)
         if qkd.get("policy") != "off":
-            qkd["sources"] = {SOURCE: {"peer_sae_id": self.scenario.file.sites[other].sae}}
+            ours, theirs = (self.scenario.file.sites[one].sae for one in (site, other))
+            terms = {"peer_sae_id": theirs}
+            if tunnel.driver == "etsi004":
+                terms = {"source": f"qkd://{ours}", "destination": f"qkd://{theirs}"}
+            qkd["sources"] = {SOURCES[tunnel.driver]: terms}
         return {
             "name": other,
             "public": f"{other}.public",

@@ -68,6 +68,7 @@ def load_scenario(directory: Path) -> Scenario:
     def fits(file: ScenarioFile) -> Iterator[Problem]:
         yield from _sites(file, topology)
         yield from _tunnels(file)
+        yield from _drivers(file, topology)
         yield from _takers(file)
         for index, event in enumerate(file.timeline):
             yield from _event(file, topology, index, event)
@@ -118,6 +119,18 @@ def _tunnels(file: ScenarioFile) -> Iterator[Problem]:
             yield Problem(("sites", name), "has no tunnel; leave it out, or give it one", at_key=True)
     if sum(tunnel.load for tunnel in file.tunnels.values()) > 1:
         yield Problem(("tunnels",), "have load more than once; one throughput test is what this can carry")
+
+
+def _drivers(file: ScenarioFile, topology: Topology) -> Iterator[Problem]:
+    """Nodes have the interfaces that tunnels want."""
+    for name, tunnel in file.tunnels.items():
+        for end in tunnel.between:
+            node = topology.homes.get(file.sites[end].sae) if end in file.sites else None
+            if node is None:
+                continue  # another check has said why
+            if tunnel.driver == "etsi004" and topology.nodes[node].etsi004 is None:
+                what = f"is etsi004, which the KME of {end} does not speak; give nodes.{node} an etsi004 (network.yaml)"
+                yield Problem(("tunnels", name, "driver"), what)
 
 
 def _takers(file: ScenarioFile) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ from qtunnel.demo.stage import DIRECTORY, Stage
 from qtunnel.errors import SandboxError
 from qtunnel.sandbox.delaying import delay_forwarding
 from qtunnel.sandbox.programs import call, qtunnel_command
-from qtunnel.scenario.files import SOURCE, GatewayFiles
+from qtunnel.scenario.files import GatewayFiles
 from qtunnel.scenario.gallery import Scenario
 from qtunnel.simulator.client import ask
 
@@ -139,10 +139,10 @@ class ScenarioLab(Stage):
                 await asyncio.to_thread(ControlClient(self.socket(site)).reload)
 
     async def clear(self, site: str) -> bool:
-        """End the quarantine of a site's key source; whether there was one."""
+        """End the quarantine of a site's key sources; whether there was one."""
         client = ControlClient(self.socket(site))
         status = await asyncio.to_thread(client.status)
-        if not any(source.state == "in quarantine" for source in status.key_sources):
-            return False
-        await asyncio.to_thread(client.clear_source, SOURCE)
-        return True
+        held = [source.name for source in status.key_sources if source.state == "in quarantine"]
+        for name in held:
+            await asyncio.to_thread(client.clear_source, name)
+        return bool(held)

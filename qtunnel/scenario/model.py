@@ -19,19 +19,22 @@ ProtectionName = Literal["qkd+pqc", "pqc-only", "blocked"]
 
 
 class SiteSection(Section):
-    """A gateway. sae: as which SAE it asks the KME of that SAE's node. source: further options of its key source."""
+    """A gateway. sae: as which SAE it asks the KME of that SAE's node. source: further options of its key source with
+    ``driver: etsi014``."""
 
     sae: Name = Field(examples=["sae-alice"])
     source: dict[str, Any] = Field(default_factory=dict)
 
 
 class TunnelSection(Section):
-    """Between two sites. later: not there before the timeline opens it. load: a throughput test runs through it."""
+    """Between two sites. driver: by which interface both ends ask their KMEs. later: not there before the timeline
+    opens it. load: a throughput test runs through it."""
 
     between: Ends = Field(examples=[["alice", "bob"]])
     rekey: RekeyConfig = RekeyConfig()
     qkd: QkdConfig = QkdConfig()
     kem: Kems = ("ml-kem-1024",)
+    driver: Literal["etsi014", "etsi004"] = "etsi014"
     later: StrictBool = False
     load: StrictBool = False
 

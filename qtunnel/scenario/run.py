@@ -66,7 +66,7 @@ class Run:
         await self._up([name for name in self.file.tunnels if name in self.lab.files.open])
 
     async def _up(self, tunnels: list[str]) -> None:
-        """Wait until they are in force as their policy wants it at its best."""
+        """Wait until they are in force as their policy wants it at its best, and reservoirs are full."""
         limit = time.monotonic() + TUNNEL_BOUND
         while True:
             self.lab.check()
@@ -91,6 +91,8 @@ class Run:
                 return f"{here}: {(view.error if view else None) or 'does not have it yet'}"
             if peer.protection != wanted or peer.epoch_in_force != peer.epoch_installed:
                 return f"{here}: {peer.last_error or f'protection {peer.protection}'}"
+            if any(store.keys < store.depth for store in peer.reservoir):
+                return f"{here}: its reservoir is not full yet"
         return ""
 
     async def traffic(self) -> None:

@@ -67,6 +67,10 @@ def test_the_gateways_files_are_good_at_the_start_and_after_each_change(name: st
 
 
 BAD = {
+    "    rekey: {interval: 1s": (
+        "    driver: etsi004\n    rekey: {interval: 1s",
+        "tunnels.campus.driver: is etsi004, which the KME of unige does not speak; give nodes.unige an etsi004",
+    ),
     "  cern: {sae: sae-cern}": (
         "  cern: {sae: sae-hepia}",
         "sites.cern.sae: there is no SAE 'sae-hepia'; there are: sae-",
