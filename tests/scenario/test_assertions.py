@@ -172,7 +172,7 @@ CASES: dict[str, list[tuple[dict[str, Any], Callable[[], Facts], bool]]] = {
     "weakest-hop": [
         ({"link": "fibre", "within": "10%"}, lambda: hop(9500, 300), True),
         ({"link": "fibre", "within": "10%"}, lambda: hop(8000, 300), False),
-        ({"link": "fibre", "within": "10%"}, lambda: hop(9500, 2000), False),
+        ({"link": "fibre", "within": "10%"}, lambda: hop(9500, 1001), False),
         ({"link": "fibre", "within": "10%"}, lambda: hop(9500, 300, weakest="other"), False),
     ],
     "between-passes": [
