@@ -10,8 +10,10 @@ import pytest
 
 from qtunnel.config import load_config
 from qtunnel.errors import ConfigError
+from qtunnel.qkdnet.link import LinkState
 from qtunnel.scenario.files import GatewayFiles
 from qtunnel.scenario.gallery import find, gallery, load_scenario, title
+from qtunnel.simulator.commands import perform
 from qtunnel.simulator.topology_file import load_topology
 
 WANTED = {
@@ -64,6 +66,35 @@ def test_the_gateways_files_are_good_at_the_start_and_after_each_change(name: st
         if event.close is not None:
             one, other = files.set_open(event.close, on=False)
             assert other not in loaded().get(one, set())
+
+
+DEMAND = 100.0
+"""Keys a second that are taken over the attacked link: more than a dozen tunnels and their applications ask for."""
+
+
+@pytest.mark.parametrize("name", sorted(WANTED))
+def test_an_attack_on_any_link_of_a_scenario_is_alarmed_before_100_further_keys(name: str) -> None:
+    topology = find(name).topology
+    for link_name in topology.links:
+        network = topology.core()
+        link = network.links[link_name]
+        now = 0.0
+        while now < 1800 or link.state is not LinkState.UP:  # a satellite has to come by
+            now += 10
+            network.advance(now)
+        stored = link.reservoir.stored
+        assert stored > 100 * topology.key.size or name in ("sdn", "micius", "qunet"), (
+            f"{link_name} could give no 100 keys"
+        )
+        perform(network, link_name, "eavesdrop", ["intercept-resend"])
+        while link.alarms == 0:
+            assert now < 86_400, f"{link_name} never warns"
+            now += 1 / DEMAND
+            network.advance(now)
+            if link.usable and link.reservoir.stored >= topology.key.size:
+                link.take(topology.key.size)
+        assert link.keys_until_alarm is not None
+        assert link.keys_until_alarm < 100, link_name
 
 
 BAD = {
