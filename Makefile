@@ -44,7 +44,7 @@ liboqs:
 demo: venv demo-tools
 	@$(BIN)/qtunnel demo $(ARGS)
 
-# the scenario gallery, two at a time, in some six minutes; ARGS="darpa micius" are some of them
+# the scenario gallery, two at a time, in some five minutes; ARGS="darpa micius" are some of them
 scenarios: dev demo-tools
 	@$(BIN)/python scripts/run-scenarios $(ARGS)
 

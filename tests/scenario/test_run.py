@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -21,15 +23,24 @@ def result(demo: Demo) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.root
-def test_two_scenarios_at_once_are_ok_an_attack_is_alarmed_and_nothing_is_left() -> None:
+def test_scenarios_at_once_are_ok_an_attack_is_alarmed_an_interruption_told_and_nothing_is_left() -> None:
     before = traces()
     london = Demo("--scenario", "bt-london", "--json")
     geneva = Demo("--scenario", "geneva", "--attack", "unige-cern", "--json")
+    stopped, broken = (Demo("--scenario", "geneva", "--json") for _ in range(2))
     try:
+        stopped.wait_for("traffic begins")
+        stopped.process.send_signal(signal.SIGINT)
+        broken.wait_for("traffic begins")
+        os.kill(broken.program("cern"), signal.SIGKILL)
+        ended = [result(stopped), result(broken)]
         outcomes = [result(london), result(geneva)]
     finally:
-        london.close()
-        geneva.close()
+        for one in (london, geneva, stopped, broken):
+            one.close()
+    for (code, told), words in zip(ended, ("interrupted", "cern was ended by SIGKILL; its last words"), strict=True):
+        assert (told["ok"], told["assertions"], code) == (False, [], 1), told
+        assert told["errors"][0].startswith(words)
     for code, told in outcomes:
         assert (told["ok"], told["errors"], code) == (True, [], 0), told
         assert all(one["ok"] for one in told["assertions"])
