@@ -42,6 +42,11 @@ READERS = {
     "cli/identity.py": "the first line of a file, to tell an identity from a public file",
     "engines/bypass.py": "the kernel's reverse path filter settings",
     "cli/main.py": "/dev/null",
+    "process.py": "this process's capabilities, in /proc",
+    "doctor/kernel_checks.py": "/dev/net/tun, swap devices and this process's capabilities, in /proc",
+    "doctor/file_checks.py": "certificates",
+    "service/install.py": "the units that it puts in place",
+    "service/places.py": "the units of this package",
     "cli/kme_network.py": "a picture, which it writes",
     "config/document.py": "the configuration, which names secret files but holds none",
     "config/loader.py": "opens public files to see that they can be read",
@@ -52,6 +57,8 @@ READERS = {
     "kme/pki.py": "certificates",
     "daemon/settings.py": "/proc/cpuinfo",
     "daemon/memory.py": "epochs and replay times",
+    "auditlog/files.py": "the audit log and its heads, which hold key_IDs and no keys",
+    "daemon/stores.py": "keys agreed ahead, sealed",
     "control/server.py": "a directory, to lock it",
     "drivers/file_make.py": "a pad, to make it",
     "drivers/file_open.py": "the directory of ledgers, to sync it",
@@ -255,7 +262,8 @@ def test_secrets_are_read_by_the_one_loader() -> None:
     }
     assert users == {
         "cli/pad.py", "config/checks.py", "config/loader.py", "config/snapshot.py", "daemon/settings.py",
-        "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py", "identity.py", "kem_files.py",
+        "doctor/file_checks.py", "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py",
+        "fleet/broker.py", "identity.py", "kem_files.py",
         "kme/pki.py", "tls.py",
     }  # fmt: skip
 

@@ -16,6 +16,7 @@ LEVELS = {
     "source.down": "warning",
     "reservoir.low": "warning",
     "reservoir.lost": "warning",
+    "reservoir.refused": "warning",
     "source.quarantined": "error",
     "source.keys-lost": "warning",
     "source.failed": "debug",  # source.down tells it once
@@ -35,6 +36,8 @@ LEVELS = {
     "state.damaged": "warning",
     "state.unwritable": "error",
     "config.refused": "error",
+    "audit.failing": "error",
+    "mqtt.down": "warning",
     "rekey.started": "debug",
 }
 """Kinds that are not at level info."""
