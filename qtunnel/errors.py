@@ -145,6 +145,10 @@ class PadError(QtunnelError):
         self.lost = lost
 
 
+class StoreError(QtunnelError):
+    """Keys agreed ahead that are on disk and cannot be used: what is wrong with their file, in words."""
+
+
 class KmeUnreachableError(QtunnelError):
     """A KME that is to be probed and does not answer at all."""
 

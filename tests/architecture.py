@@ -103,7 +103,7 @@ ROOMS = {
         "the shell around rekey: sockets, sources, engine, state, status",
         ("aside", "config", "control", "drivers", "engines", "events", "handshake", "keys", "rekey", "sd_notify",
          "telemetry"),
-        {"aside": ("reload.py",), "handshake": ("transport.py",)},
+        {"aside": ("reload.py", "stores.py"), "handshake": ("transport.py",)},
     ),
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),
     "demo": Room("all of it on one machine", ("config", "control", "kme", "sandbox")),

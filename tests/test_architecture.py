@@ -52,6 +52,7 @@ READERS = {
     "kme/pki.py": "certificates",
     "daemon/settings.py": "/proc/cpuinfo",
     "daemon/memory.py": "epochs and replay times",
+    "daemon/stores.py": "keys agreed ahead, sealed",
     "control/server.py": "a directory, to lock it",
     "drivers/file_make.py": "a pad, to make it",
     "drivers/file_open.py": "the directory of ledgers, to sync it",

@@ -29,6 +29,7 @@ from qtunnel.daemon.reload import Apply, ConfigSource, Parts, Reloader
 from qtunnel.daemon.settings import all_settings, load_public
 from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.steady import Steady
+from qtunnel.daemon.stores import Stores, take_leave
 from qtunnel.daemon.takeover import lease_of, take_up
 from qtunnel.daemon.transport import Address, Datagram, HandshakeSockets, cookie_source, source_of
 from qtunnel.daemon.tunnel import Tunnel
@@ -38,7 +39,7 @@ from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
 from qtunnel.keys.policy import Protection
-from qtunnel.rekey.model import Block, Defect, Effect, FetchAhead, FetchById, FetchNew, Install, Notice, Remember, Send
+from qtunnel.rekey.model import Block, Defect, Effect, Fetch, Install, Keep, Notice, Remember, Send
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.peer import PeerView
 from qtunnel.sd_notify import Notifier
@@ -116,7 +117,8 @@ class Gateway:
         self._plain = PlainPeers(config, self._endpoints.doubt)
         self._nudges = Nudges(self._tunnel, self._endpoints)
         self._sockets = HandshakeSockets(node.listen, self._receive)
-        self._notices = Notices(self._tally, self._tunnel, self._endpoints, self._publish)
+        self._notices = Notices(self._tally, self._tunnel, self._endpoints, self._publish, self._sources.book.lost)
+        self._stores = stores = Stores(node.state_dir, self._publish)
         settings = all_settings(config, self._public)
         try:
             await control.start()
@@ -127,9 +129,10 @@ class Gateway:
             await self._endpoints.first(memory, self._public)
             await self._tunnel.start()
             self._state = "up"
-            for peer in settings:
-                self._core.add_peer(peer, memory.of(peer.public.id), now(), among=len(settings))
+            await stores.sweep(settings)
+            await stores.enter(self._core, settings, memory, len(settings))
             await take_up(self._tunnel, self._core, settings, now(), self._publish)
+            self._flush()
             self._spawn(self._timer())
             self._spawn(self._poll(self._reconcile, self._look))
             self._spawn(self._poll(self._mend))  # beside the others: for a hub's routes it takes seconds
@@ -139,8 +142,8 @@ class Gateway:
             if notifier.watchdog_interval is not None:
                 self._spawn(self._life.watchdog(notifier, notifier.watchdog_interval, self._wake.set))
             parts = Parts(
-                self._core, self._tunnel, self._endpoints, self._sources, self._plain, memory, self._work, self._flush,
-                self._adopt, self._spawn,
+                self._core, self._tunnel, self._endpoints, self._sources, self._plain, memory, stores, self._work,
+                self._flush, self._adopt, self._spawn,
             )  # fmt: skip
             reloader.ready(parts)
             self._spawn(reloader.follow())
@@ -161,10 +164,7 @@ class Gateway:
                 await self._tunnel.abandon()
             await self._sources.close()
             self._plain.wipe()
-            for name, its in list(self._core.peers.items()):
-                for source, (_, held) in its.view().reservoir.items():
-                    self._publish("reservoir.lost", name, source=source, number=held, detail="the daemon stops")
-                self._core.remove_peer(name)
+            await take_leave(self._core, self._memory, self._notices.tell)
             if self._memory is not None:
                 self._memory.close()
 
@@ -231,7 +231,7 @@ class Gateway:
             self._flush()
             self._life.ticked()
 
-    async def _fetch(self, request: FetchNew | FetchAhead | FetchById) -> None:
+    async def _fetch(self, request: Fetch) -> None:
         result = await self._sources.fetch(request)
         self._core.fetched(request.peer, request.ticket, result, now())
         self._flush()
@@ -259,14 +259,18 @@ class Gateway:
 
     async def _effect(self, effect: Effect) -> None:
         match effect:
-            case Send():
+            case Send() if not self._stores.withheld(effect.peer):
                 self._send(effect)
-            case FetchNew() | FetchAhead() | FetchById():
+            case Fetch():
                 self._spawn(self._fetch(effect))
             case Install():
                 await self._tunnel.install(effect)
             case Block():
                 await self._tunnel.block(effect.peer)
+            case Keep():
+                if not await self._stores.keep(effect):
+                    self._core.unkept(effect.peer, now())
+                    self._flush()
             case Remember() if self._memory is not None:
                 await self._memory.remember(self._public[effect.peer].id, effect.memory)
             case Apply():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from qtunnel.daemon.clock import monotonic
@@ -23,13 +23,23 @@ class Publish(Protocol):
 
 
 class Notices:
-    """Takes the core's notices in two steps: ``admit`` as they come, ``tell`` when what came before is done."""
+    """Takes the core's notices in two steps: ``admit`` as they come, ``tell`` when what came before is done.
 
-    def __init__(self, tallies: Mapping[str, Tally], tunnel: Tunnel, endpoints: Endpoints, publish: Publish) -> None:
+    lose: books keys that a source gave in vain.
+    """
+
+    def __init__(
+        self,
+        tallies: Mapping[str, Tally],
+        tunnel: Tunnel,
+        endpoints: Endpoints,
+        publish: Publish,
+        lose: Callable[[str, int, str], None] = lambda source, number, detail: None,
+    ) -> None:
         self._tallies = tallies
         self._tunnel = tunnel
         self._endpoints = endpoints
-        self._publish = publish
+        self._publish, self._lose = publish, lose
         self.rejections = Rejections()
 
     def admit(self, notice: Notice) -> Notice | None:
@@ -79,3 +89,6 @@ class Notices:
         if notice.kind in ERRORS:
             tally.tell(str(notice.fields.get("detail") or notice.kind), monotonic())
         self._publish(notice.kind, notice.peer or None, **notice.fields)
+        source, number = notice.fields.get("source"), notice.fields.get("number")
+        if notice.kind == "reservoir.lost" and isinstance(source, str) and isinstance(number, int):
+            self._lose(source, number, f"{notice.peer}: {notice.fields.get('detail')}")

@@ -118,6 +118,13 @@ class SourceBook:
         if before is not False:
             self._events.publish("source.down", None, source=name, detail=problem)
 
+    def lost(self, name: str, number: int, detail: str) -> None:
+        """Keys that it gave and that nobody holds any more."""
+        its = self._known.get(name)
+        if its is not None:
+            its.health.lost += number
+            self._events.publish("source.keys-lost", None, source=name, number=number, detail=detail)
+
     def looked(self, name: str, status: SourceStatus) -> None:
         """Its status was read."""
         its = self._known.get(name)

@@ -71,6 +71,7 @@ class PeerContext:
         self.peer_capabilities = 0  # as its last offer or answer had them
         self.peer_policy: Policy | None = None  # as it stood in the newest exchange that was proven
         self.pressed: Callable[[float], bool] = lambda now: False  # whether we are flooded; now: monotonic seconds
+        self.held_ahead: Callable[[], tuple[tuple[str, int], ...]] = lambda: memory.held  # the reservoir says it later
         self._psk: tuple[int, Secret] | None = None
         self._protection = Protection.STARTING
 
@@ -110,8 +111,8 @@ class PeerContext:
         return cut(Message(kind, self.settings.suite.id, exchange, body), self.mac_key)
 
     def remember(self, **changes: object) -> None:
-        """Keep epoch or replay times in the state directory."""
-        self.memory = replace(self.memory, **changes)  # type: ignore[arg-type]  # fields of Memory by name
+        """Keep epoch or replay times in the state directory, and how many keys there are in the reservoir."""
+        self.memory = replace(self.memory, held=self.held_ahead(), **changes)  # type: ignore[arg-type]  # fields of Memory by name
         self.effects.append(Remember(self.name, self.memory))
 
     def hear_of(self, epoch: int) -> None:
@@ -152,6 +153,11 @@ class PeerContext:
         for source, detail in failures:
             self.notice("source.failed", source=source, detail=detail)
         return tuple(failures)
+
+    def is_news(self, ref: KeyRef, key: Secret) -> bool:
+        """Whether a key that was kept over a restart never came since; it counts as one that came."""
+        problem = problem_of(ref, key, (ref.source,))  # whether the source is still the peer's is looked at later
+        return problem is None and self._used.admit(self.name, ref, key, self._crowd())
 
     def install(
         self, keys: EpochKeys, now: Now, *, handshake_now: bool, chain: Callable[[], None], made: float | None = None,

@@ -283,6 +283,7 @@ class Inbound:
             clip(detail),
             self._ahead.tell(),
         )
+        self._ahead.save(now)
         sealed = self._respond(answer, None if chosen is None else chosen.secret, keys)
         if sealed is None:
             return
@@ -348,7 +349,7 @@ class Inbound:
         if self._policy is not None:
             context.heed(self._policy)
         theirs, ours = self._inventories
-        self._ahead.learn(theirs)
+        self._ahead.learn(theirs, now)
         self._ahead.heard(ours)
         for ref in keys.keys:
             context.theirs.discard(ref)

@@ -190,6 +190,7 @@ class Outbound:
         self._machine.fire(OutEvent.OFFER)
         self._ticket = None
         context.epoch = offer.epoch
+        self._ahead.save(now)
         context.remember(sent=timestamp, proposed=offer.epoch)
         self._exchange, self._initiator = exchange, initiator
         self._offered = now.mono
@@ -259,8 +260,7 @@ class Outbound:
             self._spend(initiator.offer)
             return self._fail(error.reason, error.detail)
         self._silence_told = False
-        self._ahead.heard(initiator.offer.inventory)
-        self._ahead.learn(answer.inventory)
+        self._ahead.answered(initiator.offer.inventory, answer, now)
         if answer.verdict not in KEYS_KEPT_ON:
             self._spend(initiator.offer)
         if sealed is None:

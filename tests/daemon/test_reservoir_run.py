@@ -1,10 +1,12 @@
-"""Both KMEs are away for many rekeys of real daemons: keys agreed ahead carry them, then policy acts.
+"""Both KMEs are away for many rekeys of real daemons: keys agreed ahead carry them, also over a kill of both daemons,
+then policy acts.
 
-``make outage`` has 60 of them with a reservoir of 64; the tests 6.
+``make outage`` has 60 of them with a reservoir of 64; the tests 4.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Iterator
@@ -14,37 +16,71 @@ from typing import Any
 import pytest
 
 from tests.daemon.keyed import KeyedPair, keyed_pair
+from tests.daemon.kmes import READY
 from tests.support.netns import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # fill, run dry at both ends, block, fill again
 
-REKEYS = int(os.environ.get("QTUNNEL_OUTAGE_REKEYS", "6"))
+REKEYS = int(os.environ.get("QTUNNEL_OUTAGE_REKEYS", "4"))
 DEPTH = REKEYS + 4
 
 
 OPTIONS: dict[str, Any] = {
-    "qkd": {"max_age": "15s", "reservoir": DEPTH},
+    "qkd": {"max_age": "15s", "reservoir": {"depth": DEPTH, "store": "reservoir.store"}},
     "rekey": {"interval": "1s", "jitter": "0%"},
 }
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[KeyedPair]:
+    key = tmp_path / "reservoir.store"
+    key.touch(0o600)
+    key.write_bytes(base64.b64encode(os.urandom(32)))
     with keyed_pair(tmp_path, **OPTIONS) as made:
         yield made
+
+
+def kill(pair: KeyedPair) -> None:
+    """Both daemons, as the kernel does it, and start them again."""
+    gateways = [gateway for gateway, _ in pair.ends.values()]
+    for gateway in gateways:
+        assert gateway.process is not None
+        gateway.process.kill()
+    for gateway in gateways:
+        assert gateway.process is not None
+        gateway.process.wait(30)
+        gateway.start()
+    for gateway in gateways:
+        gateway.ready()
 
 
 def stored(pair: KeyedPair) -> int:
     return int(pair.peer(pair.initiator())["reservoir"][0]["keys"])
 
 
-def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: KeyedPair) -> None:
+def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: KeyedPair, tmp_path: Path) -> None:
     pair.protected()
     wait_until(lambda: stored(pair) >= DEPTH - 1, "the reservoir is full", 120)
     first = pair.initiator()
     gateway, other = pair.ends[first]
     used: set[str] = {key["key_id"] for key in pair.peer(first)["key_ids"]}
     pair.kmes.stop()
+    kill(pair)
+    for its, _ in pair.ends.values():
+        wait_until(lambda its=its: "event=reservoir.kept" in its.log, "what was kept is told", READY)  # type: ignore[misc]
+        assert "event=reservoir.lost" not in its.log
+        assert "event=source.keys-lost" not in its.log
+
+    def fresh() -> bool:
+        nonlocal first
+        first = pair.initiator()
+        status = pair.peer(first)
+        keys = {key["key_id"] for key in status["key_ids"]}
+        return status["protection"] == "qkd+pqc" and bool(keys) and not keys & used
+
+    wait_until(fresh, "a rekey with a key of before the daemons were killed", 60)
+    gateway, other = pair.ends[first]
+    used |= {key["key_id"] for key in pair.peer(first)["key_ids"]}
     before = pair.peer(first)
     done, last = 0, before["epoch_in_force"]
 
@@ -71,3 +107,15 @@ def test_rekeys_carry_qkd_keys_through_an_outage_of_both_kmes(pair: KeyedPair) -
     assert len(events) >= REKEYS
     text = json.dumps([pair.peer(name) for name in pair.ends])
     assert f'"depth": {DEPTH}' in text
+    files = [path.name for path in tmp_path.glob("state-*/reservoir-*")]
+    assert len(files) == 2, files
+    # and without a store a kill costs what was held, which is booked
+    alice, _ = pair.ends["alice"]
+    alice.config["peers"][0]["qkd"] = {**alice.config["peers"][0]["qkd"], "reservoir": DEPTH}
+    alice.file.touch()  # which it is written by
+    code, told, _ = alice.ask("reload")
+    assert (code, "qkd.reservoir.store" in told) == (0, True), told
+    wait_until(lambda: not list(tmp_path.glob("state-alice/reservoir-*")), "the file is removed", READY)
+    kill(pair)
+    wait_until(lambda: "event=source.keys-lost" in alice.log, "what was lost is booked", READY)
+    assert json.loads(alice.ask("sources", "--json")[1])["key_sources"][0]["keys_lost"] > 0
