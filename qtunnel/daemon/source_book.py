@@ -104,8 +104,10 @@ class SourceBook:
             its.key_size = size
             self._well(name, its, "delivers keys", 1)
 
-    def failed(self, name: str, problem: str, error: BaseException | None = None) -> None:
-        """A call failed with ``problem``, in words. error: what was raised, where it says more."""
+    def failed(self, name: str, problem: str, error: BaseException | None = None, *, chosen: bool = False) -> None:
+        """A call failed with ``problem``, in words. error: what was raised, where it says more. chosen: the peer chose
+        what was asked for. A KME refuses the key of another SAE with 401 (ETSI GS QKD 014 clause 5.4): that must not
+        let one peer put the source to rest for all."""
         its = self._known.get(name)
         if its is None:
             return  # it went while it was asked
@@ -113,7 +115,8 @@ class SourceBook:
         if lost:
             self._events.publish("source.keys-lost", None, source=name, number=lost, detail=problem)
         before = its.healthy
-        its.health.failed(monotonic(), down=isinstance(error, DOWN), lost=lost)
+        down = isinstance(error, DOWN) and not (chosen and isinstance(error, KeySourceUnauthorizedError))
+        its.health.failed(monotonic(), down=down, lost=lost)
         its.detail = its.last_error = problem
         if before is not False:
             self._events.publish("source.down", None, source=name, detail=problem)

@@ -244,7 +244,7 @@ class KeySources:
                 raise KeySourceUnavailableError(name, call, "an alarm came while the key was fetched", lost=len(found))
             return [self._checked(name, call, ref, key) for ref, key in found]
 
-        answers = await self._outcome(name, call, checked, lost=number)
+        answers = await self._outcome(name, call, checked, lost=number, chosen=call == "get_key_by_id")
         return [answers] if isinstance(answers, str) else answers
 
     def _checked(self, name: str, call: str, ref: KeyRef, key: Secret) -> Answer:
@@ -256,9 +256,12 @@ class KeySources:
         self.book.delivered(name, len(key))
         return ref, key
 
-    async def _outcome(self, name: str, call: str, ask: Callable[[], Awaitable[T]], lost: int = 0) -> T | str:
-        """What a call brings, or in words why it failed. lost: keys that are gone where it takes too long."""
-        failure: Exception
+    async def _outcome(
+        self, name: str, call: str, ask: Callable[[], Awaitable[T]], lost: int = 0, *, chosen: bool = False
+    ) -> T | str:
+        """What a call brings, or in words why it failed. lost: keys that are gone where it takes too long, or where
+        nobody knows how far it got; chosen: the peer chose what was asked for."""
+        failure: KeySourceError
         try:
             async with asyncio.timeout(CALL_LIMIT):
                 return await ask()
@@ -269,8 +272,9 @@ class KeySources:
             problem = str(failure)
         except Exception as error:  # a driver's defect must not take the other peers' tunnels down
             logger.defect("source.defect", error, source=name)
-            problem, failure = f"{name}: the driver failed ({type(error).__name__}); see the log", error
-        self.book.failed(name, problem, failure)
+            what = f"the driver failed ({type(error).__name__}); see the log"
+            problem, failure = f"{name}: {what}", KeySourceError(name, call, what, lost=lost)
+        self.book.failed(name, problem, failure, chosen=chosen)
         return problem
 
     async def watch(self) -> None:

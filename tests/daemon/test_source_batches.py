@@ -236,3 +236,26 @@ def test_a_driver_that_gives_nothing_does_not_keep_the_daemon_busy_for_ever(pki:
             assert (await its.by_ids(refs)).keys == ()
 
     run(test)
+
+
+class Defective(Odd):
+    """With a defect that shows once the device has answered."""
+
+    async def get_keys(self, size: int, number: int) -> list[tuple[KeyRef, Secret]]:
+        raise IndexError
+
+    async def get_keys_by_ids(self, refs: Sequence[KeyRef]) -> list[Secret]:
+        raise IndexError
+
+
+def test_a_drivers_defect_books_what_the_call_may_have_cost(pki: Path) -> None:
+    async def test() -> None:
+        async with site(pki) as its:
+            its.bench.sources._sources["bob", "metro"] = Defective()
+            assert (await its.ahead(4)).keys == ()
+            assert its.bench.status("metro").keys_lost == 4
+            refs = [KeyRef("metro", f"k-{number}", 32) for number in range(3)]
+            assert (await its.by_ids(refs)).keys == ()
+            assert its.bench.status("metro").keys_lost == 7
+
+    run(test)
