@@ -190,8 +190,10 @@ class KeySources:
         """Keys of one source; several at once where it can. One that it does not have costs no other."""
         name = refs[0].source
         if not isinstance(self._sources.get((peer, name)), BatchKeySource):
-            found = await asyncio.gather(*(self._some_by_ids(peer, [ref]) for ref in refs))
-            return [(name, answer) for answers in found for answer in answers]
+            found = list[tuple[str, Answer]]()
+            for ref in refs:  # one after the other: a peer that announces many must not take all turns from the others
+                found += [(name, answer) for answer in await self._some_by_ids(peer, [ref])]
+            return found
         told, waiting = list[tuple[str, Answer]](), [list(refs)]
         while waiting:
             some = waiting.pop(0)

@@ -259,3 +259,36 @@ def test_a_drivers_defect_books_what_the_call_may_have_cost(pki: Path) -> None:
             assert its.bench.status("metro").keys_lost == 7
 
     run(test)
+
+
+class Single:
+    """A source without batches, which sees how many are asked for at a time."""
+
+    name, description = "metro", "single:metro"
+    under_way, most = 0, 0
+
+    async def status(self) -> SourceStatus:
+        return SourceStatus(True, "")
+
+    async def get_key(self, size: int) -> tuple[KeyRef, Secret]:
+        raise NotImplementedError
+
+    async def get_key_by_id(self, ref: KeyRef) -> Secret:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.under_way -= 1
+        if ref.key_id == "k-3":
+            raise KeyNotFoundError("metro", "get_key_by_id", "no such key")
+        return Secret(os.urandom(ref.size))
+
+
+def test_a_peer_that_announces_many_keys_takes_one_turn_at_a_time(pki: Path) -> None:
+    async def test() -> None:
+        async with site(pki) as its:
+            source = its.bench.sources._sources["bob", "metro"] = Single()
+            got = await its.by_ids([KeyRef("metro", f"k-{number}", 32) for number in range(16)])
+            assert (len(got.keys), len(got.failures), source.most) == (15, 1, 1)
+
+    run(test)
