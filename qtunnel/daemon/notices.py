@@ -12,7 +12,9 @@ from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally
 from qtunnel.rekey.model import Notice
 
-ERRORS = ("rekey.failed", "rekey.unanswered", "source.failed", "peer.blocked", "policy.relaxed", "peer.defect")
+SILENCE = "rekey.unanswered"
+"""Of a peer: proves nothing, and what comes from its address may well say why."""
+ERRORS = ("rekey.failed", SILENCE, "source.failed", "peer.blocked", "policy.relaxed", "peer.defect")
 """Kinds that are a peer's last error."""
 
 
@@ -83,11 +85,12 @@ class Notices:
             tally.done += 1
         elif notice.kind == "rekey.failed":
             tally.failed += 1
-        if notice.kind == "rekey.unanswered" or notice.fields.get("reason") == "no-answer":
+        if notice.kind == SILENCE or notice.fields.get("reason") == "no-answer":
             # Already while the attempt is under way: what it repeats goes to where the name leads then.
             self._endpoints.doubt(notice.peer)
         if notice.kind in ERRORS:
-            tally.tell(str(notice.fields.get("detail") or notice.kind), monotonic())
+            proven = notice.kind != SILENCE
+            tally.tell(str(notice.fields.get("detail") or notice.kind), monotonic(), proven=proven)
         self._publish(notice.kind, notice.peer or None, **notice.fields)
         source, number = notice.fields.get("source"), notice.fields.get("number")
         if notice.kind == "reservoir.lost" and isinstance(source, str) and isinstance(number, int):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qtunnel.config import KeySourceConfig
-from qtunnel.control.messages import KeySourceStatus
+from qtunnel.control.messages import FaultKind, KeySourceStatus
 from qtunnel.daemon.clock import monotonic
 from qtunnel.errors import (
+    KeyNotFoundError,
+    KeyRequestRejectedError,
     KeySourceCertificateError,
     KeySourceError,
     KeySourceProtocolError,
     KeySourceTimeoutError,
     KeySourceUnauthorizedError,
+    KeySourceUnavailableError,
     KeySourceUnreachableError,
 )
 from qtunnel.events import EventStream
@@ -27,11 +30,25 @@ from qtunnel.terms import KeyRef
 DOWN = (KeySourceUnreachableError, KeySourceTimeoutError, KeySourceCertificateError, KeySourceUnauthorizedError)
 """What the calls of all peers would meet. A source that has no key, or not this one, answers and is not down."""
 
+FAULTS: dict[type[KeySourceError], FaultKind] = {
+    KeySourceUnreachableError: "unreachable",
+    KeySourceTimeoutError: "timeout",
+    KeySourceCertificateError: "certificate",
+    KeySourceUnauthorizedError: "unauthorized",
+    KeyRequestRejectedError: "rejected",
+    KeySourceUnavailableError: "unavailable",
+    KeyNotFoundError: "key-not-found",
+    KeySourceProtocolError: "protocol",
+}
+"""Each kind of failure by the word that status and metrics have for it."""
+DEFECT: FaultKind = "driver"
+"""The word for a failure that is none of them: of the driver itself."""
+
 
 @dataclass(slots=True)
 class Known:
     """One source. detail: what it said last; status: as it told it last, for the first of its peers; key_size: of the
-    key that it gave last, in bytes."""
+    key that it gave last, in bytes; faults: calls that failed, by ``FAULTS``."""
 
     description: str
     health: SourceHealth
@@ -39,6 +56,7 @@ class Known:
     last_error: str | None = None
     status: SourceStatus | None = None
     key_size: int | None = None
+    faults: dict[FaultKind, int] = field(default_factory=dict)
 
     @property
     def healthy(self) -> bool | None:
@@ -114,6 +132,8 @@ class SourceBook:
         lost = error.lost if isinstance(error, KeySourceError) else 0
         if lost:
             self._events.publish("source.keys-lost", None, source=name, number=lost, detail=problem)
+        fault = FAULTS.get(type(error), DEFECT) if isinstance(error, KeySourceError) else DEFECT
+        its.faults[fault] = its.faults.get(fault, 0) + 1
         before = its.healthy
         down = isinstance(error, DOWN) and not (chosen and isinstance(error, KeySourceUnauthorizedError))
         its.health.failed(monotonic(), down=down, lost=lost)
@@ -203,6 +223,7 @@ def _status_of(name: str, its: Known, now: float) -> KeySourceStatus:
         lasts=days == float("inf"),
         keys_taken=health.taken,
         keys_lost=health.lost,
+        faults=dict(its.faults),
         alarm=refusal,
     )
 

@@ -13,7 +13,7 @@ from qtunnel.rekey.model import EpochInfo
 from qtunnel.rekey.peer import PeerView
 
 PROVEN_KEPT = 60.0
-"""Seconds: long enough to be read, and shorter than it takes until a peer that does not answer is told of again."""
+"""Seconds: long enough to be read."""
 
 
 @dataclass(slots=True)
@@ -29,9 +29,9 @@ class Tally:
     last_error_at: float = 0.0
     last_error_proven: bool = False
 
-    def tell(self, error: str, now: float) -> None:
-        """Something went wrong; now: monotonic seconds."""
-        self.last_error, self.last_error_at, self.last_error_proven = error, now, True
+    def tell(self, error: str, now: float, *, proven: bool = True) -> None:
+        """Something went wrong; now: monotonic seconds. proven: what others send is not to hide it."""
+        self.last_error, self.last_error_at, self.last_error_proven = error, now, proven
 
     def suspect(self, error: str, now: float) -> None:
         """As ``tell``, for what comes from its address without proof: it never hides an error of the peer's own that is
@@ -43,6 +43,11 @@ class Tally:
 def sources_of(info: EpochInfo, describe: Callable[[str], str]) -> list[str]:
     """Everything that went into an epoch, by name."""
     return ["x25519", *(kem.name for kem in info.suite.kem.kems), *(describe(name) for name in info.sources)]
+
+
+def key_ids_of(info: EpochInfo) -> list[str]:
+    """The QKD keys in an epoch, each as ``SOURCE KEY_ID``."""
+    return [f"{key.source} {key.key_id}" for key in info.keys]
 
 
 def protection_in_force(peer: PeerConfig, view: PeerView, stats: PeerStats | None, now: float) -> Protection:

@@ -27,6 +27,10 @@ from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy, record_suite
 OVERTAKEN = {
     Shortfall.QKD: ("qkd-required", "the policy has become stricter while the exchange was under way"),
     Shortfall.CHAIN: ("chain-required", "another epoch came first, and the policy requires a chain, which this lacks"),
+    Shortfall.UNWANTED: (
+        "qkd-off",
+        "the policy was turned off while the exchange was under way, and this has QKD keys",
+    ),
 }
 """Why an exchange that was good when its answer was made is not installed any more: reason and words."""
 
@@ -115,6 +119,15 @@ class PeerContext:
         self.memory = replace(self.memory, held=self.held_ahead(), **changes)  # type: ignore[arg-type]  # fields of Memory by name
         self.effects.append(Remember(self.name, self.memory))
 
+    @property
+    def taken(self) -> int:
+        """The newest epoch number that has a key, or may have one at the peer: nobody else's exchange gets it.
+
+        Two exchanges may be under way side by side. Were both to commit one number, each end would have the key of
+        the other's, and both would call it the same.
+        """
+        return max(self.floor, self.chain.in_doubt)
+
     def hear_of(self, epoch: int) -> None:
         """The peer proposed this epoch: our next one is newer, within bounds."""
         if epoch <= self.floor + OWN_EPOCH_JUMP:
@@ -126,6 +139,8 @@ class PeerContext:
 
     def overtaken(self, keys: EpochKeys) -> Shortfall | None:
         """Why keys that were good when their answer was made are not to be installed any more; None if they are."""
+        if self.policy.qkd is QkdPolicy.OFF and keys.keys:
+            return Shortfall.UNWANTED
         return self.judge(self.policy, self.counted(keys.keys), chained=keys.chained)
 
     def counted(self, keys: Iterable[KeyRef]) -> int:

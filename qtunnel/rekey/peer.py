@@ -226,12 +226,15 @@ class PeerRekey:
             self._block("the policy has become stricter than what is in force: traffic is blocked")
         context.show_protection()
         self._guard(now)
+        barred = self.inbound.barred
+        if barred:
+            self.inbound.forget()  # a commit of the peer's would be in vain: it hears of another exchange instead
         blocked = context.guard.state is GuardState.BLOCKED is not state
         if settings.has_endpoint != before.has_endpoint:
             self._reachable = self._reachable or settings.has_endpoint
             self._initiates = settings.has_endpoint and context.higher
         if self.outbound.state is OutState.IDLE:
-            self._plan_anew(now, at_once=blocked or begun, soon=other and self._initiates)
+            self._plan_anew(now, at_once=blocked or begun or barred, soon=other and self._initiates)
 
     def _plan_anew(self, now: Now, *, at_once: bool, soon: bool) -> None:
         """The next rekey by the schedule as it is now, counted from the newest epoch."""

@@ -205,14 +205,18 @@ class SetOperation:
         values = section.values
         ends = _seconds(values.get("expires_boottime_msec"))
         if "preshared_key" not in values:
-            for key in ("epoch", "epoch_note", "previous_preshared_key", "previous_epoch", _PREVIOUS_EXPIRES):
+            for key in ("epoch", "epoch_note", "previous_preshared_key"):
                 if key in values:
                     raise UapiError(errno.EINVAL, f"{key} needs a preshared_key in the same operation")
+            if ("previous_epoch" in values) is not (_PREVIOUS_EXPIRES in values):
+                raise UapiError(errno.EINVAL, f"previous_epoch and {_PREVIOUS_EXPIRES} need each other")
             if section.created:
                 self._first_psk(peer, LabelledPsk(Secret(NO_PSK)), None)
             if ends is not None:
                 peer.psk.label.ends = ends
                 peer.timers.psk_set(ends)
+            if _PREVIOUS_EXPIRES in values:
+                peer.end_before(values["previous_epoch"], values[_PREVIOUS_EXPIRES] / 1000)
             return
         previous = None
         if "previous_preshared_key" in values:
@@ -223,9 +227,10 @@ class SetOperation:
                     raise UapiError(errno.EINVAL, f"{key} needs a previous_preshared_key")
         psk: Secret = values["preshared_key"]
         label = EpochLabel(values.get("epoch"), values.get("epoch_note", ""), NEVER if ends is None else ends)
-        if "epoch" not in values and psk == peer.psk.psk:
-            label = peer.psk.label  # as by an operator who sets the same again
+        if psk == peer.psk.psk and values.get("epoch", peer.psk.epoch) == peer.psk.epoch:
+            label = peer.psk.label  # set again: the sessions that it has made go on ending with it
             label.ends = label.ends if ends is None else ends
+            label.note = values.get("epoch_note", label.note)
         if section.created:
             self._first_psk(peer, LabelledPsk(psk, label), previous)
         else:
