@@ -222,7 +222,7 @@ class KeySources:
                     raise
                 return []
 
-        return await self._guarded(refs[0].source, "get_key_by_id", call, len(refs))
+        return await self._guarded(refs[0].source, "get_key_by_id", call, len(refs), chosen_by=peer)
 
     def _source(self, peer: str, name: str, call: str) -> KeySource:
         found = self._sources.get((peer, name))
@@ -231,9 +231,15 @@ class KeySources:
         return found
 
     async def _guarded(
-        self, name: str, call: str, ask: Callable[[], Awaitable[list[tuple[KeyRef, Secret]]]], number: int
+        self,
+        name: str,
+        call: str,
+        ask: Callable[[], Awaitable[list[tuple[KeyRef, Secret]]]],
+        number: int,
+        chosen_by: str | None = None,
     ) -> list[Answer]:
-        """The keys that a call brings, or in words why there are none. number: keys that it may cost."""
+        """The keys that a call brings, or in words why there are none. number: keys that it may cost; chosen_by: the
+        peer that said which."""
         refusal = self.book.refusal(name)
         if refusal is not None:
             return [f"{name}: {refusal}"]
@@ -246,7 +252,7 @@ class KeySources:
                 raise KeySourceUnavailableError(name, call, "an alarm came while the key was fetched", lost=len(found))
             return [self._checked(name, call, ref, key) for ref, key in found]
 
-        answers = await self._outcome(name, call, checked, lost=number, chosen=call == "get_key_by_id")
+        answers = await self._outcome(name, call, checked, lost=number, chosen_by=chosen_by)
         return [answers] if isinstance(answers, str) else answers
 
     def _checked(self, name: str, call: str, ref: KeyRef, key: Secret) -> Answer:
@@ -259,10 +265,10 @@ class KeySources:
         return ref, key
 
     async def _outcome(
-        self, name: str, call: str, ask: Callable[[], Awaitable[T]], lost: int = 0, *, chosen: bool = False
+        self, name: str, call: str, ask: Callable[[], Awaitable[T]], lost: int = 0, *, chosen_by: str | None = None
     ) -> T | str:
         """What a call brings, or in words why it failed. lost: keys that are gone where it takes too long, or where
-        nobody knows how far it got; chosen: the peer chose what was asked for."""
+        nobody knows how far it got; chosen_by: the peer that said what to ask for."""
         failure: KeySourceError
         try:
             async with asyncio.timeout(CALL_LIMIT):
@@ -276,7 +282,8 @@ class KeySources:
             logger.defect("source.defect", error, source=name)
             what = f"the driver failed ({type(error).__name__}); see the log"
             problem, failure = f"{name}: {what}", KeySourceError(name, call, what, lost=lost)
-        self.book.failed(name, problem, failure, chosen=chosen)
+        alone = sum(own == name for _, own in self._sources) < 2
+        self.book.failed(name, problem, failure, chosen_by=chosen_by, alone=alone)
         return problem
 
     async def watch(self) -> None:
