@@ -90,7 +90,7 @@ ROOMS = {
                    {"drivers": ("key_sources.py",), "handshake": ("checks.py", "kems.py"),
                     "keys": ("key_sources.py", "rekey.py")}),
     "drivers": Room("key sources, and how they are found by name", ("aside", "config", "keys", "process", "tls"),
-                    {"aside": ("file.py",),
+                    {"aside": ("etsi004_index.py", "file.py"),
                      "config": ("etsi004_options.py", "etsi014_options.py", "file.py", "mqtt_options.py", "program.py",
                                 "skip_options.py"),
                      "process": ("program_run.py",),
