@@ -28,8 +28,9 @@ demo-tools:
 	@scripts/need-tools "$(DEMO_TOOLS)" ip iperf3 wg $(OUT)
 
 test-tools:
-	@scripts/need-tools "$(TEST_TOOLS)" ip iperf3 ping wg wireguard-go tcpdump ethtool nft mosquitto $(OUT)
+	@scripts/need-tools "$(TEST_TOOLS) chromium" ip iperf3 ping wg wireguard-go tcpdump ethtool nft mosquitto chromium $(OUT)
 	@scripts/need-promtool $(TOOLS)/promtool $(OUT)
+	@scripts/need-axe $(TOOLS)/axe $(OUT)
 
 bench-tools:
 	@scripts/need-tools "$(BENCH_TOOLS)" ip iperf3 ethtool nft wireguard-go $(OUT)

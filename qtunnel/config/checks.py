@@ -222,7 +222,13 @@ def _key_problem(path: Path, remedy: str) -> str:
     return ""
 
 
-SETTINGS = (check_node, check_tunnel, check_peers_differ, check_policies, check_suites)
+def check_ports(config: Config) -> Iterator[Problem]:
+    """Metrics and the page, both over TCP."""
+    if config.metrics is not None and config.page is not None and config.metrics.listen == config.page.listen:
+        yield Problem(("page", "listen"), "is also metrics.listen; take another port", (("metrics", "listen"),))
+
+
+SETTINGS = (check_node, check_tunnel, check_peers_differ, check_policies, check_suites, check_ports)
 """Checks that need nothing but the configuration itself."""
 
 
