@@ -60,17 +60,17 @@ def status(**more: Any) -> Status:
             peer("carol", policy="preferred", protection="pqc-only", sources=["x25519", "ml-kem-1024"], key_ids=[],
                  epoch_in_force=412, epoch_installed=412, age_s=95.0, last_error="metro: no key for sae-carol",
                  last_error_age_s=95.0, endpoint="203.0.113.9:51820", rekeys_failed=3),
-            peer("dresden", protected=False, protection="blocked", epoch_in_force=None, sources=[], key_ids=[], age_s=None,
-                 rx_bytes=0, tx_bytes=0, last_error="source east: KME https://10.2.0.1:8443 is unreachable",
+            peer("dresden", protected=False, protection="blocked", epoch_in_force=None, sources=[], key_ids=[],
+                 age_s=None, rx_bytes=0, tx_bytes=0, last_error="source east: KME https://10.2.0.1:8443 is unreachable",
                  last_error_age_s=21.0, endpoint=None, expires_in_s=None, rekeys_failed=9),
         ],
         "plain_peers": [PlainPeerStatus(name="phone", rx_bytes=120_000, tx_bytes=900_000, last_handshake_age_s=30.0)],
         "key_sources": [
-            KeySourceStatus(name="metro", description="ETSI GS QKD 014, https://10.1.0.1:8443", healthy=True, state="well",
-                            stored_keys=7312, max_keys=10_000, qber=0.0214, qber_limit=0.11, key_rate=4210.0,
-                            keys_used_per_day=720.0, days_left=10.2, keys_taken=412, keys_lost=1),
+            KeySourceStatus(name="metro", description="ETSI GS QKD 014, https://10.1.0.1:8443", healthy=True,
+                            state="well", stored_keys=7312, max_keys=10_000, qber=0.0214, qber_limit=0.11,
+                            key_rate=4210.0, keys_used_per_day=720.0, days_left=10.2, keys_taken=412, keys_lost=1),
             KeySourceStatus(name="east", description="ETSI GS QKD 014, https://10.2.0.1:8443", healthy=False,
-                            state="resting", last_error="KME https://10.2.0.1:8443 is unreachable: connection refused",
+                            state="resting", last_error=f"{EAST} is unreachable: connection refused",
                             stored_keys=12, max_keys=10_000, qber=0.09, qber_limit=0.11, keys_taken=88, keys_lost=0),
         ],
     }  # fmt: skip
@@ -80,26 +80,28 @@ def status(**more: Any) -> Status:
 def well() -> Status:
     """The same gateway on a good day."""
     east = KeySourceStatus(
-        name="east", description="ETSI GS QKD 014, https://10.2.0.1:8443", healthy=True, state="well", stored_keys=4010,
-        max_keys=10_000, qber=0.034, qber_limit=0.11, key_rate=1830.0, days_left=5.5, keys_taken=88, keys_lost=0,
+        name="east", description="ETSI GS QKD 014, https://10.2.0.1:8443", healthy=True, state="well",
+        stored_keys=4010, max_keys=10_000, qber=0.034, qber_limit=0.11, key_rate=1830.0,
+        days_left=5.5, keys_taken=88, keys_lost=0,
     )  # fmt: skip
     its = status()
+    others = [peer("carol", epoch_in_force=412, age_s=95.0), peer("dresden", epoch_in_force=88, age_s=12.0)]
     return status(
-        peers=[its.peers[0], peer("carol", epoch_in_force=412, age_s=95.0), peer("dresden", epoch_in_force=88, age_s=12.0)],
+        peers=[its.peers[0], *others],
         key_sources=[its.key_sources[0], east], plain_peers=[],
     )  # fmt: skip
 
 
-def _rekeys(begin: float) -> Iterator[Told]:
+def _rekeys(begin: float, good: bool) -> Iterator[Told]:
     """One in two minutes with each peer; carol's without QKD in the end, dresden's in vain."""
     for number in range(29):
         for offset, (name, late) in enumerate({"bob": 99, "carol": 21, "dresden": 23}.items()):
             when = begin + 40 + 120 * number + 7 * offset
-            if name == "dresden" and number >= late:
+            if not good and name == "dresden" and number >= late:
                 fields = {"role": "initiator", "reason": "sources", "detail": f"source east: {EAST} is unreachable"}
                 yield Told(when, "rekey.failed", name, fields)
                 continue
-            with_qkd = ("metro",) if number < late else ()
+            with_qkd = ("metro",) if good or number < late else ()
             took = 0.031 + offset / 100
             yield Told(when, "rekey.done", name, {"epoch": 29 + number, "sources": with_qkd, "seconds": took})
 
@@ -116,33 +118,36 @@ class Site:
         self.server: PageServer
 
     async def _status(self) -> Status:
-        if self.hang:
-            await asyncio.sleep(3600)
+        while self.hang:  # noqa: ASYNC110  # set from another thread
+            await asyncio.sleep(0.05)
         return self.status()
 
     def hour(self) -> None:
-        """An hour in which carol lost QKD and dresden everything."""
-        begin = time.time() - 3500
-        told = list(_rekeys(begin))
+        """A good hour, or one in which carol lost QKD and dresden everything."""
+        begin, good = time.time() - 3500, self.status().protected
+        told = list(_rekeys(begin, good))
         told += [
             Told(begin, "protection.in-force", name, {"before": "starting", "after": "qkd+pqc"})
             for name in ("bob", "carol", "dresden")
         ]
-        for number, kind, name, fields in (
+        bad: list[tuple[float, str, str | None, dict[str, Any]]] = [
             (21.1, "protection.in-force", "carol", {"before": "qkd+pqc", "after": "pqc-only"}),
             (23.0, "source.down", None, {"source": "east", "detail": f"{EAST} is unreachable"}),
             (27.3, "peer.blocked", "dresden", {"detail": "epoch 51 is older than max_age"}),
             (27.31, "protection.in-force", "dresden", {"before": "qkd+pqc", "after": "blocked"}),
-        ):
+        ]
+        for number, kind, name, fields in [] if good else bad:
             told.append(Told(begin + 40 + number * 120, kind, name, fields))
         past = self.server._past
         for its in sorted(told, key=lambda its: its.time):
             past.happened(its)
-        metro, east = status().key_sources
+        metro, east = well().key_sources
         for step in range(350):
             wave = math.sin(step / 23) + math.sin(step / 7) / 3
             one = metro.model_copy(update={"qber": 0.021 + wave * 0.004, "key_rate": 4200 + wave * 300})
-            other = east.model_copy(update={"healthy": step < 280, "key_rate": 1800.0 + wave * 90})
+            other = east.model_copy(
+                update={"healthy": good or step < 280, "qber": 0.034 - wave * 0.003, "key_rate": 1800.0 + wave * 90}
+            )
             past.sample(begin + step * 10, [one, other])
 
     async def start(self) -> None:
@@ -190,22 +195,19 @@ def pictures(directory: Path) -> None:
     from tests.support.chromium import chromium
 
     directory.mkdir(parents=True, exist_ok=True)
-    with site() as its, chromium() as browser:
-        page = browser.page()
-        for name, found, width, dark in (
-            ("light", status, 1200, False), ("dark", well, 1200, True), ("phone", status, 390, False),
-        ):  # fmt: skip
-            its.status = found
+    for name, found, width, most, dark in (
+        ("light", status, 1200, 1500, False), ("dark", well, 1200, 1500, True), ("phone", status, 390, 1800, False),
+    ):  # fmt: skip
+        with site(found) as its, chromium() as browser:
+            page = browser.page()
             page.look(width, 844, dark=dark)
             page.goto(f"http://127.0.0.1:{its.server.port}/")
-            page.wait("document.querySelector('.hour .strip') && document.querySelector('.events')", "the page is full")
-            page.wait("document.querySelectorAll('.line .graph').length", "figures")
-            page.screenshot(directory / f"page-{name}.png", 1800 if width < 600 else 1500)
-        its.hang = True
-        page.look(1200, 844)
-        page.wait("document.querySelector('.alarm')", "it says that there is no answer")
-        page.screenshot(directory / "page-silent.png", 700)
-        print(page.complaints(), file=sys.stderr)
+            page.wait("document.querySelector('.hour .strip') && document.querySelector('.line .graph')", "all of it")
+            page.screenshot(directory / f"page-{name}.png", most)
+            if name == "light":
+                its.hang = True
+                page.wait("document.querySelector('.alarm')", "it says that there is no answer")
+                page.screenshot(directory / "page-silent.png", 700)
 
 
 def main() -> None:

@@ -24,8 +24,9 @@ LIMIT = 60.0
 """Seconds for one call, or for what a page is waited for, on a machine that does other things too."""
 _OPTIONS = (
     "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--disable-sync",
-    "--hide-scrollbars", "--disable-background-timer-throttling", "--force-color-profile=srgb",
+    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-extensions",
+    "--disable-sync", "--hide-scrollbars", "--disable-background-timer-throttling",
+    "--force-color-profile=srgb",
 )  # fmt: skip
 _BEGIN = """
 import fcntl, os, sys

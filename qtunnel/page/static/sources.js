@@ -3,7 +3,7 @@
 import { badge } from "./picture.js";
 import { bar, line } from "./timeline.js";
 import { h } from "./tree.js";
-import { clock, count, dash, duration, percent, plural, scaled, sourceKind, sourceWords } from "./words.js";
+import { clock, count, duration, percent, plural, scaled, sourceKind, sourceWords } from "./words.js";
 
 const QBER = 1, RATE = 2;
 
@@ -54,7 +54,7 @@ function figures(source, view) {
 
 function lasts(source) {
   if (source.lasts) return "no less is made than used";
-  return source.days_left === null ? dash : `at least ${duration(source.days_left * 86400)} left at today's use`;
+  return source.days_left === null ? "" : `at least ${duration(source.days_left * 86400)} left at today's use`;
 }
 
 const figure = (name, value, more, drawing) =>
