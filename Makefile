@@ -10,7 +10,7 @@ KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo test test-faults test-kernel sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo test test-faults test-kernel sim soak mutants rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -97,6 +97,10 @@ rekeys: dev test-tools
 OUTAGE_REKEYS ?= 60
 outage: dev test-tools
 	QTUNNEL_OUTAGE_REKEYS=$(OUTAGE_REKEYS) $(BIN)/pytest -s tests/daemon/test_reservoir_run.py --timeout=900 $(ARGS)
+
+# pictures of the page for docs/operations.md, as Chromium draws it, of a gateway that is made up
+page-pictures: dev test-tools
+	@$(BIN)/python -m tests.page.sample docs
 
 lint: dev
 	$(BIN)/ruff check .

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from qtunnel.config import Config
+from qtunnel.config.token import read_token
 from qtunnel.control.messages import KeySourceStatus, Status
 from qtunnel.daemon.journal import LEVELS
 from qtunnel.events import EventStream
 from qtunnel.metrics.server import MetricsServer
-from qtunnel.page.guard import read_token
 from qtunnel.page.server import Facts, PageServer
 
 Servers = list[MetricsServer | PageServer]

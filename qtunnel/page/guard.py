@@ -11,13 +11,10 @@ import base64
 import binascii
 import ipaddress
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from qtunnel.errors import ConfigError
-from qtunnel.files import read_secret_file
 from qtunnel.secret import Secret
 
 POLICY = "; ".join(
@@ -48,24 +45,6 @@ HEADERS = {
     "Server": "qtunnel",
 }
 """Of every answer, errors included. ``no-store``: no browser shows a state of before, not even by its back button."""
-LEAST_TOKEN = 32
-"""Characters: a token of 24 random bytes in base64, which nobody guesses however often he asks."""
-MOST_TOKEN = 1024
-TOKEN_REMEDY = "make one with: (umask 077; openssl rand -base64 32 > FILE)"  # noqa: S105  # a command, no password
-
-
-def read_token(path: Path) -> Secret:
-    """What is in the file, without white space around it. Raises ``ConfigError`` or ``FilePermissionError``."""
-    with read_secret_file(path) as content:
-        found = Secret(bytes(content.reveal()).strip())
-    text = bytes(found.reveal())
-    if not LEAST_TOKEN <= len(text) <= MOST_TOKEN or not text.isascii() or any(not 33 <= byte <= 126 for byte in text):
-        found.wipe()
-        raise ConfigError(
-            f"page.token_file: {path}: a token has {LEAST_TOKEN} to {MOST_TOKEN} letters, digits and signs, in one "
-            f"line; {TOKEN_REMEDY}"
-        )
-    return found
 
 
 def is_known_host(header: str | None, hosts: Iterable[str]) -> bool:

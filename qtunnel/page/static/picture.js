@@ -43,6 +43,9 @@ function epoch(peer, view) {
   return `epoch ${peer.epoch_in_force}, ${duration(peer.age_s)} old`;
 }
 
+// What there is room for: all of it, or what stands before the comma.
+const fit = (words, length) => short(words.length > length ? words.split(/[,:]/)[0] : words, length);
+
 export function picture(view, width) {
   const { ends, givers } = members(view);
   const parts = width >= 700 ? across(view, ends, givers, width) : down(view, ends, givers, width);
@@ -74,7 +77,7 @@ function across(view, ends, givers, width) {
     const y = middle + (index - (givers.length - 1) / 2) * feed;
     drawn.push(s("path", { class: `feed ${its.kind}`, d: `M${left} ${y}C${left + 45} ${y} ${at - 45} ${middle} ${at} ${middle}` }),
       box(0, y - 24, left, 48, its.kind), icon(its.kind, { transform: `translate(20 ${y}) scale(.9)` }),
-      text(38, y - 3, "name small", short(its.name, 14)), text(38, y + 14, "more", view.stale ? "not known" : short(its.words.split(",")[0], 17)));
+      text(38, y - 3, "name small", short(its.name, 14)), text(38, y + 14, "more", view.stale ? "not known" : fit(its.words, 17)));
   });
   ends.forEach((its, index) => {
     const y = middle + (index - (ends.length - 1) / 2) * row, from = at + hub, bend = from + 90, to = width - wide;
@@ -83,7 +86,7 @@ function across(view, ends, givers, width) {
     drawn.push(box(to, y - tall / 2, wide, tall, its.rest ? "" : its.kind), text(to + 16, y + 5, "name", short(its.name, 18)));
     if (its.rest) return;
     drawn.push(icon(its.kind, { transform: `translate(${bend + 16} ${y}) scale(1.25)` }),
-      text(bend + 38, y - 11, `label ${its.kind}`, short(its.words, Math.floor((to - bend - 46) / 8.4))), text(bend + 38, y + 23, "more", its.more));
+      text(bend + 38, y - 11, `label ${its.kind}`, fit(its.words, Math.floor((to - bend - 46) / 8.4))), text(bend + 38, y + 23, "more", its.more));
   });
   drawn.push(box(at, middle - 42, hub, 84, "gateway"), text(at + hub / 2, middle - 6, "name", short(view.now.node.name, 15), { "text-anchor": "middle" }),
     text(at + hub / 2, middle + 16, "more", `this gateway: ${stateOf(view)}`, { "text-anchor": "middle" }));
@@ -98,7 +101,7 @@ function down(view, ends, givers, width) {
     const middle = y + 24;
     drawn.push(s("path", { class: `feed ${its.kind}`, d: `M${inset} ${middle}H${trunk + 12}Q${trunk} ${middle} ${trunk} ${middle + 12}V${hub}` }),
       box(inset, y, width - inset, 48, its.kind), icon(its.kind, { transform: `translate(${inset + 22} ${middle}) scale(.9)` }),
-      text(inset + 42, middle - 3, "name small", short(its.name, 24)), text(inset + 42, middle + 14, "more", short(its.words, Math.floor((width - inset - 50) / 7))));
+      text(inset + 42, middle - 3, "name small", short(its.name, 24)), text(inset + 42, middle + 14, "more", fit(its.words, Math.floor((width - inset - 50) / 7))));
     y += feed;
   }
   // From the last one up, so that the nearer ones lie on top of the trunk.
@@ -106,7 +109,7 @@ function down(view, ends, givers, width) {
     const middle = at + 30;
     if (!its.rest) drawn.push(...pipe(its.kind, `M${trunk} ${foot}V${middle - 12}Q${trunk} ${middle} ${trunk + 12} ${middle}H${inset}`));
     drawn.push(box(inset, at, width - inset, 60, its.rest ? "" : its.kind), text(inset + 44, middle - 4, "name", short(its.name, 24)),
-      text(inset + 44, middle + 16, `label ${its.rest ? "" : its.kind}`, short(its.words, Math.floor((width - inset - 52) / 8.4))));
+      text(inset + 44, middle + 16, `label ${its.rest ? "" : its.kind}`, fit(its.words, Math.floor((width - inset - 52) / 8.4))));
     if (!its.rest) drawn.push(icon(its.kind, { transform: `translate(${inset + 23} ${middle}) scale(1.1)` }));
   });
   drawn.push(box(0, hub, width, 64, "gateway"), text(18, hub + 28, "name", short(view.now.node.name, 26)), text(18, hub + 48, "more", `this gateway: ${stateOf(view)}`));
