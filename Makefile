@@ -6,11 +6,13 @@ ARGS   ?=
 DEMO_TOOLS := iproute2 iperf3 wireguard-tools
 TEST_TOOLS := $(DEMO_TOOLS) iputils-ping wireguard-go tcpdump ethtool nftables mosquitto
 BENCH_TOOLS := iproute2 iperf3 ethtool nftables wireguard-go
+SYSTEMD_TOOLS := systemd-container debootstrap
+NETNS_TOOLS := iproute2 iptables iputils-ping iperf3 ncat wireguard-tools xz-utils
 KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo test test-faults test-kernel sim soak mutants rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo test test-faults test-kernel deb test-systemd test-netns sim soak mutants rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean formal
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -45,12 +47,10 @@ liboqs:
 demo: venv demo-tools
 	@$(BIN)/qtunnel demo $(ARGS)
 
-# tests of real networks two at a time, as they wait more than they compute; one that fails beside another is run again
-# alone, and has to pass then. The others on all processors
+# the whole suite, some 12 minutes on two cores; ARGS="tests/rekey -k name" is a part of it
 test: dev test-tools lint liboqs
 ifeq ($(strip $(ARGS)),)
-	$(BIN)/pytest -n auto -m "not root"
-	$(BIN)/pytest -m root -n 2 --dist loadfile || $(BIN)/pytest -m root --last-failed --last-failed-no-failures none
+	@scripts/run-tests $(BIN)/pytest
 else
 	$(BIN)/pytest $(ARGS)
 endif
@@ -64,6 +64,21 @@ test-faults: dev test-tools
 # an hour without help of the processor (KVM); KERNEL_VM_LIMIT=seconds is another bound
 test-kernel: dev kernel-tools
 	scripts/test-kernel $(BIN)/python $(TOOLS)/kernel $(ARGS)
+
+# a Debian package in $(DEB), for Debian's own Python on this machine; as root, or with fakeroot
+DEB := dist
+deb:
+	@scripts/make-deb python3 $(DEB)
+
+# that package in a booted systemd: a Debian of its own (debootstrap, once) in a container that forgets everything; as root
+test-systemd: dev
+	@scripts/need-tools "$(SYSTEMD_TOOLS)" systemd-nspawn debootstrap $(OUT)
+	scripts/test-systemd $(BIN)/python $(TOOLS)/systemd $(ARGS)
+
+# the Linux kernel's own network test of WireGuard against our engine, 3 to 5 minutes; needs root and Debian's sources
+test-netns: venv
+	@scripts/need-tools "$(NETNS_TOOLS)" ip iptables ping iperf3 ncat wg xz $(OUT)
+	scripts/test-netns $(TOOLS)/netns "$(abspath $(BIN))/qtunnel" wg
 
 # the whole convergence simulation, within two hours: 1,000 rekeys for each of 100 seeds (the tests run 20 for each),
 # and a hub of 1,000 peers (the tests run 200);
@@ -106,6 +121,11 @@ lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the claims about the handshake (docs/formal), by ProVerif where it is installed and by the solver of tests/formal: half an
+# hour; ARGS="secrecy_kem downgrade" are some of the models
+formal: dev
+	@$(BIN)/python -m tests.formal $(ARGS)
 
 # The generated parts of docs/architecture.md
 diagrams: dev

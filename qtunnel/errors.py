@@ -114,6 +114,20 @@ class KmeError(QtunnelError):
     """The embedded KME cannot be started."""
 
 
+class ServiceError(QtunnelError):
+    """The service's files cannot be put in place, or taken away."""
+
+
+class NetworkError(QtunnelError):
+    """The simulated QKD network: it cannot be started, or refuses what it was told."""
+
+
+class NoNetworkError(NetworkError):
+    """No simulated QKD network answers."""
+
+    exit_code = EXIT_NO_KME
+
+
 class SandboxError(QtunnelError):
     """A place with networks of its own cannot be made on this machine, or a tool in it failed."""
 
@@ -150,6 +164,10 @@ class BrokerError(QtunnelError):
 
 class HttpPortError(QtunnelError):
     """The port for metrics, or that for the page, cannot be served."""
+
+
+class StoreError(QtunnelError):
+    """Keys agreed ahead that are on disk and cannot be used: what is wrong with their file, in words."""
 
 
 class KmeUnreachableError(QtunnelError):

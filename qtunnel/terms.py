@@ -65,6 +65,13 @@ class ChainPolicy(IntEnum):
     REQUIRED = 1
 
 
+CHAIN_REMEDY = (
+    "to begin a new chain, set chain: reset-allowed for this peer at both ends, reload, and set it back once there is "
+    "an epoch"
+)
+"""What people have to do where a chain is required and lost: nothing that a gateway could decide by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What one end demands of an epoch. min_sources: QKD sources that must contribute where any does."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qtunnel.keys.health import SOURCE_TABLE, SourceState
+from qtunnel.qkdnet.link import LINK_TABLE, LinkState
 from qtunnel.rekey.inbound import IN_TABLE, InState
 from qtunnel.rekey.outbound import OUT_TABLE, OutState
 from qtunnel.rekey.protection import GUARD_TABLE, GuardState
@@ -68,6 +69,7 @@ ROOMS = {
     "wireguard": Room("the WireGuard device: messages, sessions, timers, UAPI grammar", sans_io=True),
     "offload": Room("super-packets of a TUN: headers, checksums, split", sans_io=True),
     "audit": Room("the audit log: records, chain of hashes, signed heads, what they answer", sans_io=True),
+    "qkdnet": Room("a QKD network: links, their stores, relay, routing, who learned what, plans", sans_io=True),
     "workers": Room("processes that seal and open bursts for an engine", ("offload", "process", "wireguard"),
                     {"process": ("process.py",)}),
     "netio": Room("Linux edge of the engine: TUN, UDP, UAPI socket, the loop", ("offload", "wireguard", "workers")),
@@ -101,6 +103,11 @@ ROOMS = {
                      "tls": ("etsi004_options.py", "etsi004_wire.py", "etsi014.py", "etsi014_options.py", "https.py",
                              "mqtt_connection.py", "mqtt_options.py", "skip_tls.py")}),
     "kme": Room("the embedded ETSI GS QKD 014 KME and its PKI", ("config", "telemetry", "tls")),
+    "simulator": Room("a QKD network in a box: topologies, physics, its KMEs, control, maps, plans",
+                      ("config", "control", "kme", "qkdnet", "telemetry", "tls"),
+                      {"config": ("commands.py", "model.py", "plan_file.py", "topology_file.py", "units.py"),
+                       "control": ("control.py",), "telemetry": ("etsi004_server.py", "service.py"),
+                       "tls": ("etsi004_server.py", "service.py")}),
     "probe": Room("whether a vendor's KME keeps to ETSI GS QKD 014", ("config", "drivers", "keys", "tls"),
                   {"config": ("target.py",), "keys": ("session.py",)}),
     "control": Room("the local socket: messages, server, client", ("events", "telemetry"),
@@ -110,9 +117,13 @@ ROOMS = {
         "the shell around rekey: sockets, sources, engine, state, status",
         ("aside", "audit", "auditlog", "config", "control", "drivers", "engines", "events", "handshake", "keys",
          "fleet", "metrics", "page", "rekey", "sd_notify", "telemetry"),
-        {"aside": ("reload.py",), "audit": ("accounting.py",), "auditlog": ("accounting.py",),
+        {"aside": ("reload.py", "stores.py"), "audit": ("accounting.py",), "auditlog": ("accounting.py",),
          "handshake": ("transport.py",), "metrics": ("served.py",), "page": ("served.py",), "fleet": ("announce.py",)},
     ),
+    "doctor": Room("what a host lacks to run a gateway", ("config", "drivers", "engines", "keys"),
+                   {"drivers": ("network_checks.py",), "engines": ("kernel_checks.py", "network_checks.py"),
+                    "keys": ("network_checks.py",)}),
+    "service": Room("the units of the service, and how they get in place"),
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),
     "demo": Room("all of it on one machine", ("config", "control", "kme", "sandbox")),
     "bench": Room(
@@ -124,12 +135,16 @@ ROOMS = {
     ),
     "cli": Room(
         "the commands; each may import the room of its own name",
-        ("auditlog", "config", "control", "daemon", "drivers", "engines", "netio", "probe", "process", "sandbox",
-         "telemetry"),
-        {"auditlog": ("audit.py",), "daemon": ("run.py",), "drivers": ("machine.py", "pad.py"),
-         "engines": ("machine.py",), "netio": ("wg.py",), "probe": ("kme.py",),
-         "process": ("run.py", "kme.py", "wg.py"), "sandbox": ("bench.py", "demo.py"),
-         "telemetry": ("run.py", "kme.py")},
+        ("auditlog", "config", "control", "daemon", "drivers", "engines", "kme", "netio", "probe", "process", "qkdnet",
+         "sandbox",
+         "sd_notify", "service", "simulator", "telemetry"),
+        {"auditlog": ("audit.py",), "daemon": ("run.py",),
+         "drivers": ("machine.py", "pad.py"), "engines": ("machine.py", "run.py", "steward.py"),
+         "kme": ("kme.py",), "netio": ("wg.py",), "probe": ("kme.py",),
+         "process": ("run.py", "kme.py", "kme_network.py", "steward.py", "wg.py"),
+         "qkdnet": ("kme_network.py",), "sandbox": ("bench.py", "demo.py"),
+         "sd_notify": ("steward.py",), "service": ("install_service.py",), "simulator": ("kme.py", "kme_network.py"),
+         "telemetry": ("run.py", "kme.py", "kme_network.py", "steward.py")},
         commands=True,
     ),
     "__main__": Room("python -m qtunnel", ("cli",)),
@@ -159,6 +174,7 @@ STATE_TABLES = {
     "GUARD_TABLE": mermaid(GUARD_TABLE, GuardState.STARTING),
     "SOURCE_TABLE": mermaid(SOURCE_TABLE, SourceState.UNASKED),
     "RECORD_TABLE": mermaid(RECORD_TABLE, RecordState.OFF),
+    "LINK_TABLE": mermaid(LINK_TABLE, LinkState.UP),
 }
 
 

@@ -42,6 +42,12 @@ READERS = {
     "cli/identity.py": "the first line of a file, to tell an identity from a public file",
     "engines/bypass.py": "the kernel's reverse path filter settings",
     "cli/main.py": "/dev/null",
+    "process.py": "this process's capabilities, in /proc",
+    "doctor/kernel_checks.py": "/dev/net/tun, swap devices and this process's capabilities, in /proc",
+    "doctor/file_checks.py": "certificates",
+    "service/install.py": "the units that it puts in place",
+    "service/places.py": "the units of this package",
+    "cli/kme_network.py": "a picture, which it writes",
     "config/document.py": "the configuration, which names secret files but holds none",
     "config/loader.py": "opens public files to see that they can be read",
     "config/snapshot.py": "certificates, to see whether they have changed",
@@ -52,6 +58,7 @@ READERS = {
     "daemon/settings.py": "/proc/cpuinfo",
     "daemon/memory.py": "epochs and replay times",
     "auditlog/files.py": "the audit log and its heads, which hold key_IDs and no keys",
+    "daemon/stores.py": "keys agreed ahead, sealed",
     "control/server.py": "a directory, to lock it",
     "page/server.py": "the page's own files, which are part of the program",
     "drivers/file_make.py": "a pad, to make it",
@@ -254,9 +261,11 @@ def test_secrets_are_read_by_the_one_loader() -> None:
         if "files" in one.rooms and set(one.names) != {"write_new_file"}
     }
     assert users == {
-        "cli/pad.py", "config/checks.py", "config/loader.py", "config/snapshot.py", "daemon/settings.py",
-        "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py", "fleet/broker.py", "identity.py",
-        "kem_files.py", "kme/pki.py", "tls.py",
+        "cli/pad.py", "config/checks.py", "config/loader.py", "config/snapshot.py", "config/token.py",
+        "daemon/settings.py",
+        "doctor/file_checks.py", "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py",
+        "fleet/broker.py", "identity.py", "kem_files.py",
+        "kme/pki.py", "tls.py",
     }  # fmt: skip
 
 

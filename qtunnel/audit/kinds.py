@@ -23,6 +23,7 @@ ALARMS = frozenset({
     "source.up", "source.down", "source.quarantined", "engine.died", "engine.failed", "engine.restarted",
     "engine.adopted", "engine.stopped", "interface.altered", "interface.warning", "peer.defect", "state.damaged",
     "state.unwritable", "audit.failing", "audit.resumed", "reservoir.low",
+    "reservoir.kept", "reservoir.refused",
 })  # fmt: skip
 LOSSES = frozenset({"source.keys-lost", "reservoir.lost", "key.expired"})
 """Keys that no epoch will have."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from qtunnel.cli.kme_network import ctl, plan, run, show_map
 from qtunnel.errors import EXIT_FAILURE, EXIT_PROTECTED
 from qtunnel.kme.pki import DEFAULT_KMES, DEFAULT_SAES, KmeName, create_pki
-from qtunnel.process import forbid_core_dumps
+from qtunnel.process import guard_memory
 
 if TYPE_CHECKING:
     from qtunnel.kme.config import KmeConfig
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def kme() -> None:
-    """Run a KME with simulated keys (ETSI GS QKD 014), make its certificates, and probe a vendor's KME."""
+    """Run a KME or a whole network with simulated keys (ETSI GS QKD 014), make certificates, probe a vendor's KME."""
+
+
+for _command in (run, ctl, show_map, plan):
+    kme.add_command(_command)
 
 
 @kme.command()
@@ -37,13 +42,25 @@ def kme() -> None:
 )
 @click.option("--sae", "saes", multiple=True, metavar="NAME", help="An SAE. Default: sae-alice and sae-bob.")
 @click.option("--add", is_flag=True, help="Sign further names with the CA that DIRECTORY holds.")
-def pki(directory: Path, kmes: tuple[str, ...], saes: tuple[str, ...], add: bool) -> None:
+@click.option(
+    "--topology", type=click.Path(readable=False, path_type=Path), help="All KMEs and SAEs of a simulated network."
+)
+def pki(directory: Path, kmes: tuple[str, ...], saes: tuple[str, ...], add: bool, topology: Path | None) -> None:
     """Make a CA and certificates for KMEs and SAEs in DIRECTORY.
 
     Writes ca.pem, ca.key and NAME.pem, NAME.key for each name. Overwrites nothing.
     """
     if add and not kmes and not saes:
         raise click.UsageError("--add needs at least one --kme or --sae")
+    if topology is not None:
+        if kmes or saes or add:
+            raise click.UsageError("--topology names all KMEs and SAEs; leave --kme, --sae and --add out")
+        from qtunnel.simulator.pki import make_pki
+        from qtunnel.simulator.topology_file import load_topology
+
+        for path in make_pki(load_topology(topology), datetime.now(UTC), directory):
+            click.echo(path)
+        return
     made = create_pki(
         directory,
         now=datetime.now(UTC),
@@ -63,7 +80,7 @@ def serve(config: Path, log_format: Literal["text", "json"]) -> None:
     from qtunnel.kme.config import load_config
     from qtunnel.telemetry.log import configure
 
-    forbid_core_dumps()
+    guard_memory()
     loaded = load_config(config)
     configure(log_format, "info", sys.stderr)
     asyncio.run(_serve(loaded))
@@ -103,7 +120,7 @@ def probe(
     from qtunnel.probe.run import probe as probe_kme
     from qtunnel.probe.target import find_target
 
-    forbid_core_dumps()
+    guard_memory()
     target = find_target(config, source, peer, peer_config)
     found = asyncio.run(probe_kme(target, lambda keys: _agree(target, keys, as_json, yes), os.urandom))
     click.echo(report.as_json(target, found) if as_json else report.as_text(target, found))

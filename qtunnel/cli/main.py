@@ -17,6 +17,7 @@ COMMANDS = {
     "identity": "qtunnel.cli.identity:identity",
     "check": "qtunnel.cli.check:check",
     "run": "qtunnel.cli.run:run",
+    "doctor": "qtunnel.cli.doctor:doctor",
     "status": "qtunnel.cli.status:status",
     "sources": "qtunnel.cli.sources:sources",
     "rekey": "qtunnel.cli.rekey:rekey",
@@ -26,6 +27,8 @@ COMMANDS = {
     "kme": "qtunnel.cli.kme:kme",
     "pad": "qtunnel.cli.pad:pad",
     "wg": "qtunnel.cli.wg:wg",
+    "steward": "qtunnel.cli.steward:steward",
+    "install-service": "qtunnel.cli.install_service:install_service",
     "demo": "qtunnel.cli.demo:demo",
     "bench": "qtunnel.cli.bench:bench",
 }

@@ -83,4 +83,6 @@ def load_config(
             yield from check(completed)
 
     own = [settings, check_identities] if check_files else [settings]
-    return with_defaults(load(path, Config, checks=[*own, given], check_files=check_files), environment)
+    context = {"environ": environment, "check_files": check_files}
+    config = load(path, Config, checks=[*own, given], check_files=check_files, context=context)
+    return with_defaults(config, environment)

@@ -5,7 +5,9 @@ driver's models.
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
@@ -21,7 +23,7 @@ from pydantic import (
 )
 
 from qtunnel.config.document import Location, Node, Problem
-from qtunnel.config.types import Duration, InPlace, Percentage, Section, at_least, parse_duration
+from qtunnel.config.types import ConfigPath, Duration, FileKind, InPlace, Percentage, Section, at_least, parse_duration
 from qtunnel.config.words import ProblemsError, key_names, listing, nearest, problems_of, unknown
 from qtunnel.drivers import registry
 from qtunnel.errors import ConfigError
@@ -60,13 +62,46 @@ class SourceRules(Section):
         return Limits(self.qber_limit, self.quarantine)
 
 
+CREDENTIAL = "credential:"
+"""Begins the name of a credential that systemd hands over, in the place of a path."""
+_CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}", re.ASCII)
+
+
+def _credential(value: Any, info: ValidationInfo) -> Any:
+    """The path of a credential (systemd.exec(5), LoadCredential=); paths are left as they are."""
+    if not isinstance(value, str) or not value.startswith(CREDENTIAL):
+        return value
+    name = value.removeprefix(CREDENTIAL)
+    if not _CREDENTIAL_NAME.fullmatch(name) or name in (".", ".."):
+        raise ValueError("credential: takes a name of letters, digits, '.', '_' and '-'")
+    context = info.context if isinstance(info.context, dict) else {}
+    directory = context.get("environ", {}).get("CREDENTIALS_DIRECTORY", "")
+    if not directory and not context.get("check_files", True):
+        directory = "/run/credentials"  # of somebody who looks for the daemon's socket, and opens no file
+    if not directory:
+        raise ValueError(
+            f"is a credential of systemd, and $CREDENTIALS_DIRECTORY is not set: write LoadCredential={name}:FILE into "
+            "the unit; to check by hand, put that directory's path into the variable"
+        )
+    return Path(directory) / name
+
+
+StoreFile = Annotated[
+    ConfigPath,
+    BeforeValidator(_credential),
+    FileKind("secret", "make one with: (umask 077; openssl rand -base64 32 > FILE)"),
+]
+
+
 class ReservoirConfig(Section):
     """Keys of each source agreed ahead with a peer. depth: how many, 0 for none; low_water: how few of them are told as
-    an event, by default a quarter; max_age: seconds after which such a key is wiped."""
+    an event, by default a quarter; max_age: seconds after which such a key is wiped; store: the file with the key under
+    which they are kept on disk, ``None`` for in memory alone."""
 
     depth: Annotated[StrictInt, Field(ge=0, le=MAX_DEPTH)] = 0
     low_water: Annotated[StrictInt, Field(ge=0)] | None = None
     max_age: Annotated[Duration, at_least(60, "in which no reservoir fills; the usual is 1d")] = 86_400.0
+    store: StoreFile | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -77,6 +112,8 @@ class ReservoirConfig(Section):
     def _consistent(self) -> ReservoirConfig:
         if self.low_water is not None and self.low_water > self.depth:
             raise ValueError(f"low_water is {self.low_water}, more than depth, {self.depth}: it would always be low")
+        if self.store is not None and not self.depth:
+            raise ValueError("has a store and no depth, so there is nothing to keep in it; write depth: 64")
         return self
 
     @property

@@ -1,38 +1,48 @@
-"""Types for configuration fields: the base address of an HTTPS server, the address of an MQTT broker."""
+"""Types for configuration fields: the base address of an HTTPS server, addresses of a host and a port.
+
+No error repeats what was written, as it may hold a password.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BeforeValidator
 from yarl import URL
 
 EXAMPLE = "write https://kme.example.org:8443"
-MQTT_EXAMPLE = "write mqtts://broker.example.org:8883"
-MQTT_PORTS = {"mqtts": 8883, "mqtt": 1883}
-"""The registered ports of MQTT over TLS, and without."""
+CERTIFICATE = "the client certificate authenticates"
+
+
+def _parse(value: object, schemes: Collection[str], what: str, login: str, example: str) -> tuple[str, URL]:
+    """Text and URL, which has one of ``schemes`` and a host, and neither user nor password."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be text; {example}")
+    text = value.strip()
+    try:
+        url = URL(text)
+        port = url.explicit_port
+    except ValueError:
+        raise ValueError(f"not a URL; {example}") from None
+    if url.scheme == "http" and "https" in schemes:
+        raise ValueError(f"is http; keys need mutual TLS; {example}")
+    if url.scheme not in schemes or not url.host or any(c.isspace() or not c.isprintable() for c in text):
+        raise ValueError(f"not {what}; {example}")
+    if url.user is not None or url.password is not None:
+        raise ValueError(f"has a user or password; {login}; {example}")
+    if port == 0:
+        raise ValueError("the port must be from 1 to 65535")
+    return text, url
 
 
 def parse_https_url(value: object) -> str:
-    """``value`` without a trailing slash; raises ``ValueError``. Never repeats it, as it may hold a password."""
-    if not isinstance(value, str):
-        raise ValueError(f"must be text; {EXAMPLE}")
-    try:
-        url = URL(value.strip())
-        port = url.explicit_port
-    except ValueError:
-        raise ValueError(f"not a URL; {EXAMPLE}") from None
-    if url.scheme == "http":
-        raise ValueError(f"is http; keys need mutual TLS; {EXAMPLE}")
-    if url.scheme != "https" or not url.host or any(c.isspace() or not c.isprintable() for c in value.strip()):
-        raise ValueError(f"not an https URL; {EXAMPLE}")
-    if url.user is not None or url.password is not None:
-        raise ValueError(f"has a user or password; the client certificate authenticates; {EXAMPLE}")
-    if url.query_string or url.fragment or "?" in value or "#" in value:
+    """``value`` without a trailing slash; raises ``ValueError``."""
+    text, url = _parse(value, ("https",), "an https URL", CERTIFICATE, EXAMPLE)
+    if url.query_string or url.fragment or "?" in text or "#" in text:
         raise ValueError(f"has a query or fragment; {EXAMPLE}")
-    if port == 0:
-        raise ValueError("the port must be from 1 to 65535")
     return str(url).rstrip("/")
 
 
@@ -40,33 +50,38 @@ HttpsUrl = Annotated[str, BeforeValidator(parse_https_url)]
 """``https://host:port``, with a path before the API's own where there is one."""
 
 
-def parse_mqtt_url(value: object) -> str:
-    """``mqtts://host:port``, or without TLS an address of this machine; with its port. Raises ``ValueError``.
+@dataclass(frozen=True, slots=True)
+class HostAndPort:
+    """An address of a host and a port, and no more: called with what was written it gives ``scheme://host:port``, or
+    raises ``ValueError``.
 
-    Never repeats the value, as it may hold a password.
+    what: it is the address of; tls, plain: the schemes with and without TLS, the latter for addresses of this machine
+    alone; ports: where none is written, by scheme; login: how one is known there, in words.
     """
-    if not isinstance(value, str):
-        raise ValueError(f"must be text; {MQTT_EXAMPLE}")
-    try:
-        url = URL(value.strip())
-        port = url.explicit_port
-    except ValueError:
-        raise ValueError(f"not a URL; {MQTT_EXAMPLE}") from None
-    if url.scheme not in MQTT_PORTS or not url.host or any(c.isspace() or not c.isprintable() for c in value.strip()):
-        raise ValueError(f"not the address of an MQTT broker; {MQTT_EXAMPLE}")
-    if url.user is not None or url.password is not None:
-        raise ValueError(f"has a user or password; they go to username and password_file; {MQTT_EXAMPLE}")
-    if url.path not in ("", "/") or url.query_string or url.fragment or "?" in value or "#" in value:
-        raise ValueError(f"has more than a host and a port; {MQTT_EXAMPLE}")
-    if port == 0:
-        raise ValueError("the port must be from 1 to 65535")
-    if url.scheme == "mqtt" and not is_loopback(url.host):
-        raise ValueError(
-            "is without TLS, and not an address of this machine such as 127.0.0.1, which alone may do without; "
-            + MQTT_EXAMPLE
-        )
-    host = f"[{url.host}]" if ":" in url.host else url.host
-    return f"{url.scheme}://{host}:{port or MQTT_PORTS[url.scheme]}"
+
+    what: str
+    tls: str
+    plain: str
+    login: str
+    example: str
+    ports: tuple[int, int] | None = None
+
+    def __call__(self, value: object) -> str:
+        what = f"the address of {self.what}"
+        text, url = _parse(value, (self.tls, self.plain), what, self.login, self.example)
+        if url.path not in ("", "/") or "?" in text or "#" in text:
+            raise ValueError(f"has more than a host and a port; {self.example}")
+        port, host = url.explicit_port, url.host or ""
+        if port is None and self.ports is None:
+            raise ValueError(f"needs a port from 1 to 65535, the standard has none; {self.example}")
+        if url.scheme == self.plain and not is_loopback(host):
+            raise ValueError(
+                "is without TLS, and not an address of this machine such as 127.0.0.1, which alone may do without; "
+                + self.example
+            )
+        if port is None and self.ports is not None:
+            port = self.ports[url.scheme == self.plain]
+        return f"{url.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
@@ -77,5 +92,23 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+parse_mqtt_url = HostAndPort(
+    what="an MQTT broker",
+    tls="mqtts",
+    plain="mqtt",
+    login="they go to username and password_file",
+    example="write mqtts://broker.example.org:8883",
+    ports=(8883, 1883),  # the registered ones
+)
 MqttUrl = Annotated[str, BeforeValidator(parse_mqtt_url)]
 """``mqtts://host:port``, or ``mqtt://127.0.0.1:port`` for a broker on this machine."""
+
+parse_etsi004_url = HostAndPort(
+    what="a KME of ETSI GS QKD 004",
+    tls="tls",
+    plain="tcp",
+    login=CERTIFICATE,
+    example="write tls://kme.example.org:25575",
+)
+Etsi004Url = Annotated[str, BeforeValidator(parse_etsi004_url)]
+"""``tls://host:port``, or ``tcp://127.0.0.1:port`` for a KME on this machine."""

@@ -109,7 +109,7 @@ class ControlServer:
     async def start(self) -> None:
         """Take the socket. Raises ``AlreadyRunningError`` where a daemon answers on it, ``ControlError`` where the
         path cannot be used."""
-        listener = _listen(self.path)
+        listener = take_socket(self.path)
         found = os.stat(self.path)
         self._made = (found.st_dev, found.st_ino)
         self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=MAX_REQUEST)
@@ -286,7 +286,11 @@ async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
 # The socket's place in the file system
 
 
-def _listen(path: Path) -> socket.socket:
+def take_socket(path: Path) -> socket.socket:
+    """A listening socket at the path, for this user and root.
+
+    Raises ``AlreadyRunningError`` where somebody answers on it, ``ControlError`` where the path cannot be used.
+    """
     if len(os.fsencode(path)) > MAX_PATH:
         raise ControlError(f"control socket {path}: the path is longer than {MAX_PATH} bytes")
     with _locked_directory(path):

@@ -33,6 +33,7 @@ class Label(Enum):
     EPOCH_PSK = b"qtunnel/v1/epoch/psk"
     EPOCH_CHAIN = b"qtunnel/v1/epoch/chain"
     EPOCH_CHAIN_ID = b"qtunnel/v1/epoch/chain-id"
+    RESERVOIR_STORE = b"qtunnel/v1/reservoir/store"
     RECORD_CHACHA20_POLY1305 = b"qtunnel/v1/record/chacha20-poly1305"
     RECORD_AES_256_GCM = b"qtunnel/v1/record/aes-256-gcm"
     IDENTITY_AUDIT = b"qtunnel/v1/identity/audit"

@@ -30,7 +30,12 @@ from qtunnel.secret import Secret
 
 PACKAGE = "liboqs-python"
 FIRST_RELEASE = (0, 13)
-"""Since this one a KEM's structure has the size of a seed where the binding reads it."""
+"""Since this one a KEM's structure has the size of a seed where the binding reads it. As it was released it is refused
+all the same: a function that the binding looks for came with the next one (``WANTED``). A build of it that has the
+function can be used."""
+WANTED = "0.14"
+"""The first release that has all functions that the binding looks up when it is imported
+(``OQS_SIG_supports_ctx_str``)."""
 HOW_TO_GET = (
     "build liboqs (cmake -DBUILD_SHARED_LIBS=ON) or install your system's package of it, and where it is not among the "
     "system's libraries set OQS_INSTALL_PATH to its prefix; docs/operations.md has it step by step"
@@ -112,10 +117,11 @@ def _import_quietly(library: str) -> Any:
         try:
             return importlib.import_module("oqs")
         except (Exception, SystemExit) as error:
+            lacks = isinstance(error, AttributeError) and f"it lacks what the binding looks for; take {WANTED} or later"
             for name in [name for name in sys.modules if name.partition(".")[0] == "oqs"]:
                 del sys.modules[name]
             raise KemUnavailableError(
-                f"{PACKAGE} cannot use {library} ({type(error).__name__}); {HOW_TO_GET}"
+                f"{PACKAGE} cannot use {library} ({lacks or type(error).__name__}); {HOW_TO_GET}"
             ) from None
 
 

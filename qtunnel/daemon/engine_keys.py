@@ -20,7 +20,7 @@ CurrentPsk = Callable[[str], tuple[int, Secret] | None]
 """From a peer's name to epoch and PSK (a copy) that it should have now; None where it is to be blocked."""
 
 LeaseOf = Callable[[str], Lease | None]
-"""From a peer's name to when that PSK ends if nobody renews it."""
+"""From a peer's name to when that PSK ends if nobody renews it, and those before it."""
 
 Busy = Callable[[str], bool]
 """Whether effects of that peer are on their way, by its name."""
@@ -101,13 +101,13 @@ class EngineKeys:
             if self.up and peer in self._specs:
                 await self._block(peer)
 
-    async def renew(self, peer: str, ends: float) -> None:
-        """The engine blocks the peer then, unless another epoch comes; what it refuses ``reconcile`` repeats. ends:
-        seconds of CLOCK_BOOTTIME."""
+    async def renew(self, peer: str, lease: Lease) -> None:
+        """The engine blocks the peer when the lease is over, unless another epoch comes; what it refuses ``reconcile``
+        repeats."""
         async with self._lock:
             if self.up:
                 self._unrenewed.add(peer)
-                await self.engine.renew(self._keys[peer], ends)
+                await self.engine.renew(self._keys[peer], lease)
                 self._unrenewed.discard(peer)
 
     async def _renew_owed(self, refusals: Refusals) -> None:
@@ -119,7 +119,7 @@ class EngineKeys:
             with refusals.of(name):
                 lease = self._lease_of(name) if isinstance(self._in_place.get(name), int) else None
                 if lease is not None:  # else the key that comes brings its end along
-                    await self.engine.renew(self._keys[name], lease.ends)
+                    await self.engine.renew(self._keys[name], lease)
                 self._unrenewed.discard(name)
 
     async def _block(self, peer: str) -> None:

@@ -28,21 +28,24 @@ from qtunnel.daemon.notices import Notices
 from qtunnel.daemon.nudges import Nudges
 from qtunnel.daemon.on_demand import OnDemand
 from qtunnel.daemon.plain import PlainPeers
+from qtunnel.daemon.plane import marked_by
 from qtunnel.daemon.reload import Apply, ConfigSource, Parts, Reloader
 from qtunnel.daemon.report import Reporter
 from qtunnel.daemon.settings import all_settings, load_public
 from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.steady import Steady
+from qtunnel.daemon.stores import Stores, take_leave
 from qtunnel.daemon.takeover import lease_of, take_up
 from qtunnel.daemon.transport import Address, Datagram, HandshakeSockets, cookie_source, source_of
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally, in_force, is_stale, key_ids_of, protection_in_force, sources_of
 from qtunnel.engines.base import Lease
+from qtunnel.engines.steward_client import StewardClient
 from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
 from qtunnel.keys.policy import Protection
-from qtunnel.rekey.model import Block, Defect, Effect, FetchAhead, FetchById, FetchNew, Install, Notice, Remember, Send
+from qtunnel.rekey.model import Block, Defect, Effect, Fetch, Install, Keep, Notice, Remember, Send
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.peer import PeerView
 from qtunnel.sd_notify import Notifier
@@ -58,8 +61,8 @@ POLL_INTERVAL = 1.0
 class Gateway:
     """One gateway, from its configuration to its end."""
 
-    def __init__(self, config: Config, source: ConfigSource) -> None:
-        self._config, self._source = config, source
+    def __init__(self, config: Config, source: ConfigSource, steward: StewardClient | None = None) -> None:
+        self._config, self._source, self._steward = config, source, steward
         self._peers: dict[str, PeerConfig] = {peer.name: peer for peer in config.peers}
         self._started = monotonic()
         self._epochs = Epochs()
@@ -121,13 +124,15 @@ class Gateway:
         self._memory: StateDirectory | None = None
         self._sources = KeySources(config, self._events, lambda peer, stock: self._core.supply(peer, stock, now()))
         self._core = RekeyNode(self._identity, os.urandom, source_of=source_of, cookie_source=cookie_source)
-        self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk, self._lease_of)
+        self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk, self._lease_of,
+                              self._steward)  # fmt: skip
         self._tunnel.busy = self._work.busy
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._plain = PlainPeers(config, self._endpoints.doubt)
         self._nudges = Nudges(self._tunnel, self._endpoints)
-        self._sockets = HandshakeSockets(node.listen, self._receive)
-        self._notices = Notices(self._tally, self._tunnel, self._endpoints, self._publish)
+        self._sockets = HandshakeSockets(node.listen, self._receive, marked_by(self._steward))
+        self._notices = Notices(self._tally, self._tunnel, self._endpoints, self._publish, self._sources.book.lost)
+        self._stores = stores = Stores(node.state_dir, self._publish)
         reporter = Reporter(
             self._started, self._identity.public.fingerprint, self._core, self._tunnel, self._endpoints, self._plain,
             self._sources, self._notices, reloader, self._accounting, self._tally, lambda: self._config,
@@ -147,9 +152,10 @@ class Gateway:
             await self._endpoints.first(memory, self._public)
             await self._tunnel.start()
             self._state = "up"
-            for peer in settings:
-                self._core.add_peer(peer, memory.of(peer.public.id), now(), among=len(settings))
+            await stores.sweep(settings)
+            await stores.enter(self._core, settings, memory, len(settings))
             await take_up(self._tunnel, self._core, settings, now(), self._publish)
+            self._flush()
             self._spawn(self._timer())
             self._spawn(self._poll(self._reconcile, self._look))
             self._spawn(self._poll(self._mend))  # beside the others: for a hub's routes it takes seconds
@@ -159,8 +165,8 @@ class Gateway:
             if notifier.watchdog_interval is not None:
                 self._spawn(self._life.watchdog(notifier, notifier.watchdog_interval, self._wake.set))
             parts = Parts(
-                self._core, self._tunnel, self._endpoints, self._sources, self._plain, memory, self._work, self._flush,
-                self._adopt, self._spawn,
+                self._core, self._tunnel, self._endpoints, self._sources, self._plain, memory, stores, self._work,
+                self._flush, self._adopt, self._spawn,
             )  # fmt: skip
             reloader.ready(parts)
             self._spawn(reloader.follow())
@@ -184,10 +190,7 @@ class Gateway:
                 await self._tunnel.abandon()
             await self._sources.close()
             self._plain.wipe()
-            for name, its in list(self._core.peers.items()):
-                for source, (_, held) in its.view().reservoir.items():
-                    self._publish("reservoir.lost", name, source=source, number=held, detail="the daemon stops")
-                self._core.remove_peer(name)
+            await take_leave(self._core, self._memory, self._notices.tell)
             if self._memory is not None:
                 self._memory.close()
 
@@ -265,7 +268,7 @@ class Gateway:
             self._flush()
             self._life.ticked()
 
-    async def _fetch(self, request: FetchNew | FetchAhead | FetchById) -> None:
+    async def _fetch(self, request: Fetch) -> None:
         result = await self._sources.fetch(request)
         self._core.fetched(request.peer, request.ticket, result, now())
         self._flush()
@@ -293,14 +296,18 @@ class Gateway:
 
     async def _effect(self, effect: Effect) -> None:
         match effect:
-            case Send():
+            case Send() if not self._stores.withheld(effect.peer):
                 self._send(effect)
-            case FetchNew() | FetchAhead() | FetchById():
+            case Fetch():
                 self._spawn(self._fetch(effect))
             case Install():
                 await self._tunnel.install(effect)
             case Block():
                 await self._tunnel.block(effect.peer)
+            case Keep():
+                if not await self._stores.keep(effect):
+                    self._core.unkept(effect.peer, now())
+                    self._flush()
             case Remember() if self._memory is not None:
                 await self._memory.remember(self._public[effect.peer].id, effect.memory)
             case Apply():

@@ -16,6 +16,7 @@ LEVELS = {
     "source.down": "warning",
     "reservoir.low": "warning",
     "reservoir.lost": "warning",
+    "reservoir.refused": "warning",
     "source.quarantined": "error",
     "source.keys-lost": "warning",
     "source.failed": "debug",  # source.down tells it once

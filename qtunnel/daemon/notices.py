@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from qtunnel.daemon.clock import monotonic
@@ -12,7 +12,9 @@ from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally
 from qtunnel.rekey.model import Notice
 
-ERRORS = ("rekey.failed", "rekey.unanswered", "source.failed", "peer.blocked", "policy.relaxed", "peer.defect")
+SILENCE = "rekey.unanswered"
+"""Of a peer: proves nothing, and what comes from its address may well say why."""
+ERRORS = ("rekey.failed", SILENCE, "source.failed", "peer.blocked", "policy.relaxed", "peer.defect")
 """Kinds that are a peer's last error."""
 
 
@@ -23,13 +25,23 @@ class Publish(Protocol):
 
 
 class Notices:
-    """Takes the core's notices in two steps: ``admit`` as they come, ``tell`` when what came before is done."""
+    """Takes the core's notices in two steps: ``admit`` as they come, ``tell`` when what came before is done.
 
-    def __init__(self, tallies: Mapping[str, Tally], tunnel: Tunnel, endpoints: Endpoints, publish: Publish) -> None:
+    lose: books keys that a source gave in vain.
+    """
+
+    def __init__(
+        self,
+        tallies: Mapping[str, Tally],
+        tunnel: Tunnel,
+        endpoints: Endpoints,
+        publish: Publish,
+        lose: Callable[[str, int, str], None] = lambda source, number, detail: None,
+    ) -> None:
         self._tallies = tallies
         self._tunnel = tunnel
         self._endpoints = endpoints
-        self._publish = publish
+        self._publish, self._lose = publish, lose
         self.rejections = Rejections()
 
     def admit(self, notice: Notice) -> Notice | None:
@@ -73,9 +85,13 @@ class Notices:
             tally.done += 1
         elif notice.kind == "rekey.failed":
             tally.failed += 1
-        if notice.kind == "rekey.unanswered" or notice.fields.get("reason") == "no-answer":
+        if notice.kind == SILENCE or notice.fields.get("reason") == "no-answer":
             # Already while the attempt is under way: what it repeats goes to where the name leads then.
             self._endpoints.doubt(notice.peer)
         if notice.kind in ERRORS:
-            tally.tell(str(notice.fields.get("detail") or notice.kind), monotonic())
+            proven = notice.kind != SILENCE
+            tally.tell(str(notice.fields.get("detail") or notice.kind), monotonic(), proven=proven)
         self._publish(notice.kind, notice.peer or None, **notice.fields)
+        source, number = notice.fields.get("source"), notice.fields.get("number")
+        if notice.kind == "reservoir.lost" and isinstance(source, str) and isinstance(number, int):
+            self._lose(source, number, f"{notice.peer}: {notice.fields.get('detail')}")

@@ -83,6 +83,10 @@ def peer_line(identity: str, memory: Memory, place: Place | None) -> str:
         "seen": memory.seen.hex(),
         "lost": memory.lost,
     }
+    if memory.held:
+        entry["held"] = dict(memory.held)
+    if memory.stored:
+        entry["stored"] = memory.stored
     if place is not None:
         entry["place"] = {"endpoint": place.endpoint, "host": place.host}
     return _line({identity: entry})
@@ -141,7 +145,8 @@ def _lose(found: Content, suspects: Iterable[str], newest: Mapping[str, int], nu
     for identity in suspects:
         if newest.get(identity, 0) < number:
             memory = found.peers.get(identity, Memory())
-            found.peers[identity] = replace(memory, seen=max(memory.seen, clock), lost=True)
+            # Nor does anybody know which file of keys agreed ahead was the newest.
+            found.peers[identity] = replace(memory, seen=max(memory.seen, clock), lost=True, stored=0)
             found.dropped = (*found.dropped, *({identity} - {*found.dropped}))
 
 
@@ -176,14 +181,14 @@ def _peers(entries: dict[str, dict[str, Any]]) -> tuple[dict[str, Memory], dict[
     return peers, {identity: _place(entry["place"]) for identity, entry in entries.items() if "place" in entry}
 
 
-def _memory(entry: dict[str, object]) -> Memory:
-    epoch, proposed = entry["epoch"], entry.get("proposed", 0)
-    for number in (epoch, proposed):
+def _memory(entry: dict[str, Any]) -> Memory:
+    epoch, proposed, stored = entry["epoch"], entry.get("proposed", 0), entry.get("stored", 0)
+    held = entry.get("held", {})
+    for number in (epoch, proposed, stored, *held.values()):
         if type(number) is not int or not 0 <= number < EPOCH_BOUND:
-            raise ValueError("an epoch out of range")
-    assert isinstance(epoch, int)
-    assert isinstance(proposed, int)
-    return Memory(epoch, _time(entry["sent"]), _time(entry["seen"]), proposed, bool(entry.get("lost", False)))
+            raise ValueError("a number out of range")
+    lost, counts = bool(entry.get("lost", False)), tuple(sorted(held.items()))
+    return Memory(epoch, _time(entry["sent"]), _time(entry["seen"]), proposed, lost, counts, stored)
 
 
 def _time(text: object) -> bytes:

@@ -26,6 +26,7 @@ from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.plain import PlainPeers, load_psks
 from qtunnel.daemon.settings import all_settings
 from qtunnel.daemon.sources import KeySources, Opened
+from qtunnel.daemon.stores import Stores
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import falls_short, in_force
 from qtunnel.errors import ConfigError, EngineError, QtunnelError
@@ -77,6 +78,7 @@ class Parts:
     sources: KeySources
     plain: PlainPeers
     memory: StateDirectory
+    stores: Stores
     work: Lanes
     flush: Callable[[], None]
     adopt: Adopt
@@ -215,10 +217,10 @@ class Reloader:
         self.source.apply_log(config.log)
         parts.flush()
         trouble = await self._change_tunnel(parts, plan, others)
-        for settings in plan.settings:
-            if settings.name not in core.peers:
-                core.add_peer(settings, parts.memory.of(settings.public.id), now())
+        fresh = [settings for settings in plan.settings if settings.name not in core.peers]
+        await parts.stores.enter(core, fresh, parts.memory)
         parts.flush()
+        parts.spawn(parts.stores.sweep(plan.settings))
         parts.spawn(parts.endpoints.settle())
         self._tell(plan)
         return trouble

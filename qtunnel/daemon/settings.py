@@ -88,6 +88,7 @@ def settings_of(peer: PeerConfig, public: PublicIdentity, capabilities: int = 0)
         reservoir=qkd.reservoir.depth,
         reservoir_low=qkd.reservoir.low,
         reservoir_age=qkd.reservoir.max_age,
+        store_key=None if qkd.reservoir.store is None else load_key(qkd.reservoir.store, "the key of a store"),
         min_interval=peer.rekey.min_interval,
         max_interval=peer.rekey.max_interval,
         max_bytes=peer.rekey.bytes,

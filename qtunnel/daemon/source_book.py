@@ -105,7 +105,8 @@ class SourceBook:
         return its is not None and its.health.state is SourceState.QUARANTINED
 
     def check(self, ref: KeyRef, key: Secret, call: str) -> None:
-        """Raises ``KeySourceProtocolError``, the key wiped, for one that no working source delivers."""
+        """Raises ``KeySourceProtocolError``, the key wiped, for one that no working source delivers. That it is used
+        once is for the core to see."""
         wrong = defect(key)
         before = self._seen.taken_for(f"{ref.source} {ref.key_id}", key) if wrong is None else None
         if before is not None:
@@ -136,6 +137,13 @@ class SourceBook:
         its.detail = its.last_error = problem
         if before is not False:
             self._events.publish("source.down", None, source=name, detail=problem)
+
+    def lost(self, name: str, number: int, detail: str) -> None:
+        """Keys that it gave and that nobody holds any more."""
+        its = self._known.get(name)
+        if its is not None:
+            its.health.lost += number
+            self._events.publish("source.keys-lost", None, source=name, number=number, detail=detail)
 
     def looked(self, name: str, status: SourceStatus) -> None:
         """Its status was read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,14 +16,16 @@ from qtunnel.drivers import registry
 from qtunnel.drivers.registry import SourceHub
 from qtunnel.errors import (
     ControlError,
+    KeyNotFoundError,
+    KeyRequestRejectedError,
     KeySourceError,
     KeySourceTimeoutError,
     KeySourceUnavailableError,
     UnknownSourceError,
 )
 from qtunnel.events import EventStream
-from qtunnel.keys.source import KeySource, SourceStatus
-from qtunnel.rekey.model import FetchAhead, FetchById, Fetched, FetchNew
+from qtunnel.keys.source import BatchKeySource, KeySource, SourceStatus
+from qtunnel.rekey.model import Fetch, FetchAhead, FetchById, Fetched, FetchNew
 from qtunnel.secret import Secret
 from qtunnel.telemetry import log
 from qtunnel.terms import KeyRef
@@ -35,6 +37,10 @@ CALL_LIMIT = 25.0
 STATUS_INTERVAL = 30.0
 """Seconds between looks at a source's status: an outage shows before the next rekey at the default 120 s, and an alarm
 ends the use of its keys."""
+
+FEWER = (KeySourceUnavailableError, KeyRequestRejectedError, KeyNotFoundError)
+"""After these, where nothing was consumed, fewer keys at once may be had: it has not so many, gives not so many in one
+answer, or one of several is not there."""
 
 T = TypeVar("T")
 
@@ -124,42 +130,97 @@ class KeySources:
             raise ControlError(f"key source {name} is not in quarantine")
         self._changed.set()
 
-    async def fetch(self, request: FetchNew | FetchAhead | FetchById) -> Fetched:
+    async def fetch(self, request: Fetch) -> Fetched:
         """For a rekey, ask as many at once as have to contribute, and for each that fails the next; ahead of one, ask
-        one source as often as it delivers. What fails is named, never raised."""
+        one source as long as it delivers, for several keys at once where it can. What fails is named, never raised."""
         if isinstance(request, FetchAhead):
-            ahead: list[tuple[str, Answer]] = []
-            while len(ahead) < request.number and not (ahead and isinstance(ahead[-1][1], str)):
-                ahead.append((request.source, await self._fresh(request.peer, request.source, request.size)))
-            return _sorted_out(ahead)
+            return _sorted_out(await self._ahead(request))
         if isinstance(request, FetchById):
-            answers = await asyncio.gather(*(self._by_id(request.peer, ref) for ref in request.refs))
-            return _sorted_out(zip((ref.source for ref in request.refs), answers, strict=True))
+            by_source: dict[str, list[KeyRef]] = {}
+            for ref in request.refs:
+                by_source.setdefault(ref.source, []).append(ref)
+            found = await asyncio.gather(*(self._by_ids(request.peer, its) for its in by_source.values()))
+            return _sorted_out(answer for answers in found for answer in answers)
+        assert isinstance(request, FetchNew)
         waiting = list(request.sources)
         told: list[tuple[str, Answer]] = []
         while waiting and (short := request.enough - sum(not isinstance(answer, str) for _, answer in told)) > 0:
             now, waiting = waiting[:short], waiting[short:]
-            answers = await asyncio.gather(*(self._fresh(request.peer, name, request.size) for name in now))
-            told += zip(now, answers, strict=True)
+            answers = await asyncio.gather(*(self._fresh(request.peer, name, request.size, 1) for name in now))
+            told += [(name, answer) for name, its in zip(now, answers, strict=True) for answer in its]
         return _sorted_out(told)
 
-    async def _fresh(self, peer: str, name: str, size: int) -> Answer:
-        async def call() -> tuple[KeyRef, Secret]:
+    async def _ahead(self, request: FetchAhead) -> list[tuple[str, Answer]]:
+        """As many keys of one source as it gives, at most those that are wanted."""
+        name, told, most = request.source, list[tuple[str, Answer]](), request.number
+        while len(told) < request.number:
+            asked = min(most, request.number - len(told))
+            if not isinstance(self._sources.get((request.peer, name)), BatchKeySource):
+                asked = 1
+            answers = await self._fresh(request.peer, name, request.size, asked)
+            told += [(name, answer) for answer in answers]
+            if any(isinstance(answer, str) for answer in answers):
+                break
+            if not answers:  # it does not have so many; perhaps half
+                most = asked // 2
+        return told
+
+    async def _fresh(self, peer: str, name: str, size: int, number: int) -> list[Answer]:
+        """Fresh keys by one call; none where only a smaller number can be had."""
+
+        async def call() -> list[tuple[KeyRef, Secret]]:
             try:
-                found = await self._source(peer, name, "get_key").get_key(size)
-            except KeySourceUnavailableError:
-                self.supply.delivered(peer, name, key=False)
+                source = self._source(peer, name, "get_key")
+                if number == 1 or not isinstance(source, BatchKeySource):
+                    found = [await source.get_key(size)]
+                else:
+                    found = await source.get_keys(size, number)
+            except FEWER as error:
+                if number > 1 and not error.lost:
+                    return []
+                if isinstance(error, KeySourceUnavailableError):
+                    self.supply.delivered(peer, name, key=False)
                 raise
             self.supply.delivered(peer, name, key=True)
             return found
 
-        return await self._guarded(name, "get_key", call)
+        return await self._guarded(name, "get_key", call, number)
 
-    async def _by_id(self, peer: str, ref: KeyRef) -> Answer:
-        async def call() -> tuple[KeyRef, Secret]:
-            return ref, await self._source(peer, ref.source, "get_key_by_id").get_key_by_id(ref)
+    async def _by_ids(self, peer: str, refs: Sequence[KeyRef]) -> list[tuple[str, Answer]]:
+        """Keys of one source; several at once where it can. One that it does not have costs no other."""
+        name = refs[0].source
+        if not isinstance(self._sources.get((peer, name)), BatchKeySource):
+            found = await asyncio.gather(*(self._some_by_ids(peer, [ref]) for ref in refs))
+            return [(name, answer) for answers in found for answer in answers]
+        told, waiting = list[tuple[str, Answer]](), [list(refs)]
+        while waiting:
+            some = waiting.pop(0)
+            answers = await self._some_by_ids(peer, some)
+            told += [(name, answer) for answer in answers]
+            if answers:
+                rest = some[len(answers) :]
+                if len(some) > 1 and any(isinstance(answer, str) for answer in answers):
+                    break  # what is left is announced again, and asked for then
+                waiting[:0] = [rest] if rest else []
+            else:
+                waiting[:0] = [some[: len(some) // 2], some[len(some) // 2 :]]
+        return told
 
-        return await self._guarded(ref.source, "get_key_by_id", call)
+    async def _some_by_ids(self, peer: str, refs: Sequence[KeyRef]) -> list[Answer]:
+        """The first of these by one call; none where not all of them can be had together."""
+
+        async def call() -> list[tuple[KeyRef, Secret]]:
+            source = self._source(peer, refs[0].source, "get_key_by_id")
+            if len(refs) == 1 or not isinstance(source, BatchKeySource):
+                return [(refs[0], await source.get_key_by_id(refs[0]))]
+            try:
+                return list(zip(refs, await source.get_keys_by_ids(refs), strict=False))
+            except FEWER as error:
+                if error.lost:
+                    raise
+                return []
+
+        return await self._guarded(refs[0].source, "get_key_by_id", call, len(refs))
 
     def _source(self, peer: str, name: str, call: str) -> KeySource:
         found = self._sources.get((peer, name))
@@ -167,22 +228,33 @@ class KeySources:
             raise KeySourceUnavailableError(name, call, "the configuration does not have it any more")
         return found
 
-    async def _guarded(self, name: str, call: str, ask: Callable[[], Awaitable[tuple[KeyRef, Secret]]]) -> Answer:
-        """The key, or in words why there is none."""
+    async def _guarded(
+        self, name: str, call: str, ask: Callable[[], Awaitable[list[tuple[KeyRef, Secret]]]], number: int
+    ) -> list[Answer]:
+        """The keys that a call brings, or in words why there are none. number: keys that it may cost."""
         refusal = self.book.refusal(name)
         if refusal is not None:
-            return f"{name}: {refusal}"
+            return [f"{name}: {refusal}"]
 
-        async def checked() -> tuple[KeyRef, Secret]:
-            ref, key = await ask()
+        async def checked() -> list[Answer]:
+            found = await ask()
+            if found and self.book.quarantined(name):  # an alarm came meanwhile, and may be of these very keys
+                for _, key in found:
+                    key.wipe()
+                raise KeySourceUnavailableError(name, call, "an alarm came while the key was fetched", lost=len(found))
+            return [self._checked(name, call, ref, key) for ref, key in found]
+
+        answers = await self._outcome(name, call, checked, lost=number)
+        return [answers] if isinstance(answers, str) else answers
+
+    def _checked(self, name: str, call: str, ref: KeyRef, key: Secret) -> Answer:
+        try:
             self.book.check(ref, key, call)
-            if self.book.quarantined(name):  # an alarm came meanwhile, and may be of this very key
-                key.wipe()
-                raise KeySourceUnavailableError(name, call, "an alarm came while the key was fetched", lost=1)
-            self.book.delivered(name, len(key))
-            return ref, key
-
-        return await self._outcome(name, call, checked, lost=1)
+        except KeySourceError as error:
+            self.book.failed(name, str(error), error)
+            return str(error)
+        self.book.delivered(name, len(key))
+        return ref, key
 
     async def _outcome(self, name: str, call: str, ask: Callable[[], Awaitable[T]], lost: int = 0) -> T | str:
         """What a call brings, or in words why it failed. lost: keys that are gone where it takes too long."""

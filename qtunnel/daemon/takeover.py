@@ -17,7 +17,7 @@ from qtunnel.identity import PublicIdentity
 from qtunnel.keys.policy import sources_required
 from qtunnel.rekey.model import EpochInfo, Now, PeerSettings
 from qtunnel.rekey.node import RekeyNode
-from qtunnel.terms import KeyRef
+from qtunnel.terms import CHAIN_REMEDY, ChainPolicy, KeyRef
 
 MAX_NOTE = 900
 """Bytes that the engine keeps."""
@@ -30,7 +30,7 @@ Publish = Callable[..., None]
 
 
 def lease_of(core: RekeyNode, peer: str) -> Lease | None:
-    """Of the epoch that the peer should have now, and when the one before it is over; None where it has none."""
+    """Of the epoch that the peer should have now, and when those before it are over; None where it has none."""
     found = core.peers.get(peer)
     if found is None:
         return None
@@ -38,9 +38,9 @@ def lease_of(core: RekeyNode, peer: str) -> Lease | None:
     installed, ends = context.guard.installed, context.guard.ends
     if installed is None or ends is None:
         return None
-    before = [info.made for epoch, info in sorted(context.epochs.items()) if epoch < installed.epoch]
-    previous_ends = before[-1] + context.settings.max_age if before else None
-    return Lease(ends, note_of(installed, context.settings.public), previous_ends)
+    known, max_age = sorted(context.epochs.items()), context.settings.max_age
+    before = tuple((epoch, info.made + max_age) for epoch, info in known if epoch < installed.epoch)
+    return Lease(ends, note_of(installed, context.settings.public), before)
 
 
 def note_of(info: EpochInfo, public: PublicIdentity) -> str:
@@ -122,10 +122,13 @@ async def _take_up(
         publish("peer.blocked", settings.name, detail=f"epoch {number} of before the restart is not kept: {problem}")
         return
     core.take_up(settings.name, info, session, now)
-    ends = core.peers[settings.name].context.guard.ends
-    if ends is not None:  # perhaps another max_age than before
-        await tunnel.renew(settings.name, ends)
+    lease = lease_of(core, settings.name)
+    if lease is not None:  # perhaps another max_age than before
+        await tunnel.renew(settings.name, lease)
+    then = "the next epoch begins a new chain"
+    if settings.policy.chain is ChainPolicy.REQUIRED:
+        then = f"the policy requires one, so no epoch follows and traffic ends at max_age; {CHAIN_REMEDY}"
     publish(
         "epoch.kept", settings.name, epoch=number, age=round(now.mono - info.made, 3), sources=list(info.sources),
-        detail="in place since before the restart; its chain secret is lost, the next epoch begins a new chain",
+        detail=f"in place since before the restart; its chain secret is lost: {then}",
     )  # fmt: skip

@@ -13,7 +13,7 @@ from qtunnel.rekey.model import EpochInfo
 from qtunnel.rekey.peer import PeerView
 
 PROVEN_KEPT = 60.0
-"""Seconds: long enough to be read, and shorter than it takes until a peer that does not answer is told of again."""
+"""Seconds: long enough to be read."""
 
 
 @dataclass(slots=True)
@@ -29,9 +29,9 @@ class Tally:
     last_error_at: float = 0.0
     last_error_proven: bool = False
 
-    def tell(self, error: str, now: float) -> None:
-        """Something went wrong; now: monotonic seconds."""
-        self.last_error, self.last_error_at, self.last_error_proven = error, now, True
+    def tell(self, error: str, now: float, *, proven: bool = True) -> None:
+        """Something went wrong; now: monotonic seconds. proven: what others send is not to hide it."""
+        self.last_error, self.last_error_at, self.last_error_proven = error, now, proven
 
     def suspect(self, error: str, now: float) -> None:
         """As ``tell``, for what comes from its address without proof: it never hides an error of the peer's own that is

@@ -7,47 +7,18 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, model_validator
-from yarl import URL
 
 from qtunnel.config.types import ConfigPath, Duration, Host, InputFile, SecretFile, Section, at_least
-from qtunnel.config.urls import is_loopback
+from qtunnel.config.urls import Etsi004Url
 from qtunnel.drivers.etsi004_answers import LEAST_CHUNK, LEAST_TTL, MOST_CHUNK
 from qtunnel.drivers.etsi004_terms import NULL_KSID, Qos
 from qtunnel.tls import TlsFiles
-
-EXAMPLE = "write tls://kme.example.org:25575"
 
 KME_SHARE = 0.8
 """Of our timeout, what the KME gets as its own: so its refusal comes before we give up, and with it what was lost."""
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
 _MIMETYPE = re.compile(r"[!-~]+/[!-~]+")
-
-
-def _url(value: object) -> str:
-    """``tls://host:port``, or ``tcp://`` at a loopback address. Never repeats the value, as it may hold a password."""
-    if not isinstance(value, str):
-        raise ValueError(f"must be text; {EXAMPLE}")
-    try:
-        url = URL(value.strip())
-        port = url.explicit_port
-    except ValueError:
-        raise ValueError(f"not a URL; {EXAMPLE}") from None
-    if url.scheme not in ("tls", "tcp") or not url.host or any(c.isspace() for c in value.strip()):
-        raise ValueError(f"not the address of a KME of ETSI GS QKD 004; {EXAMPLE}")
-    if url.user is not None or url.password is not None:
-        raise ValueError(f"has a user or password; the client certificate authenticates; {EXAMPLE}")
-    if url.path not in ("", "/") or "?" in value or "#" in value:
-        raise ValueError(f"has more than a host and a port; {EXAMPLE}")
-    if not port:
-        raise ValueError(f"needs a port from 1 to 65535, the standard has none; {EXAMPLE}")
-    if url.scheme == "tcp" and not is_loopback(url.host):
-        raise ValueError(
-            "is without TLS, and not an address of this machine such as 127.0.0.1, which alone may do without; "
-            + EXAMPLE
-        )
-    host = f"[{url.host}]" if ":" in url.host else url.host
-    return f"{url.scheme}://{host}:{port}"
 
 
 def _uri(value: str) -> str:
@@ -72,7 +43,6 @@ def _ksid(value: object) -> UUID:
     return found
 
 
-Url = Annotated[str, BeforeValidator(_url)]
 Uri = Annotated[str, AfterValidator(_uri)]
 Ksid = Annotated[UUID, BeforeValidator(_ksid)]
 Number = Annotated[StrictInt, Field(ge=0, le=2**32 - 1)]
@@ -111,7 +81,7 @@ class Options(Section):
     metadata_size: bytes of metadata that may come with a chunk. timeout: for a connection, and for each call.
     """
 
-    url: Url = Field(examples=["tls://127.0.0.1:25575"])
+    url: Etsi004Url = Field(examples=["tls://127.0.0.1:25575"])
     framing: Literal["qubip"] = "qubip"
     ca: InputFile | None = Field(default=None, examples=["pki/ca.pem"])
     certificate: InputFile | None = Field(default=None, examples=["pki/sae-alice.pem"])

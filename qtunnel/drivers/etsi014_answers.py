@@ -163,14 +163,19 @@ def source_status(fields: Mapping[str, Any]) -> SourceStatus:
         told.append("simulated keys")
     if isinstance(extension.get("partner_problem"), str):
         told.append(f"its partner: {extension['partner_problem']}")
+    alarm = extension.get("alarm")
+    alarm = clean(alarm) if isinstance(alarm, str) and alarm.strip() else None
+    if alarm is not None:
+        told.append(f"ALARM {alarm}")
     return SourceStatus(
-        healthy=stored is None or stored > 0,
+        healthy=alarm is None and (stored is None or stored > 0),
         detail=clean(", ".join(told)),
         stored_keys=None if stored is None else int(stored),
         max_keys=None if most is None else int(most),
         key_size=None if key_size is None else int(key_size) // 8,
         qber=_number(extension.get("qber")),
         key_rate=_number(extension.get("key_rate")),
+        alarm=alarm,
     )
 
 

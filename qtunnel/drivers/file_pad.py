@@ -136,6 +136,9 @@ class Pad:
 
     def _open(self, mark: bytes) -> None:
         """A new generation. The ledger goes first, so that a crash in between shows in it."""
+        # What was read may be the last words of a process that was killed before its sync, and stand in memory alone: a
+        # power cut while the other slot is written would then take both.
+        self._book.sync()
         self._store(self._ledger.begun(mark))
         self._step("generation in the ledger")
         imprint = Imprint(self._ledger.side, self._ledger.generation, mark).encode(self.info)

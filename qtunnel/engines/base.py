@@ -78,12 +78,13 @@ class Lease:
     """Until when a key lives if nobody renews it, and what is to be known of it by whoever takes the engine over.
 
     ends: seconds of CLOCK_BOOTTIME (clock_gettime(2)), so that nothing that takes time on the way puts it off. note:
-    printable ASCII, 900 bytes at most. previous_ends: of the key before, as ``ends``; ``None`` where nobody can tell.
+    printable ASCII, 900 bytes at most. before: epochs before it, as far as they are known, and when each ends, as
+    ``ends``: sessions of them may still be there.
     """
 
     ends: float
     note: str = ""
-    previous_ends: float | None = None
+    before: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +170,8 @@ class Engine(Protocol):
         by itself, where it can; where it cannot, it ends with the daemon."""
         ...
 
-    async def renew(self, public_key: bytes, ends: float) -> None:
-        """The lease of the key in place lasts until then, as ``Lease.ends``."""
+    async def renew(self, public_key: bytes, lease: Lease) -> None:
+        """The key in place ends as the lease says; sessions of the epochs before it end no later than it says."""
         ...
 
     async def block(self, public_key: bytes, psk: Secret) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from qtunnel.constants import UAPI_DIRECTORY
-from qtunnel.engines.base import KEY_SIZE, MAX_KEEPALIVE, Endpoint, PeerSpec, PeerStats
+from qtunnel.engines.base import KEY_SIZE, MAX_KEEPALIVE, Endpoint, Lease, PeerSpec, PeerStats
 from qtunnel.engines.child import WATCH_POLL
 from qtunnel.engines.device import Client, DevicePeer, Line, added, existing, mark_of_psk, removed, spec_of
 from qtunnel.engines.host import index_of
@@ -108,7 +108,7 @@ class ExistingEngine(DeviceEngine):
         """Nothing: the interface and what is in place there stay when a daemon ends, but whose keys and how old they
         are it does not tell; ``set_peer`` puts random ones in their place."""
 
-    async def renew(self, public_key: bytes, ends: float) -> None:
+    async def renew(self, public_key: bytes, lease: Lease) -> None:
         """No lease: while a daemon runs it blocks what is too old; where none runs a key stays until somebody replaces
         it (docs/operations.md)."""
 

@@ -126,8 +126,9 @@ class DeviceEngine:
         if self._epochs and lease is not None:
             # Before the keys: whatever of the operation may be lost on the way, no key is there without its end.
             lines.append((EXPIRES, _msec(lease.ends)))
-            if previous is not None and lease.previous_ends is not None:
-                lines.append((PREVIOUS_EXPIRES, _msec(lease.previous_ends)))
+            previous_ends = dict(lease.before).get(previous_epoch)
+            if previous is not None and previous_ends is not None:
+                lines.append((PREVIOUS_EXPIRES, _msec(previous_ends)))
         lines.append(("preshared_key", psk))
         if self._epochs:
             lines += [("epoch", epoch), ("record_mode", record_suite or "off")]
@@ -148,12 +149,15 @@ class DeviceEngine:
         if handshake_now and not self._epochs and self._updates and not ledger.has_session(self._clock()):
             await self._prompt(public_key, peer.persistent_keepalive or 0)
 
-    async def renew(self, public_key: bytes, ends: float) -> None:
+    async def renew(self, public_key: bytes, lease: Lease) -> None:
         """An engine that knows no lease ends with its daemon, and every key with it; until then the daemon blocks what
         is too old."""
         self._known(public_key)
         if self._epochs:
-            await self._client.set([*existing(public_key), (EXPIRES, _msec(ends))])
+            lines: list[Line] = [*existing(public_key), (EXPIRES, _msec(lease.ends))]
+            for epoch, ends in lease.before:
+                lines += [*existing(public_key), ("previous_epoch", epoch), (PREVIOUS_EXPIRES, _msec(ends))]
+            await self._client.set(lines)
 
     async def _prompt(self, public_key: bytes, keepalive: int) -> None:
         """Have an engine that knows no ``handshake`` make a first session although nobody sends anything yet: a

@@ -13,6 +13,7 @@ from qtunnel.handshake.fragments import FEW_FRAGMENTS, MAX_MESSAGE, Fragment, Me
 from qtunnel.handshake.suites import Suite
 from qtunnel.identity import ID_SIZE
 from qtunnel.terms import (
+    CHAIN_REMEDY,
     MARK_SIZE,
     MAX_ANNOUNCED,
     MAX_ANNOUNCED_BYTES,
@@ -53,7 +54,7 @@ class Verdict(IntEnum):
 _VERDICT_WORDS = {
     Verdict.ACCEPTED: "accepted",
     Verdict.QKD_REQUIRED: "too few QKD keys for the policy of one end",
-    Verdict.CHAIN_REQUIRED: "no common chain secret, and the policy of one end requires one",
+    Verdict.CHAIN_REQUIRED: f"no common chain secret, and the policy of one end requires one; {CHAIN_REMEDY}",
     Verdict.STALE_EPOCH: "the epoch offered is not newer than the one in place",
     Verdict.BUSY: "the peer is busy with an exchange of its own",
 }

@@ -50,6 +50,11 @@ class EpochChain:
         return ([self._doubtful] if self._doubtful else []) + self._committed
 
     @property
+    def in_doubt(self) -> int:
+        """The epoch that the other end may or may not have committed; 0 where there is none."""
+        return 0 if self._doubtful is None else self._doubtful.epoch
+
+    @property
     def secrets(self) -> Mapping[bytes, Secret]:
         return {held.id: held.secret for held in self.links}
 

@@ -12,6 +12,7 @@ class Shortfall(Enum):
 
     QKD = "too few QKD sources"
     CHAIN = "no chain secret in common"
+    UNWANTED = "QKD keys, and a policy that is off"
 
 
 class Protection(Enum):

@@ -1,4 +1,4 @@
-"""Keys that cannot be of a QKD system that works: constant, repeating, counting, or seen before. Pure.
+"""Keys that cannot be of a QKD system that works: constant, repeating, counting, or delivered under two names. Pure.
 
 A test of randomness this is not. It finds what broken devices and servers were seen to deliver, and takes a random key
 for such a one less than once in 2^60.
@@ -6,15 +6,15 @@ for such a one less than once in 2^60.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections import OrderedDict
 
+from qtunnel.keys.marks import Marks
 from qtunnel.secret import Secret
 
 FEWEST_BYTES = 16
 """A key is at least as long; shorter ones would be refused by chance."""
-MARK_SIZE = 16
+_MARK = 16
+"""Bytes: a random key is taken for one of those remembered once in 2^114."""
 REMEMBERED = 16_384
 """Keys by whose marks a repeated one is known: a day of 22 tunnels that rekey every 120 s, in about 2 MB."""
 
@@ -43,22 +43,23 @@ def defect(key: Secret) -> str | None:
 
 
 class SeenKeys:
-    """Which keys were delivered, by a keyed mark of each, so that nothing of them can be told from it.
+    """Which keys were delivered, by keyed marks, to find a source that gives the same one out under two names. Whether
+    a key may be used is not its matter: see marks.py.
 
     secret: 32 random bytes of the process's own, kept for the life of this object.
     """
 
     def __init__(self, secret: Secret, remembered: int = REMEMBERED) -> None:
-        self._secret, self._remembered = secret, remembered
-        self._marks: OrderedDict[bytes, str] = OrderedDict()
+        self._marks, self._remembered = Marks(secret, _MARK), remembered
+        self._names: OrderedDict[bytes, str] = OrderedDict()
 
     def taken_for(self, key_id: str, key: Secret) -> str | None:
         """Remember the key; the key_ID under which the same bytes came before, where that was another one.
 
-        The same key under the same key_ID is no repetition: a responder may ask twice for what the peer offered twice.
+        The same key under the same key_ID is no fault of the source: a responder may ask twice for what the peer
+        offered twice. It is used once all the same.
         """
-        mark = hmac.digest(self._secret.reveal(), key.reveal(), hashlib.sha256)[:MARK_SIZE]
-        before = self._marks.setdefault(mark, key_id)
-        while len(self._marks) > self._remembered:
-            self._marks.popitem(last=False)
+        before = self._names.setdefault(self._marks.of_key(key), key_id)
+        while len(self._names) > self._remembered:
+            self._names.popitem(last=False)
         return before if before != key_id else None

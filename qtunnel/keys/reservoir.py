@@ -5,19 +5,21 @@ those references and says in the next messages which it holds. Only such keys ar
 both ends at the same time, without asking any key source. Who announced a key is the one that offers it, so two ends
 never offer the same one.
 
-A reservoir lives as long as its process: ``store`` names it. A peer that shows another store than before has lost what
-it held.
+``store`` names a reservoir: as long as its process lives or, where it is kept on disk, as long as its file can be used.
+A peer that shows another store than before has lost what it held. ``image`` is what goes to disk; whoever lost a part
+of what it had learned finds it again, for a key that is announced once more is marked once more.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
 
 from qtunnel.crypto.kdf import frame
+from qtunnel.keys.stored import Image, StoredKey
 from qtunnel.secret import Secret
 from qtunnel.terms import MARK_SIZE, MAX_ANNOUNCED, MAX_ANNOUNCED_BYTES, MAX_MARKS, NOTHING, Inventory, KeyRef
 
@@ -33,6 +35,10 @@ class Place(Enum):
     FETCHED = "fetched"
     ANNOUNCED = "announced"
     SHARED = "shared"
+
+
+_PLACES = (Place.FETCHED, Place.ANNOUNCED, Place.SHARED)
+"""By the number that stands for them on disk."""
 
 
 @dataclass(slots=True)
@@ -67,6 +73,10 @@ class Reservoir:
         self._own: dict[KeyRef, _Own] = {}
         self._theirs: dict[KeyRef, _Theirs] = {}
         self._peer_store: bytes | None = None
+        self.version = 0
+        """Another one after whatever changes what is on disk."""
+        self.used = False
+        """Whether a key was taken out to be used since the last ``image``."""
 
     @property
     def _room(self) -> int:
@@ -87,6 +97,7 @@ class Reservoir:
             key.wipe()
         else:
             self._own[ref] = _Own(key, now)
+            self.version += 1
 
     def shared(self, source: str) -> int:
         """Keys of that source that both ends hold and that we may offer."""
@@ -97,6 +108,7 @@ class Reservoir:
         for ref, entry in self._own.items():
             if ref.source == source and entry.place is Place.SHARED:
                 del self._own[ref]
+                self._out()
                 return ref, entry.key
         return None
 
@@ -120,11 +132,18 @@ class Reservoir:
             key.wipe()
         else:
             self._theirs[ref] = _Theirs(key, now)
+            self.version += 1
 
     def give(self, ref: KeyRef) -> Secret | None:
         """A key of the peer's that it offers now; it is in no reservoir any more: the caller wipes it."""
         entry = self._theirs.pop(ref, None)
-        return None if entry is None else entry.key
+        if entry is None:
+            return None
+        self._out()
+        return entry.key
+
+    def _out(self) -> None:
+        self.version, self.used = self.version + 1, True
 
     # -- what is told
 
@@ -137,14 +156,18 @@ class Reservoir:
         sizes = accumulate(ref.wire_size for ref in fresh)
         announced = tuple(ref for ref, size in zip(fresh, sizes, strict=True) if size <= MAX_ANNOUNCED_BYTES)
         for ref in announced:
-            self._own[ref].place = Place.ANNOUNCED
+            if self._own[ref].place is Place.FETCHED:
+                self._own[ref].place = Place.ANNOUNCED
+                self.version += 1
         return Inventory(self.store, announced, tuple(mark_of(ref) for ref in held))
 
     def heard(self, told: Inventory) -> None:
         """The peer has read a message with what ``tell`` gave."""
         marks = set(told.held)
         for ref, entry in self._theirs.items():
-            entry.told = entry.told or mark_of(ref) in marks
+            if not entry.told and mark_of(ref) in marks:
+                entry.told = True
+                self.version += 1
 
     def learn(self, told: Inventory) -> list[KeyRef]:
         """What the peer said of its reservoir. Returns our keys that are lost by it: the peer held them, in a store
@@ -157,10 +180,16 @@ class Reservoir:
                     self._own.pop(ref).key.wipe()
                 lost += self._drop_theirs()
             self._peer_store = told.store
+            self.version += 1
+        for ref in told.announced:
+            if ref in self._theirs and self._theirs[ref].told:
+                self._theirs[ref].told = False  # the peer has lost that it knew
+                self.version += 1
         marks = set(told.held)
         for ref, entry in self._own.items():
             if entry.place is Place.ANNOUNCED and mark_of(ref) in marks:
                 entry.place = Place.SHARED
+                self.version += 1
         return lost
 
     def _drop_theirs(self) -> list[KeyRef]:
@@ -170,6 +199,34 @@ class Reservoir:
             entry.key.wipe()
         self._theirs.clear()
         return lost
+
+    # -- on disk
+
+    def image(self, now: float, unix_ms: int) -> Image:
+        """All that is held, in copies. unix_ms: the wall clock's milliseconds at ``now``."""
+        self.used = False
+
+        def entry(ref: KeyRef, its: _Own | _Theirs, state: int) -> StoredKey:
+            return StoredKey(ref, its.key.copy(), max(0, unix_ms - round((now - its.since) * 1000)), state)
+
+        own = tuple(entry(ref, its, _PLACES.index(its.place)) for ref, its in self._own.items())
+        theirs = tuple(entry(ref, its, int(its.told)) for ref, its in self._theirs.items())
+        return Image(self.store, self._peer_store, own, theirs)
+
+    def take_up(self, image: Image, now: float, unix_ms: int, news: Callable[[KeyRef, Secret], bool]) -> None:
+        """Go on with what an ``image`` has, whose keys are this reservoir's from now on. Only while it is empty. news:
+        whether a key was never seen before; others are wiped."""
+        self.store, self._peer_store = image.store, image.peer_store
+        self.version += 1
+        for number, stored in enumerate((*image.own, *image.theirs)):
+            # A clock that went back makes a key young, and one that went forward too old: neither uses it twice.
+            since = now - max(0, unix_ms - stored.since) / 1000
+            if not news(stored.ref, stored.key):
+                stored.key.wipe()
+            elif number < len(image.own):
+                self._own[stored.ref] = _Own(stored.key, since, _PLACES[stored.state])
+            else:
+                self._theirs[stored.ref] = _Theirs(stored.key, since, stored.state > 0)
 
     # -- bounds
 
@@ -186,6 +243,7 @@ class Reservoir:
             for ref in [ref for ref, entry in entries.items() if now >= entry.since + self.max_age]:
                 entries.pop(ref).key.wipe()
                 old.append(ref)
+        self.version += bool(old)
         return old
 
     def keep(self, sources: Collection[str]) -> list[KeyRef]:
@@ -195,7 +253,13 @@ class Reservoir:
             for ref in [ref for ref in entries if ref.source not in sources]:
                 entries.pop(ref).key.wipe()
                 gone.append(ref)
+        self.version += bool(gone)
         return gone
+
+    @property
+    def refs(self) -> tuple[KeyRef, ...]:
+        """All that are held."""
+        return *self._own, *self._theirs
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """By source: our shared keys, and all that are held, both ends' together."""
@@ -213,4 +277,5 @@ class Reservoir:
             key.wipe()
         self._own.clear()
         self._theirs.clear()
+        self.version += bool(every)
         return len(every)

@@ -65,7 +65,9 @@ class BatchKeySource(KeySource, Protocol):
     """A source that gives several keys at once, for whoever keeps some in store.
 
     Each call is one request to the source, which gives all of it or fails: so an error's ``lost`` says all that may be
-    gone. Where the source gives fewer keys at once than are asked for, the list is shorter; ask again for the rest.
+    gone. Where the source gives fewer keys at once than are asked for, the list is shorter; ask again for the rest. One
+    that refuses a request for several before anything was consumed, as it has not so many or not all of these, is asked
+    for fewer.
     """
 
     async def get_keys(self, size: int, number: int) -> list[tuple[KeyRef, Secret]]:

@@ -1,9 +1,9 @@
-"""No QKD key twice: a memory of the keys that came, without the keys."""
+"""No QKD key twice: a memory of the keys that the core took, without the keys. What it is beside ``SeenKeys`` stands in
+marks.py."""
 
 from __future__ import annotations
 
-import hmac
-
+from qtunnel.keys.marks import Marks
 from qtunnel.secret import RandomBytes, Secret
 from qtunnel.terms import KeyRef
 
@@ -12,40 +12,31 @@ REMEMBERED = 16_384
 OF_EACH_PEER = 512
 """Keys of each peer, where they are many: 17 hours at one in 120 s. A key costs 170 bytes (measured), so a hub of 1,000
 peers takes 87 MB at most, and reaches that after those 17 hours."""
-_DIGEST = 8
+_MARK = 8
 """Bytes. They are keyed, so that only chance makes a new key look like one that came before: once in 2^44 at a hub of
 1,000 peers."""
 
 
 class UsedKeys:
-    """Every key that a gateway got in its lifetime, as keyed digests under a key that lives as long: from them nobody
-    learns anything of a QKD key.
+    """Every key that a gateway took in its lifetime, by keyed marks.
 
     Each peer has a share of the memory, in which the oldest go first: one that rekeys often makes room for its own keys
     alone. Bits are news only where no peer had them.
     """
 
     def __init__(self, random_bytes: RandomBytes) -> None:
-        self._key = random_bytes(32)
+        self._marks = Marks.fresh(random_bytes, _MARK)
         self._of: dict[str, dict[bytes, bytes]] = {}
-        """By peer: digests of references, each with that of the bits."""
+        """By peer: marks of references, each with that of the bits."""
         self._bits: set[bytes] = set()
 
     def __len__(self) -> int:
         return len(self._bits)
 
-    def _digest(self, kind: bytes, *parts: bytes | memoryview) -> bytes:
-        mac = hmac.new(self._key, kind, "sha512")
-        for part in parts:
-            mac.update(len(part).to_bytes(4, "big"))
-            mac.update(part)
-        return mac.digest()[:_DIGEST]
-
     def admit(self, peer: str, ref: KeyRef, key: Secret, peers: int = 1) -> bool:
         """Note a key that arrived. False where its reference (towards this peer) or its bits came before. peers: how
         many share the memory."""
-        reference = self._digest(b"ref", ref.source.encode(), ref.key_id.encode())
-        bits = self._digest(b"key", key.reveal())
+        reference, bits = self._marks.of_name(ref.source, ref.key_id), self._marks.of_key(key)
         its = self._of.setdefault(peer, {})
         if reference in its or bits in self._bits:
             return False

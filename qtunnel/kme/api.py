@@ -46,11 +46,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class KeyRequest:
-    """Key request (clause 6.2). size in bits."""
+    """Key request (clause 6.2). size in bits; mandatory: the extensions that the answer has to honour, all known."""
 
     number: int
     size: int
     additional_slaves: tuple[str, ...] = ()
+    mandatory: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,10 @@ def parse_query(query: Iterable[tuple[str, str]]) -> Json:
     return fields
 
 
-def parse_key_request(fields: Mapping[str, Any], limits: Limits) -> KeyRequest:
-    """A key request within the limits; raises ``ApiError`` 400."""
+def parse_key_request(
+    fields: Mapping[str, Any], limits: Limits, extensions: frozenset[str] = frozenset()
+) -> KeyRequest:
+    """A key request within the limits; raises ``ApiError`` 400. extensions: those that the KME knows."""
     _refuse_unknown(fields, _KEY_REQUEST_FIELDS)
     number = _integer(fields, "number", 1)
     size = _integer(fields, "size", limits.size)
@@ -111,11 +114,12 @@ def parse_key_request(fields: Mapping[str, Any], limits: Limits) -> KeyRequest:
         raise ApiError(
             400, "too many additional_slave_SAE_IDs", number=len(additional), max_SAE_ID_count=limits.max_sae_ids
         )
-    mandatory = _list(fields, "extension_mandatory", dict)
-    if mandatory:
-        raise ApiError(400, "not all extension_mandatory parameters are supported", supported="none")
+    mandatory = {name: value for one in _list(fields, "extension_mandatory", dict) for name, value in one.items()}
+    if not mandatory.keys() <= extensions:
+        supported = ", ".join(sorted(extensions)) or "none"
+        raise ApiError(400, "not all extension_mandatory parameters are supported", supported=supported)
     _list(fields, "extension_optional", dict)  # well-formed ones are ignored, as the standard allows
-    return KeyRequest(number, size, tuple(additional))
+    return KeyRequest(number, size, tuple(additional), mandatory)
 
 
 def parse_key_ids(fields: Mapping[str, Any], limits: Limits) -> list[str]:

@@ -10,10 +10,10 @@ import os
 import socket
 import ssl
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from qtunnel.config.types import SocketAddress
 from qtunnel.errors import KmeError
@@ -21,9 +21,9 @@ from qtunnel.kme import api
 from qtunnel.kme.api import ApiError, DeliveredKey
 from qtunnel.kme.config import KmeConfig
 from qtunnel.kme.link import PATH as LINK_PATH
-from qtunnel.kme.link import LinkClient, PartnerError, decode_push
-from qtunnel.kme.store import KeyStore, Supply
-from qtunnel.secret import Secret
+from qtunnel.kme.link import decode_push
+from qtunnel.kme.origin import Origin, PairOrigin
+from qtunnel.kme.store import KeyStore
 from qtunnel.telemetry.log import get as get_log
 from qtunnel.tls import common_name, server_context
 
@@ -46,21 +46,25 @@ SHUTDOWN_TIMEOUT = 2.0
 class Kme:
     """One KME: what it knows, and how it answers."""
 
-    def __init__(self, config: KmeConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: KmeConfig,
+        clock: Callable[[], float] = time.monotonic,
+        origin: Callable[[KeyStore], Origin] | None = None,
+    ) -> None:
+        """origin: where keys come from, given the store that local SAEs fetch from; the link to the partner if none."""
         self.config = config
         self.limits = config.key.limits
         self._clock = clock
         self._home = {sae.sae_id: sae.kme for sae in config.saes}
         self._store = KeyStore(max_count=config.key.max_count, ttl=config.key.ttl)
-        rate = None if config.key.rate == "unlimited" else float(config.key.rate)
-        capacity = config.key.max_count * config.key.size
-        self._supply = Supply(rate=rate, capacity=capacity, now=clock())
-        self._link = LinkClient(config.partner, config.tls_files) if config.partner else None
-        self._partner_problem: str | None = None
+        self._origin = origin(self._store) if origin else PairOrigin(config, self._store, clock)
 
-    def sae_app(self) -> web.Application:
-        """The application for local SAEs."""
-        app = web.Application(middlewares=[_errors], client_max_size=BODY_OVERHEAD + 256 * self.limits.max_per_request)
+    def sae_app(self, before: Sequence[Middleware] = ()) -> web.Application:
+        """The application for local SAEs. before: middlewares that see the requests first and the answers last."""
+        app = web.Application(
+            middlewares=[*before, _errors], client_max_size=BODY_OVERHEAD + 256 * self.limits.max_per_request
+        )
         # A HEAD would consume a key as its GET does, so it is not offered.
         app.router.add_get("/api/v1/keys/{sae_id}/status", self._status, allow_head=False)
         app.router.add_get("/api/v1/keys/{sae_id}/enc_keys", self._get_key, allow_head=False)
@@ -87,32 +91,25 @@ class Kme:
     async def close(self) -> None:
         """Wipe every key and end the link."""
         self._store.clear()
-        if self._link is not None:
-            await self._link.close()
+        await self._origin.close()
 
     async def _status(self, request: web.Request) -> web.Response:
         caller, other = self._parties(request)
-        local = self._home[other] == "local"
-        stored = min(self._supply.available(self._clock()) // self.limits.size, self.limits.max_count)
-        extension: api.Json = {"simulated": True, "notice": SIMULATED}
-        if self.config.key.rate != "unlimited":
-            extension["key_rate"] = self.config.key.rate
-        if not local and self._partner_problem is not None:
-            extension["partner_problem"] = self._partner_problem
+        standing = self._origin.standing(caller, other)
         return _answer(
             {
                 "source_KME_ID": self.config.kme_id,
-                "target_KME_ID": self.config.kme_id if local else self._partner_id,
+                "target_KME_ID": standing.target_kme_id,
                 "master_SAE_ID": caller,
                 "slave_SAE_ID": other,
                 "key_size": self.limits.size,
-                "stored_key_count": stored,
+                "stored_key_count": standing.stored,
                 "max_key_count": self.limits.max_count,
                 "max_key_per_request": self.limits.max_per_request,
                 "max_key_size": self.limits.max_size,
                 "min_key_size": self.limits.min_size,
                 "max_SAE_ID_count": self.limits.max_sae_ids,
-                "status_extension": extension,
+                "status_extension": {"simulated": True, "notice": SIMULATED, **standing.extension},
             }
         )
 
@@ -123,10 +120,10 @@ class Kme:
         else:
             _refuse_query(request)
             fields = api.parse_json(await request.read())
-        asked = api.parse_key_request(fields, self.limits)
+        asked = api.parse_key_request(fields, self.limits, self._origin.extensions)
         slaves = [slave, *asked.additional_slaves]
         self._check_slaves(master, slaves)
-        keys = await self._make(asked.number, asked.size, master, slaves)
+        keys = await self._origin.make(asked, master, slaves)
         log.info("key.delivered", call="enc_keys", to=master, slaves=slaves, key_ids=_ids(keys), bits=asked.size)
         return _keys_answer(keys)
 
@@ -142,38 +139,6 @@ class Kme:
         keys = self._store.take(key_ids, master=master, slave=slave, now=self._clock())
         log.info("key.delivered", call="dec_keys", to=slave, master=master, key_ids=_ids(keys))
         return _keys_answer(keys)
-
-    async def _make(self, number: int, size: int, master: str, slaves: Sequence[str]) -> list[DeliveredKey]:
-        """Fresh keys that wait for every slave, at the partner first; raises ``ApiError`` 503 and leaves none here."""
-        if not self._supply.draw(number * size, self._clock()):
-            ready = self._supply.available(self._clock()) // size
-            raise ApiError(503, "not enough keys: the link has not made them yet", asked=number, ready=ready)
-        keys = [DeliveredKey(str(uuid.uuid4()), Secret.random(os.urandom, size // 8)) for _ in range(number)]
-        here = [slave for slave in slaves if self._home[slave] == "local"]
-        there = [slave for slave in slaves if self._home[slave] == "partner"]
-        try:
-            if here:
-                self._store.put(keys, master=master, slaves=here, now=self._clock())
-            if there:
-                await self._push(keys, master, there)
-        except BaseException:
-            self._store.discard([key.key_id for key in keys])
-            self._supply.give_back(number * size)
-            raise
-        return keys
-
-    async def _push(self, keys: Sequence[DeliveredKey], master: str, slaves: Sequence[str]) -> None:
-        assert self._link is not None  # the configuration refuses partner SAEs without a partner
-        try:
-            await self._link.push(keys, master=master, slaves=slaves)
-        except PartnerError as error:
-            if self._partner_problem != str(error):
-                log.warning("partner.down", partner=self._partner_id, reason=str(error))
-            self._partner_problem = str(error)
-            raise ApiError(503, f"partner KME {self._partner_id}: {error}") from None
-        if self._partner_problem is not None:
-            log.info("partner.up", partner=self._partner_id)
-            self._partner_problem = None
 
     async def _take_push(self, request: web.Request) -> web.Response:
         caller = _caller(request)
@@ -224,7 +189,7 @@ async def running(config: KmeConfig) -> AsyncIterator[Kme]:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(kme.close)
         for address, app in sites:
-            await stack.enter_async_context(_site(address, app, context))
+            await stack.enter_async_context(site(address, app, context))
         sweeper = asyncio.create_task(_sweep(kme))
         stack.callback(sweeper.cancel)
         log.warning("kme.simulated", kme=config.kme_id, notice=SIMULATED)
@@ -235,18 +200,21 @@ async def running(config: KmeConfig) -> AsyncIterator[Kme]:
 
 
 @contextlib.asynccontextmanager
-async def _site(address: SocketAddress, app: web.Application, context: ssl.SSLContext) -> AsyncIterator[None]:
+async def site(
+    address: SocketAddress, app: web.Application, context: ssl.SSLContext, listener: socket.socket | None = None
+) -> AsyncIterator[None]:
+    """Serve at the address, or on a listening socket that is there already; raises ``KmeError``."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
     await runner.setup()
     try:
-        listener = _listen(address)
-        await web.SockSite(runner, listener, ssl_context=context).start()
+        await web.SockSite(runner, listener or listen(address), ssl_context=context).start()
         yield
     finally:
         await runner.cleanup()
 
 
-def _listen(address: SocketAddress) -> socket.socket:
+def listen(address: SocketAddress) -> socket.socket:
+    """A listening socket; raises ``KmeError`` with the remedy."""
     family = socket.AF_INET6 if address.address.version == 6 else socket.AF_INET
     try:
         return socket.create_server((str(address.address), address.port), family=family, backlog=128)

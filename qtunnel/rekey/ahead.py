@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from qtunnel.constants import QKD_KEY_SIZE
+from qtunnel.handshake.messages import Answer, Verdict
 from qtunnel.keys.reservoir import Reservoir
+from qtunnel.keys.stored import Image
 from qtunnel.rekey.context import PeerContext
-from qtunnel.rekey.model import FetchAhead, FetchById, Fetched, Now, PeerSettings
+from qtunnel.rekey.model import FetchAhead, FetchById, Fetched, Keep, Now, PeerSettings
 from qtunnel.terms import RESERVOIR, STORE_SIZE, Inventory, KeyRef
 
 FIRST_PAUSE = 2.0
 """Seconds until a source that gave fewer keys than it was asked for is asked again, doubling up to ..."""
 LONGEST_PAUSE = 120.0
 """... these, the usual interval between rekeys: what comes sooner would not be announced sooner."""
+CONFIGURATION_CHANGED = "the configuration has changed"
+IN_MEMORY_ALONE = "the daemon was started anew, and they were in its memory alone"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What there is of a reservoir from before a restart. why: where there is nothing, what became of it, in words."""
+
+    image: Image | None = None
+    why: str = IN_MEMORY_ALONE
+
+
+NOTHING_KEPT = Kept()
 
 
 class Ahead:
-    """One peer's reservoir, and the fetches that fill it."""
+    """One peer's reservoir, and the fetches that fill it.
 
-    def __init__(self, context: PeerContext) -> None:
+    What is kept on disk is never behind what was sent: ``save`` stands before every message that tells what is held, or
+    uses a key of it, and after every fetch.
+    """
+
+    def __init__(self, context: PeerContext, kept: Kept, now: Now) -> None:
         self._context = context
         settings = context.settings
         store = context.random_bytes(STORE_SIZE)
@@ -31,6 +51,57 @@ class Ahead:
         """When a source may be asked again, where not at once; monotonic seconds."""
         self._pauses: dict[str, float] = {}
         self._low = set(settings.sources)  # empty, as everybody expects at the start
+        self._saved = self.reservoir.version
+        self._begin(kept, now)
+
+    def _begin(self, kept: Kept, now: Now) -> None:
+        """Go on with what was kept; what was not is told as lost, once."""
+        context, settings, reservoir = self._context, self._context.settings, self.reservoir
+        before = dict(context.memory.held)
+        context.held_ahead = self._held
+        if kept.image is not None and settings.store_key is not None:
+            reservoir.take_up(kept.image, now.mono, _unix_ms(now), context.is_news)
+            self._saved = reservoir.version
+            context.notice("reservoir.kept", number=sum(held for _, held in self._held()))
+            self._lost(reservoir.keep(settings.sources if settings.reservoir else ()), CONFIGURATION_CHANGED)
+            self.save(now)
+        else:
+            for source, number in before.items():
+                context.notice("reservoir.lost", source=source, number=number, detail=kept.why)
+            if context.memory.stored:  # a file that could not be used, or is not to be used any more
+                self._keep(None, False, now)
+        self._note()
+
+    def _held(self) -> tuple[tuple[str, int], ...]:
+        return tuple(sorted((source, held) for source, (_, held) in self.reservoir.counts().items()))
+
+    def _note(self) -> None:
+        """So that a daemon which is killed knows at its next start what it has lost."""
+        if self._held() != self._context.memory.held:
+            self._context.remember()
+
+    def save(self, now: Now) -> None:
+        """Bring what is on disk up to what is held, before anything is sent; nothing where it is so, or not kept."""
+        reservoir = self.reservoir
+        if self._context.settings.store_key is not None and reservoir.version != self._saved:
+            self._saved, used = reservoir.version, reservoir.used
+            self._keep(reservoir.image(now.mono, _unix_ms(now)), used, now)
+
+    def _save_anew(self, now: Now) -> None:
+        """The same, whatever is on disk."""
+        self._saved = -1
+        if self._context.settings.store_key is None:
+            self._keep(None, False, now)
+        else:
+            self.save(now)
+
+    def _keep(self, image: Image | None, used: bool, now: Now) -> None:
+        """By the clock, so that a file from before the state directory was lost has a smaller generation, too."""
+        context = self._context
+        generation = max(context.memory.stored + 1, _unix_ms(now))
+        ends = context.local.public.id, context.settings.public.id
+        context.effects.append(Keep(context.name, generation, image, used, context.settings.store_key, ends))
+        context.memory = replace(context.memory, stored=generation)  # on disk with the next thing to be remembered
 
     @property
     def deadline(self) -> float | None:
@@ -52,8 +123,12 @@ class Ahead:
 
     def tick(self, now: Now) -> None:
         """Wipe what is too old, and ask for what is missing."""
-        for ref in self.reservoir.expire(now.mono):
+        old = self.reservoir.expire(now.mono)
+        for ref in old:
             self._context.notice("key.expired", source=ref.source, key_id=ref.key_id)
+        if old:
+            self.save(now)
+            self._note()
         if not self._wanted:
             return
         busy = {source for source, _ in self._own.values()}
@@ -75,9 +150,13 @@ class Ahead:
         if ticket in self._theirs:
             del self._theirs[ticket]
             self._context.admit(reservoir.hold, result, now)
+            self.save(now)
+            self._note()
             return
         source, number = self._own.pop(ticket)
         failures = self._context.admit(reservoir.put, result, now)
+        self.save(now)
+        self._note()
         if failures or len(result.keys) < number:
             pause = self._pauses.get(source, FIRST_PAUSE)
             self._due[source] = now.mono + pause
@@ -112,10 +191,19 @@ class Ahead:
         """The peer has read an offer or answer with that."""
         self.reservoir.heard(told)
 
-    def learn(self, told: Inventory) -> None:
+    def answered(self, told: Inventory, answer: Answer, now: Now) -> None:
+        """The answer to our offer, which told that. One that refuses says nothing of a reservoir: that is no peer whose
+        store is gone."""
+        if answer.verdict is Verdict.ACCEPTED:
+            self.heard(told)
+            self.learn(answer.inventory, now)
+
+    def learn(self, told: Inventory, now: Now) -> None:
         """What a proven offer or answer says of the peer's keys; those that it announces are fetched."""
         context = self._context
-        self._lost(self.reservoir.learn(told), "the peer has lost what it held of them, as by a restart")
+        if self._lost(self.reservoir.learn(told), "the peer has lost what it held of them, as by a restart"):
+            self.save(now)
+            self._note()
         for source in context.settings.sources:
             self._watch(source)
         under_way = {ref for refs in self._theirs.values() for ref in refs}
@@ -126,11 +214,27 @@ class Ahead:
             self._theirs[ticket] = wanted
             context.effects.append(FetchById(context.name, ticket, wanted))
 
-    def change(self, settings: PeerSettings) -> None:
+    def change(self, settings: PeerSettings, before: PeerSettings, now: Now) -> None:
         """Other settings of the same peer."""
         reservoir = self.reservoir
         reservoir.depth, reservoir.max_age = settings.reservoir, settings.reservoir_age
-        self._lost(reservoir.keep(settings.sources if settings.reservoir else ()), "the configuration has changed")
+        self._lost(reservoir.keep(settings.sources if settings.reservoir else ()), CONFIGURATION_CHANGED)
+        if settings.store_key is not None and settings.store_key != before.store_key:
+            self._save_anew(now)
+        elif settings.store_key is None and before.store_key is not None:
+            # Its keys go on being used, and nobody takes them out of the file any more.
+            self._keep(None, True, now)
+            self._context.remember()
+        self.save(now)
+        self._note()
+
+    def lose(self, why: str, now: Now) -> None:
+        """Wipe all, and let the peer know by another store."""
+        self._lost([*self.reservoir.refs], why)
+        self.reservoir.wipe()
+        self.reservoir.store = self._context.random_bytes(STORE_SIZE)
+        self._save_anew(now)
+        self._note()
 
     def _watch(self, source: str) -> None:
         """Tell once when few keys are left, and once when there are enough again."""
@@ -142,12 +246,13 @@ class Ahead:
             self._low.remove(source)
             self._context.notice("reservoir.filled", source=source, keys=shared, low=low)
 
-    def _lost(self, refs: Iterable[KeyRef], why: str) -> None:
+    def _lost(self, refs: Iterable[KeyRef], why: str) -> bool:
         by_source: dict[str, int] = {}
         for ref in refs:
             by_source[ref.source] = by_source.get(ref.source, 0) + 1
         for source, number in by_source.items():
             self._context.notice("reservoir.lost", source=source, number=number, detail=why)
+        return bool(by_source)
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """By source: shared keys that we may offer, and all that are held here; empty where there is no reservoir."""
@@ -159,3 +264,7 @@ class Ahead:
     def close(self) -> None:
         """Wipe all."""
         self.reservoir.wipe()
+
+
+def _unix_ms(now: Now) -> int:
+    return now.unix_ns // 1_000_000

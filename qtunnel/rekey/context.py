@@ -27,6 +27,10 @@ from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy, record_suite
 OVERTAKEN = {
     Shortfall.QKD: ("qkd-required", "the policy has become stricter while the exchange was under way"),
     Shortfall.CHAIN: ("chain-required", "another epoch came first, and the policy requires a chain, which this lacks"),
+    Shortfall.UNWANTED: (
+        "qkd-off",
+        "the policy was turned off while the exchange was under way, and this has QKD keys",
+    ),
 }
 """Why an exchange that was good when its answer was made is not installed any more: reason and words."""
 
@@ -71,6 +75,7 @@ class PeerContext:
         self.peer_capabilities = 0  # as its last offer or answer had them
         self.peer_policy: Policy | None = None  # as it stood in the newest exchange that was proven
         self.pressed: Callable[[float], bool] = lambda now: False  # whether we are flooded; now: monotonic seconds
+        self.held_ahead: Callable[[], tuple[tuple[str, int], ...]] = lambda: memory.held  # the reservoir says it later
         self._psk: tuple[int, Secret] | None = None
         self._protection = Protection.STARTING
 
@@ -110,9 +115,18 @@ class PeerContext:
         return cut(Message(kind, self.settings.suite.id, exchange, body), self.mac_key)
 
     def remember(self, **changes: object) -> None:
-        """Keep epoch or replay times in the state directory."""
-        self.memory = replace(self.memory, **changes)  # type: ignore[arg-type]  # fields of Memory by name
+        """Keep epoch or replay times in the state directory, and how many keys there are in the reservoir."""
+        self.memory = replace(self.memory, held=self.held_ahead(), **changes)  # type: ignore[arg-type]  # fields of Memory by name
         self.effects.append(Remember(self.name, self.memory))
+
+    @property
+    def taken(self) -> int:
+        """The newest epoch number that has a key, or may have one at the peer: nobody else's exchange gets it.
+
+        Two exchanges may be under way side by side. Were both to commit one number, each end would have the key of
+        the other's, and both would call it the same.
+        """
+        return max(self.floor, self.chain.in_doubt)
 
     def hear_of(self, epoch: int) -> None:
         """The peer proposed this epoch: our next one is newer, within bounds."""
@@ -125,6 +139,8 @@ class PeerContext:
 
     def overtaken(self, keys: EpochKeys) -> Shortfall | None:
         """Why keys that were good when their answer was made are not to be installed any more; None if they are."""
+        if self.policy.qkd is QkdPolicy.OFF and keys.keys:
+            return Shortfall.UNWANTED
         return self.judge(self.policy, self.counted(keys.keys), chained=keys.chained)
 
     def counted(self, keys: Iterable[KeyRef]) -> int:
@@ -152,6 +168,11 @@ class PeerContext:
         for source, detail in failures:
             self.notice("source.failed", source=source, detail=detail)
         return tuple(failures)
+
+    def is_news(self, ref: KeyRef, key: Secret) -> bool:
+        """Whether a key that was kept over a restart never came since; it counts as one that came."""
+        problem = problem_of(ref, key, (ref.source,))  # whether the source is still the peer's is looked at later
+        return problem is None and self._used.admit(self.name, ref, key, self._crowd())
 
     def install(
         self, keys: EpochKeys, now: Now, *, handshake_now: bool, chain: Callable[[], None], made: float | None = None,

@@ -190,7 +190,7 @@ class Inbound:
         self._started = now.mono
         self._limit = now.mono + FETCH_LIMIT
         offer = responder.offer
-        if offer.epoch <= context.floor:
+        if offer.epoch <= context.taken:
             self._refuse(Verdict.STALE_EPOCH, "")
             return
         if offer.epoch > context.floor + EPOCH_JUMP:
@@ -199,6 +199,8 @@ class Inbound:
             )
             self._end(InEvent.REFUSED)
             return
+        # Not only with the answer: an exchange of our own that begins while keys are fetched must have another number.
+        context.hear_of(offer.epoch)
         context.notice("rekey.started", role="responder")
         if self._chain_missing(offer):
             self._refuse(Verdict.CHAIN_REQUIRED, "")  # before a key is fetched in vain
@@ -264,7 +266,11 @@ class Inbound:
         context, responder = self._context, self._responder
         assert responder is not None
         offer = responder.offer
-        keys = [(ref, key) for ref in self._usable if (key := context.theirs.get(ref)) is not None]
+        if offer.epoch <= context.taken:  # by an exchange of ours, while keys were fetched
+            self._refuse(Verdict.STALE_EPOCH, "")
+            return
+        usable = self._choose(offer)  # by the policy of now
+        keys = [(ref, key) for ref in usable if (key := context.theirs.get(ref)) is not None]
         chosen = context.chain.choose(chain.id for chain in offer.chains)
         shortfall = context.judge(offer.policy, len(keys), chained=chosen is not None)
         detail = "; ".join(self._failures.values())
@@ -283,6 +289,7 @@ class Inbound:
             clip(detail),
             self._ahead.tell(),
         )
+        self._ahead.save(now)
         sealed = self._respond(answer, None if chosen is None else chosen.secret, keys)
         if sealed is None:
             return
@@ -291,7 +298,6 @@ class Inbound:
         self._policy = offer.policy
         self._inventories = offer.inventory, answer.inventory
         self._sealed = sealed
-        context.hear_of(offer.epoch)
         self._limit = self._started + PENDING_LIMIT
 
     def _respond(self, answer: Answer, chain: Secret | None, keys: list[tuple[KeyRef, Secret]]) -> Sealed | None:
@@ -335,8 +341,8 @@ class Inbound:
             context.notice("message.rejected", message="commit", reason="authentication", detail="wrong tag")
             return False
         keys = sealed.keys
-        if keys.epoch <= context.floor:
-            self._end(InEvent.EXPIRED)  # a newer epoch is in place already
+        if keys.epoch <= context.floor or keys.epoch == context.chain.in_doubt:
+            self._end(InEvent.EXPIRED)  # a newer epoch is in place already, or the peer may have this one of ours
             return False
         shortfall = context.overtaken(keys)
         if shortfall is not None:
@@ -348,7 +354,7 @@ class Inbound:
         if self._policy is not None:
             context.heed(self._policy)
         theirs, ours = self._inventories
-        self._ahead.learn(theirs)
+        self._ahead.learn(theirs, now)
         self._ahead.heard(ours)
         for ref in keys.keys:
             context.theirs.discard(ref)
@@ -362,7 +368,7 @@ class Inbound:
         self._confirm(sent, address)
         context.notice(
             "rekey.done", role="responder", epoch=keys.epoch, sources=[key.source for key in keys.keys],
-            key_ids=[f"{key.source} {key.key_id}" for key in keys.keys], chained=keys.chained,
+            key_ids=[key.key_id for key in keys.keys], chained=keys.chained,
             seconds=round(now.mono - self._started, 4),
         )  # fmt: skip
         return True
@@ -377,6 +383,11 @@ class Inbound:
             return
         self._context.notice("rekey.failed", role="responder", reason="no-commit", detail="the peer never committed")
         self._end(InEvent.EXPIRED)
+
+    @property
+    def barred(self) -> bool:
+        """Whether our policy as it stands now does not allow what we have answered."""
+        return self._sealed is not None and self._context.overtaken(self._sealed.keys) is not None
 
     def forget(self) -> None:
         """What is under way is to come to nothing any more; the peer begins another exchange. What was committed

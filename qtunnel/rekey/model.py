@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from qtunnel.handshake.suites import Suite
 from qtunnel.handshake.transcript import EpochKeys
 from qtunnel.identity import PublicIdentity
+from qtunnel.keys.stored import Image
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef, Policy
 
@@ -42,7 +43,8 @@ class PeerSettings:
     capabilities: bits of what our engine can do, for offers and answers. min_interval, max_interval: seconds in which
     the supply of keys moves the interval, None for not at all. max_bytes, max_packets: through the tunnel in both
     directions, after which a rekey is due. reservoir: keys of each source agreed ahead, 0 for none; reservoir_low: how
-    few of them are told as an event; reservoir_age: seconds after which such a key is wiped.
+    few of them are told as an event; reservoir_age: seconds after which such a key is wiped; store_key: 32 bytes
+    under which they are kept on disk, ``None`` for in memory alone.
     """
 
     name: str
@@ -65,6 +67,7 @@ class PeerSettings:
     reservoir: int = 0
     reservoir_low: int = 0
     reservoir_age: float = 86_400.0
+    store_key: Secret | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ class Memory:
 
     epoch: the newest committed one. sent, seen: replay times (TAI64N, 12 bytes) of our newest offer, and of the peer's
     newest one that was committed. proposed: the newest epoch that we offered. lost: there was more, and it is gone.
+    held: by source, how many keys agreed ahead there were. stored: generation of the newest file of these keys, 0 where
+    there was none; one with a smaller is an old copy.
     """
 
     epoch: int = 0
@@ -99,6 +104,8 @@ class Memory:
     seen: bytes = bytes(12)
     proposed: int = 0
     lost: bool = False
+    held: tuple[tuple[str, int], ...] = ()
+    stored: int = 0
 
     @property
     def had_epochs(self) -> bool:
@@ -126,31 +133,34 @@ class Send(Effect):
 
 
 @dataclass(frozen=True, slots=True)
-class FetchNew(Effect):
-    """Get a fresh key of ``size`` bytes from ``enough`` of the sources, those that stand first where they deliver, then
-    call ``RekeyNode.fetched``."""
+class Fetch(Effect):
+    """Ask key sources, then call ``RekeyNode.fetched`` with the ticket and what came of it."""
 
     ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchNew(Fetch):
+    """Get a fresh key of ``size`` bytes from ``enough`` of the sources, those that stand first where they deliver."""
+
     sources: tuple[str, ...]
     size: int
     enough: int
 
 
 @dataclass(frozen=True, slots=True)
-class FetchAhead(Effect):
-    """Get up to ``number`` fresh keys of ``size`` bytes from one source, then call ``RekeyNode.fetched``."""
+class FetchAhead(Fetch):
+    """Get up to ``number`` fresh keys of ``size`` bytes from one source."""
 
-    ticket: int
     source: str
     number: int
     size: int
 
 
 @dataclass(frozen=True, slots=True)
-class FetchById(Effect):
-    """Get the keys of these references, then call ``RekeyNode.fetched``."""
+class FetchById(Fetch):
+    """Get the keys of these references."""
 
-    ticket: int
     refs: tuple[KeyRef, ...]
 
 
@@ -180,6 +190,23 @@ class Remember(Effect):
     """Keep in the state directory before anything else is done."""
 
     memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Keep(Effect):
+    """Put the keys agreed ahead on disk before anything else is done for that peer, and wipe ``image``; where that is
+    ``None``, remove them from there.
+
+    key: to seal the file; ends: our identity's id and the peer's. used: a key was taken out to be used, and the file of
+    before still has it. Where that cannot be replaced or removed then, ``RekeyNode.unkept`` has to be called, and
+    nothing sent to the peer until its next ``Keep``.
+    """
+
+    generation: int
+    image: Image | None
+    used: bool
+    key: Secret | None
+    ends: tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from qtunnel.keys.policy import Protection
 from qtunnel.keys.schedule import start_delay
 from qtunnel.keys.used import UsedKeys
 from qtunnel.rekey.agenda import Agenda
+from qtunnel.rekey.ahead import NOTHING_KEPT, Kept
 from qtunnel.rekey.exchanges import Exchanges
 from qtunnel.rekey.gate import CookieSource, Gate, Passed, SourceOf
 from qtunnel.rekey.model import (
@@ -73,16 +74,18 @@ class RekeyNode:
         self._effects: list[Effect] = []  # of all peers, which write to it as well
         self._agenda = Agenda()
 
-    def add_peer(self, settings: PeerSettings, memory: Memory, now: Now, among: int = 1) -> None:
-        """A peer from the configuration, with what was remembered of it. among: how many are added together, over whose
-        first offers some time is spread."""
+    def add_peer(
+        self, settings: PeerSettings, memory: Memory, now: Now, among: int = 1, kept: Kept = NOTHING_KEPT
+    ) -> None:
+        """A peer from the configuration, with what was remembered and kept of it. among: how many are added together,
+        over whose first offers some time is spread."""
         fraction = int.from_bytes(self._random_bytes(6), "big") / (1 << 48) if among > 1 else 0.0
-        self._add(settings, memory, now, start_delay(among, fraction))
+        self._add(settings, memory, now, start_delay(among, fraction), kept)
 
-    def _add(self, settings: PeerSettings, memory: Memory, now: Now, delay: float) -> None:
+    def _add(self, settings: PeerSettings, memory: Memory, now: Now, delay: float, kept: Kept) -> None:
         peer = PeerRekey(
             self.local, settings, memory, now, self._random_bytes, self._tickets, self._used, self._effects,
-            self._encapsulate, delay, lambda: len(self.peers),
+            self._encapsulate, delay, lambda: len(self.peers), kept,
         )  # fmt: skip
         peer.context.pressed = lambda now: self.expected.loaded(now) or self.anybody.loaded(now)
         self.peers[settings.name] = peer
@@ -155,8 +158,14 @@ class RekeyNode:
                 *_changed(name, before),
                 Defect(name, error),
             ]
-            self._add(peer.settings, memory, now, RESTART_AFTER_DEFECT)
+            self._add(peer.settings, memory, now, RESTART_AFTER_DEFECT, Kept(why="an internal error"))
             return False
+
+    def unkept(self, name: str, now: Now) -> None:
+        """A ``Keep`` with keys that are used failed, and what was on disk before may be there still."""
+        peer = self.peers.get(name)
+        if peer is not None:
+            self._contained(peer, now, lambda: peer.unkept(now))
 
     def take_up(self, name: str, installed: EpochInfo, in_force: EpochInfo | None, now: Now) -> None:
         """What an engine that outlived a restart of ours has in place for that peer."""

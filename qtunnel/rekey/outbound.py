@@ -30,7 +30,7 @@ from qtunnel.rekey.timing import (
     tai64n,
 )
 from qtunnel.statemachine import Machine
-from qtunnel.terms import QkdPolicy
+from qtunnel.terms import CHAIN_REMEDY, QkdPolicy
 
 
 class OutState(Enum):
@@ -136,8 +136,7 @@ class Outbound:
         if context.chain_lost:
             return self._report(
                 "chain-required",
-                "this end has lost the chain secrets, and its policy requires one; to begin a new chain, set chain: "
-                "reset-allowed for this peer at both ends, reload, and set it back once there is an epoch",
+                f"this end has lost the chain secrets, and its policy requires one; {CHAIN_REMEDY}",
             )
         wanted = () if context.policy.qkd is QkdPolicy.OFF else context.settings.sources
         most = len(wanted) if context.settings.mix is None else context.settings.mix
@@ -190,6 +189,7 @@ class Outbound:
         self._machine.fire(OutEvent.OFFER)
         self._ticket = None
         context.epoch = offer.epoch
+        self._ahead.save(now)
         context.remember(sent=timestamp, proposed=offer.epoch)
         self._exchange, self._initiator = exchange, initiator
         self._offered = now.mono
@@ -259,8 +259,7 @@ class Outbound:
             self._spend(initiator.offer)
             return self._fail(error.reason, error.detail)
         self._silence_told = False
-        self._ahead.heard(initiator.offer.inventory)
-        self._ahead.learn(answer.inventory)
+        self._ahead.answered(initiator.offer.inventory, answer, now)
         if answer.verdict not in KEYS_KEPT_ON:
             self._spend(initiator.offer)
         if sealed is None:
@@ -301,7 +300,9 @@ class Outbound:
         if shortfall is Shortfall.QKD:
             raise HandshakeError("qkd-required", _sentence(answer))
         if shortfall is Shortfall.CHAIN:
-            raise HandshakeError("chain-required", "the peer has lost the chain, and our policy requires it")
+            raise HandshakeError(
+                "chain-required", f"the peer has lost the chain, and our policy requires it; {CHAIN_REMEDY}"
+            )
 
     def _spend(self, offer: Offer) -> None:
         """An answer arrived: the keys of this offer are never offered again."""
@@ -330,7 +331,7 @@ class Outbound:
         self._clear()
         context.notice(
             "rekey.done", role="initiator", epoch=keys.epoch, sources=[key.source for key in keys.keys],
-            key_ids=[f"{key.source} {key.key_id}" for key in keys.keys], chained=keys.chained, seconds=round(took, 4),
+            key_ids=[key.key_id for key in keys.keys], chained=keys.chained, seconds=round(took, 4),
         )  # fmt: skip
         return Outcome.DONE
 

@@ -13,7 +13,7 @@ from qtunnel.keys.pace import Stock
 from qtunnel.keys.policy import Protection
 from qtunnel.keys.used import UsedKeys
 from qtunnel.keys.volume import least_gap
-from qtunnel.rekey.ahead import Ahead
+from qtunnel.rekey.ahead import NOTHING_KEPT, Ahead, Kept
 from qtunnel.rekey.context import PeerContext
 from qtunnel.rekey.inbound import Inbound, InState
 from qtunnel.rekey.model import Block, Effect, EpochInfo, Fetched, Memory, Now, PeerSettings
@@ -72,12 +72,13 @@ class PeerRekey:
         encapsulate: Encapsulate | None = None,
         delay: float = 0.0,
         crowd: Callable[[], int] = lambda: 1,
+        kept: Kept = NOTHING_KEPT,
     ) -> None:
         self.context = PeerContext(
             local, settings, memory, now, random_bytes, tickets, used, effects, encapsulate, crowd
         )
         self.settings = settings
-        self.ahead = Ahead(self.context)
+        self.ahead = Ahead(self.context, kept, now)
         self.outbound = Outbound(self.context, self.ahead)
         self.inbound = Inbound(self.context, self.ahead)
         self._old_offers = OldOffers()
@@ -160,6 +161,7 @@ class PeerRekey:
         if outcome is Outcome.DONE:
             self._initiates = True
             self._advance()
+            self.ahead.save(now)  # what the peer holds, so that both may be killed with their KMEs away
             self._next = schedule.after_success(now.mono, fraction, self._crowd())
         elif again:
             self._next = now.mono
@@ -218,18 +220,21 @@ class PeerRekey:
                 self.inbound.forget()  # with the old secret a message 1 was proven, which the new one may be to stop
             for held in (context.ours, context.theirs):
                 held.keep(settings.sources)
-        self.ahead.change(settings)
+        self.ahead.change(settings, before, now)
         state = context.guard.state
         if context.guard.change(settings, now.mono):
             self._block("the policy has become stricter than what is in force: traffic is blocked")
         context.show_protection()
         self._guard(now)
+        barred = self.inbound.barred
+        if barred:
+            self.inbound.forget()  # a commit of the peer's would be in vain: it hears of another exchange instead
         blocked = context.guard.state is GuardState.BLOCKED is not state
         if settings.has_endpoint != before.has_endpoint:
             self._reachable = self._reachable or settings.has_endpoint
             self._initiates = settings.has_endpoint and context.higher
         if self.outbound.state is OutState.IDLE:
-            self._plan_anew(now, at_once=blocked or begun, soon=other and self._initiates)
+            self._plan_anew(now, at_once=blocked or begun or barred, soon=other and self._initiates)
 
     def _plan_anew(self, now: Now, *, at_once: bool, soon: bool) -> None:
         """The next rekey by the schedule as it is now, counted from the newest epoch."""
@@ -258,6 +263,17 @@ class PeerRekey:
             self.ahead.fetched(ticket, result, now)
         else:
             result.wipe()  # asked for before a defect: nobody knows any more which end's keys they are
+
+    def unkept(self, now: Now) -> None:
+        """Keys were taken out of the reservoir to be used, and the disk may bring them back: they are not used, nor any
+        other that it may have. Exchanges under way come to nothing; the next one has other keys."""
+        self.ahead.lose("the disk refused to let go of one of them, so that it might have been used again", now)
+        self.context.ours.wipe()
+        self.context.theirs.wipe()
+        self.inbound.forget()
+        if self.outbound.state is not OutState.IDLE:
+            self.outbound.yield_to_peer()
+            self._ended(Outcome.FAILED, now)
 
     def offered(self, responder: Responder, message: Message, address: Hashable, now: Now) -> bool:
         """An authenticated message 1 from this peer. Whether it is news."""
@@ -311,6 +327,7 @@ class PeerRekey:
         if message.type is MessageType.COMMIT:
             if self.inbound.commit(message.exchange, message.body, address, now):
                 self.outbound.superseded(self.context.floor)
+                self.ahead.save(now)
                 self._initiates = False
                 if self.outbound.state is OutState.IDLE:
                     self._next = self.context.schedule.overdue(now.mono)

@@ -81,7 +81,7 @@ class SetOperation:
         elif scope is Scope.DEVICE:
             if self._section is not None:
                 raise UapiError(errno.EINVAL, f"{key} stands before the first public_key")
-            self._set_device(key, value)
+            self._set_device(key, value, now)
         elif self._section is None:
             raise UapiError(errno.EINVAL, f"{key} stands after a public_key")
         else:
@@ -126,10 +126,10 @@ class SetOperation:
         peer = section.peer
         return peer if peer is not None and self._state.peers.get(peer.public_key) is peer else None
 
-    def _set_device(self, key: str, value: Any) -> None:
+    def _set_device(self, key: str, value: Any, now: float) -> None:
         state = self._state
         if key == "private_key":
-            self._set_private_key(value)
+            self._set_private_key(value, now)
         elif key == "listen_port":
             if value == 0 or value != state.listen_port:
                 self._bind(value, state.fwmark)
@@ -141,14 +141,21 @@ class SetOperation:
             for peer in list(state.peers.values()):
                 state.remove_peer(peer)
 
-    def _set_private_key(self, private: Secret) -> None:
+    def _set_private_key(self, private: Secret, now: float) -> None:
         state = self._state
         if bytes(private.reveal()) == NO_PSK:
             state.set_static(None)
             return
         clamped = clamp(private)
-        if state.static is None or state.static.private != clamped:
-            state.set_static(clamped)
+        if state.static is not None and state.static.private == clamped:
+            return
+        state.set_static(clamped)
+        if not state.up:
+            return
+        for peer in state.peers.values():  # for what waited for a key, as the kernel does
+            if peer.timers.persistent:
+                self._device.transport.send_keepalive(peer, now)
+            self._device.transport.send_staged(peer, now)
 
     def _bind(self, port: int, fwmark: int) -> None:
         try:
@@ -198,14 +205,18 @@ class SetOperation:
         values = section.values
         ends = _seconds(values.get("expires_boottime_msec"))
         if "preshared_key" not in values:
-            for key in ("epoch", "epoch_note", "previous_preshared_key", "previous_epoch", _PREVIOUS_EXPIRES):
+            for key in ("epoch", "epoch_note", "previous_preshared_key"):
                 if key in values:
                     raise UapiError(errno.EINVAL, f"{key} needs a preshared_key in the same operation")
+            if ("previous_epoch" in values) is not (_PREVIOUS_EXPIRES in values):
+                raise UapiError(errno.EINVAL, f"previous_epoch and {_PREVIOUS_EXPIRES} need each other")
             if section.created:
                 self._first_psk(peer, LabelledPsk(Secret(NO_PSK)), None)
             if ends is not None:
                 peer.psk.label.ends = ends
                 peer.timers.psk_set(ends)
+            if _PREVIOUS_EXPIRES in values:
+                peer.end_before(values["previous_epoch"], values[_PREVIOUS_EXPIRES] / 1000)
             return
         previous = None
         if "previous_preshared_key" in values:
@@ -216,9 +227,10 @@ class SetOperation:
                     raise UapiError(errno.EINVAL, f"{key} needs a previous_preshared_key")
         psk: Secret = values["preshared_key"]
         label = EpochLabel(values.get("epoch"), values.get("epoch_note", ""), NEVER if ends is None else ends)
-        if "epoch" not in values and psk == peer.psk.psk:
-            label = peer.psk.label  # as by an operator who sets the same again
+        if psk == peer.psk.psk and values.get("epoch", peer.psk.epoch) == peer.psk.epoch:
+            label = peer.psk.label  # set again: the sessions that it has made go on ending with it
             label.ends = label.ends if ends is None else ends
+            label.note = values.get("epoch_note", label.note)
         if section.created:
             self._first_psk(peer, LabelledPsk(psk, label), previous)
         else:

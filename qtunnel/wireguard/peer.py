@@ -118,6 +118,15 @@ class Peer:
         self.psk, self.previous_psk, self.ended_epoch = psk, previous, None
         self.timers.psk_set(psk.label.ends)
 
+    def end_before(self, epoch: int, ends: float) -> None:
+        """The key of that epoch, before the one in place, and its sessions end then, where they would not sooner."""
+        labels = [keypair.label for keypair in self.keypairs.held]
+        if self.previous_psk is not None:
+            labels.append(self.previous_psk.label)
+        for label in labels:
+            if label.epoch == epoch and label is not self.psk.label:
+                label.ends = min(label.ends, ends)
+
     def wipe_previous_psk(self) -> None:
         if self.previous_psk is not None:
             self.previous_psk.psk.wipe()

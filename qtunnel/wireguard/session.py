@@ -169,7 +169,12 @@ class Keypairs:
     @property
     def packets(self) -> int:
         """Under all these sessions together."""
-        return sum(keypair.packets for keypair in (self.current, self.next, *self.previous) if keypair is not None)
+        return sum(keypair.packets for keypair in self.held)
+
+    @property
+    def held(self) -> list[Keypair]:
+        """All of them."""
+        return [keypair for keypair in (self.current, self.next, *self.previous) if keypair]
 
     def add(self, new: Keypair) -> list[Keypair]:
         """A session just derived: the initiator may send with it, the responder waits for its first packet."""
@@ -191,7 +196,7 @@ class Keypairs:
 
     def clear(self) -> list[Keypair]:
         """Forget all."""
-        gone = [keypair for keypair in (self.current, self.next, *self.previous) if keypair]
+        gone = self.held
         self.current = self.next = None
         self.previous = []
         return gone

@@ -10,7 +10,8 @@ Besides the standard keys these of our own exist, per peer. wg(8) never sends th
 | ``expires_boottime_msec=N``   | the key and all sessions made with it end when CLOCK_BOOTTIME is N ms; the peer is |
 |                               | blocked then, unless another key was set; without ``preshared_key``: of that in |
 |                               | place |
-| ``previous_expires_boottime_msec=N`` | the same of ``previous_preshared_key`` |
+| ``previous_expires_boottime_msec=N`` | the same of ``previous_preshared_key``; without a ``preshared_key``: the |
+|                               | key and the sessions of ``previous_epoch`` end no later |
 | ``epoch_note=TEXT``           | with ``epoch``: printable ASCII, given back as it is; 900 bytes at most |
 | ``drop_sessions=true``        | forget all sessions, handshakes and staged packets of the peer at once |
 | ``handshake=now``             | start a handshake at once if none was started with the present preshared key |

@@ -57,7 +57,7 @@ def test_other_addresses_are_for_who_says_so(write: Callable[[str], Path]) -> No
         ('page: {listen: "0.0.0.0:9587"}', "page.listen: others may reach this address, and the page is without TLS"),
         ('page: {listen: "10.0.0.1:9587"}', "put a proxy of yours in front of it"),
         ("page: {hosts: [status.example.org]}", "page.hosts: is for a proxy that others reach, and these need a token"),
-        ('page: {hosts: ["https://status.example.org"], token_file: pki/sae-alice.key}', "not a host's name"),
+        ('page: {hosts: ["https://status.example.org"]}', "not a host's name"),
         ("page: {token_file: pki/sae-alice.key}", "page.token_file: "),
         ("page: {token: abc}", "unknown key 'token'"),
         ('metrics: {}\npage: {listen: "127.0.0.1:9586"}', "page.listen: is also metrics.listen; take another port"),

@@ -198,9 +198,17 @@ def test_a_library_that_does_not_fit_is_refused_before_the_import(
 
 @needs_compiler
 def test_a_library_that_lacks_what_the_binding_wants_is_refused(tmp_path: Path, binding: None) -> None:
-    source = 'const char *OQS_version(void) { return "0.14.0"; }'
+    """As 0.13 does, as it was released."""
+    source = """
+        const char *OQS_version(void) { return "0.13.0"; }
+        void OQS_init(void) {}
+        void *OQS_KEM_new(void) { return 0; }
+        const char *OQS_KEM_alg_identifier(void) { return "none"; }
+        int OQS_KEM_alg_count(void) { return 0; }
+    """
     line, imported = in_process(tmp_path, OQS_INSTALL_PATH=str(fake(tmp_path, source)))
-    assert f"liboqs-python cannot use {tmp_path}/lib/liboqs.so 0.14.0" in line
+    assert f"liboqs-python cannot use {tmp_path}/lib/liboqs.so 0.13.0 (it lacks what the binding looks for; " in line
+    assert "take 0.14 or later" in line
     assert imported == "not imported"
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from qtunnel.control.client import ControlClient
 from tests.daemon.lab import OFF, Gateway
 from tests.support.netns import Namespace, join, namespaces, stop
 
@@ -57,7 +58,7 @@ class Hub:
 
     def node(self) -> dict[str, Any]:
         """The hub's own part of its status."""
-        found: dict[str, Any] = json.loads(self.hub.ask("status", "--json")[1])["node"]
+        found: dict[str, Any] = json.loads(ControlClient(self.hub.socket).status().model_dump_json())["node"]
         return found
 
     def hang_up(self) -> None:

@@ -12,20 +12,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from qtunnel.control.client import ControlClient
 from qtunnel.identity import Identity
-from qtunnel.kme.pki import create_pki
+from tests.daemon.kmes import QTUNNEL, READY, URL, Kmes
 from tests.support.netns import Namespace, join, namespaces, stop, unique_name, wait_until
 from tests.support.ping import all_answered, answered, gaps, ping
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-QTUNNEL = [sys.executable, "-m", "qtunnel"]
 OFF: dict[str, Any] = {"policy": "off"}
-READY = 40.0
-"""Seconds for a daemon or a first epoch on a machine that does other things too."""
 
 
 def qtunnel(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -54,6 +50,7 @@ class Gateway:
             "tunnel": {"interface": self.interface, "addresses": [f"{address}/24"]},
             "peers": [],
         }  # fmt: skip
+        self.program: tuple[str, ...] = ("-m", "qtunnel")
         self.process: subprocess.Popen[str] | None = None
         (directory / f"{name}.public").write_text(self.identity.public.to_text())
 
@@ -88,11 +85,11 @@ class Gateway:
     def start(self) -> None:
         with (self.directory / f"{self.name}.log").open("w") as log:
             self.process = self.namespace.start(
-                *QTUNNEL, "run", "--config", str(self.file), stdout=log, stderr=log
+                sys.executable, *self.program, "run", "--config", str(self.file), stdout=log, stderr=log
             )  # fmt: skip
 
-    def ready(self) -> Gateway:
-        wait_until(lambda: "event=daemon.ready" in self.log or self._ended(), f"{self.name} is ready", READY)
+    def ready(self, patience: float = READY) -> Gateway:
+        wait_until(lambda: "event=daemon.ready" in self.log or self._ended(), f"{self.name} is ready", patience)
         return self
 
     def _ended(self) -> bool:
@@ -112,10 +109,9 @@ class Gateway:
         return done.returncode, done.stdout, done.stderr
 
     def status(self, peer: str) -> tuple[int, dict[str, Any]]:
-        """Exit code, and that peer's status."""
-        code, output, errors = self.ask("status", peer, "--json")
-        assert errors == ""
-        return code, json.loads(output)["peers"][0]
+        """The exit code of ``qtunnel status PEER``, and that peer's status, without a process for each look."""
+        told = ControlClient(self.socket).status(peer)
+        return int(not told.protected), json.loads(told.model_dump_json())["peers"][0]
 
     def blamed(self, peer: str, words: str) -> dict[str, Any]:
         """The peer's status once its last error has these words."""
@@ -162,29 +158,21 @@ class Lab:
 
     def __init__(self, directory: Path, alice: Namespace, bob: Namespace, carol: Namespace) -> None:
         self.directory = directory
-        create_pki(directory / "pki", now=datetime.now(UTC))
-        for name, namespace in (("kme-a", alice), ("kme-b", bob)):
-            (directory / f"{name}.yaml").write_text((CONFIGS / f"{name}.yaml").read_text())
-            with (directory / f"{name}.log").open("w") as log:
-                command = [*QTUNNEL, "kme", "serve", str(directory / f"{name}.yaml")]
-                namespace.start(*command, stdout=log, stderr=log)
+        Kmes(directory, (alice, bob)).start()
         self.alice = Gateway(directory, alice, "alice", "10.77.0.1")
         self.bob = Gateway(directory, bob, "bob", "10.77.0.2")
         self.carol = Gateway(directory, carol, "carol", "10.77.0.3")
         self.eve = Identity.create(os.urandom)
         metro = {"sources": {"metro": {"peer_sae_id": "sae-bob"}}}
-        self.alice.source("metro", "https://127.0.0.1:8443")
+        self.alice.source("metro", URL)
         self.alice.source("spare", "https://127.0.0.1:9")  # nobody is there
         self.alice.peer("bob", "10.77.0.2", "10.99.0.2", metro)
         self.alice.peer("carol", "10.77.0.3", "10.98.0.2", OFF, self.eve)
         self.alice.peer("frank", "10.77.0.4", "10.98.0.9", {"sources": {"spare": {"peer_sae_id": "sae-f"}}},
                         Identity.create(os.urandom))  # fmt: skip
-        self.bob.source("metro", "https://127.0.0.1:8443")
+        self.bob.source("metro", URL)
         self.bob.peer("alice", "10.77.0.1", "10.99.0.1", {"sources": {"metro": {"peer_sae_id": "sae-alice"}}})
         self.carol.peer("alice", "10.77.0.1", "10.98.0.1", OFF)
-        for name in ("kme-a", "kme-b"):
-            said = directory / f"{name}.log"
-            wait_until(lambda said=said: "kme.ready" in said.read_text(), f"{name} serves", READY)  # type: ignore[misc]
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from qtunnel.rekey.timing import tai64n
 ALICE, BOB, CAROL, DAVE = (sha512(name).digest() for name in (b"alice", b"bob", b"carol", b"dave"))
 ENTRY = {"epoch": 1, "sent": "00" * 12, "seen": "00" * 12}
 NEWER = Memory(8, b"\x42" * 12, b"\x43" * 12, 10)
-KEPT = Memory(7, b"\x40" * 12, b"\x41" * 12, 9)
+KEPT = Memory(7, b"\x40" * 12, b"\x41" * 12, 9, held=(("backup", 3), ("metro", 60)), stored=1_700_000_000_000)
 
 
 _open: list[StateDirectory] = []
@@ -197,9 +197,9 @@ def flipped(at: int) -> Callable[[bytes], bytes]:
 
 
 def lost(memory: Memory, since: bytes, before: Memory) -> bool:
-    """Whether it counts as lost: nothing old is news, and what is known of before stays."""
-    later = replace(memory, seen=before.seen, lost=False)
-    return memory.lost and memory.seen >= since and later == before
+    """Whether it counts as lost: nothing old is news, no file of keys is known, and what is known of before stays."""
+    later = replace(memory, seen=before.seen, lost=False, stored=before.stored)
+    return memory.lost and memory.stored == 0 and memory.seen >= since and later == before
 
 
 @pytest.mark.parametrize("at", [0, 8, 9, 11, 100, 140, 150, 200, -2])

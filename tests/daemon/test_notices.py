@@ -54,6 +54,13 @@ def test_what_anybody_can_send_does_not_hide_an_error_of_the_peers_own(told: Tol
     assert "made for another identity" in told.last_error
 
 
+def test_silence_does_not_hide_why_a_peer_is_silent(told: Told) -> None:
+    told.notices.tell(Notice("bob", "rekey.unanswered", {"detail": "no answer yet, after 8 s"}))
+    assert told.last_error == "no answer yet, after 8 s"
+    assert told.notices.admit(FORGED) is not None
+    assert "made for another identity" in told.last_error
+
+
 def test_only_what_is_told_is_blamed_on_a_peer(told: Told) -> None:
     assert told.notices.admit(FORGED) is not None
     first = told.tallies["bob"].last_error_at

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.hub import TUNNEL, Hub, running_hub
-from tests.daemon.lab import READY, Ping
+from tests.daemon.kmes import READY
+from tests.daemon.lab import Ping
 from tests.support.netns import unique_name, wait_until
 from tests.support.ping import all_answered, ping
 

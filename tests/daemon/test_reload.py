@@ -18,8 +18,10 @@ from qtunnel.constants import UAPI_DIRECTORY
 from qtunnel.engines.uapi_client import UapiClient
 from qtunnel.identity import Identity
 from qtunnel.kme.pki import create_pki
+from qtunnel.terms import CHAIN_REMEDY
 from tests.daemon.hub import TUNNEL, Hub, running_hub
-from tests.daemon.lab import READY, Gateway, Lab, Ping, running_lab
+from tests.daemon.kmes import READY
+from tests.daemon.lab import Gateway, Lab, Ping, running_lab
 from tests.support.netns import wait_until
 from tests.support.ping import all_answered, ping
 
@@ -236,6 +238,41 @@ def test_a_stricter_policy_blocks_at_once_and_a_laxer_one_lets_pass_again(lab: H
         lab.reloaded()
         assert lab.hub.status("c")[1]["expires_in_s"] <= 101
         assert reaches(lab, TUNNEL["c"])
+
+
+def test_a_required_chain_that_died_with_a_daemon_is_begun_anew_as_both_ends_say(lab: Hub) -> None:
+    """Neither end begins a new one by itself, and what people do about it costs no packet."""
+    ends = (lab.hub, "b"), (lab.b, "hub")
+
+    def both(chain: str) -> None:
+        for gateway, name in ends:
+            next(peer for peer in gateway.config["peers"] if peer["name"] == name)["qkd"] = {
+                "policy": "off",
+                "chain": chain,
+            }
+            assert reload(gateway)[0] == 0
+
+    both("required")
+    assert lab.hub.ask("rekey", "b")[0] == 0
+    with Ping(lab.b.namespace, TUNNEL["hub"]):
+        assert lab.hub.process is not None
+        lab.hub.process.kill()
+        lab.hub.process.wait()
+        lab.hub.start()
+        lab.hub.ready()
+        assert "event=epoch.kept" in lab.hub.log
+        assert f"no epoch follows and traffic ends at max_age; {CHAIN_REMEDY}" in lab.hub.log
+        assert lab.hub.ask("rekey", "b")[0] != 0
+        lab.hub.blamed("b", CHAIN_REMEDY)
+        assert lab.b.ask("rekey", "hub")[0] != 0
+        lab.b.blamed("hub", CHAIN_REMEDY)
+        both("reset-allowed")
+        assert lab.hub.ask("rekey", "b")[0] == 0
+        assert "event=chain.reset" in lab.hub.log
+        both("required")
+        assert lab.b.ask("rekey", "hub")[0] == 0
+        wait_until(lambda: lab.hub.status("b")[1]["chained"], "the hub builds on the epoch before", READY)
+        wait_until(lambda: lab.b.status("hub")[1]["chained"], "so does b", READY)
 
 
 @pytest.fixture

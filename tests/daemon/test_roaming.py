@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.hub import TUNNEL, Hub, running_hub
-from tests.daemon.lab import QTUNNEL, Gateway
+from tests.daemon.kmes import QTUNNEL
+from tests.daemon.lab import Gateway
 from tests.support.netns import Namespace, join, wait_until
 from tests.support.ping import all_answered, ping
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.lab import OFF, READY, Gateway, Lab, Ping, qtunnel, running_lab
+from tests.daemon.kmes import READY
+from tests.daemon.lab import OFF, Gateway, Lab, Ping, qtunnel, running_lab
 from tests.support.netns import wait_until
 
 pytestmark = pytest.mark.root

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qtunnel.kme.pki import create_pki
-from tests.daemon.lab import CONFIGS, QTUNNEL, READY, Gateway
+from tests.daemon.keyed import KeyedPair, keyed_pair
 from tests.daemon.sites import Site, protected, two_sites
-from tests.support.netns import stop, two_hosts, wait_until
+from tests.support.netns import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -58,65 +56,33 @@ def test_what_goes_through_the_tunnel_brings_the_next_rekey(tmp_path: Path, limi
         assert "since the last rekey" in text
 
 
-class Scarce:
-    """alice and bob with a KME each that stores 12 keys, and makes one in 5 s."""
-
-    def __init__(self, directory: Path, hosts: Any) -> None:
-        self.directory = directory
-        create_pki(directory / "pki", now=datetime.now(UTC))
-        self.kmes = []
-        for name, host in zip(("kme-a", "kme-b"), hosts, strict=True):
-            text = (CONFIGS / f"{name}.yaml").read_text() + "\nkey: {max_count: 12, rate: 51}\n"
-            (directory / f"{name}.yaml").write_text(text)
-            with (directory / f"{name}.log").open("w") as log:
-                self.kmes.append(
-                    host.start(*QTUNNEL, "kme", "serve", str(directory / f"{name}.yaml"), stdout=log, stderr=log)
-                )
-            said = directory / f"{name}.log"
-            wait_until(lambda said=said: "kme.ready" in said.read_text(), f"{name} serves", READY)  # type: ignore[misc]
-        self.gateways = []
-        for number, (name, other) in enumerate((("alice", "bob"), ("bob", "alice")), 1):
-            gateway = Gateway(directory, hosts[number - 1], name, f"10.77.0.{number}")
-            gateway.source("metro", "https://127.0.0.1:8443")
-            qkd = {"sources": {"metro": {"peer_sae_id": f"sae-{other}"}}, "max_age": "60s"}
-            gateway.peer(other, f"10.77.0.{3 - number}", f"10.99.0.{3 - number}", qkd)
-            bounds = {"interval": "2s", "min_interval": "1s", "max_interval": "12s"}
-            gateway.config["peers"][0]["rekey"] = bounds
-            self.gateways.append(gateway)
-        for gateway in self.gateways:
-            with (directory / f"{gateway.name}.log").open("w") as log:
-                gateway.process = gateway.namespace.start(
-                    sys.executable, "-c", LOOKS_OFTEN, "run", "--config", str(gateway.file), stdout=log, stderr=log
-                )
+SCARCE: dict[str, Any] = {
+    "qkd": {"max_age": "60s"},
+    "rekey": {"interval": "2s", "min_interval": "1s", "max_interval": "12s"},
+    "kme": "key: {max_count: 12, rate: 51}",
+    "program": ("-c", LOOKS_OFTEN),
+}
+"""KMEs that store 12 keys and make one in 5 s."""
 
 
 @pytest.fixture
-def scarce(tmp_path: Path) -> Iterator[Scarce]:
-    with two_hosts() as hosts:
-        made = Scarce(tmp_path, hosts)
-        try:
-            yield made
-        finally:
-            for gateway in made.gateways:
-                if gateway.process is not None:
-                    stop(gateway.process)
+def scarce(tmp_path: Path) -> Iterator[KeyedPair]:
+    with keyed_pair(tmp_path, **SCARCE) as made:
+        yield made
 
 
-def test_a_kme_that_runs_low_stretches_the_interval_and_the_status_says_why(scarce: Scarce) -> None:
-    alice, bob = scarce.gateways
-    alice.ready().protected("bob")
-    bob.ready().protected("alice")
-    ends = {"alice": (alice, "bob"), "bob": (bob, "alice")}
+def test_a_kme_that_runs_low_stretches_the_interval_and_the_status_says_why(scarce: KeyedPair) -> None:
+    scarce.protected()
 
     def stretched() -> str | None:
-        for name, (gateway, other) in ends.items():
+        for name, (gateway, other) in scarce.ends.items():
             status = gateway.status(other)[1]
             if status["role"] == "initiator" and status["interval_s"] > 2.5:
                 return name
         return None
 
     name = wait_until(stretched, "keys run low, and the interval grows", 120)
-    gateway, other = ends[name]
+    gateway, other = scarce.ends[name]
     status = gateway.status(other)[1]
     assert (status["protected"], status["protection"]) == (True, "qkd+pqc")
     assert status["interval_usual_s"] == 2.0
@@ -132,7 +98,7 @@ def test_a_kme_that_runs_low_stretches_the_interval_and_the_status_says_why(scar
     assert source["max_keys"] == 12
 
     # A KME that is gone changes nothing of the interval, and is shown.
-    stop(scarce.kmes[0 if name == "alice" else 1])
+    scarce.kmes.each[0 if name == "alice" else 1].stop()
     told = wait_until(
         lambda: [line for line in gateway.status(other)[1]["supply"] if "the last look failed" in line], "it shows", 30
     )

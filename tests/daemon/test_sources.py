@@ -179,6 +179,37 @@ def test_a_key_that_came_before_is_refused_also_from_another_source(pki: Path) -
     run(test)
 
 
+def test_the_same_key_under_its_own_key_id_again_is_not_the_sources_fault(pki: Path) -> None:
+    """Whether it is used again is for the core, which takes it once: tests/keys/test_used.py, tests/rekey."""
+
+    async def test() -> None:
+        async with (
+            broken_server(files(pki, "kme-a"), key_answer("11")) as server,
+            bench(config_of(metro=served(pki, server.port))) as its,
+        ):
+            first, again = [await its.by_id("metro", "11") for _ in range(2)]
+            assert first.keys == again.keys
+            assert its.status("metro").keys_lost == 0
+            assert not (await its.by_id("metro", "12")).keys
+
+    run(test)
+
+
+def test_another_source_stands_in_for_one_that_gives_a_key_out_twice(pki: Path) -> None:
+    async def test() -> None:
+        async with (
+            broken_server(files(pki, "kme-a"), key_answer("11"), key_answer("12")) as one,
+            kme_pair(pki) as pair,
+            bench(config_of(one=served(pki, one.port), good=pair.options("sae-alice"))) as its,
+        ):
+            assert (await its.new("one")).keys
+            got = await its.new("one", "good", enough=1)
+            assert [ref.source for ref, _ in got.keys] == ["good"]
+            assert its.status("one").keys_lost == 1
+
+    run(test)
+
+
 def test_an_alarm_is_quarantine_until_an_operator_clears_it(pki: Path) -> None:
     async def test() -> None:
         replies = [status_answer(qber=0.13), key_answer("11")]

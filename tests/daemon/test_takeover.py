@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtunnel.daemon.takeover import MAX_NOTE, epoch_of, lease_of, note_of, shortfall, take_up
-from qtunnel.engines.base import Left, PeerSpec
+from qtunnel.engines.base import Lease, Left, PeerSpec
 from qtunnel.errors import EngineError
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
@@ -106,7 +106,7 @@ def test_an_epoch_that_was_taken_up_runs_out_as_any_other() -> None:
     assert core.peers["bob"].current_psk() is None
     lease = lease_of(core, "bob")
     assert lease is not None
-    assert (lease.ends, lease.note, lease.previous_ends) == (1600.0, note_of(INFO, BOB.public), None)
+    assert (lease.ends, lease.note, lease.before) == (1600.0, note_of(INFO, BOB.public), ())
     core.take_effects()
     core.tick(Now(1600.0, NOW.unix_ns))
     assert "Block" in [type(effect).__name__ for effect in core.take_effects()]
@@ -118,7 +118,7 @@ def test_a_lease_tells_when_the_epoch_before_is_over() -> None:
     core.take_up("bob", INFO, replace(INFO, epoch=6, made=950.0), NOW)
     lease = lease_of(core, "bob")
     assert lease is not None
-    assert (lease.ends, lease.previous_ends) == (1600.0, 1550.0)
+    assert (lease.ends, lease.before) == (1600.0, ((6, 1550.0),))
 
 
 def test_no_epoch_up_to_it_is_ever_installed_again() -> None:
@@ -151,8 +151,8 @@ class Recorded:
     async def block(self, peer: str) -> None:
         self.told.append("block")
 
-    async def renew(self, peer: str, ends: float) -> None:
-        self.told.append(ends)
+    async def renew(self, peer: str, lease: Lease) -> None:
+        self.told.append(lease.ends)
 
 
 GOOD, WEAK = note_of(INFO, BOB.public), note_of(replace(INFO, keys=()), BOB.public)

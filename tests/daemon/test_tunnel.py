@@ -62,7 +62,7 @@ class RefusingEngine:
     async def remove_peer(self, public_key: bytes) -> None:
         self.removed.append(public_key)
 
-    async def renew(self, public_key: bytes, ends: float) -> None: ...
+    async def renew(self, public_key: bytes, lease: Lease) -> None: ...
 
     async def configure_device(self, private_key: Secret, listen_port: int, mark: int = 0) -> None:
         self._check()

@@ -66,9 +66,9 @@ class ManyPeers(RefusingEngine):
         if lease is not None:
             self.ends[public_key] = lease.ends
 
-    async def renew(self, public_key: bytes, ends: float) -> None:
+    async def renew(self, public_key: bytes, lease: Lease) -> None:
         self._check()
-        self.ends[public_key] = ends
+        self.ends[public_key] = lease.ends
         self.told.append("renew")
 
     async def stats(self) -> dict[bytes, PeerStats]:
@@ -228,7 +228,7 @@ def test_an_end_that_was_refused_at_a_takeover_is_said_again(write: Callable[[st
         engine.ends.clear()
         engine.refusing = True
         with pytest.raises(EngineError):
-            await tunnel.renew("bob", 600.0)
+            await tunnel.renew("bob", Lease(600.0))
         engine.refusing = False
         tunnel._kept.add("bob")
         await tunnel.reconcile()

@@ -18,24 +18,23 @@ from typing import Any
 import aiohttp
 
 from qtunnel.tls import TlsFiles, client_context, server_context
+from tests.support import https_server
+from tests.support.https_server import HttpsServer
 from tests.support.kme import answer, files
 
 
-@dataclass
-class Exchange:
-    """One request, and what the real KME answered to it."""
+@dataclass(kw_only=True)
+class Exchange(https_server.Exchange):
+    """What the real KME answered to a request."""
 
     method: str
     path: str
-    call: str
     fields: dict[str, Any]
-    status: int
-    body: bytes
-    writer: asyncio.StreamWriter = field(repr=False)
+    body: bytes = b""
 
-    async def write(self, data: bytes) -> None:
-        self.writer.write(data)
-        await self.writer.drain()
+    @property
+    def whole(self) -> bytes:
+        return answer(f"{self.status} Word", self.body)
 
     async def reply(self, document: object | None = None, status: int | None = None) -> None:
         """As a KME answers; document: instead of the real one's."""
@@ -55,7 +54,7 @@ async def honest(exchange: Exchange) -> None:
 
 
 @dataclass
-class Front:
+class Front(HttpsServer):
     """fault: what becomes of the answers to consuming calls; status_fault: of those to the others. before: whether it
     strikes before the real KME is asked, which then never is. requests: the calls that reached it, as ``POST
     enc_keys``."""
@@ -68,8 +67,6 @@ class Front:
     before: bool = False
     status_fault: Fault = honest
     requests: list[Exchange] = field(default_factory=list)
-    _server: asyncio.Server | None = None
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -79,51 +76,37 @@ class Front:
     def calls(self) -> list[str]:
         return [f"{one.method} {one.call}" for one in self.requests if one.call != "status"]
 
-    async def start(self, mine: TlsFiles | None = None, version: ssl.TLSVersion | None = None) -> None:
-        """Listen with this certificate, else with that of kme-a."""
-        mine = mine or files(self.pki, "kme-a")
-        context = server_context(replace(mine, ca=self.pki / "ca.pem"), lambda _: None)
+    asked_for_keys = calls
+
+    def spoil(self, fault: Fault | None) -> None:
+        self.fault = fault or honest
+
+    async def start(self, context: ssl.SSLContext | None = None) -> None:
+        """Listen with this context, else with the certificate of kme-a."""
+        await self.listen("127.0.0.1", self.port, context or self.context())
+
+    def context(self, mine: TlsFiles | None = None, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+        """With that certificate, else with that of kme-a. version: of TLS, no other."""
+        made = server_context(replace(mine or files(self.pki, "kme-a"), ca=self.pki / "ca.pem"), lambda _: None)
         if version is not None:
-            context.minimum_version = context.maximum_version = version
-        self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, ssl=context, family=socket.AF_INET, reuse_address=True
-        )
+            made.minimum_version = made.maximum_version = version
+        return made
 
-    async def stop(self) -> None:
-        """Nobody listens any more, and whoever waits for an answer gets none."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError, ssl.SSLError):
-                await self._exchange(reader, writer)
-        except asyncio.CancelledError:
-            pass  # of ``stop``; asyncio would log it
-        finally:
-            writer.transport.abort() if task.cancelling() else writer.close()
-
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").splitlines()
         method, path = head[0].split()[:2]
         length = [line.split(":")[1] for line in head if line.lower().startswith("content-length:")]
         body = await reader.readexactly(int(length[0])) if length else b""
         call = path.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
-        fields = json.loads(body) if body else {}
-        exchange = Exchange(method, path, call, fields, 200, b"", writer)
+        exchange = Exchange(
+            method=method, path=path, call=call, fields=json.loads(body) if body else {}, status=200, writer=writer
+        )  # fmt: skip
         self.requests.append(exchange)
         consuming = call != "status"
         if not (consuming and self.before):
             exchange.status, exchange.body = await self._ask(method, path.replace(f"{call}/", call), body)
         await (self.fault if consuming else self.status_fault)(exchange)
+        return False
 
     async def _ask(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         connector = aiohttp.TCPConnector(ssl=client_context(files(self.pki, self.sae_id)), force_close=True)

@@ -22,27 +22,13 @@ from qtunnel.errors import (
     KeySourceUnreachableError,
 )
 from qtunnel.kme.pki import Authority
-from qtunnel.tls import TlsFiles, server_context
-from tests.drivers.faults import FAULTS
+from qtunnel.tls import server_context
+from tests.drivers.faults import FAULTS, OVER_TLS, certificate
+from tests.support.errors import failing
 from tests.support.etsi004 import GET, OPEN, Kme, Pair, kme_pair, peer_options
 from tests.support.kme import files, run, until, write_pair
 
-CASES: dict[str, type[KeySourceError] | str] = {
-    "slow": KeySourceTimeoutError,
-    "cut": KeySourceUnreachableError,
-    "wrong-size": KeySourceProtocolError,
-    "wrong-encoding": KeySourceProtocolError,
-    "repeated-key": KeySourceProtocolError,
-    "all-zero": KeySourceProtocolError,
-    "low-entropy": KeySourceProtocolError,
-    "huge": KeySourceProtocolError,
-    "slow-loris": KeySourceTimeoutError,
-    "expired-certificate": KeySourceCertificateError,
-    "wrong-certificate": KeySourceCertificateError,
-    "name-mismatch": KeySourceCertificateError,
-    "restart": KeySourceUnreachableError,
-    "clock-skew": KeySourceCertificateError,
-}
+CASES: dict[str, type[KeySourceError] | str] = OVER_TLS
 
 ANSWERS = {
     "slow": "hang",
@@ -62,32 +48,11 @@ def test_no_fault_is_left_out() -> None:
     assert CASES.keys() == FAULTS.keys()
 
 
-def certificate_for(fault: str, pki: Path, directory: Path) -> ssl.SSLContext:
-    """A KME's context with the certificate of that fault."""
-    now, ca = datetime.now(UTC), Authority.load(pki)
-    issue: dict[str, Any] = {"now": now, "hosts": ["127.0.0.1"], "server": True}
-    if fault == "expired-certificate":
-        issue["lifetime"] = timedelta(seconds=-60)
-    elif fault == "clock-skew":
-        issue["now"] = now + timedelta(days=2)
-    elif fault == "wrong-certificate":
-        ca = Authority.create(now)
-    elif fault == "name-mismatch":
-        issue["hosts"] = ["kme.example.org"]
-    mine = TlsFiles(pki / "ca.pem", directory / "kme.pem", directory / "kme.key")
-    certificate, key = ca.issue("kme-a", **issue)
-    mine.certificate.write_bytes(certificate)
-    mine.private_key.touch(0o600)
-    mine.private_key.write_bytes(key)
-    return server_context(mine, lambda said: None)
-
-
 async def failure(source: etsi004.Source) -> KeySourceError:
     """The error that asking for a key raises."""
-    with pytest.raises(KeySourceError) as caught:
-        await source.get_key(32)
-    assert str(caught.value).isprintable()
-    return caught.value
+    error = await failing(lambda: source.get_key(32))
+    assert str(error).isprintable()
+    return error
 
 
 async def good_key(pair: Pair, taker: etsi004.Source) -> str:
@@ -121,7 +86,7 @@ def test_fault(pki: Path, tmp_path: Path, fault: str) -> None:
                 await kme.start()
             else:
                 await kme.stop()
-                await kme.start(certificate_for(fault, pki, tmp_path))
+                await kme.start(server_context(certificate(fault, pki, tmp_path), lambda said: None))
                 error = await failure(source)
                 await kme.stop()
                 await kme.start()
@@ -137,7 +102,7 @@ def test_fault(pki: Path, tmp_path: Path, fault: str) -> None:
 
 
 async def asked(kme: Kme, count: int) -> bool:
-    return [service for service, _ in kme.asked].count(GET) == count
+    return kme.services.count(GET) == count
 
 
 @pytest.mark.parametrize(
@@ -291,7 +256,7 @@ def test_the_reason_behind_a_lost_connection(pki: Path, tmp_path: Path) -> None:
 
 
 async def opening(kme: Kme) -> bool:
-    return [service for service, _ in kme.asked] == [OPEN]
+    return kme.services == [OPEN]
 
 
 def test_names_that_are_checked(pki: Path) -> None:

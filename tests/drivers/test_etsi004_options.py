@@ -67,7 +67,7 @@ def test_everything_given(pki: Path) -> None:
         ("https://kme.example.org:1", "not the address of a KME"),
         ("tls://", "not the address of a KME"),
         ("tls://kme.example.org", "needs a port"),
-        ("tls://kme.example.org:0", "needs a port"),
+        ("tls://kme.example.org:0", "the port must be from 1 to 65535"),
         ("tls://kme.example.org:99999", "not a URL"),
         ("tls://me:secret@kme.example.org:1", "has a user or password"),
         ("tls://kme.example.org:1/path", "more than a host and a port"),

@@ -114,7 +114,7 @@ def test_a_kme_whose_tls_fails_is_passed_over(pki: Path) -> None:
     async def test() -> None:
         async with shared(pki, tls_min_version=1.3) as here:
             await here.first.stop()
-            await here.first.start(version=ssl.TLSVersion.TLSv1_2)
+            await here.first.start(here.first.context(version=ssl.TLSVersion.TLSv1_2))
             await here.alice.get_key(32)
             assert here.calls == ([], ["POST enc_keys"])
             assert "no common TLS version" in (await here.alice.status()).detail
@@ -235,7 +235,7 @@ def test_each_kme_has_its_own_name(pki: Path) -> None:
     async def test() -> None:
         async with shared(pki, check_hostname=False, kme_id=["kme-a", "kme-b"]) as here:
             await here.second.stop()
-            await here.second.start(files(pki, "kme-b"))
+            await here.second.start(here.second.context(files(pki, "kme-b")))
             await here.alice.get_key(32)
             await here.first.stop()
             await here.alice.get_key(32)

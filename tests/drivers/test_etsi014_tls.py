@@ -154,7 +154,7 @@ def test_the_least_version_of_tls(pki: Path, ours: object, theirs: ssl.TLSVersio
     async def test() -> None:
         async with kme_pair(pki) as pair, front(pki, f"https://{pair.a.listen}") as server:
             await server.stop()
-            await server.start(version=theirs)
+            await server.start(server.context(version=theirs))
             given = driver_options(pki, "sae-alice", server.url, tls_min_version=ours)
             if str(ours) == "1.3" and theirs is ssl.TLSVersion.TLSv1_2:
                 with pytest.raises(KeySourceCertificateError, match="no common TLS version") as caught:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import subprocess
-import sys
-import textwrap
 import threading
 from pathlib import Path
 from typing import Literal
@@ -16,28 +13,17 @@ import pytest
 from pydantic import ValidationError
 
 from qtunnel.drivers import file, registry
-from qtunnel.drivers.file_format import HEADER_SIZE, IMPRINT_AT, PadInfo
+from qtunnel.drivers.file_format import HEADER_SIZE, PadInfo
 from qtunnel.drivers.file_make import make_pad
-from qtunnel.drivers.file_open import ledger_path
 from qtunnel.errors import (
-    ConfigError,
-    FilePermissionError,
     KeyNotFoundError,
     KeyRequestRejectedError,
     KeySourceError,
-    KeySourceProtocolError,
-    KeySourceUnauthorizedError,
     KeySourceUnavailableError,
-    KeySourceUnreachableError,
 )
 from qtunnel.keys.source import KeyRef
 from tests.support.kme import run
 from tests.support.pads import SIZE, Site, site_of
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return site_of(tmp_path)
 
 
 def test_the_registry_finds_it() -> None:
@@ -160,265 +146,6 @@ def test_a_key_of_no_usable_size(site: Site, size: int) -> None:
                 await call
 
     run(test)
-
-
-# Copies, and files that were put back
-
-
-def test_a_ledger_that_was_put_back_is_noticed_at_both_ends(site: Site) -> None:
-    async def test() -> None:
-        ledger = ledger_path(site.ledger("alice"), site.info, "a")
-        await site.source("alice", "a").get_key(32)
-        await site.close()
-        shutil.copy(ledger, site.directory / "backup")
-        refs = [(await site.source("alice", "a").get_key(32))[0]]
-        await site.close()
-        shutil.copy(site.directory / "backup", ledger)
-        with pytest.raises(
-            KeySourceProtocolError, match="the ledger is older than the pad: it says 1 openings"
-        ) as caught:
-            await site.source("alice", "a").get_key(32)
-        assert not caught.value.retryable
-        assert len(refs) == 1
-
-    run(test)
-
-
-def test_a_ledger_of_the_same_opening_that_was_put_back_is_noticed_by_the_zeros(site: Site) -> None:
-    async def test() -> None:
-        ledger = ledger_path(site.ledger("alice"), site.info, "a")
-        alice = site.source("alice", "a")
-        await alice.get_key(32)
-        shutil.copy(ledger, site.directory / "backup")
-        await alice.get_key(32)
-        del alice
-        await site.close()
-        shutil.copy(site.directory / "backup", ledger)
-        with pytest.raises(KeySourceProtocolError, match=r"its ledger is older than the pad: bytes that.*offset 32"):
-            await site.source("alice", "a").get_key(32)
-
-    run(test)
-
-
-def test_a_pad_that_was_put_back_is_noticed(site: Site) -> None:
-    async def test() -> None:
-        for _ in range(2):
-            shutil.copy(site.pad("alice"), site.directory / "backup")
-            await site.source("alice", "a").get_key(32)
-            await site.close()
-        shutil.copy(site.directory / "backup", site.pad("alice"))
-        with pytest.raises(KeySourceProtocolError, match=r"it is an older copy: it was opened 1 times.*says 2"):
-            await site.source("alice", "a").get_key(32)
-
-    run(test)
-
-
-def test_a_pad_of_the_same_opening_that_was_put_back_is_overwritten_again(site: Site) -> None:
-    """No byte is used twice, as the ledger knows; and the keys do not stay there."""
-
-    async def test() -> None:
-        alice = site.source("alice", "a")
-        await alice.get_key(32)
-        shutil.copy(site.pad("alice"), site.directory / "backup")
-        for _ in range(3):
-            await alice.get_key(32)
-        del alice
-        await site.close()
-        shutil.copy(site.directory / "backup", site.pad("alice"))
-        alice = site.source("alice", "a")
-        ref, _ = await alice.get_key(32)
-        assert ref.key_id.endswith(":128")
-        assert "used bytes had come back" in (await alice.status()).detail
-        assert not any(site.pad("alice").read_bytes()[HEADER_SIZE : HEADER_SIZE + 160])
-
-    run(test)
-
-
-def test_a_whole_machine_that_was_put_back_is_noticed_by_the_peer(site: Site) -> None:
-    """Pad and ledger are both older, so this end cannot know; the peer refuses until unused bytes come."""
-
-    async def test() -> None:
-        bob = site.source("bob", "b")
-        await site.source("alice", "a").get_key(32)
-        await site.close("alice")
-        shutil.copytree(site.directory / "alice", site.directory / "backup")
-        for _ in range(2):
-            await bob.get_key_by_id((await site.source("alice", "a").get_key(32))[0])
-        await site.close("alice")
-        shutil.rmtree(site.directory / "alice")
-        shutil.copytree(site.directory / "backup", site.directory / "alice")
-        alice = site.source("alice", "a")
-        for _ in range(2):
-            ref, _ = await alice.get_key(32)
-            with pytest.raises(KeyNotFoundError, match=r"was used already.*the peer's pad or ledger is an older copy"):
-                await bob.get_key_by_id(ref)
-        ref, key = await alice.get_key(32)
-        assert await bob.get_key_by_id(ref) == key
-
-    run(test)
-
-
-def test_a_copy_that_was_used_elsewhere_is_noticed(site: Site) -> None:
-    async def test() -> None:
-        await site.source("alice", "a").get_key(32)
-        await site.close()
-        shutil.copy(site.pad("alice"), site.pad("bob"))
-        with pytest.raises(KeySourceProtocolError, match="was used as side a before, and cannot be side b"):
-            await site.source("bob", "b").get_key(32)
-        with pytest.raises(KeySourceProtocolError, match="was used before, and its ledger is missing or damaged"):
-            await site.source("bob", "a").get_key(32)
-        await site.close()
-        shutil.copytree(site.ledger("alice"), site.ledger("bob"), dirs_exist_ok=True)
-        for name in ("alice", "bob"):  # both go on from the same place
-            await site.source(name, "a").get_key(32)
-            await site.close()
-        shutil.copy(site.pad("bob"), site.pad("alice"))
-        with pytest.raises(KeySourceProtocolError, match="another copy of it was used"):
-            await site.source("alice", "a").get_key(32)
-
-    run(test)
-
-
-def test_a_pad_without_its_imprint_that_was_used_is_noticed(site: Site) -> None:
-    async def test() -> None:
-        await site.source("alice", "a").get_key(32)
-        await site.close()
-        with site.pad("alice").open("r+b") as opened:
-            opened.seek(IMPRINT_AT)
-            opened.write(bytes(64))
-        shutil.rmtree(site.ledger("alice"))
-        with pytest.raises(KeySourceProtocolError, match="it was used before: bytes that should be unused"):
-            await site.source("alice", "a").get_key(32)
-
-    run(test)
-
-
-# Who may use it
-
-
-def test_a_second_process_is_refused(site: Site) -> None:
-    """Also while this one has it, and with a ledger of its own; afterwards it gets it."""
-    code = textwrap.dedent(
-        """
-        import sys
-        from pathlib import Path
-        from qtunnel.drivers.file_open import OpenPad
-        from qtunnel.errors import PadError
-        try:
-            OpenPad(Path(sys.argv[1]), "a", Path(sys.argv[2]), bytes(range(16))).close()
-        except PadError as error:
-            sys.exit(str(error))
-        """
-    )
-
-    def elsewhere(pad: Path, ledger: Path) -> str:
-        command = [sys.executable, "-c", code, str(pad), str(ledger)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stderr.strip()
-
-    async def test() -> None:
-        alice = site.source("alice", "a")
-        await alice.get_key(32)
-        assert elsewhere(site.pad("alice"), site.ledger("alice")).startswith("another process has this pad open")
-        assert elsewhere(site.pad("alice"), site.directory / "mine").startswith("another process has this pad open")
-        assert elsewhere(site.pad("bob"), site.ledger("alice")).startswith("another process uses a copy of this pad")
-        await alice.get_key(32)
-        del alice
-        await site.close()
-        assert elsewhere(site.pad("alice"), site.ledger("alice")) == ""
-
-    run(test)
-
-
-def test_a_lock_of_another_process_is_told_and_ends_with_it(site: Site) -> None:
-    import fcntl
-
-    async def test() -> None:
-        alice = site.source("alice", "a")
-        with site.pad("alice").open("r+b") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            with pytest.raises(KeySourceUnavailableError, match="another process has this pad open; end it") as caught:
-                await alice.get_key(32)
-            assert caught.value.lost == 0
-            with pytest.raises(KeySourceUnavailableError, match="another process"):
-                await alice.status()
-        await alice.get_key(32)
-
-    run(test)
-
-
-def test_a_reload_shares_the_pad_with_the_source_before_it(site: Site) -> None:
-    """The daemon opens the new source while calls at the old one are under way."""
-
-    async def test() -> None:
-        before = site.source("alice", "a")
-        await before.get_key(32)
-        after = site.source("alice", "a")
-        refs = [(await source.get_key(32))[0].key_id.partition(":")[2] for source in (after, before, after)]
-        assert refs == ["32", "64", "96"]
-        before.close()
-        await after.get_key(32)
-        with pytest.raises(KeySourceUnreachableError, match="the source is closed"):
-            await before.get_key(32)
-
-    run(test)
-
-
-def test_files_that_others_may_use_are_refused(site: Site) -> None:
-    site.pad("alice").chmod(0o640)
-    with pytest.raises(FilePermissionError, match="chmod 600"):
-        site.source("alice", "a")
-    site.pad("alice").chmod(0o600)
-
-    async def test() -> None:
-        alice = site.source("alice", "a")
-        site.ledger("alice").mkdir(mode=0o700)
-        site.ledger("alice").chmod(0o777)
-        with pytest.raises(KeySourceUnauthorizedError, match="others may write there"):
-            await alice.get_key(32)
-        site.ledger("alice").chmod(0o700)
-        await alice.get_key(32)
-        site.pad("alice").chmod(0o604)
-        await site.close()
-        with pytest.raises(FilePermissionError):
-            site.source("alice", "a")
-
-    run(test)
-
-
-def test_what_is_no_pad_is_told_when_it_is_opened(site: Site) -> None:
-    site.pad("alice").write_bytes(b"hello")
-    with pytest.raises(ConfigError, match=r"alice/link\.pad: is not a pad; make one with: qtunnel pad new"):
-        site.source("alice", "a")
-    site.pad("alice").write_bytes(site.pad("bob").read_bytes()[:-1])
-    with pytest.raises(ConfigError, match="was it copied as a whole"):
-        site.source("alice", "a")
-    site.pad("alice").unlink()
-    with pytest.raises(ConfigError, match="no such file; make one with: qtunnel pad new"):
-        site.source("alice", "a")
-
-
-@pytest.mark.root
-def test_a_read_only_medium_is_told_when_it_is_opened(site: Site) -> None:
-    """In a mount namespace of its own."""
-    code = textwrap.dedent(
-        """
-        import sys
-        from pathlib import Path
-        from qtunnel.drivers.file_open import check_pad
-        from qtunnel.errors import ConfigError
-        try:
-            check_pad(Path(sys.argv[1]))
-        except ConfigError as error:
-            print(error)
-        """
-    )
-    place = site.directory / "alice"
-    script = f'mount -t tmpfs none {place} && cp {site.pad("bob")} {place} && mount -o remount,ro {place} && exec "$@"'
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", code, str(site.pad("alice"))],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert "cannot be written: Read-only file system; used bytes have to be overwritten, so copy the pad" in done.stdout
 
 
 def test_two_peers_with_one_pad_are_refused(tmp_path: Path) -> None:

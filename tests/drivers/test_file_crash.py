@@ -23,6 +23,8 @@ from qtunnel.drivers.file_open import read_ledger
 from qtunnel.drivers.file_pad import SLOTS, Pad
 from tests.support.disk import Disk, Power, PowerCutError
 
+pytestmark = pytest.mark.timeout(600)  # ten seconds of computing, which a busy machine takes minutes for
+
 INFO = PadInfo("cd" * 16, 4096, 2048)
 CONTENT = random.Random(7).randbytes(INFO.size)
 SIDES: list[Side] = ["a", "b"]
@@ -153,6 +155,20 @@ class TwoEnds(RuleBasedStateMachine):
     def the_header_stands(self) -> None:
         for end in self.ends.values():
             assert PadInfo.decode(end.disk.now) == INFO
+
+
+@pytest.mark.parametrize("steps", range(25))
+def test_a_power_cut_after_a_process_was_killed_before_its_sync_leaves_one_ledger(steps: int) -> None:
+    """Found by the machine of above: the ledger that was read was not on disk, and the other one was written over."""
+    ends = TwoEnds()
+    try:
+        for side in SIDES:
+            ends.draw(side=side, size=16, cut=None)
+        ends._give("a", 2048, 16, (0, None))
+        ends._give("a", 2048, 16, (steps, 0))
+        ends.start(side="a")
+    finally:
+        ends.teardown()
 
 
 TwoEnds.TestCase.settings = settings(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
@@ -26,7 +25,7 @@ CASES: dict[str, type[KeySourceError] | str] = {
     "slow": KeySourceTimeoutError,
     "cut": KeySourceProtocolError,
     "wrong-size": KeySourceProtocolError,
-    "wrong-encoding": "a pad has bytes and no encoding; a header that is none is refused (test_file.py)",
+    "wrong-encoding": "a pad has bytes and no encoding; a header that is none is refused (test_file_access.py)",
     "repeated-key": DELIVERED,
     "all-zero": KeySourceProtocolError,
     "low-entropy": DELIVERED,
@@ -99,11 +98,6 @@ async def spoil(broken: Broken, fault: str) -> Callable[[], Awaitable[None]]:
     if path.exists():
         path.chmod(0o600)
     return put_back
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return site_of(tmp_path)
 
 
 def test_every_fault_has_its_case() -> None:

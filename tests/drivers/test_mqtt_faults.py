@@ -11,7 +11,6 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,11 @@ import pytest
 
 from qtunnel.drivers.mqtt_hub import Source
 from qtunnel.errors import (
-    KeySourceCertificateError,
     KeySourceError,
-    KeySourceProtocolError,
-    KeySourceTimeoutError,
-    KeySourceUnreachableError,
 )
 from qtunnel.keys.quality import SeenKeys, defect
-from qtunnel.kme.pki import Authority
 from qtunnel.secret import Secret
-from qtunnel.tls import TlsFiles
-from tests.drivers.faults import FAULTS
+from tests.drivers.faults import CERTIFICATES, FAULTS, OVER_TLS, certificate
 from tests.drivers.test_mqtt import delivers, until_async
 from tests.support.kme import run, until
 from tests.support.mosquitto import Proxy, needs_mosquitto, proxied
@@ -39,22 +32,9 @@ pytestmark = needs_mosquitto
 
 DELIVERED = "the key is delivered as it is, and refused for what it is by qtunnel.keys.quality"
 
-CASES: dict[str, type[KeySourceError] | str] = {
-    "slow": KeySourceTimeoutError,
-    "cut": KeySourceUnreachableError,
-    "wrong-size": KeySourceProtocolError,
-    "wrong-encoding": KeySourceProtocolError,
-    "repeated-key": DELIVERED,
-    "all-zero": DELIVERED,
-    "low-entropy": DELIVERED,
-    "huge": KeySourceProtocolError,
-    "slow-loris": KeySourceTimeoutError,
-    "expired-certificate": KeySourceCertificateError,
-    "wrong-certificate": KeySourceCertificateError,
-    "name-mismatch": KeySourceCertificateError,
-    "restart": KeySourceUnreachableError,
-    "clock-skew": KeySourceCertificateError,
-}
+CASES: dict[str, type[KeySourceError] | str] = OVER_TLS | dict.fromkeys(
+    ("repeated-key", "all-zero", "low-entropy"), DELIVERED
+)
 
 
 def test_no_fault_is_left_out() -> None:
@@ -122,12 +102,13 @@ FIRST, SECOND = os.urandom(32), os.urandom(32)
 
 BAD_KEYS: dict[str, bytes] = {"all-zero": bytes(32), "low-entropy": os.urandom(8) * 4, "repeated-key": FIRST}
 
-CERTIFICATES: dict[str, tuple[str, dict[str, Any]]] = {
-    "expired-certificate": ("expired", {"lifetime": timedelta(days=-1)}),
-    "clock-skew": ("not valid yet", {"at": timedelta(days=30)}),
-    "wrong-certificate": ("not signed by the CA", {"stranger": True}),
-    "name-mismatch": ("another IP address", {"hosts": ["127.0.0.2"]}),
+SAID = {
+    "expired-certificate": "expired",
+    "clock-skew": "not valid yet",
+    "wrong-certificate": "not signed by the CA",
+    "name-mismatch": "another IP address",
 }
+"""Of certificates."""
 
 
 @pytest.mark.parametrize("fault", CASES)
@@ -192,15 +173,14 @@ async def _failed(its: Scene, fault: str, tmp_path: Path) -> KeySourceError:
         error = await its.error()
         await broker.start()
         return error
-    words, certificate = CERTIFICATES[fault]
     broker.stop()
-    await broker.start(_certificate(its.pki, tmp_path, **certificate))
+    await broker.start(certificate(fault, its.pki, tmp_path))
     # The connection that was lost is told first.
     errors: list[KeySourceError] = []
 
     async def told() -> bool:
         errors.append(await its.error())
-        return words in str(errors[-1])
+        return SAID[fault] in str(errors[-1])
 
     await until(told)
     broker.stop()
@@ -210,17 +190,3 @@ async def _failed(its: Scene, fault: str, tmp_path: Path) -> KeySourceError:
 
 async def _silent(reply: Reply) -> None:
     raise SilenceError
-
-
-def _certificate(
-    pki: Path, tmp_path: Path, *, stranger: bool = False, at: timedelta = timedelta(), **issue: Any
-) -> TlsFiles:
-    """A broker's own that is not right."""
-    now = datetime.now(UTC)
-    authority = Authority.create(now) if stranger else Authority.load(pki)
-    certificate, key = authority.issue("broker", now=now + at, server=True, **{"hosts": ["127.0.0.1"]} | issue)
-    own = TlsFiles(pki / "ca.pem", tmp_path / "broker.pem", tmp_path / "broker.key")
-    own.certificate.write_bytes(certificate)
-    own.private_key.touch(0o600)
-    own.private_key.write_bytes(key)
-    return own

@@ -45,7 +45,9 @@ def with_epoch(number: int, client: Cut, engine: DeviceEngine, bob: bytes) -> Aw
     """``number`` ends a minute later than the one before."""
     ends = 2000.0 + 60 * number
     previous = None if number == 1 else key(number - 1)
-    return engine.set_psk(bob, key(number), number, previous, number - 1, lease=Lease(ends, "note", ends - 60))
+    return engine.set_psk(
+        bob, key(number), number, previous, number - 1, lease=Lease(ends, "note", ((number - 1, ends - 60),))
+    )
 
 
 def cut(most: int | None, operation: Callable[[Cut, DeviceEngine, bytes], Awaitable[None]]) -> tuple[Cut, End]:

@@ -103,7 +103,7 @@ def test_what_is_there_is_found_and_used_as_it_is(left: int, interface: str, rec
         its = found[PEER.public_key]
         assert (its.spec, its.installed, its.in_force, its.ended) == (PEER, (7, "note"), None, None)
         assert engine.pid == left
-        await engine.renew(PEER.public_key, 0.0)
+        await engine.renew(PEER.public_key, Lease(0.0))
         ended = (await engine_of(interface, record).adopt(PUBLIC, PORT, MARK) or {})[PEER.public_key]
         assert (ended.installed, ended.ended) == (None, 7)
         await engine.set_psk(PEER.public_key, Secret(bytes(32)), 8, lease=Lease(later(5), ""))
@@ -128,11 +128,11 @@ def test_its_end_is_noticed(left: int, interface: str, record: Path) -> None:
     assert "ended" in told or "is gone" in told
 
 
-@pytest.mark.parametrize("what", ["key", "port", "mark", "version", "command", "hangs"])
+@pytest.mark.parametrize("what", ["key", "port", "mark", "generation", "command", "hangs"])
 def test_one_of_ours_that_is_not_as_wanted_is_ended_and_gives_way(
     left: int, interface: str, record: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if what in ("version", "command"):
+    if what in ("generation", "command"):
         change(record, **{what: "another"})
     if what == "hangs":
         os.kill(left, signal.SIGSTOP)

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from qtunnel.control.client import ControlClient
 from qtunnel.control.messages import PeerStatus, Status
 from qtunnel.errors import QtunnelError
 from qtunnel.identity import Identity
-from qtunnel.kme.pki import create_pki
-from tests.daemon.lab import CONFIGS, QTUNNEL, READY, Gateway
+from tests.daemon.kmes import READY, Kme, Kmes
+from tests.daemon.lab import Gateway
 from tests.faults.traffic import Traffic, kill
 from tests.support.netns import Namespace, join, namespaces, run, stop, wait_until
 
@@ -62,11 +61,10 @@ class Filler:
 class Site(Gateway):
     """One daemon, its KME and the relay in front of that."""
 
-    def __init__(self, directory: Path, namespace: Namespace, name: str, address: str) -> None:
+    def __init__(self, directory: Path, namespace: Namespace, name: str, address: str, kme: Kme) -> None:
         super().__init__(directory, namespace, name, address)
-        self.kme: subprocess.Popen[str] | None = None
+        self.kme = kme
         self.said: list[str] = []
-        self.program: tuple[str, ...] = ("-m", "qtunnel")
         (directory / f"{name}.log").touch()
 
     # the daemon
@@ -149,19 +147,13 @@ class Site(Gateway):
     # the KME
 
     def start_kme(self) -> None:
-        name = KME[self.name]
-        path = self.directory / f"{name}.log"
-        path.touch()
-        since = path.stat().st_size
-        with path.open("a") as log:
-            command = [*QTUNNEL, "kme", "serve", str(self.directory / f"{name}.yaml")]
-            self.kme = self.namespace.start(*command, stdout=log, stderr=log)
-        wait_until(lambda: "kme.ready" in path.read_text()[since:], f"{name} serves", READY)
+        self.kme.start()
+        self.kme.ready()
 
     def stop_kme(self) -> None:
         """Nobody listens where the gateway asks, nor where the partner does."""
-        assert self.kme is not None
-        kill(self.kme)
+        assert self.kme.process is not None
+        kill(self.kme.process)
         self.tell("refuse")
 
     def resume_kme(self) -> None:
@@ -229,9 +221,10 @@ class FaultLab:
         engine: str = "qtunnel",
     ) -> None:  # fmt: skip
         self.directory, self.own = directory, engine == "qtunnel"
-        create_pki(directory / "pki", now=datetime.now(UTC), saes=("sae-alice", "sae-bob", "sae-carol"))
+        kmes = Kmes(directory, hosts, saes=(("sae-carol",), ()))
         self.alice, self.bob = (
-            Site(directory, host, name, TUNNEL[name]) for host, name in zip(hosts, TUNNEL, strict=True)
+            Site(directory, host, name, TUNNEL[name], kme)
+            for host, name, kme in zip(hosts, TUNNEL, kmes.each, strict=True)
         )
         self.sites = {"alice": self.alice, "bob": self.bob}
         higher, lower = sorted((Identity.create(os.urandom) for _ in range(2)), key=lambda one: one.public.id)[::-1]
@@ -241,11 +234,6 @@ class FaultLab:
             (directory / f"{site.name}.public").write_text(identity.public.to_text())
             site.identity = identity
             site.namespace.run("nft", "-f", "-", input=FILTER)
-            name = KME[site.name]
-            text = (CONFIGS / f"{name}.yaml").read_text()
-            kme = "local" if site is self.alice else "partner"
-            text = text.replace("saes:\n", f"saes:\n  - {{sae_id: sae-carol, kme: {kme}}}\n", 1)
-            (directory / f"{name}.yaml").write_text(text)
         for site, other, there in ((self.alice, self.bob, "10.99.0.2"), (self.bob, self.alice, "10.99.0.1")):
             site.source("metro", f"https://127.0.0.1:{RELAY_PORT}")
             site.config["key_sources"]["metro"]["timeout"] = "15s"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 import time
-from pathlib import Path
 from types import TracebackType
 
-from qtunnel.sandbox import pinger
+from tests.support.echoes import Echoes
 from tests.support.netns import Namespace, stop, wait_until
 
 INTERVAL = 0.01
@@ -23,8 +20,6 @@ class Traffic:
 
     def __init__(self, here: Namespace, there: Namespace, address: str) -> None:
         self._here, self._there, self._address = here, there, address
-        self.sent = self.answered = 0
-        self.gaps: list[tuple[float, float, int]] = []
 
     def __enter__(self) -> Traffic:
         self._server = self._there.start("iperf3", "--server", "--bind", self._address, "--forceflush")
@@ -32,10 +27,7 @@ class Traffic:
         self._load = self._here.start(
             "iperf3", "--client", self._address, "--time", "900", "--bitrate", RATE, "--window", "256K"
         )  # fmt: skip
-        self._pings = self._here.start(
-            sys.executable, "-I", "-S", str(Path(pinger.__file__)), self._address, str(INTERVAL),
-            stdin=subprocess.PIPE, stderr=None,
-        )  # fmt: skip
+        self._echoes = Echoes(self._here, self._address, INTERVAL)
         time.sleep(0.5)
         return self
 
@@ -45,16 +37,21 @@ class Traffic:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        output, _ = self._pings.communicate(timeout=30)  # it ends with its input, and gives the last echoes 2 s
+        self._echoes.end()
         for process in (self._load, self._server):
             stop(process)
-        last = json.loads(output.splitlines()[-1])
-        self.sent, self.answered = last["sent"], last["answered"]
-        self.gaps = [(first, end, count) for first, end, count in last["gaps"]]
+
+    @property
+    def sent(self) -> int:
+        return self._echoes.sent
+
+    @property
+    def gaps(self) -> list[tuple[float, float, int]]:
+        return self._echoes.gaps
 
     @property
     def lost(self) -> int:
-        return self.sent - self.answered
+        return self._echoes.lost
 
     def lost_between(self, begin: float, end: float) -> int:
         """Echoes of the gaps that lie within, monotonic seconds."""

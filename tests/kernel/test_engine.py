@@ -17,7 +17,7 @@ import pytest
 
 from qtunnel.constants import UAPI_DIRECTORY
 from qtunnel.crypto.dh import public_key
-from qtunnel.engines.base import PeerSpec
+from qtunnel.engines.base import Lease, PeerSpec
 from qtunnel.engines.choice import open_engine
 from qtunnel.engines.host import interface_exists
 from qtunnel.engines.kernel import KernelEngine
@@ -106,7 +106,7 @@ def test_a_plain_peer_has_no_preshared_key_and_can_be_taken_out(engine: KernelEn
         await engine.set_peer(SPEC)
         await engine.set_psk(SPEC.public_key, Secret(bytes(32)), 0, lease=None)
         assert dump(engine.interface)[1][1] == "(none)"
-        await engine.renew(SPEC.public_key, 0.0)  # no lease, so nothing ends
+        await engine.renew(SPEC.public_key, Lease(0.0))  # no lease, so nothing ends
         assert dump(engine.interface)[1][1] == "(none)"
         await engine.remove_peer(SPEC.public_key)
         await engine.remove_peer(SPEC.public_key)  # a refusal that came after the removal

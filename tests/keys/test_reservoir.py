@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,6 +117,36 @@ def test_a_peer_that_was_restarted_has_lost_what_it_held() -> None:
     assert one.tell().announced == (ref(7),)
 
 
+def test_a_key_that_is_announced_again_is_marked_again() -> None:
+    """Its owner was put back to before it heard the mark."""
+    one, other = reservoir("a"), reservoir("b")
+    filled(one, other, range(2))
+    image, (first, _) = one.image(0.0, 1_000), one.refs
+    before = replace(image, own=tuple(replace(its, state=its.ref == first or 2) for its in image.own))
+    again = reservoir("c")
+    again.take_up(before, 0.0, 1_000, lambda ref, key: True)
+    assert (again.shared("metro"), again.store) == (1, one.store)
+    assert other.tell().held == ()
+    other.learn(again.tell())
+    assert other.tell().held == (mark_of(first),)
+    again.learn(other.tell())
+    assert again.shared("metro") == 2
+
+
+def test_an_image_has_all_of_it_and_its_age() -> None:
+    one, other = reservoir("a"), reservoir("b")
+    filled(one, other, range(3))
+    other.put(ref(7), key(7), 5.0)
+    image = other.image(10.0, 1_000_000)
+    again = reservoir("c")
+    again.take_up(image, 1_000.0, 1_050_000, lambda ref, key: ref != KeyRef("metro", "id-1", 32))
+    assert again.refs == (ref(7), ref(0), ref(2)), "and none that came since"
+    assert again.deadline == 1_000.0 - 60.0 + AGE
+    young = reservoir("d")
+    young.take_up(other.image(10.0, 1_000_000), 1_000.0, 0, lambda ref, key: True)
+    assert young.deadline == 1_000.0 + AGE, "a clock that went back makes no key older"
+
+
 def test_old_keys_are_wiped_and_named() -> None:
     one, other = reservoir("a"), reservoir("b")
     filled(one, other, range(2))
@@ -195,6 +226,13 @@ class TwoEnds(RuleBasedStateMachine):
     def restart(self, end: int) -> None:
         self.ends[end].wipe()
         self.ends[end] = self._new()
+
+    @rule(end=st.integers(0, 1))
+    def restart_with_a_store(self, end: int) -> None:
+        before, now = self.ends[end], round(self.now * 1000)
+        self.ends[end] = self._new()
+        self.ends[end].take_up(before.image(self.now, now), self.now, now, lambda ref, key: True)
+        assert (self.ends[end].tell(), self.ends[end].counts()) == (before.tell(), before.counts())
 
     @precondition(lambda self: self.now < 5 * AGE)
     @rule()

@@ -5,14 +5,48 @@ from __future__ import annotations
 import random
 import tracemalloc
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qtunnel.keys import used
 from qtunnel.keys.held import HeldKeys
+from qtunnel.keys.quality import SeenKeys
 from qtunnel.keys.used import UsedKeys
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
+
+ONE, OTHER = (Secret(bytes([fill]) * 32) for fill in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("peer", "key_id", "key", "fault", "taken"),
+    [
+        ("p", "b", OTHER, None, True),  # news
+        ("p", "a", ONE, None, False),  # asked for twice, or offered twice: nobody's fault, and not used again
+        ("p", "b", ONE, "s a", False),  # one key under two names
+        ("q", "b", ONE, "s a", False),  # and to two peers
+        ("p", "a", OTHER, None, False),  # two keys under one name: which of them the peer has, nobody knows
+        ("q", "a", OTHER, None, True),  # another peer's names are its own
+    ],
+)
+def test_whose_fault_a_key_is_and_whether_it_is_used_are_two_questions(
+    peer: str, key_id: str, key: Secret, fault: str | None, taken: bool
+) -> None:
+    """After key ``a`` of source ``s`` came for peer ``p``."""
+    seen, taker = SeenKeys(Secret(bytes(32))), UsedKeys(random.Random(1).randbytes)
+    assert seen.taken_for("s a", ONE) is None
+    assert taker.admit("p", KeyRef("s", "a", 32), ONE)
+    assert seen.taken_for(f"s {key_id}", key) == fault
+    assert taker.admit(peer, KeyRef("s", key_id, 32), key) is taken
+
+
+def test_a_key_that_nobody_took_counts_as_delivered() -> None:
+    """As one that came too late, or that was wiped for an alarm."""
+    seen = SeenKeys(Secret(bytes(32)))
+    seen.taken_for("s a", ONE)
+    assert seen.taken_for("s b", ONE) == "s a"
+
 
 names = st.text(min_size=1, max_size=3)
 

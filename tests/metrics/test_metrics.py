@@ -262,6 +262,14 @@ def test_every_metric_that_is_asked_for_exists(file: Path) -> None:
     assert len(asked) > 5
 
 
+def test_the_guide_lists_every_metric() -> None:
+    guide = (CONFIGS.parent / "docs" / "operations.md").read_text().partition("## Metrics and alerts")[2]
+    families = text_string_to_metric_families(scraped(("rekey.failed", {"reason": "policy"})))
+    names = {its.name.removeprefix("qtunnel_") for its in families}
+    missing = {name for name in names if f"`{name}`" not in guide and f"`{name}_total`" not in guide}
+    assert {name for name in missing if not name.startswith("plain_peer_")} == set()
+
+
 @needs_promtool
 def test_the_dashboards_queries_are_sound(tmp_path: Path) -> None:
     """Grafana's own words in them stand for a time and for names."""

@@ -98,7 +98,11 @@ def _rekeys(begin: float, good: bool) -> Iterator[Told]:
         for offset, (name, late) in enumerate({"bob": 99, "carol": 21, "dresden": 23}.items()):
             when = begin + 40 + 120 * number + 7 * offset
             if not good and name == "dresden" and number >= late:
-                fields = {"role": "initiator", "reason": "sources", "detail": f"source east: {EAST} is unreachable"}
+                fields: dict[str, Any] = {
+                    "role": "initiator",
+                    "reason": "sources",
+                    "detail": f"source east: {EAST} is unreachable",
+                }
                 yield Told(when, "rekey.failed", name, fields)
                 continue
             with_qkd = ("metro",) if good or number < late else ()

@@ -5,36 +5,24 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from qtunnel.kme.pki import create_pki
-from tests.daemon.lab import CONFIGS, QTUNNEL, READY, Gateway
+from tests.daemon.kmes import READY, URL, Kmes
+from tests.daemon.lab import Gateway
 from tests.support.chromium import Page, chromium, needs_chromium
-from tests.support.netns import Namespace, stop, two_hosts, wait_until
+from tests.support.netns import Namespace, stop, two_hosts
 
 pytestmark = [pytest.mark.root, needs_chromium, pytest.mark.timeout(300)]
 CARD = "document.querySelector('.cards > li').innerText"
 LINK = "document.documentElement.className"
 
 
-def kme(directory: Path, name: str, host: Namespace) -> subprocess.Popen[str]:
-    """One of the two that make keys for both ends."""
-    (directory / f"{name}.yaml").write_text((CONFIGS / f"{name}.yaml").read_text())
-    log = directory / f"{name}.log"
-    with log.open("w") as said:
-        process = host.start(*QTUNNEL, "kme", "serve", str(directory / f"{name}.yaml"), stdout=said, stderr=said)
-    wait_until(lambda: "kme.ready" in log.read_text(), f"{name} serves", READY)
-    return process
-
-
 def gateways(directory: Path, left: Namespace, right: Namespace) -> tuple[Gateway, Gateway]:
     alice, bob = Gateway(directory, left, "alice", "10.77.0.1"), Gateway(directory, right, "bob", "10.77.0.2")
     for one, other, address, where in ((alice, bob, "10.77.0.2", "10.99.0.2"), (bob, alice, "10.77.0.1", "10.99.0.1")):
-        one.source("metro", "https://127.0.0.1:8443")
+        one.source("metro", URL)
         one.peer(
             other.name, address, where, {"max_age": "6s", "sources": {"metro": {"peer_sae_id": f"sae-{other.name}"}}}
         )
@@ -58,9 +46,8 @@ def silent(page: Page) -> None:
 
 def test_outages_of_keys_and_of_the_daemon_are_seen_as_they_happen(tmp_path: Path) -> None:
     with two_hosts() as (left, right):
-        create_pki(tmp_path / "pki", now=datetime.now(UTC))
-        kme_a = kme(tmp_path, "kme-a", left)
-        kme(tmp_path, "kme-b", right)
+        kmes = Kmes(tmp_path, (left, right))
+        kmes.start()
         alice, bob = gateways(tmp_path, left, right)
         alice.start()
         bob.start()
@@ -76,14 +63,14 @@ def test_outages_of_keys_and_of_the_daemon_are_seen_as_they_happen(tmp_path: Pat
                 before = page.text("#link")
                 page.wait(f"document.querySelector('#link').innerText !== '{before}'", "time goes by")
 
-                stop(kme_a)
+                kmes.each[0].stop()
                 page.wait(f"{CARD}.includes('Not protected as policy asks')", "bob is not protected", READY)
                 page.wait(f"{CARD}.includes('Blocked, no traffic passes')", "and blocked", READY)
                 assert "1 of 1 tunnel not protected" in page.text("#verdict")
                 page.wait("document.querySelector('#sources').innerText.includes('Fails')", "the source is blamed")
                 page.wait("document.querySelector('#events').innerText.includes('Key source metro fails')", "so it is")
                 assert alice.status("bob")[1]["protection"] == "blocked"
-                kme_a = kme(tmp_path, "kme-a", left)
+                kmes.each[0].start()
                 protected(page)
 
                 assert alice.process is not None

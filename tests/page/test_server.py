@@ -46,7 +46,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def frames(answer: aiohttp.ClientResponse, number: int) -> list[tuple[str, Any]]:
     """The next server-sent events."""
-    found = []
+    found: list[tuple[str, Any]] = []
     while len(found) < number:
         name, data, empty = [await answer.content.readline() for _ in range(3)]
         assert (name[:7], data[:6], empty) == (b"event: ", b"data: ", b"\n")

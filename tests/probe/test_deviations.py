@@ -6,19 +6,18 @@ import base64
 import json
 import ssl
 from collections.abc import Callable
-from dataclasses import replace
 from os import urandom
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qtunnel.kme.pki import Authority
 from qtunnel.probe.model import Report, Verdict
 from qtunnel.tls import server_context
+from tests.drivers.faults import certificate
 from tests.drivers.front import Exchange, Fault
 from tests.probe.site import always, documents, entries, findings, refusals, site, to
-from tests.support.kme import answer, files, run, write_pair
+from tests.support.kme import answer, run
 
 
 def deviations(report: Report) -> dict[str, str]:
@@ -341,11 +340,8 @@ def test_what_the_other_end_gets_otherwise(pki: Path, tmp_path: Path, quirk: str
 def test_a_certificate_for_another_host(pki: Path, tmp_path: Path) -> None:
     async def test() -> None:
         async with site(pki, tmp_path) as where:
-            ours = Authority.load(pki)
-            write_pair(tmp_path, "other", ours, server=True, hosts=["kme.example.org"])
             await where.alice.stop()
-            await where.alice.start(replace(files(pki, "kme-a"), certificate=tmp_path / "other.pem",
-                                            private_key=tmp_path / "other.key"))  # fmt: skip
+            await where.alice.start(where.alice.context(certificate("name-mismatch", pki, tmp_path)))
             report = await where.probe()
             assert set(deviations(report)) == {"server-name"}
             assert findings(report)["server-name"].copes == "server_hostname: kme.example.org"
@@ -367,7 +363,7 @@ def test_a_kme_that_asks_nobody_for_a_certificate_and_speaks_old_tls(
         async with site(pki, tmp_path) as where:
             monkeypatch.setattr("tests.drivers.front.server_context", lax)
             await where.alice.stop()
-            await where.alice.start()
+            await where.alice.start(where.alice.context())
             found = deviations(await where.probe())
             assert found == {
                 "tls-version": "it also takes TLS 1.1",

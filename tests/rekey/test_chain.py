@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 
 from qtunnel.handshake.fragments import MessageType
+from qtunnel.rekey.inbound import InState
 from qtunnel.rekey.model import Memory
+from qtunnel.rekey.outbound import OutState
+from qtunnel.rekey.timing import FETCH_LIMIT, OFFER_HOLD
 from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
 from tests.rekey.simulation import Conditions, Simulation
 from tests.rekey.test_heal import installed, lose
@@ -98,3 +101,49 @@ def test_an_exchange_that_lacks_the_chain_by_now_is_not_installed(strict: str, f
     simulation.on_install = lambda its, host: made.append(installed(its, host.name)) if host.name == strict else None
     simulation.run_until(lambda: simulation.agreed and len(made) > 2, limit=400)
     assert [info.chained for info in made] == [False] + [True] * (len(made) - 1)
+
+
+def test_a_number_in_doubt_is_given_to_no_other_exchange() -> None:
+    """The peer may have that epoch, and nobody can know: here it had, and has lost everything since."""
+    simulation = Simulation(1, CLEAN)
+    first, other = of_roles(simulation)
+    a, b = simulation.hosts[first], simulation.hosts[other]
+    lose(simulation, MessageType.COMMITTED)
+    simulation.run_until(lambda: b.engine.epoch == 1, limit=10)
+    simulation.run_for(0.1)
+    simulation.hosts[other].memory = Memory()
+    simulation.start(other)
+    b = simulation.hosts[other]
+    assert b.node.rekey_now(first, simulation.clock())
+    simulation._carry_out(b)
+    lose(simulation)
+    simulation.run_until(lambda: simulation.agreed, limit=5)
+    assert a.node.peers[other].outbound.state is OutState.IDLE, "its own exchange, of number 1, is over"
+    assert a.engine.epoch == b.engine.epoch == 2
+    assert b.count("rekey.failed", role="initiator", reason="stale-epoch") == 1, "which says what number to take"
+
+
+def test_an_exchange_that_begins_while_keys_of_another_are_fetched_has_a_newer_number() -> None:
+    """Else both could commit, and each end would hold the key of the other's exchange under that number."""
+    simulation = Simulation(1, CLEAN, interval=60.0)
+    first, other = of_roles(simulation)
+    done(simulation, 2)
+    simulation.run_until(lambda: simulation.agreed, limit=5)
+    before = simulation.hosts["a"].engine.epoch
+    simulation.kme.slow = {other: FETCH_LIMIT - 1.0}
+    inbound = simulation.hosts[other].node.peers[first].inbound
+    simulation.run_until(lambda: inbound.state is InState.FETCHING, limit=120)
+    simulation.run_for(OFFER_HOLD)
+    simulation.kme.slow = {}
+    lose(simulation, MessageType.RESPONSE, MessageType.COMMITTED)
+    numbers = set()
+    for name in (other, first):
+        peer = simulation.hosts[name].node.peers[simulation.hosts[name].peer]
+        if peer.outbound._initiator is None:
+            assert peer.rekey_now(simulation.clock())
+            simulation._carry_out(simulation.hosts[name])
+            simulation.run_for(0.005)
+        assert peer.outbound._initiator is not None
+        numbers.add(peer.outbound._initiator.offer.epoch)
+    assert before is not None
+    assert numbers == {before + 1, before + 2}

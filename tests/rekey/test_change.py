@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qtunnel.handshake.suites import SUITES
 from qtunnel.keys.policy import Protection, sources_required
+from qtunnel.rekey.inbound import InState
 from qtunnel.rekey.model import PeerSettings
 from qtunnel.rekey.peer import NEGOTIATED
 from qtunnel.rekey.timing import RELAXED_GRACE
@@ -139,6 +140,28 @@ def test_a_change_at_any_step_of_a_rekey_ends_in_a_common_epoch(steps: int, chan
     suite = simulation.hosts["a"].node.peers["b"].view().installed
     assert suite is not None
     assert suite.suite.id == simulation.settings["a"].suite.id
+
+
+@pytest.mark.parametrize("policy", [OFF, REQUIRED])
+def test_an_answer_that_the_new_policy_bars_is_withdrawn_and_nobody_waits_for_it(policy: Policy) -> None:
+    """The peer's commit of it may be on its way, and would be repeated in vain for COMMIT_LIMIT."""
+    simulation = up(PREFERRED, interval=100.0)
+    a, b = sorted(simulation.hosts.values(), key=lambda host: host.node.peers[host.peer].view().role)  # initiator first
+    theirs = b.node.peers[a.name]
+    if policy is REQUIRED:
+        simulation.kme.down = {"a", "b"}
+    assert a.node.rekey_now(b.name, simulation.clock())
+    simulation._carry_out(a)
+    simulation.run_until(lambda: theirs.inbound.state is InState.ANSWERED, limit=5)
+    answered = a.node.peers[b.name].context.epoch
+    simulation.kme.down = set()
+    change(simulation, b.name, policy=policy)
+    assert not b.engine.blocked
+    simulation.run_until(lambda: simulation.agreed and (a.engine.epoch or 0) >= answered, limit=5)
+    installed = theirs.view().installed
+    assert installed is not None
+    assert installed.epoch > answered
+    assert len(installed.sources) == (1 if policy is REQUIRED else 0)
 
 
 def test_keys_of_a_source_that_goes_are_wiped() -> None:

@@ -47,6 +47,18 @@ def test_one_end_initiates_by_rule_and_the_other_answers() -> None:
     assert protection(simulation, "a") is Protection.QKD_PQC
 
 
+def test_both_ends_tell_the_same_keys_of_an_epoch_and_none_twice() -> None:
+    simulation = Simulation(1, CLEAN)
+    done(simulation, 5)
+    told = [
+        {n.fields["epoch"]: (n.fields["sources"], n.fields["key_ids"]) for n in host.notices if n.kind == "rekey.done"}
+        for host in simulation.hosts.values()
+    ]
+    assert told[0] == told[1]
+    used = [(source, key_id) for keys in told[0].values() for source, key_id in zip(*keys, strict=True)]  # type: ignore[call-overload]
+    assert len(set(used)) == len(used) >= 5
+
+
 def test_only_the_end_with_an_endpoint_initiates_at_first() -> None:
     for name in ("a", "b"):
         simulation = Simulation(1, CLEAN, has_endpoint=False)

@@ -65,15 +65,22 @@ class Link:
 class Kme:
     """One end. tls: its certificate; without one it speaks no TLS. asked: (service, body) of every request."""
 
-    def __init__(self, link: Link, end: str, tls: TlsFiles | None = None) -> None:
+    def __init__(
+        self, link: Link, end: str, tls: TlsFiles | None = None, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self.link, self.end, self.tls = link, end, tls
-        self.port = 0
+        self.host, self.port = host, port
         self.asked: list[tuple[int, bytes]] = []
         self.faults: dict[int, list[str]] = {OPEN: [], GET: [], CLOSE: []}
         self.last: bytes | None = None
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._release = asyncio.Event()
+
+    @property
+    def services(self) -> list[int]:
+        """Of the requests."""
+        return [service for service, _ in self.asked]
 
     def inject(self, fault: str, service: int = GET) -> None:
         """The next request of that service meets this fault: a word that ``_answer`` knows, or a status."""
@@ -83,7 +90,7 @@ class Kme:
         self._release = asyncio.Event()
         if context is None and self.tls is not None:
             context = server_context(self.tls, lambda said: None)
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port, ssl=context)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

@@ -48,20 +48,21 @@ class Broker:
     tls: bool = True
     login: Path | None = None
     rules: str = ACL
+    host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"{'mqtts' if self.tls else 'mqtt'}://127.0.0.1:{self.port}"
+        return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
 
     async def start(self, own: TlsFiles | None = None) -> None:
-        """own: another certificate than that of the site's KME, which is for 127.0.0.1."""
+        """own: another certificate than that of the site's KME, which is for this host."""
         assert MOSQUITTO is not None
         own = own or files(self.pki, self.device)
         (self.directory / "acl").write_text(self.rules.format(prefix=PREFIX, device=self.device))
         lines = [
             "user root" if os.geteuid() == 0 else "",
-            f"listener {self.port} 127.0.0.1",
+            f"listener {self.port} {self.host}",
             f"acl_file {self.directory}/acl",
             "persistence false",
             "set_tcp_nodelay true",
@@ -83,7 +84,7 @@ class Broker:
         command = [MOSQUITTO, "-c", str(config)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # noqa: ASYNC220
         for _ in range(1000):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1):
                 return
             if self.process.poll() is not None:
                 raise AssertionError(f"mosquitto: {self.process.communicate()[1].decode()} {config.read_text()}")

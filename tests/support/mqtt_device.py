@@ -76,7 +76,7 @@ class Device:
     """One site's device, at its broker until it is stopped; it comes back by itself as long as it is not.
 
     link: what it reports of every link; present: of itself. asked: every request that reached it, answered: those that
-    it did not know yet.
+    it did not know yet. peers: gateways on links that it reports of.
     """
 
     name: str
@@ -91,6 +91,7 @@ class Device:
     answered: dict[str, Reply] = field(default_factory=dict)
     expiry: int | None = None
     login: tuple[str, str] | None = None
+    peers: tuple[str, ...] = tuple(SAES)
     _task: asyncio.Task[None] | None = None
     _client: aiomqtt.Client | None = None
     _there: asyncio.Event = field(default_factory=asyncio.Event)
@@ -122,7 +123,7 @@ class Device:
     async def report(self) -> None:
         """Publish what is in ``present`` and ``link``, as retained messages."""
         await self._publish(self.topic("status"), json.dumps(self.present).encode(), retain=True)
-        for peer in SAES:
+        for peer in self.peers:
             await self._publish(self.topic("link", peer), json.dumps(self.link).encode(), retain=True)
 
     async def send(self, reply: Reply) -> None:
@@ -150,7 +151,7 @@ class Device:
     async def _attend(self) -> None:
         will = aiomqtt.Will(self.topic("status"), json.dumps({"v": 1, "online": False}), qos=1, retain=True)
         async with aiomqtt.Client(
-            "127.0.0.1",
+            self.broker.host,
             self.broker.port,
             identifier=f"device-{self.name}",
             protocol=aiomqtt.ProtocolVersion.V5,

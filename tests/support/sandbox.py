@@ -1,4 +1,4 @@
-"""The processes of a run in a sandbox."""
+"""Processes: all, and those of a run in a sandbox."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -21,6 +20,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from qtunnel.drivers import skip
 from qtunnel.tls import TlsFiles
+from tests.support import https_server
+from tests.support.https_server import HttpsServer
 from tests.support.kme import files
 
 CERTIFICATES = {"Alice": "kme-a", "Bob": "kme-b"}
@@ -29,19 +30,16 @@ CERTIFICATES = {"Alice": "kme-a", "Bob": "kme-b"}
 WORDS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 500: "Error", 503: "Unavailable"}
 
 
-@dataclass
-class Exchange:
-    """One request, and what the provider is about to answer to it."""
+@dataclass(kw_only=True)
+class Exchange(https_server.Exchange):
+    """What the provider is about to answer to a request. call: the first segment of its path."""
 
-    call: str
     target: str
-    status: int
     document: dict[str, Any]
-    writer: asyncio.StreamWriter = field(repr=False)
 
-    async def write(self, data: bytes) -> None:
-        self.writer.write(data)
-        await self.writer.drain()
+    @property
+    def whole(self) -> bytes:
+        return response(self.status, json.dumps(self.document))
 
     async def reply(self, **changed: Any) -> None:
         """As a provider answers; changed: fields of the document."""
@@ -62,7 +60,7 @@ def response(status: int, body: str | bytes, kind: str = "application/json", hea
 
 
 @dataclass
-class KeyProvider:
+class KeyProvider(HttpsServer):
     """One key provider.
 
     faults: what becomes of the answers to a call, by its first path segment (``key`` for both ways to a key). before:
@@ -72,6 +70,7 @@ class KeyProvider:
     system_id: str
     context: Callable[[], ssl.SSLContext]
     remote: list[str]
+    host: str = "127.0.0.1"
     port: int = 0
     algorithm: str = "PRF"
     gives_keys: bool = True
@@ -79,63 +78,37 @@ class KeyProvider:
     sizes: range = range(8, 4097, 8)
     faults: dict[str, Fault] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
-    connections: int = 0
     partners: dict[str, KeyProvider] = field(default_factory=dict, repr=False)
     _waiting: dict[tuple[str, bytes], str] = field(default_factory=dict, repr=False)
-    _server: asyncio.Server | None = None
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{self.host}:{self.port}"
 
     def asked(self, call: str) -> list[str]:
         return [target for target in self.requests if urlsplit(target).path.split("/")[1] == call]
 
+    @property
+    def asked_for_keys(self) -> list[str]:
+        return self.asked("key")
+
+    def spoil(self, fault: Fault | None) -> None:
+        """What becomes of answers with keys."""
+        self.faults.pop("key", None)
+        if fault is not None:
+            self.faults["key"] = fault
+
     async def start(self, context: ssl.SSLContext | None = None) -> None:
-        self._server = await asyncio.start_server(
-            self._serve,
-            "127.0.0.1",
-            self.port,
-            ssl=context or self.context(),
-            family=socket.AF_INET,
-            reuse_address=True,
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = await self.listen(self.host, self.port, context or self.context())
 
-    async def stop(self) -> None:
-        """Nobody listens any more, and whoever waits for an answer gets none."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        self.connections += 1
-        try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError, ssl.SSLError):
-                while await self._exchange(reader, writer):
-                    pass
-        except asyncio.CancelledError:
-            pass  # of ``stop``; asyncio would log it
-        finally:
-            writer.transport.abort() if task.cancelling() else writer.close()
-
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; whether the connection goes on."""
+    async def exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").splitlines()
         method, target = head[0].split()[:2]
         self.requests.append(target)
         call = urlsplit(target).path.split("/")[1]
         fault = self.faults.get(call, honest)
         status, document = self._answer(method, target)
-        await fault(Exchange(call, target, status, document, writer))
+        await fault(Exchange(call=call, target=target, status=status, document=document, writer=writer))
         return fault is honest
 
     def _answer(self, method: str, target: str) -> tuple[int, dict[str, Any]]:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
+
+from qtunnel.drivers import program
+from qtunnel.errors import KeySourceError
+from qtunnel.keys.source import KeyRef
+from tests.support.errors import failing
 
 PROGRAM = """#!{python} -IS
 import base64, json, os, signal, sys, time
@@ -99,3 +108,32 @@ def script(path: Path, text: str) -> Path:
     path.write_text("#!/bin/sh\n" + text)
     path.chmod(0o755)
     return path
+
+
+PEER = program.PeerOptions(peer="bob")
+ALL = ["{call}", "{peer}", "{size_bits}", "{key_id}"]
+KEY = bytes.fromhex("1bb2f40745a13e355c09d4516634b06bf8b3e61edd6acb340067f9e152735138")
+GOOD = json.dumps({"key_ID": "k1", "key": base64.b64encode(KEY).decode()})
+"""An answer with it."""
+
+
+def hub_of(*command: str | Path, **options: Any) -> program.Hub:
+    plain = {"command": [str(word) for word in command], "timeout": "14s", **options}
+    return program.Hub("vendor", program.Options.model_validate(plain))
+
+
+def of_script(directory: Path, text: str, **options: Any) -> program.Source:
+    """A source whose program is that shell script."""
+    return hub_of(script(directory / "getkey", text), *ALL, **options).for_peer(PEER)
+
+
+async def failure(source: program.Source, call: str = "get_key") -> KeySourceError:
+    """The error that a call raises."""
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
+        "get_key": lambda: source.get_key(32),
+        "get_key_by_id": lambda: source.get_key_by_id(KeyRef("vendor", "k1", 32)),
+        "status": source.status,
+    }
+    error = await failing(calls[call])
+    assert str(error).isprintable()
+    return error

@@ -198,3 +198,51 @@ def test_an_end_of_the_key_before_needs_that_key() -> None:
     assert alice.uapi(f"{section}{line}\n\n") == "errno=-22\n\n"
     assert alice.uapi(f"{section}preshared_key={psk(9)}\n{line}\n\n") == "errno=-22\n\n"
     assert told(alice, "preshared_key") == psk(1)
+
+
+def test_a_session_of_the_key_before_may_be_ended_sooner_and_not_later() -> None:
+    """As by a shorter ``max_age``, while the session of the key in place is not there yet."""
+    world, alice, bob = tunnel(until(60))
+    install(alice, bob, 2, until(90))
+    for seconds, epoch in ((80, 1), (20, 3), (20, 2)):  # later; of an epoch that is not there; of the one in place
+        alice.set_peer(bob.public, f"previous_epoch={epoch}", until(seconds, "previous_expires_boottime_msec"))
+    world.advance(30)
+    exchange(world, alice, bob)
+    alice.set_peer(bob.public, until(70), "previous_epoch=1", until(40, "previous_expires_boottime_msec"))
+    world.advance(9)
+    exchange(world, alice, bob)
+    world.advance(1)
+    assert silent(world, bob, alice)
+    assert told(alice, "installed_epoch") == "2", "which goes on"
+    assert told(alice, "expires_boottime_msec") == until(70).partition("=")[2]
+
+
+def test_a_fallback_to_the_key_before_ends_with_it_too() -> None:
+    world, alice, bob = tunnel(until(60))
+    install(alice, bob, 2, until(110))
+    alice.set_peer(bob.public, "previous_epoch=1", until(20, "previous_expires_boottime_msec"))
+    world.advance(19)
+    alice.set_peer(bob.public, "handshake=now")
+    world.settle()
+    assert in_force(alice) == 1
+    world.advance(1)
+    assert silent(world, bob, alice)
+
+
+def test_sessions_end_with_their_key_also_where_it_was_set_again() -> None:
+    """As it is when somebody asks for a handshake."""
+    world, alice, bob = tunnel(until(60), "epoch_note=first")
+    install(alice, bob, 1, until(60), "epoch_note=second")
+    assert (told(alice, "epoch_note"), told(alice, "installed_note")) == ("second", "second")
+    alice.set_peer(bob.public, until(20))
+    world.advance(19)
+    exchange(world, alice, bob)
+    world.advance(1)
+    assert silent(world, bob, alice)
+    assert told(alice, "ended_epoch") == "1"
+
+
+@pytest.mark.parametrize("line", ["previous_epoch=1", "previous_expires_boottime_msec=1"])
+def test_an_end_of_a_key_before_needs_its_number(line: str) -> None:
+    _, alice, bob = tunnel()
+    assert alice.uapi(f"set=1\npublic_key={bob.public.hex()}\n{line}\n\n") == "errno=-22\n\n"

@@ -162,6 +162,17 @@ def test_persistent_keepalives() -> None:
     assert sizes(world) == []
 
 
+def test_what_waited_for_a_private_key_is_sent_when_it_comes() -> None:
+    world, alice, bob = pair()
+    alice.set("private_key=" + "0" * 64)
+    alice.set_peer(bob.public, "persistent_keepalive_interval=25")
+    world.settle()
+    assert sizes(world) == []
+    alice.set(f"private_key={alice.private.hex()}")
+    world.settle()
+    assert sizes(world) == [148, 92, 32]
+
+
 def test_persistent_keepalives_survive_a_long_outage() -> None:
     world, alice, bob = pair()
     world.lose = lambda source, destination, data: True

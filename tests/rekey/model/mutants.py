@@ -16,7 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 RUNS = 400
-"""Plans that each broken core is put under; the suite has half as many, so that it finds most of them too."""
+"""Plans that each broken core is put under, besides those of test_found.py; the suite has half as many, so that it
+finds most of them too."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ PEER, GUARD, VIEW, POLICY = "rekey/peer.py", "rekey/protection.py", "daemon/view
 MUTANTS = (
     mutant(
         "an old epoch is accepted and installed",
-        (INBOUND, "        if offer.epoch <= context.floor:\n", "        if False:\n"),
-        (INBOUND, "        if keys.epoch <= context.floor:\n", "        if False:\n"),
+        (INBOUND, "        if offer.epoch <= context.taken:\n", "        if False:\n"),
+        (INBOUND, "        if offer.epoch <= context.taken:  #", "        if False:  #"),
+        (INBOUND, "        if keys.epoch <= context.floor or keys", "        if keys"),
     ),
     mutant(
         "the initiator installs without waiting for the confirmation",
@@ -60,10 +62,10 @@ MUTANTS = (
         "the responder installs as it answers, before the initiator has the keys",
         (
             INBOUND,
-            "        self._sealed = sealed\n        context.hear_of",
+            "        self._sealed = sealed\n        self._limit",
             "        self._sealed = sealed\n"
             "        context.install(sealed.keys, now, handshake_now=False, chain=lambda: None)\n"
-            "        context.hear_of",
+            "        self._limit",
         ),
     ),
     mutant(
@@ -167,6 +169,17 @@ MUTANTS = (
     mutant(
         "both ends insist on their own offer",
         (PEER, "            if context.higher and self.outbound", "            if self.outbound"),
+    ),
+    mutant(
+        "two exchanges beside each other have one epoch number",
+        (INBOUND, "        context.hear_of(offer.epoch)\n", ""),
+        (INBOUND, " or keys.epoch == context.chain.in_doubt:\n", ":\n"),
+        (CONTEXT, "        return max(self.floor, self.chain.in_doubt)\n", "        return self.floor\n"),
+    ),
+    mutant(
+        "a policy that was turned off in the middle of an exchange gets its keys",
+        (CONTEXT, "        if self.policy.qkd is QkdPolicy.OFF and keys.keys:\n", "        if False:\n"),
+        (INBOUND, "        usable = self._choose(offer)  #", "        usable = self._usable  #"),
     ),
 )  # fmt: skip
 

@@ -3,7 +3,7 @@ delivered and what crossed the wire, and ask the core only for what it claims.""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -14,11 +14,13 @@ from qtunnel.daemon.epochs import Epochs
 from qtunnel.daemon.view import Tally, is_stale, peer_status
 from qtunnel.engines.base import PeerStats
 from qtunnel.handshake.fragments import MessageType
+from qtunnel.handshake.messages import Offer
 from qtunnel.keys.policy import Protection
 from qtunnel.rekey.model import EpochInfo, FetchById, FetchNew, Install, Remember, Send
 from qtunnel.rekey.protection import GuardState
 from qtunnel.rekey.timing import COMMIT_LIMIT
 from qtunnel.terms import ChainPolicy, KeyRef, QkdPolicy
+from tests.rekey.model.plan import Side
 from tests.rekey.model.wire import Session
 from tests.rekey.simulation import Host
 
@@ -42,6 +44,7 @@ class Truth:
     """An epoch as it really is. made: by end, when it installed it. placed: the ends whose engine has taken it."""
 
     epoch: int
+    psk: bytes
     info: EpochInfo
     made: dict[str, float] = field(default_factory=dict)
     placed: set[str] = field(default_factory=set)
@@ -53,7 +56,8 @@ class Oracle:
     def __init__(self, world: World) -> None:
         self._world = world
         self.epochs: dict[bytes, Truth] = {}
-        self._sealed: dict[str, set[bytes]] = {"a": set(), "b": set()}
+        self._sealed: dict[str, dict[bytes, float]] = {"a": {}, "b": {}}
+        """By end, when it had the key of an exchange of its own."""
         self._sealed_keys: dict[KeyRef, bytes] = {}
         self._used: dict[KeyRef, bytes] = {}
         self._datagrams: dict[tuple[str, int, bytes, int], bytes] = {}
@@ -68,6 +72,8 @@ class Oracle:
         self._seen: dict[str, object] = {}
         self._again: dict[str, float] = {}
         self._refused: dict[str, float] = {"a": -1e9, "b": -1e9}
+        self._still_relaxed: set[str] = set()
+        self._forgot: dict[str, float] = {"a": -1e9, "b": -1e9}
 
     def _hold(self, rule: bool, text: str) -> None:
         if not rule:
@@ -83,11 +89,21 @@ class Oracle:
         self._had[end] = memory.had_epochs
         self._floor[end] = memory.epoch
         self._views[end] = Epochs()
-        self._sealed[end] = set()
+        self._sealed[end] = {}
+        self._still_relaxed.discard(end)
 
-    def changes(self, end: str) -> None:
+    def forgets(self, end: str) -> None:
+        """The end's state directory is lost."""
+        self._forgot[end] = self._world.now
+
+    def changes(self, end: str, before: Side) -> None:
         """The policy is another one from now on; what is in place has to satisfy it, or goes. Where nothing is, or PQC
-        alone is allowed already, the time without QKD goes on being counted."""
+        alone is allowed already, the time without QKD goes on being counted; where it is allowed, a longer ``max_age``
+        does not forbid it again before there is an epoch with QKD."""
+        if not self._world.sides[end].may_relax:
+            self._still_relaxed.discard(end)
+        elif self._relaxed(end, before):
+            self._still_relaxed.add(end)
         world, guard = self._world, self._world.hosts[end].node.peers[self._world.peer(end)].context.guard
         newest = max((its for its in self.epochs.values() if end in its.made), key=lambda its: its.epoch, default=None)
         passes = guard.state in (GuardState.PROTECTED, GuardState.RELAXED)
@@ -121,11 +137,32 @@ class Oracle:
         for datagram in effect.datagrams:
             exchange = datagram[8:24]
             place = (end, world.incarnation[end], datagram[:1] + datagram[4:5] + exchange, 0)
+            news = place not in self._datagrams
             same = self._datagrams.setdefault(place, datagram)
             self._hold(same == datagram, f"{end}: two different messages of type {datagram[0]} in one exchange")
-            if datagram[0] == MessageType.INIT and initiator is not None and initiator.exchange == exchange:
+            if initiator is None or initiator.exchange != exchange:
+                continue
+            if datagram[0] == MessageType.COMMIT and news:
+                self._builds_on(host, initiator.offer)
+            if datagram[0] == MessageType.INIT:
                 written = initiator.offer.timestamp <= world.disk[end].sent
                 self._hold(written, f"{end}: an offer leaves before its replay time is on disk")
+                side, offered = world.sides[end], initiator.offer.policy
+                if news and offered != side.policy:
+                    relaxed = offered == replace(side.policy, qkd=QkdPolicy.PREFERRED) and self._relaxed(end)
+                    self._hold(relaxed, f"{end}: offers under another policy than its own: {offered.words}")
+
+    def _builds_on(self, host: Host, offer: Offer) -> None:
+        """Whoever commits what builds on an epoch counts that one as committed: the answer has shown that it is."""
+        world, end, other = self._world, host.name, self._world.hosts.get(host.peer)
+        chosen = None
+        if other is not None:
+            chosen = other.node.peers[end].context.chain.choose(chain.id for chain in offer.chains)
+        if chosen is not None:
+            known = world.disk[end].epoch >= chosen.epoch
+            self._hold(
+                known, f"{end}: epoch {offer.epoch} builds on {chosen.epoch}, which is not known to be committed"
+            )
 
     def installs(self, host: Host, effect: Install) -> None:
         """An epoch is committed at this end."""
@@ -135,7 +172,10 @@ class Oracle:
         name = f"{end}: epoch {effect.epoch}"
         self._hold(effect.epoch > self._floor[end], f"{name} is installed after {self._floor[end]}")
         self._hold(world.disk[end].epoch >= effect.epoch, f"{name} is installed before it is on disk")
-        truth = self.epochs.setdefault(psk, Truth(effect.epoch, info))
+        for its in self.epochs.values():
+            if its.epoch == effect.epoch and its.psk != psk:
+                self._hold(its.made.get(other, -1e9) <= self._forgot[other], f"{name} is another key at the other end")
+        truth = self.epochs.setdefault(psk, Truth(effect.epoch, psk, info))
         same = (truth.epoch, truth.info.keys, truth.info.chained) == (effect.epoch, info.keys, info.chained)
         self._hold(same, f"{name}: the ends describe the same key differently")
         self._hold(end not in truth.made, f"{name} has a key that was installed before")
@@ -158,21 +198,26 @@ class Oracle:
             self._weak.add((end, psk))
         if side.chain is ChainPolicy.REQUIRED and self._had[end]:
             self._hold(info.chained, f"{name} has no chain though the policy requires one")
-        truth.made[end] = world.now
+        # An epoch that was in doubt is as old as its key, and counts from then.
+        sealed = self._sealed[end].get(psk, world.now)
+        made = truth.made[end] = sealed if world.now >= sealed + COMMIT_LIMIT - 1e-6 else world.now
         self._floor[end], self._had[end] = effect.epoch, True
         if sources >= max(1, side.min_sources):
-            self._good[end] = world.now
+            self._good[end] = made
+            self._still_relaxed.discard(end)
 
     def places(self, end: str, psk: bytes) -> None:
         """The engine has taken it."""
         if psk in self.epochs:
             self.epochs[psk].placed.add(end)
 
-    def _relaxed(self, end: str) -> bool:
-        """Whether the end's policy may do without QKD: the last epoch with it is past max_age."""
-        world = self._world
+    def _relaxed(self, end: str, side: Side | None = None) -> bool:
+        """Whether the end's policy, or ``side`` in its place, may do without QKD: the last epoch with it is past
+        max_age, or was when that was shorter."""
+        world, side = self._world, side or self._world.sides[end]
         since = self._good.get(end, self._since[end])
-        return world.sides[end].may_relax and world.now >= since + world.max_age(end) - 1e-6
+        over = world.now >= since + side.max_age * world.plan.interval - 1e-6
+        return side.may_relax and (over or end in self._still_relaxed)
 
     # -- what it looks at by itself
 
@@ -183,7 +228,7 @@ class Oracle:
             sealed = host.node.peers[host.peer].outbound._sealed
             if sealed is not None:
                 psk = bytes(sealed.keys.psk.reveal())
-                self._sealed[end].add(psk)
+                self._sealed[end].setdefault(psk, world.now)
                 for ref in sealed.keys.keys:
                     self._hold(self._sealed_keys.setdefault(ref, psk) == psk, f"{end}: {ref.key_id} is used twice")
             if world.refuses(end):

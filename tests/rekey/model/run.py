@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qtunnel.keys.schedule import LONGEST_RETRY, OVERDUE_FACTOR, OVERDUE_SLACK
 from qtunnel.rekey.timing import ATTEMPT_LIMIT, COMMIT_LIMIT, OFFER_HOLD, tai64n
 from qtunnel.terms import ChainPolicy, QkdPolicy
 from tests.rekey.model.oracle import BrokenRuleError
-from tests.rekey.model.plan import ENDS, Plan
+from tests.rekey.model.plan import ENDS, Change, Plan, Rekey
 from tests.rekey.model.wire import REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_TIMEOUT
 from tests.rekey.model.world import World
 
@@ -41,7 +41,8 @@ def bound(world: World) -> float:
 @dataclass
 class Result:
     """healed: seconds from the end of the last fault to a common epoch in force, None where policy forbids one; share:
-    of the bound. epochs: made in all. remedied: a required chain was lost, and the operators began anew."""
+    of the bound. epochs: made in all. remedied: a required chain was lost, and the operators allowed a new one for a
+    while, as log and status say (``CHAIN_REMEDY``)."""
 
     healed: float | None
     epochs: int
@@ -68,9 +69,11 @@ def settle(world: World) -> Result:
         world.run_for(overdue(plan))
         return Result(None, len(world.oracle.epochs))
     remedied = False
+    sides = dict(world.sides)
     if chain_lost(world):
         world.run_for(overdue(plan))
-        remedy(world)
+        for end in ENDS:
+            world.act(Change(0.0, end, replace(sides[end], chain=ChainPolicy.RESET_ALLOWED), live=True))
         remedied = True
     if sources_needed(world, strict=False) > sources_there(world):  # what is in force may be of before the policies
         world.run_for(max(world.max_age(end) + world.sides[end].grace for end in ENDS))
@@ -80,8 +83,24 @@ def settle(world: World) -> Result:
             raise BrokenRuleError(f"no common epoch {world.now - began:.0f} s after the last fault: {describe(world)}")
         world.run_for(1.0)
     healed = world.now - began
+    if remedied:  # and as it was, now that there is an epoch
+        for end in ENDS:
+            world.act(Change(0.0, end, sides[end], live=True))
+        if plan.plain:  # a handshake, and then its session, may still be put down to a key of before the chain was lost
+            world.run_for(2 * REJECT_AFTER_TIME)
+    both_at_once(world)
     keeps_going(world)
     return Result(healed, len(world.oracle.epochs), healed / limit, remedied)
+
+
+def both_at_once(world: World) -> None:
+    """Left alone, and asked for a rekey at the same moment, one of the two goes first: none waits out its attempt."""
+    before, start = [world.wires[end].epoch or 0 for end in ENDS], world.now
+    world.act(Rekey(0.0, "both"))
+    while not all((world.wires[end].epoch or 0) > its for end, its in zip(ENDS, before, strict=True)):
+        if world.now >= start + ATTEMPT_LIMIT - 5.0:
+            raise BrokenRuleError(f"no epoch {world.now - start:.0f} s after both ends began: {describe(world)}")
+        world.run_for(1.0)
 
 
 def keeps_going(world: World) -> None:
@@ -159,13 +178,6 @@ def chain_lost(world: World) -> bool:
     ids = [{link.id for link in host.node.peers[host.peer].context.chain.links} for host in world.hosts.values()]
     required = any(world.sides[end].chain is ChainPolicy.REQUIRED and world.disk[end].had_epochs for end in ENDS)
     return required and not set.intersection(*ids)
-
-
-def remedy(world: World) -> None:
-    """Both ends forget all, and begin anew."""
-    for end in ENDS:
-        world.crash(end, 1.0, keep=False)
-    world.run_for(1.5)
 
 
 def describe(world: World) -> str:

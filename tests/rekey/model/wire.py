@@ -7,7 +7,7 @@ time and handshake when they like; ours also tries the previous key on a respons
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from qtunnel.engines.ledger import EpochLedger
@@ -67,14 +67,23 @@ class Wire:
         self._stop()
         self.up = False
 
-    def install(self, psk: bytes, epoch: int, previous: tuple[bytes, int | None] | None, handshake_now: bool) -> None:
+    def install(
+        self, psk: bytes, epoch: int, previous: tuple[bytes, int | None, float] | None, handshake_now: bool
+    ) -> None:
+        """previous: key, label and when it ends."""
         self.psk, self.epoch = psk, epoch
         self._ledger.installed(epoch, self._clock())
         self.previous = None
         if previous is not None and not self.plain:
-            self.previous = (*previous, self._clock() + REJECT_AFTER_TIME)
+            self.previous = (*previous[:2], min(previous[2], self._clock() + REJECT_AFTER_TIME))
         if handshake_now and not self.plain:
             self._begin()
+
+    def renew(self, before: Mapping[int | None, float]) -> None:
+        """Other ends of epochs before the one in place."""
+        if self.previous is not None and self.previous[1] in before:
+            psk, epoch, until = self.previous
+            self.previous = psk, epoch, min(until, before[epoch])
 
     def block(self) -> None:
         self._stop()
@@ -146,7 +155,7 @@ class Wire:
             return
         if theirs.psk == self.psk:
             epoch = self.epoch
-        elif self.previous is not None and theirs.psk == self.previous[0]:
+        elif self.previous is not None and theirs.psk == self.previous[0] and self._clock() < self.previous[2]:
             epoch = self.previous[1]
         else:
             return

@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 
+from qtunnel.daemon.endpoints import RESOLVE_RETRY
+from qtunnel.daemon.takeover import lease_of
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
@@ -20,6 +22,7 @@ from qtunnel.rekey.model import (
     FetchNew,
     Install,
     Memory,
+    Notice,
     Now,
     Remember,
     Send,
@@ -94,6 +97,8 @@ class World(Simulation):
         self.address: dict[str, Hashable] = {end: f"{end}0" for end in ENDS}
         self.known: dict[str, Hashable | None] = dict.fromkeys(ENDS)
         self.in_place: dict[str, int | object | None] = dict.fromkeys(ENDS)
+        self._doubted: set[str] = set()
+        """Ends whose peer does not answer where it is believed to be."""
         self.owed: set[str] = set()
         """Ends whose session has to go, until their engine has let it."""
         self.incarnation = dict.fromkeys(ENDS, 0)
@@ -160,6 +165,7 @@ class World(Simulation):
         self.in_place[end] = None
         if not keep:
             self.disk[end] = Memory()
+            self.oracle.forgets(end)
         self._at(self.now + down, lambda: self.start(end))
 
     def present(self, name: str) -> Now:
@@ -256,6 +262,9 @@ class World(Simulation):
                 self.disk[name] = host.memory = effect.memory
             case Defect():
                 raise effect.error
+            case Notice(kind="rekey.unanswered") | Notice(fields={"reason": "no-answer"}):
+                self._doubted.add(name)
+                super()._effect(host, effect)
             case FetchNew() | FetchById():
                 self.oracle.fetches(host, effect)
                 self._set_kmes()
@@ -277,26 +286,46 @@ class World(Simulation):
             return
         previous = None
         if effect.previous_psk is not None:
-            previous = bytes(effect.previous_psk.reveal()), effect.previous_epoch
+            ends = self._ends_before(self.hosts[name]).get(effect.previous_epoch, self.now)
+            previous = bytes(effect.previous_psk.reveal()), effect.previous_epoch, ends
         self._give(name, effect.epoch, effect.psk, previous, effect.handshake_now)
 
     def _give(
-        self, name: str, epoch: int, psk: Secret, previous: tuple[bytes, int | None] | None, handshake_now: bool
+        self,
+        name: str,
+        epoch: int,
+        psk: Secret,
+        previous: tuple[bytes, int | None, float] | None,
+        handshake_now: bool,
     ) -> None:
         self.wires[name].install(bytes(psk.reveal()), epoch, previous, handshake_now)
         self.in_place[name] = epoch
         self.oracle.places(name, self.wires[name].psk)
 
+    def _ends_before(self, host: Host) -> dict[int | None, float]:
+        """When epochs before the one in place end, as the daemon tells its engine."""
+        lease = lease_of(host.node, host.peer)
+        return {} if lease is None else dict(lease.before)
+
     def _poll(self) -> None:
         """The daemon's looks at its engine, the engine's own timers, and the end of faults, once a second."""
         self._aside(self.now + 1.0, self._poll)
         self._apply_weather()
+        if int(self.now) % int(RESOLVE_RETRY) == 0:
+            self._look_up()
         for host in list(self.hosts.values()):
             self.wires[host.name].tick()
             self._reconcile(host)
             if self.oracle.look(host):
                 self.owed.add(host.name)
                 self._reconcile(host)
+
+    def _look_up(self) -> None:
+        """The name of a peer that does not answer leads to where it is now."""
+        for name in self._doubted:
+            if self.sides[name].endpoint:
+                self.known[name] = self.address[self.peer(name)]
+        self._doubted.clear()
 
     def _reconcile(self, host: Host) -> None:
         """Give the engine what the core says it should have."""
@@ -348,13 +377,15 @@ class World(Simulation):
                     # Where it does nothing meanwhile, it dies all the same.
                     self._at(self.now + self.plan.interval, lambda: self._overdue(action))
             case Change():
-                self.sides[action.end] = replace(action.side, endpoint=self.sides[action.end].endpoint)
+                before = self.sides[action.end]
+                self.sides[action.end] = replace(action.side, endpoint=before.endpoint)
                 host = self.hosts.get(action.end)
                 change = None if host is None else getattr(host.node, "change_peer", None)
                 if action.live and change is not None:
                     self.configure(action.end)
-                    self.oracle.changes(action.end)
+                    self.oracle.changes(action.end, before)
                     change(self.settings[action.end], self.present(action.end))
+                    self.wires[action.end].renew(self._ends_before(self.hosts[action.end]))
                 else:
                     self.crash(action.end, 0.0, keep=True)
             case Kme():

@@ -1,0 +1,1 @@
+"""Keys from a Keybox: a driver for qtunnel."""

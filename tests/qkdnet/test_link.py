@@ -1,0 +1,219 @@
+"""A link under faults and attacks."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qtunnel.qkdnet.channel import Fading, FreeSpace, Satellite
+from qtunnel.qkdnet.conditions import Hardware
+from qtunnel.qkdnet.link import Link, LinkState
+from qtunnel.qkdnet.reservoir import ShortageError
+from tests.qkdnet.support import RATE, simple, spec
+
+PASS = Satellite(500.0, math.radians(70), math.radians(10), first=1000.0, every=10_000.0)
+
+
+def link(**options: object) -> Link:
+    return Link(spec("x", "a", "b", **options), simple, 0.0)
+
+
+def words(found: object) -> list[str]:
+    return [one.what for one in found]  # type: ignore[attr-defined]
+
+
+def test_keys_come_at_the_rate_of_the_physics_up_to_the_store() -> None:
+    one = link(capacity=10_000)
+    list(one.advance(2.0))
+    assert one.reservoir.stored == 2 * RATE
+    list(one.advance(100.0))
+    assert one.reservoir.stored == 10_000
+    assert one.reservoir.made == 100 * RATE
+
+
+@given(st.lists(st.floats(0.001, 3), min_size=1, max_size=30))
+def test_how_often_one_looks_changes_nothing(steps: list[float]) -> None:
+    often, once = link(), link()
+    now = 0.0
+    for step in steps:
+        now += step
+        list(often.advance(now))
+    list(once.advance(now))
+    assert abs(often.reservoir.made - once.reservoir.made) <= 1
+
+
+def test_a_cut_link_makes_nothing_and_its_store_is_used_up() -> None:
+    one = link()
+    list(one.advance(1.0))
+    one.cut(1.0)
+    list(one.advance(10.0))
+    assert one.state is LinkState.CUT
+    assert one.usable
+    one.take(int(RATE))
+    with pytest.raises(ShortageError):
+        one.take(1)
+    one.restore(10.0)
+    list(one.advance(11.0))
+    assert one.reservoir.stored == RATE
+
+
+def test_an_eavesdropper_is_alarmed_and_what_came_meanwhile_is_thrown_away() -> None:
+    one = link()
+    list(one.advance(10.0))
+    one.eavesdrop(10.0, "intercept-resend")
+    found = list(one.advance(20.0))
+    assert words(found) == ["link.alarm"]
+    # 2 % to 27 % in a straight line: 11 % after 36 % of the 1000 bits that the window has
+    assert found[0].at == pytest.approx(10 + 0.36 * 1000 / (4 * RATE), rel=1e-3)
+    assert one.state is LinkState.ALARMED
+    assert not one.usable
+    assert one.alarm == "QBER above the threshold of 11.0%"
+    assert one.reservoir.stored == pytest.approx(10 * RATE, abs=1)
+    assert one.error == pytest.approx(0.27)
+    one.restore(20.0)
+    assert words(one.advance(30.0)) == ["link.cleared"]
+    assert one.alarm is None
+    assert one.reservoir.stored > 10 * RATE
+
+
+def test_a_link_that_is_too_noisy_from_the_start_says_so() -> None:
+    one = link(threshold=0.01)
+    assert words(one.advance(0.0)) == ["link.alarm"]
+    assert words(one.advance(5.0)) == []
+    assert one.reservoir.made == 0
+
+
+def test_a_share_that_stays_below_the_threshold_costs_keys_but_no_alarm() -> None:
+    one = link()
+    one.eavesdrop(0.0, "intercept-resend", 0.2)
+    assert words(one.advance(10.0)) == []
+    assert one.state is LinkState.UP
+    assert one.error == pytest.approx(0.07)
+
+
+def test_keys_made_before_an_attack_was_known_to_be_harmless_are_unconfirmed() -> None:
+    """Noise that grows in two steps: what was made after the first is thrown away at the alarm of the second."""
+    one = link(sample=100 * RATE)
+    list(one.advance(1.0))
+    one.add_noise(1.0, 0.08)
+    list(one.advance(2.0))
+    assert one.reservoir.unconfirmed == RATE
+    one.add_noise(2.0, 0.5)
+    assert words(one.advance(100.0)) == ["link.alarm"]
+    assert one.reservoir.discarded == RATE
+    assert one.reservoir.stored == RATE
+
+
+def test_bright_light_is_seen_by_a_receiver_that_watches_for_it() -> None:
+    one = link()
+    list(one.advance(1.0))
+    assert words(one.eavesdrop(1.0, "blind")) == ["link.eavesdropped", "link.alarm"]
+    assert one.alarm == "bright light blinds the detectors"
+    looks = [one._next_moment()]
+    assert words(one.advance(2.0)) == []
+    assert looks == [math.inf]  # the QBER is low, and nothing waits for it to become so
+    assert words(one.restore(2.0)) == ["link.restored", "link.cleared"]
+
+
+def test_what_a_blinded_link_makes_unnoticed_is_known_to_the_eavesdropper_and_no_more() -> None:
+    one = link(watched=False)
+    list(one.advance(1.0))  # 2560 bits that she does not know
+    one.eavesdrop(1.0, "blind")
+    list(one.advance(2.0))
+    one.restore(2.0)
+    list(one.advance(3.0))
+    assert one.state is LinkState.UP
+    assert [one.take(1280) for _ in range(6)] == [False, False, True, True, False, False]
+
+
+def test_what_was_thrown_away_is_no_longer_the_eavesdropper_s() -> None:
+    one = link(watched=False, sample=100 * RATE)
+    list(one.advance(1.0))
+    one.eavesdrop(1.0, "blind")
+    list(one.advance(2.0))  # a second of bits that she knows
+    one.add_noise(2.0, 0.04)
+    list(one.advance(3.0))  # and one more, of which half is not known to be harmless
+    one.add_noise(3.0, 0.5)
+    assert words(one.advance(50.0)) == ["link.alarm"]
+    assert one.reservoir.stored == 2 * RATE
+    one.restore(50.0)
+    list(one.advance(200.0))
+    taken = [one.take(int(RATE)) for _ in range(4)]
+    assert taken == [False, True, False, False]
+
+
+def test_light_cannot_blind_a_homodyne_receiver() -> None:
+    with pytest.raises(ValueError, match="cannot blind"):
+        link(hardware=Hardware(protocol="cv")).eavesdrop(0.0, "blind")
+
+
+def test_only_fibre_has_a_length_to_set() -> None:
+    one = link()
+    one.set_distance(0.0, 50.0)
+    assert one.key_rate == RATE / 2
+    with pytest.raises(ValueError, match="use loss"):
+        link(channel=FreeSpace(2.0)).set_distance(0.0, 3.0)
+    with pytest.raises(ValueError, match="was measured"):
+        link(hardware=Hardware(protocol="measured")).set_distance(0.0, 3.0)
+
+
+def test_a_satellite_makes_keys_in_its_passes_only_and_its_store_serves_between() -> None:
+    one = link(channel=PASS)
+    assert one.state is LinkState.DARK
+    found = list(one.advance(30_000.0))
+    half = PASS.pass_length / 2
+    rises = [1000 + number * 10_000 - half for number in range(3)]
+    assert [one.at for one in found if one.what == "link.risen"] == pytest.approx(rises)
+    assert [one.at for one in found if one.what == "link.set"] == pytest.approx([rise + 2 * half for rise in rises])
+    assert one.state is LinkState.DARK
+    assert one.key_rate == 0
+    made = one.reservoir.made
+    assert made > 0
+    list(one.advance(30_500.0))
+    assert one.reservoir.made == made
+    one.take(256)
+
+
+def test_an_alarm_outlasts_a_pass_and_ends_in_one_without_the_eavesdropper() -> None:
+    one = link(channel=PASS)
+    one.eavesdrop(0.0, "intercept-resend")
+    assert words(one.advance(5000.0)) == ["link.risen", "link.alarm"]
+    one.restore(5000.0)
+    assert one.state is LinkState.ALARMED
+    found = words(one.advance(15_000.0))
+    assert found == ["link.cleared", "link.set"]
+
+
+def test_passes_follow_from_the_orbit() -> None:
+    """500 km: 94.6 minutes round the Earth (Kepler); above the horizon at most 11.6 minutes of them."""
+    overhead = Satellite(500.0, math.radians(90), 0.0, first=0.0, every=10_000.0)
+    period = 94.6 * 60
+    assert overhead.pass_length == pytest.approx(period * math.acos(6371 / 6871) / math.pi, rel=2e-3)
+    elevation, distance = overhead.elevation_and_range(0.0)
+    assert elevation == pytest.approx(math.pi / 2)
+    assert distance == pytest.approx(500.0)
+    horizon, far = overhead.elevation_and_range(overhead.pass_length / 2)
+    assert horizon == pytest.approx(0, abs=1e-6)
+    assert far == pytest.approx(math.sqrt(6871**2 - 6371**2), rel=1e-6)
+
+
+def test_fades_are_the_same_in_every_run_and_have_the_deviation_that_was_asked_for() -> None:
+    fading = Fading(3.0, 1.0, "seed")
+    several = [fading.at(second) for second in range(4000)]
+    assert several == [fading.at(second) for second in range(4000)]
+    mean = sum(several) / len(several)
+    assert abs(mean) < 0.2
+    assert math.sqrt(sum((one - mean) ** 2 for one in several) / len(several)) == pytest.approx(3.0, rel=0.05)
+    assert several != [Fading(3.0, 1.0, "other").at(second) for second in range(4000)]
+
+
+def test_a_plan_of_fades_has_the_mean_of_what_is_played() -> None:
+    faded = spec("x", "a", "b", channel=FreeSpace(1.0, fading=Fading(2.0, 1.0, "s")))
+    played, averaged = Link(faded, simple, 0.0), Link(faded, simple, 0.0, average=True)
+    for one in (played, averaged):
+        list(one.advance(1500.0))
+    assert averaged._next_moment() == math.inf  # days of it cost nothing
+    assert played.reservoir.made == pytest.approx(averaged.reservoir.made, rel=0.05)
