@@ -24,7 +24,10 @@ logger = log.get("page")
 EVERY = 1.0
 """Seconds between frames: as often as the daemon itself looks at the engine."""
 SHARE = 20.0
-"""A frame of a large hub takes long to make: at most this part of a processor, one twentieth, goes into frames."""
+"""Times what a frame took to make lie between two: of a large hub's it is long, and one twentieth of a processor is
+enough for who looks."""
+SELDOM = 4.0
+"""Seconds between two all the same: a page takes a longer silence for that of the daemon."""
 MOST_READERS = 32
 """At once: some browsers with some tabs each, on both sides of a proxy."""
 
@@ -81,7 +84,7 @@ class Live:
                     logger.defect("page.defect", error)
                 self._failed = True
             took = time.monotonic() - began
-            await asyncio.sleep(max(EVERY - took, took * SHARE, 0.0))
+            await asyncio.sleep(min(SELDOM, max(EVERY - took, took * SHARE, 0.0)))
 
     async def _make(self) -> None:
         status, now = await self._status(), time.time()
