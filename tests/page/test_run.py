@@ -15,7 +15,7 @@ from tests.support.chromium import Page, chromium, needs_chromium
 from tests.support.netns import Namespace, stop, two_hosts
 
 pytestmark = [pytest.mark.root, needs_chromium, pytest.mark.timeout(300)]
-CARD = "document.querySelector('.cards > li').innerText"
+CARD = "(document.querySelector('.cards > li')?.innerText ?? '')"
 LINK = "document.documentElement.className"
 
 
