@@ -73,8 +73,14 @@ ROOMS = {
     "workers": Room("processes that seal and open bursts for an engine", ("offload", "process", "wireguard"),
                     {"process": ("process.py",)}),
     "netio": Room("Linux edge of the engine: TUN, UDP, UAPI socket, the loop", ("offload", "wireguard", "workers")),
-    "metrics": Room("the status as metrics of Prometheus, on a port of its own", ("aside", "control", "events"),
-                    {"aside": ("server.py",), "events": ("server.py",)}),
+    "http_port": Room("a port at which an aiohttp application is served"),
+    "metrics": Room("the status as metrics of Prometheus, on a port of its own",
+                    ("aside", "control", "events", "http_port"),
+                    {"aside": ("server.py",), "events": ("server.py",), "http_port": ("server.py",)}),
+    "page": Room("the status as a page for browsers, live, on a port of its own",
+                 ("aside", "control", "events", "http_port", "telemetry"),
+                 {"aside": ("live.py",), "events": ("past.py", "server.py"), "http_port": ("server.py",),
+                  "telemetry": ("live.py",)}),
     "fleet": Room("reports to an MQTT broker of the users' own, and the view of all who report",
                   ("control", "events", "tls"),
                   {"control": ("publisher.py", "topics.py"), "events": ("publisher.py", "topics.py"),
@@ -90,7 +96,7 @@ ROOMS = {
                    {"drivers": ("key_sources.py",), "handshake": ("checks.py", "kems.py"),
                     "keys": ("key_sources.py", "rekey.py")}),
     "drivers": Room("key sources, and how they are found by name", ("aside", "config", "keys", "process", "tls"),
-                    {"aside": ("file.py",),
+                    {"aside": ("etsi004_index.py", "file.py"),
                      "config": ("etsi004_options.py", "etsi014_options.py", "file.py", "mqtt_options.py", "program.py",
                                 "skip_options.py"),
                      "process": ("program_run.py",),
@@ -110,9 +116,9 @@ ROOMS = {
     "daemon": Room(
         "the shell around rekey: sockets, sources, engine, state, status",
         ("aside", "audit", "auditlog", "config", "control", "drivers", "engines", "events", "handshake", "keys",
-         "fleet", "metrics", "rekey", "sd_notify", "telemetry"),
+         "fleet", "metrics", "page", "rekey", "sd_notify", "telemetry"),
         {"aside": ("reload.py", "stores.py"), "audit": ("accounting.py",), "auditlog": ("accounting.py",),
-         "handshake": ("transport.py",), "metrics": ("gateway.py",), "fleet": ("announce.py",)},
+         "handshake": ("transport.py",), "metrics": ("served.py",), "page": ("served.py",), "fleet": ("announce.py",)},
     ),
     "doctor": Room("what a host lacks to run a gateway", ("config", "drivers", "engines", "keys"),
                    {"drivers": ("network_checks.py",), "engines": ("kernel_checks.py", "network_checks.py"),
@@ -120,6 +126,10 @@ ROOMS = {
     "service": Room("the units of the service, and how they get in place"),
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),
     "demo": Room("all of it on one machine", ("config", "control", "kme", "sandbox")),
+    "scenario": Room("the gallery: daemons on a simulated QKD network, a timeline, assertions",
+                     ("config", "control", "demo", "qkdnet", "sandbox", "simulator", "tls"),
+                     {"config": ("files.py", "gallery.py", "model.py"), "control": ("facts.py", "lab.py"),
+                      "qkdnet": ("run.py",), "tls": ("taker.py",)}),
     "bench": Room(
         "what engine, rekey and hub carry and cost; what a flood does",
         ("control", "drivers", "engines", "handshake", "keys", "kme", "rekey", "sandbox"),
@@ -131,12 +141,13 @@ ROOMS = {
         "the commands; each may import the room of its own name",
         ("auditlog", "config", "control", "daemon", "drivers", "engines", "kme", "netio", "probe", "process", "qkdnet",
          "sandbox",
-         "sd_notify", "service", "simulator", "telemetry"),
+         "scenario", "sd_notify", "service", "simulator", "telemetry"),
         {"auditlog": ("audit.py",), "daemon": ("run.py",),
          "drivers": ("machine.py", "pad.py"), "engines": ("machine.py", "run.py", "steward.py"),
          "kme": ("kme.py",), "netio": ("wg.py",), "probe": ("kme.py",),
          "process": ("run.py", "kme.py", "kme_network.py", "steward.py", "wg.py"),
          "qkdnet": ("kme_network.py",), "sandbox": ("bench.py", "demo.py"),
+         "scenario": ("demo.py",),
          "sd_notify": ("steward.py",), "service": ("install_service.py",), "simulator": ("kme.py", "kme_network.py"),
          "telemetry": ("run.py", "kme.py", "kme_network.py", "steward.py")},
         commands=True,
@@ -221,7 +232,7 @@ def arrows() -> set[tuple[str, str, str]]:
     return found
 
 
-EVERYDAY = {"aside", "telemetry", "events", "process", "sd_notify", "tls", "__main__"}
+EVERYDAY = {"aside", "http_port", "telemetry", "events", "process", "sd_notify", "tls", "__main__"}
 """Small modules whose arrows would only clutter the picture; the table has them."""
 
 

@@ -60,6 +60,7 @@ READERS = {
     "auditlog/files.py": "the audit log and its heads, which hold key_IDs and no keys",
     "daemon/stores.py": "keys agreed ahead, sealed",
     "control/server.py": "a directory, to lock it",
+    "page/server.py": "the page's own files, which are part of the program",
     "drivers/file_make.py": "a pad, to make it",
     "drivers/file_open.py": "the directory of ledgers, to sync it",
     "engines/host.py": "/dev/net/tun",
@@ -72,6 +73,7 @@ READERS = {
     "workers/process.py": "/dev/null",
     "sandbox": "/proc, /dev/net/tun",
     "demo": "logs and pid files of its children, example configurations, /proc",
+    "scenario": "files of a run and of the gallery, a setting in /proc",
     "bench": "logs of the engines, /proc, /dev/net/tun",
 }
 """Which files, and rooms as a whole, open files, and why none of it is a secret that goes around ``qtunnel.files``."""
@@ -260,7 +262,8 @@ def test_secrets_are_read_by_the_one_loader() -> None:
         if "files" in one.rooms and set(one.names) != {"write_new_file"}
     }
     assert users == {
-        "cli/pad.py", "config/checks.py", "config/loader.py", "config/snapshot.py", "daemon/settings.py",
+        "cli/pad.py", "config/checks.py", "config/loader.py", "config/snapshot.py", "config/token.py",
+        "daemon/settings.py",
         "doctor/file_checks.py", "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py",
         "fleet/broker.py", "identity.py", "kem_files.py",
         "kme/pki.py", "tls.py",
@@ -337,12 +340,12 @@ def test_documents_name_files_that_are_there(document: Path) -> None:
     assert names(missing) == ""
 
 
+def _texts(directory: str) -> list[Path]:
+    return [path for path in (ROOT / directory).rglob("*") if path.is_file()]
+
+
 def test_the_code_names_documents_that_are_there() -> None:
-    files = [
-        *(PACKAGE / file for file in sources()),
-        *(p for p in (ROOT / "configs").rglob("*") if p.is_file()),
-        *(ROOT / "systemd").iterdir(),
-    ]
+    files = [*(PACKAGE / file for file in sources()), *_texts("configs"), *_texts("systemd")]
     named = {ROOT / path for file in files for path in re.findall(r"\bdocs/[\w-]+\.md", file.read_text())}
     assert len(named) > 1
     assert names({path for path in named if not path.exists()}) == ""
