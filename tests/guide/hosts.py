@@ -32,7 +32,7 @@ verb=$1; shift
 for unit in "$@"; do
     case $unit in
         qtunnel@*) name=${{unit#qtunnel@}} ;;
-        qtunnel.target|--now) continue ;;
+        qtunnel.target|--now|qtunnel-engine@*) continue ;;  # the engine here ends with its daemon
         *) echo "no such unit here: $unit" >&2; exit 1 ;;
     esac
     log=/run/$name.log pid=/run/$name.pid
