@@ -181,6 +181,10 @@ MUTANTS = (
         (CONTEXT, "        if self.policy.qkd is QkdPolicy.OFF and keys.keys:\n", "        if False:\n"),
         (INBOUND, "        usable = self._choose(offer)  #", "        usable = self._usable  #"),
     ),
+    mutant(
+        "a session of the epoch before goes on under a policy that forbids it",
+        (VIEW, "    if relaxed or view.installed is None or", "    if True or"),
+    ),
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from qtunnel.daemon.endpoints import RESOLVE_RETRY
 from qtunnel.daemon.takeover import lease_of
+from qtunnel.daemon.view import may_fall_short
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
@@ -279,6 +280,13 @@ class World(Simulation):
             self.in_place[name] = None
             self.owed.discard(name)
 
+    def _drop_forbidden(self, host: Host) -> None:
+        """As the daemon does at a reload (qtunnel/daemon/reload.py)."""
+        relaxed = host.node.peers[host.peer].context.guard.relaxed
+        if may_fall_short(*self.oracle.judged_by(host), relaxed=relaxed):
+            self.owed.add(host.name)
+            self._reconcile(host)
+
     def _put(self, name: str, effect: Install) -> None:
         self._drop_owed(name)
         self.in_place[name] = UNKNOWN
@@ -386,6 +394,7 @@ class World(Simulation):
                     self.oracle.changes(action.end, before)
                     change(self.settings[action.end], self.present(action.end))
                     self.wires[action.end].renew(self._ends_before(self.hosts[action.end]))
+                    self._drop_forbidden(self.hosts[action.end])
                 else:
                     self.crash(action.end, 0.0, keep=True)
             case Kme():
