@@ -102,6 +102,8 @@ class World(Simulation):
         """Ends whose peer does not answer where it is believed to be."""
         self.owed: set[str] = set()
         """Ends whose session has to go, until their engine has let it."""
+        self.alone: set[str] = set()
+        """Ends whose next key comes without the one before it, which a session that had to go was of."""
         self.incarnation = dict.fromkeys(ENDS, 0)
         self._cut: dict[str, Crash] = {}
         self._still = 0
@@ -153,6 +155,7 @@ class World(Simulation):
         self.wires[name].start()
         self.in_place[name] = None
         self.owed.discard(name)
+        self.alone.discard(name)
         self.keys.since_start[name].clear()
         super().start(name, self.disk[name])
         self.oracle.started(name)
@@ -284,8 +287,12 @@ class World(Simulation):
         """As the daemon does at a reload (qtunnel/daemon/reload.py)."""
         relaxed = host.node.peers[host.peer].context.guard.relaxed
         if may_fall_short(*self.oracle.judged_by(host), relaxed=relaxed):
-            self.owed.add(host.name)
-            self._reconcile(host)
+            self._drop_session(host)
+
+    def _drop_session(self, host: Host) -> None:
+        self.owed.add(host.name)
+        self.alone.add(host.name)
+        self._reconcile(host)
 
     def _put(self, name: str, effect: Install) -> None:
         self._drop_owed(name)
@@ -293,7 +300,7 @@ class World(Simulation):
         if self.refuses(name):
             return
         previous = None
-        if effect.previous_psk is not None:
+        if effect.previous_psk is not None and name not in self.alone:
             ends = self._ends_before(self.hosts[name]).get(effect.previous_epoch, self.now)
             previous = bytes(effect.previous_psk.reveal()), effect.previous_epoch, ends
         self._give(name, effect.epoch, effect.psk, previous, effect.handshake_now)
@@ -308,6 +315,7 @@ class World(Simulation):
     ) -> None:
         self.wires[name].install(bytes(psk.reveal()), epoch, previous, handshake_now)
         self.in_place[name] = epoch
+        self.alone.discard(name)
         self.oracle.places(name, self.wires[name].psk)
 
     def _ends_before(self, host: Host) -> dict[int | None, float]:
@@ -325,8 +333,7 @@ class World(Simulation):
             self.wires[host.name].tick()
             self._reconcile(host)
             if self.oracle.look(host):
-                self.owed.add(host.name)
-                self._reconcile(host)
+                self._drop_session(host)
 
     def _look_up(self) -> None:
         """The name of a peer that does not answer leads to where it is now."""
