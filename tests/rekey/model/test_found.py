@@ -6,7 +6,21 @@ import pytest
 
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.terms import ChainPolicy, QkdPolicy
-from tests.rekey.model.plan import Change, Crash, Kme, Lose, Move, Partition, Plan, Refuse, Rekey, Replay, Side, Weather
+from tests.rekey.model.plan import (
+    Change,
+    Clock,
+    Crash,
+    Kme,
+    Lose,
+    Move,
+    Partition,
+    Plan,
+    Refuse,
+    Rekey,
+    Replay,
+    Side,
+    Weather,
+)
 from tests.rekey.model.run import run
 
 STRICT = Side(chain=ChainPolicy.REQUIRED)
@@ -73,6 +87,16 @@ FOUND = {
     "an epoch was in doubt by when its commit was sent, and not by when it came (as the model had it)": Plan(
         b=UNKNOWN, a_is_higher=False,
         actions=(Rekey(0.0, "a"), Refuse(5.0, "a", 95.0), Lose(0.0, MessageType.COMMIT, 40.0)),
+    ),
+    "an epoch that was in doubt until after max_age was put in place once it was settled": Plan(
+        interval=60.0, a=Side(pqc_on_expiry=True, max_age=1.2), b=UNKNOWN, a_is_higher=False,
+        actions=(Refuse(0.0, "b", 95.0), Kme(0.0, "a", "down", 40.0)),
+    ),
+    "an offer that had given way to one which the peer could not take was not looked at any more": Plan(
+        a_is_higher=False, actions=(Clock(0.06, "b", -1e9), Crash(0.0, "b", 0, 0.0, False)),
+    ),
+    "an exchange that a lying KME had spoilt was still under way when both ends were to begin (by the model)": Plan(
+        b=UNKNOWN, a_is_higher=False, actions=(Rekey(5.0, "a"), Move(0.0), Kme(0.0, "a", "lies", 1.0)),
     ),
 }  # fmt: skip
 
