@@ -6,12 +6,13 @@ ARGS   ?=
 DEMO_TOOLS := iproute2 iperf3 wireguard-tools
 TEST_TOOLS := $(DEMO_TOOLS) iputils-ping wireguard-go tcpdump ethtool nftables mosquitto
 BENCH_TOOLS := iproute2 iperf3 ethtool nftables wireguard-go
+SYSTEMD_TOOLS := systemd-container debootstrap
 NETNS_TOOLS := iproute2 iptables iputils-ping iperf3 ncat wireguard-tools xz-utils
 KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo test test-faults test-kernel test-netns sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean formal
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel deb test-systemd test-netns sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean formal
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -30,6 +31,7 @@ demo-tools:
 
 test-tools:
 	@scripts/need-tools "$(TEST_TOOLS)" ip iperf3 ping wg wireguard-go tcpdump ethtool nft mosquitto $(OUT)
+	@scripts/need-promtool $(TOOLS)/promtool $(OUT)
 
 bench-tools:
 	@scripts/need-tools "$(BENCH_TOOLS)" ip iperf3 ethtool nft wireguard-go $(OUT)
@@ -43,6 +45,10 @@ liboqs:
 
 demo: venv demo-tools
 	@$(BIN)/qtunnel demo $(ARGS)
+
+# the scenario gallery, two at a time, in some five minutes; ARGS="darpa micius" are some of them
+scenarios: dev demo-tools
+	@$(BIN)/python scripts/run-scenarios $(ARGS)
 
 # the whole suite, some 12 minutes on two cores; ARGS="tests/rekey -k name" is a part of it
 test: dev test-tools lint liboqs
@@ -61,6 +67,16 @@ test-faults: dev test-tools
 # an hour without help of the processor (KVM); KERNEL_VM_LIMIT=seconds is another bound
 test-kernel: dev kernel-tools
 	scripts/test-kernel $(BIN)/python $(TOOLS)/kernel $(ARGS)
+
+# a Debian package in $(DEB), for Debian's own Python on this machine; as root, or with fakeroot
+DEB := dist
+deb:
+	@scripts/make-deb python3 $(DEB)
+
+# that package in a booted systemd: a Debian of its own (debootstrap, once) in a container that forgets everything; as root
+test-systemd: dev
+	@scripts/need-tools "$(SYSTEMD_TOOLS)" systemd-nspawn debootstrap $(OUT)
+	scripts/test-systemd $(BIN)/python $(TOOLS)/systemd $(ARGS)
 
 # the Linux kernel's own network test of WireGuard against our engine, 3 to 5 minutes; needs root and Debian's sources
 test-netns: venv

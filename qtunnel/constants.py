@@ -20,5 +20,9 @@ MAX_PROCESSES = 64
 UAPI_DIRECTORY = "/var/run/wireguard"
 """Where wg(8) looks for the socket of a userspace WireGuard."""
 
+ENGINE_GENERATION = 1
+"""Of what the daemon says to ``qtunnel wg``. An engine that runs is taken over by a daemon of another release with the
+same number, so that an upgrade drops no packet; one of another number is started anew."""
+
 QKD_KEY_SIZE = 32
 """Bytes of QKD key asked for per rekey: 256 bits, the size every KME can deliver and what a PSK holds."""

@@ -14,6 +14,7 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_NO_DAEMON = 3
 EXIT_NO_KME = 3
+EXIT_NO_BROKER = 3
 
 
 class QtunnelError(Exception):
@@ -113,6 +114,10 @@ class KmeError(QtunnelError):
     """The embedded KME cannot be started."""
 
 
+class ServiceError(QtunnelError):
+    """The service's files cannot be put in place, or taken away."""
+
+
 class NetworkError(QtunnelError):
     """The simulated QKD network: it cannot be started, or refuses what it was told."""
 
@@ -143,6 +148,22 @@ class PadError(QtunnelError):
     def __init__(self, message: str, *, lost: int = 0) -> None:
         super().__init__(message)
         self.lost = lost
+
+
+class AuditError(QtunnelError):
+    """An audit log, or a head of one, that cannot be read, or a question that it cannot answer."""
+
+    exit_code = EXIT_USAGE
+
+
+class BrokerError(QtunnelError):
+    """The MQTT broker that reports go to, or come from, is not there or refuses."""
+
+    exit_code = EXIT_NO_BROKER
+
+
+class MetricsError(QtunnelError):
+    """The port for metrics cannot be served."""
 
 
 class StoreError(QtunnelError):

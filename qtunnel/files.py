@@ -88,6 +88,14 @@ def _open(path: Path, how: int) -> int:
     return descriptor
 
 
+def _handed_over(path: Path, status: os.stat_result) -> bool:
+    """Whether it is a credential that systemd made readable for this unit's user by an ACL (systemd.exec(5)): its mask
+    shows as the permission of root's group."""
+    given = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    owners = (status.st_uid, status.st_gid) == (0, 0)
+    return bool(given) and path.parent == Path(given) and owners and status.st_mode & OTHERS == stat.S_IRGRP
+
+
 def _check(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ConfigError(f"{path}: not a regular file; a secret file is expected here")
@@ -96,7 +104,7 @@ def _check(path: Path, status: os.stat_result) -> None:
             f"{path}: belongs to user {status.st_uid}, not to the user qtunnel runs as; "
             f"run: chown {os.geteuid()} {path}"
         )
-    if status.st_mode & OTHERS:
+    if status.st_mode & OTHERS and not _handed_over(path, status):
         raise FilePermissionError(
             f"{path}: others may use this secret file (mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600 {path}"
         )

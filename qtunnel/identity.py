@@ -21,6 +21,7 @@ from qtunnel.crypto import dh
 from qtunnel.crypto.kdf import Label, derive, frame, sha512
 from qtunnel.crypto.kem import KEMS, Kem, KemKeyError, KemKeyPair
 from qtunnel.crypto.kem_set import find_kem
+from qtunnel.crypto.signature import SEED_SIZE, SigningKey
 from qtunnel.errors import ConfigError, IdentityFileError, KemUnavailableError
 from qtunnel.files import read_secret_file, write_new_file
 from qtunnel.kem_files import kem_file, load_kem_key, save_kem_key
@@ -204,6 +205,11 @@ class Identity:
         context = kem.name.encode() if kem.label is Label.IDENTITY_KEM else b""
         with derive(self._seed, kem.label, context, kem.seed_size) as seed:
             return kem.key_pair(seed)
+
+    def audit_key(self) -> SigningKey:
+        """What signs this gateway's audit log: it follows from the seed, and takes part in nothing else."""
+        with derive(self._seed, Label.IDENTITY_AUDIT, b"", SEED_SIZE) as seed:
+            return SigningKey(seed)
 
     @classmethod
     def create(cls, random_bytes: RandomBytes, further: Iterable[Kem] = ()) -> Identity:

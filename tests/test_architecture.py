@@ -42,6 +42,11 @@ READERS = {
     "cli/identity.py": "the first line of a file, to tell an identity from a public file",
     "engines/bypass.py": "the kernel's reverse path filter settings",
     "cli/main.py": "/dev/null",
+    "process.py": "this process's capabilities, in /proc",
+    "doctor/kernel_checks.py": "/dev/net/tun, swap devices and this process's capabilities, in /proc",
+    "doctor/file_checks.py": "certificates",
+    "service/install.py": "the units that it puts in place",
+    "service/places.py": "the units of this package",
     "cli/kme_network.py": "a picture, which it writes",
     "config/document.py": "the configuration, which names secret files but holds none",
     "config/loader.py": "opens public files to see that they can be read",
@@ -52,6 +57,7 @@ READERS = {
     "kme/pki.py": "certificates",
     "daemon/settings.py": "/proc/cpuinfo",
     "daemon/memory.py": "epochs and replay times",
+    "auditlog/files.py": "the audit log and its heads, which hold key_IDs and no keys",
     "daemon/stores.py": "keys agreed ahead, sealed",
     "control/server.py": "a directory, to lock it",
     "drivers/file_make.py": "a pad, to make it",
@@ -66,6 +72,7 @@ READERS = {
     "workers/process.py": "/dev/null",
     "sandbox": "/proc, /dev/net/tun",
     "demo": "logs and pid files of its children, example configurations, /proc",
+    "scenario": "files of a run and of the gallery, a setting in /proc",
     "bench": "logs of the engines, /proc, /dev/net/tun",
 }
 """Which files, and rooms as a whole, open files, and why none of it is a secret that goes around ``qtunnel.files``."""
@@ -255,7 +262,8 @@ def test_secrets_are_read_by_the_one_loader() -> None:
     }
     assert users == {
         "cli/pad.py", "config/checks.py", "config/loader.py", "config/snapshot.py", "daemon/settings.py",
-        "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py", "identity.py", "kem_files.py",
+        "doctor/file_checks.py", "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py",
+        "fleet/broker.py", "identity.py", "kem_files.py",
         "kme/pki.py", "tls.py",
     }  # fmt: skip
 
@@ -330,8 +338,12 @@ def test_documents_name_files_that_are_there(document: Path) -> None:
     assert names(missing) == ""
 
 
+def _texts(directory: str) -> list[Path]:
+    return [path for path in (ROOT / directory).rglob("*") if path.is_file()]
+
+
 def test_the_code_names_documents_that_are_there() -> None:
-    files = [*(PACKAGE / file for file in sources()), *(ROOT / "configs").iterdir(), *(ROOT / "systemd").iterdir()]
+    files = [*(PACKAGE / file for file in sources()), *_texts("configs"), *_texts("systemd")]
     named = {ROOT / path for file in files for path in re.findall(r"\bdocs/[\w-]+\.md", file.read_text())}
     assert len(named) > 1
     assert names({path for path in named if not path.exists()}) == ""

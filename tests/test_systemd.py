@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,45 +10,67 @@ from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).parents[1] / "systemd" / "qtunnel@.service"
+UNITS = Path(__file__).parents[1] / "systemd"
+DAEMON, ENGINE, TARGET = (UNITS / name for name in ("qtunnel@.service", "qtunnel-engine@.service", "qtunnel.target"))
 PROGRAM = "/usr/bin/qtunnel"
+MOST_EXPOSED = 2.0
+"""As ``systemd-analyze security`` counts, from 0 to 10; below 2 it says OK."""
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian: systemd)"
+)
 
 
-def verify(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
-    """What ``systemd-analyze verify`` says of the unit, with a program that is there in the place of qtunnel."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("needs systemd-analyze (Debian package systemd)")
-    (directory / UNIT.name).write_text(text.replace(PROGRAM, shutil.which("true") or "/bin/true"))
+def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(directory / "qtunnel@alice.service")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+        ["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )  # fmt: skip
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    result = verify(tmp_path, UNIT.read_text())
-    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+def verify(directory: Path, **changed: str) -> str:
+    """What ``systemd-analyze verify`` says of the units, with a program that is there in the place of qtunnel.
+
+    changed: another text of the unit ``daemon``.
+    """
+    for unit in (DAEMON, ENGINE, TARGET):
+        text = changed.get("daemon", unit.read_text()) if unit is DAEMON else unit.read_text()
+        (directory / unit.name).write_text(text.replace(PROGRAM, shutil.which("true") or "/bin/true"))
+    names = [directory / name for name in ("qtunnel@alice.service", "qtunnel-engine@alice.service", TARGET.name)]
+    done = analyze("verify", "--man=no", "--recursive-errors=no", *names)
+    return f"{done.returncode}{done.stdout}{done.stderr}"
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    assert verify(tmp_path) == "0"
 
 
 def test_the_verification_can_fail(tmp_path: Path) -> None:
-    result = verify(tmp_path, UNIT.read_text().replace("LimitCORE=0", "LimitKERN=0"))
-    assert "LimitKERN" in result.stderr
+    assert "LimitKERN" in verify(tmp_path, daemon=DAEMON.read_text().replace("LimitCORE=0", "LimitKERN=0"))
+
+
+@pytest.mark.parametrize("unit", [DAEMON, ENGINE], ids=lambda unit: unit.name)
+def test_how_exposed_a_unit_is(unit: Path, tmp_path: Path) -> None:
+    done = analyze("security", "--offline=true", "--threshold=100", unit)
+    found = re.search(r"Overall exposure level for \S+: (\d+\.\d+)", done.stdout)
+    assert found is not None, done.stdout + done.stderr
+    assert float(found[1]) <= MOST_EXPOSED
+    worse = tmp_path / unit.name
+    worse.write_text(unit.read_text().replace("NoNewPrivileges=yes", "").replace("CapabilityBoundingSet=", "#"))
+    found = re.search(
+        r"Overall exposure level for \S+: (\d+\.\d+)", analyze("security", "--offline=true", worse).stdout
+    )
+    assert found is None or float(found[1]) > MOST_EXPOSED
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["make", *arguments], cwd=UNIT.parents[1], capture_output=True, text=True, timeout=280, check=False
+        ["make", *arguments], cwd=UNITS.parent, capture_output=True, text=True, timeout=280, check=False
     )
 
 
 @pytest.mark.timeout(300)
 def test_what_make_install_puts_in_place_is_what_the_unit_runs(tmp_path: Path) -> None:
     """All paths below a directory of the test's own; all of it can be taken away."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("needs systemd-analyze (Debian package systemd)")
     app, link, units, etc = (tmp_path / name for name in ("opt", "bin/qtunnel", "units", "etc"))
     places = [f"PYTHON={sys.executable}", f"APP_DIR={app}", f"LINK={link}", f"UNITS={units}",
                f"ETC={etc}"]  # fmt: skip
@@ -58,10 +81,7 @@ def test_what_make_install_puts_in_place_is_what_the_unit_runs(tmp_path: Path) -
     assert said.stdout.startswith("qtunnel, version ")
     installed = next(app.glob("lib/python*/site-packages/qtunnel"))
     assert (installed / "demo" / "configs" / "alice.yaml").is_file(), "a copy, which needs no checkout"
-    verified = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(units / "qtunnel@alice.service")],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    verified = analyze("verify", "--man=no", "--recursive-errors=no", units / "qtunnel@alice.service")
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
     assert "install:" not in make("install", *places, "PYTHON=false").stderr, "what is there is no hindrance"
     removed = make("uninstall", *places)
@@ -69,20 +89,35 @@ def test_what_make_install_puts_in_place_is_what_the_unit_runs(tmp_path: Path) -
     assert (app.exists(), link.is_symlink(), list(units.iterdir()), etc.exists()) == (False, False, [], True)
 
 
-def settings() -> dict[str, str]:
-    lines = [line for line in UNIT.read_text().splitlines() if "=" in line and not line.startswith("#")]
+def settings(unit: Path) -> dict[str, str]:
+    lines = [line for line in unit.read_text().splitlines() if "=" in line and not line.startswith("#")]
     return dict(line.split("=", 1) for line in lines)
 
 
-def test_what_the_unit_promises() -> None:
-    unit = settings()
+def test_what_the_daemons_unit_promises() -> None:
+    unit = settings(DAEMON)
     assert unit["Type"] == "notify"
-    assert unit["ExecStart"] == f"{PROGRAM} run --config /etc/qtunnel/%i.yaml"
+    start = f"{PROGRAM} run --config /etc/qtunnel/%i.yaml --steward /run/qtunnel-engine/%i.sock"
+    assert unit["ExecStart"] == start
     assert unit["ExecReload"] == f"{PROGRAM} reload --config /etc/qtunnel/%i.yaml"
-    assert unit["LimitCORE"] == "0"
-    assert unit["KillMode"] == "process", "the engine outlives a daemon that is killed"
     assert (unit["WatchdogSec"], unit["Restart"]) == ("30s", "on-failure")  # which a watchdog's end counts as
-    assert unit["CapabilityBoundingSet"] == unit["AmbientCapabilities"] == "CAP_NET_ADMIN"
+    assert unit["CapabilityBoundingSet"] == unit["AmbientCapabilities"] == ""
+    assert unit["LoadCredential"] == "secrets:/etc/qtunnel/%i.secrets"
     # One instance that stops must not take the control sockets of the others.
     assert (unit["RuntimeDirectory"], unit["RuntimeDirectoryPreserve"]) == ("qtunnel", "yes")
     assert unit["StateDirectory"] == "qtunnel/%i"
+
+
+def test_what_the_engines_unit_promises() -> None:
+    unit = settings(ENGINE)
+    assert unit["CapabilityBoundingSet"] == unit["AmbientCapabilities"] == "CAP_NET_ADMIN"
+    assert "LoadCredential" not in unit
+    assert "/etc/qtunnel" in unit["InaccessiblePaths"]
+    assert unit["DeviceAllow"] == "/dev/net/tun rw"
+    assert unit["StopWhenUnneeded"] == "yes", "stopped with the daemon, not with its restart"
+
+
+@pytest.mark.parametrize("unit", [DAEMON, ENGINE], ids=lambda unit: unit.name)
+def test_no_key_reaches_a_disk(unit: Path) -> None:
+    its = settings(unit)
+    assert (its["LimitCORE"], its["MemorySwapMax"], its["LimitMEMLOCK"]) == ("0", "0", "infinity")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from qtunnel.bench import delay
 from qtunnel.bench.options import LinkOptions
 from qtunnel.errors import BenchError
+from qtunnel.sandbox.delaying import DEVICE, delay_forwarding
 from qtunnel.sandbox.namespaces import Network
 from qtunnel.sandbox.programs import call
 
@@ -19,18 +17,11 @@ ADDRESS = {"alice": "10.99.1.1", "bob": "10.99.2.1"}
 """The outer addresses."""
 
 _ROUTER_SIDE = {"alice": "10.99.1.2", "bob": "10.99.2.2"}
-DELAY = "delay"
-"""The device into which the router sends all that is to be delayed; it comes back from there, to be forwarded again."""
-
-_DELAY_QUEUE = 10_000
-"""Packets that wait for the delaying program; a TUN's own 500 are 6 ms of 1 Gbit/s."""
-
 _TCP_BUFFERS = "4096 131072 67108864"
 """Least, initial and most bytes: the kernel's 6 MB of window would hold TCP to 2.4 Gbit/s at 20 ms, whoever tunnels."""
 
 _CONGESTION = "/proc/sys/net/ipv4/tcp_congestion_control"
 
-_DELAY_TABLE = "100"
 _PROBABILITY_STEPS = 1_000_000
 """nft compares whole numbers: a step is 0.0001 percent of loss."""
 
@@ -78,7 +69,7 @@ class Link:
                 if options.loss:
                     _dropper()(options.loss)
                 if options.delay_ms:
-                    _delay(options.delay_ms / 2)
+                    delay_forwarding((f"to-{name}" for name in ENDS), options.delay_ms / 2000)
 
     def _address(self, name: str) -> None:
         with self.networks[name].entered():
@@ -119,30 +110,13 @@ def _drop_by_nft(percent: float) -> None:
     call("nft", "add", "table", "ip", "bench")
     call("nft", "add", "chain", "ip", "bench", "forward", "{ type filter hook forward priority 0; }")
     call(
-        "nft", "add", "rule", "ip", "bench", "forward", "iifname", "!=", DELAY, "meta", "l4proto", "udp",
+        "nft", "add", "rule", "ip", "bench", "forward", "iifname", "!=", DEVICE, "meta", "l4proto", "udp",
         "numgen", "random", "mod", str(_PROBABILITY_STEPS), "<", str(below), "drop",
     )  # fmt: skip
 
 
-def _delay(milliseconds: float) -> None:
-    """Each way, in the present network namespace: what comes from an end goes through the delaying program first."""
-    command = [sys.executable, "-I", "-S", delay.__file__, DELAY, str(milliseconds / 1000)]
-    program = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
-    assert program.stdout is not None
-    if program.stdout.readline() != b"ready\n":
-        raise BenchError(f"--delay: {program.communicate()[1].decode().strip()}")
-    call("ip", "link", "set", DELAY, "txqueuelen", str(_DELAY_QUEUE), "up")
-    for name in ("all", DELAY):  # the sources of what comes back from it are elsewhere
-        Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("0")
-    call("ip", "route", "add", "default", "dev", DELAY, "table", _DELAY_TABLE)
-    for name in ENDS:
-        call("ip", "rule", "add", "iif", f"to-{name}", "lookup", _DELAY_TABLE)
-
-
 def _drop_by_iptables(percent: float) -> None:
     call(
-        "iptables", "-A", "FORWARD", "!", "-i", DELAY, "-p", "udp",
+        "iptables", "-A", "FORWARD", "!", "-i", DEVICE, "-p", "udp",
         "-m", "statistic", "--mode", "random", "--probability", f"{percent / 100:.9f}", "-j", "DROP",
     )  # fmt: skip

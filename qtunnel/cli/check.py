@@ -56,6 +56,19 @@ def summary(config: Config) -> list[str]:
         lines += _peer(peer)
     for plain in config.plain_peers:
         lines += _plain_peer(plain)
+    return [*lines, *_accounts(config)]
+
+
+def _accounts(config: Config) -> list[str]:
+    """What it gives account of itself by."""
+    lines = []
+    if config.audit is not None:
+        rule = {"stop": "the daemon ends where it cannot be written", "go-on": "an alarm where it cannot be written"}
+        lines.append(f"audit log {config.audit.path}: {rule[config.audit.on_failure]}")
+    if config.metrics is not None:
+        lines.append(f"metrics on {config.metrics.listen}")
+    if config.mqtt is not None:
+        lines.append(f"reports to {config.mqtt.broker}, under {config.mqtt.prefix}/{config.node.name}")
     return lines
 
 

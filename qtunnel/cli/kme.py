@@ -15,7 +15,7 @@ import click
 from qtunnel.cli.kme_network import ctl, plan, run, show_map
 from qtunnel.errors import EXIT_FAILURE, EXIT_PROTECTED
 from qtunnel.kme.pki import DEFAULT_KMES, DEFAULT_SAES, KmeName, create_pki
-from qtunnel.process import forbid_core_dumps
+from qtunnel.process import guard_memory
 
 if TYPE_CHECKING:
     from qtunnel.kme.config import KmeConfig
@@ -80,7 +80,7 @@ def serve(config: Path, log_format: Literal["text", "json"]) -> None:
     from qtunnel.kme.config import load_config
     from qtunnel.telemetry.log import configure
 
-    forbid_core_dumps()
+    guard_memory()
     loaded = load_config(config)
     configure(log_format, "info", sys.stderr)
     asyncio.run(_serve(loaded))
@@ -120,7 +120,7 @@ def probe(
     from qtunnel.probe.run import probe as probe_kme
     from qtunnel.probe.target import find_target
 
-    forbid_core_dumps()
+    guard_memory()
     target = find_target(config, source, peer, peer_config)
     found = asyncio.run(probe_kme(target, lambda keys: _agree(target, keys, as_json, yes), os.urandom))
     click.echo(report.as_json(target, found) if as_json else report.as_text(target, found))

@@ -10,7 +10,8 @@ import click
 from qtunnel.config import LogConfig, load_config
 from qtunnel.daemon.gateway import Gateway
 from qtunnel.daemon.reload import ConfigSource
-from qtunnel.process import forbid_core_dumps
+from qtunnel.engines.steward_client import StewardClient, return_to
+from qtunnel.process import guard_memory
 from qtunnel.telemetry import log
 
 
@@ -25,9 +26,16 @@ from qtunnel.telemetry import log
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="instead of log.format")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="instead of log.level")
-def run(path: Path, log_format: str | None, log_level: str | None) -> None:
+@click.option(
+    "--steward",
+    type=click.Path(readable=False, path_type=Path),
+    help="Socket of 'qtunnel steward', which has the engine and changes the network for a daemon without capabilities.",
+)
+def run(path: Path, log_format: str | None, log_level: str | None, steward: Path | None) -> None:
     """Run the gateway in the foreground until SIGTERM or SIGINT."""
-    forbid_core_dumps()
+    guard_memory()
+    if steward is not None:
+        return_to(steward)
 
     def apply_log(wanted: LogConfig) -> None:
         log.configure("json" if (log_format or wanted.format) == "json" else "text", log_level or wanted.level)
@@ -35,4 +43,4 @@ def run(path: Path, log_format: str | None, log_level: str | None) -> None:
     config = load_config(path)
     apply_log(config.log)
     source = ConfigSource(path.absolute(), lambda: load_config(path.absolute()), apply_log)
-    asyncio.run(Gateway(config, source).run())
+    asyncio.run(Gateway(config, source, None if steward is None else StewardClient(steward)).run())

@@ -26,6 +26,8 @@ def render(report: Status) -> RenderableType:
         ago = f" ({duration(node.config_error_age_s)} ago)" if node.config_error_age_s is not None else ""
         parts.append(Text(f"a newer configuration was refused, the one before is in use{ago}:", style="red"))
         parts += [Text(f"  {line}", style="red") for line in node.config_error.splitlines()]
+    if node.audit_error is not None:
+        parts.append(Text(f"nothing is recorded: {node.audit_error}", style="red"))
     parts += [_peer(peer) for peer in report.peers]
     if not report.peers and not report.plain_peers:
         parts.append(Text("\nno peers are configured, so nothing is protected"))

@@ -19,7 +19,7 @@ from qtunnel.netio.loop import open_loop
 from qtunnel.netio.syslog import SOCKET as SYSLOG
 from qtunnel.netio.syslog import SyslogHandler
 from qtunnel.netio.tun import check_name
-from qtunnel.process import forbid_core_dumps
+from qtunnel.process import guard_memory
 
 GARBAGE = 50_000
 """Objects more than before until cycles are looked for: packets leave none, and a look takes as long as a burst."""
@@ -91,7 +91,7 @@ def wg(
     """
     check_name(interface)
     _set_up_logging(interface, log_file, log_level, to_stderr=foreground)
-    forbid_core_dumps()
+    guard_memory()
     socket_dir = socket_dir.absolute()
 
     def start() -> Callable[[], None]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from qtunnel.config.accounts import AuditConfig, MetricsConfig, MqttConfig
 from qtunnel.config.checks import SETTINGS, check_identities, warnings
 from qtunnel.config.document import Problem
 from qtunnel.config.loader import load
@@ -24,9 +25,12 @@ from qtunnel.config.types import SocketAddress
 from qtunnel.constants import DEFAULT_RUNTIME_DIRECTORY, DEFAULT_STATE_DIRECTORY
 
 __all__ = [
+    "AuditConfig",
     "Config",
     "KeySourceConfig",
     "LogConfig",
+    "MetricsConfig",
+    "MqttConfig",
     "NodeConfig",
     "PeerConfig",
     "PlainPeerConfig",

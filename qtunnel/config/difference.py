@@ -20,6 +20,8 @@ from qtunnel.config.types import InPlace
 
 LIVE = {"tunnel": {"addresses", "mtu", "record_mode"}, "log": {"format", "level"}}
 """Keys of each section that need no restart."""
+FRESH = {"mqtt"}
+"""Sections whose files are read whenever they are used: what is new in them is no change of the configuration."""
 
 
 class Verb(Enum):
@@ -75,9 +77,12 @@ def _all(old: Snapshot, new: Snapshot) -> Iterator[Change]:
     for section in Config.model_fields:
         if section in members:
             continue
-        keys = list(compare.keys(getattr(old.config, section), getattr(new.config, section)))
+        how = compare if section not in FRESH else _Comparison({}, {})
+        keys = list(how.keys(getattr(old.config, section), getattr(new.config, section)))
         live = [key for key in keys if key.split(".")[0] in LIVE.get(section, ())]
-        yield from (Change(Verb.REFUSED, Kind.OTHER, keys=(f"{section}.{key}",)) for key in keys if key not in live)
+        yield from (
+            Change(Verb.REFUSED, Kind.OTHER, keys=(f"{section}.{key}".rstrip("."),)) for key in keys if key not in live
+        )
         if live:
             yield Change(Verb.CHANGED, Kind(section), keys=tuple(live))
     yield from _members(Kind.KEY_SOURCE, old.config.key_sources, new.config.key_sources, compare, set())

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from qtunnel.config.credentials import placed
 from qtunnel.config.document import Finding, Location, Node, Problem, dotted, parse, read_text, stand_in
 from qtunnel.config.types import FileKind, InPlace, resolve
 from qtunnel.config.words import problems_of
@@ -156,7 +157,7 @@ def _resolved(value: Any, context: dict[str, Any]) -> Any:
         copied.model_fields_set.intersection_update(value.model_fields_set)  # a resolved default is still a default
         return copied
     if isinstance(value, Path):
-        return value if value.is_absolute() else resolve(value, context)
+        return placed(value if value.is_absolute() else resolve(value, context))
     if type(value) is dict:
         new = {name: _resolved(item, context) for name, item in value.items()}
         return new if any(new[name] is not value[name] for name in value) else value

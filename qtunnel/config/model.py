@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from qtunnel.config.accounts import AuditConfig, MetricsConfig, MqttConfig
 from qtunnel.config.document import Problem
 from qtunnel.config.kems import Kems
 from qtunnel.config.key_sources import KeySourceConfig as KeySourceConfig
@@ -169,6 +170,9 @@ class Config(Section):
     key_sources: dict[Name, Annotated[KeySourceConfig, BeforeValidator(key_source)]] = Field(default_factory=dict)
     peers: tuple[PeerConfig, ...] = Field(min_length=1, examples=[[_EXAMPLE_PEER]])
     plain_peers: Annotated[tuple[PlainPeerConfig, ...], NeverTheOwners] = ()
+    audit: AuditConfig | None = None
+    metrics: MetricsConfig | None = None
+    mqtt: MqttConfig | None = None
 
     def peer(self, name: str) -> PeerConfig:
         """The peer of that name; raises ``ConfigError`` naming the peers there are."""

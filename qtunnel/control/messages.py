@@ -7,7 +7,7 @@ A request is ``{"version": 1, "request": NAME, ...}``. Its answer is ``{"version
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,6 +31,12 @@ RequestName = Literal["ping", "status", "rekey", "reload", "events", "clear-sour
 Protection = Literal["qkd+pqc", "pqc-only", "blocked", "starting", "expired"]
 NodeState = Literal["starting", "up", "engine-down", "interface-altered", "stopping"]
 SourceStateName = Literal["not asked yet", "well", "failing", "resting", "in quarantine"]
+FaultKind = Literal[
+    "unreachable", "timeout", "certificate", "unauthorized", "rejected", "unavailable", "key-not-found", "protocol",
+    "driver",
+]  # fmt: skip
+"""How a call of a key source can fail: each kind of ``KeySourceError``, and the driver itself."""
+FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 ErrorCode = Literal[
     "bad-request", "version", "forbidden", "busy", "unknown-peer", "unknown-source", "timeout", "failed", "config",
     "stopping", "internal",
@@ -57,7 +63,9 @@ class Request(Message):
 
 class NodeStatus(Message):
     """The gateway itself. uptime: seconds since the daemon started. interface: its name. config_error: why the newest
-    configuration is not the one in use, until a good one is loaded."""
+    configuration is not the one in use, until a good one is loaded. audit_records: number of the newest record in the
+    audit log, ``None`` where there is none; audit_error: why nothing is recorded now. engine_restarts, rejected
+    (datagrams and offers that did not count, by reason): since the daemon's start."""
 
     name: str
     fingerprint: str
@@ -69,6 +77,10 @@ class NodeStatus(Message):
     state: NodeState
     config_error: str | None = None
     config_error_age_s: float | None = None
+    engine_restarts: int = 0
+    audit_records: int | None = None
+    audit_error: str | None = None
+    rejected: dict[str, int] = {}
 
 
 class UsedKey(Message):
@@ -158,7 +170,7 @@ class KeySourceStatus(Message):
     stored_keys, max_keys, qber (a fraction), key_rate (secret bits per second): as it told them last, ``None`` where it
     does not tell. keys_used_per_day: at the rate of the last hour. days_left: until it is empty, a lower bound where it
     tells no key_rate; ``None`` where not known, and where ``lasts``: no less is made than used. keys_taken, keys_lost:
-    since the daemon's start. alarm: why it is in quarantine.
+    since the daemon's start. faults: calls that failed, by kind, likewise. alarm: why it is in quarantine.
     """
 
     name: str
@@ -177,6 +189,7 @@ class KeySourceStatus(Message):
     lasts: bool = False
     keys_taken: int = 0
     keys_lost: int = 0
+    faults: dict[FaultKind, int] = {}
     alarm: str | None = None
 
 

@@ -57,6 +57,9 @@ PROBE_BOUND = 2.0
 MAX_PATH = 107
 """Bytes of a UNIX socket's path, sun_path less the final zero (unix(7))."""
 
+ASKED = {"rekey", "reload", "clear-source"}
+"""Requests that change something: an event tells who asked."""
+
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
 logger = log.get("control")
@@ -164,12 +167,21 @@ class ControlServer:
                 if request.request == "events":
                     await self._follow(request, reader, writer)
                     return
+                if request.request in ASKED:
+                    self._tell(request, uid, pid)
                 answer = _encode({"ok": True, "result": (await self._handle(request)).model_dump(mode="json")})
                 if len(answer) > MAX_RESPONSE:
                     raise _RefusedError("failed", "the answer is too large; ask for one peer")
             except _RefusedError as refused:
                 answer = _refusal(refused.code, str(refused))
             await _write(writer, answer)
+
+    def _tell(self, request: Request, uid: int, pid: int) -> None:
+        """Who wants what changed; whether it was done, other events say."""
+        fields = {} if request.source is None else {"source": request.source}
+        self._handlers.events.publish(
+            "control.asked", request.peer, request=request.request, uid=uid, pid=pid, **fields
+        )
 
     async def _handle(self, request: Request) -> Message:
         try:

@@ -36,6 +36,9 @@ class Label(Enum):
     RESERVOIR_STORE = b"qtunnel/v1/reservoir/store"
     RECORD_CHACHA20_POLY1305 = b"qtunnel/v1/record/chacha20-poly1305"
     RECORD_AES_256_GCM = b"qtunnel/v1/record/aes-256-gcm"
+    IDENTITY_AUDIT = b"qtunnel/v1/identity/audit"
+    AUDIT_KEY = b"qtunnel/v1/audit/key"
+    AUDIT_HEAD = b"qtunnel/v1/audit/head"
 
 
 def sha512(*parts: bytes | bytearray | memoryview) -> bytes:

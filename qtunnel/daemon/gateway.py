@@ -12,8 +12,10 @@ from typing import Any
 
 from qtunnel import __version__
 from qtunnel.config import Config, PeerConfig
-from qtunnel.control.messages import NodeState, NodeStatus, RekeyOutcome, Status
+from qtunnel.control.messages import NodeState, RekeyOutcome
 from qtunnel.control.server import ControlServer, Handlers
+from qtunnel.daemon.accounting import Accounting
+from qtunnel.daemon.announce import publisher
 from qtunnel.daemon.clock import monotonic, now
 from qtunnel.daemon.endpoints import Endpoints
 from qtunnel.daemon.epochs import Epochs
@@ -25,7 +27,9 @@ from qtunnel.daemon.notices import Notices
 from qtunnel.daemon.nudges import Nudges
 from qtunnel.daemon.on_demand import OnDemand
 from qtunnel.daemon.plain import PlainPeers
+from qtunnel.daemon.plane import marked_by
 from qtunnel.daemon.reload import Apply, ConfigSource, Parts, Reloader
+from qtunnel.daemon.report import Reporter
 from qtunnel.daemon.settings import all_settings, load_public
 from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.steady import Steady
@@ -33,12 +37,14 @@ from qtunnel.daemon.stores import Stores, take_leave
 from qtunnel.daemon.takeover import lease_of, take_up
 from qtunnel.daemon.transport import Address, Datagram, HandshakeSockets, cookie_source, source_of
 from qtunnel.daemon.tunnel import Tunnel
-from qtunnel.daemon.view import Tally, in_force, is_stale, peer_status, protection_in_force, sources_of
+from qtunnel.daemon.view import Tally, in_force, is_stale, key_ids_of, protection_in_force, sources_of
 from qtunnel.engines.base import Lease
+from qtunnel.engines.steward_client import StewardClient
 from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
 from qtunnel.keys.policy import Protection
+from qtunnel.metrics.server import MetricsServer
 from qtunnel.rekey.model import Block, Defect, Effect, Fetch, Install, Keep, Notice, Remember, Send
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.peer import PeerView
@@ -50,15 +56,13 @@ logger = log.get("daemon")
 
 POLL_INTERVAL = 1.0
 """Seconds between looks at the engine: what is in force shows within this time."""
-STATUS_LIMIT = 2.0
-"""Seconds that ``qtunnel status`` waits for the engine; what an engine does that takes longer is not known to work."""
 
 
 class Gateway:
     """One gateway, from its configuration to its end."""
 
-    def __init__(self, config: Config, source: ConfigSource) -> None:
-        self._config, self._source = config, source
+    def __init__(self, config: Config, source: ConfigSource, steward: StewardClient | None = None) -> None:
+        self._config, self._source, self._steward = config, source, steward
         self._peers: dict[str, PeerConfig] = {peer.name: peer for peer in config.peers}
         self._started = monotonic()
         self._epochs = Epochs()
@@ -75,12 +79,13 @@ class Gateway:
         self._armed: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self._accounting = Accounting(config, self._identity, self._events, self._give_up)
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises a ``QtunnelError`` where the start fails."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._asked_to_stop, number.name)
         notifier = Notifier.from_environment()
         self._reloader = Reloader(self._source, self._config, self._events, notifier)
         loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
@@ -91,6 +96,9 @@ class Gateway:
             self._events.publish("daemon.stopped", None)
             self._events.close()
             await journal
+            await self._accounting.finish()
+        if isinstance(self._failure, QtunnelError):
+            raise self._failure
         if self._failure is not None:
             raise QtunnelError(
                 f"stopped by an internal error ({type(self._failure).__name__}); the log has the details"
@@ -105,26 +113,46 @@ class Gateway:
         control = ControlServer(
             node.control_socket,
             Handlers(
-                self._status, self._rekey, self._events, reloader.reload, reloader.source.path, self._clear_source
+                lambda peer: reporter.status(peer),
+                self._rekey,
+                self._events,
+                reloader.reload,
+                reloader.source.path,
+                self._clear_source,
             ),
         )
         self._memory: StateDirectory | None = None
         self._sources = KeySources(config, self._events, lambda peer, stock: self._core.supply(peer, stock, now()))
         self._core = RekeyNode(self._identity, os.urandom, source_of=source_of, cookie_source=cookie_source)
-        self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk, self._lease_of)
+        self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk, self._lease_of,
+                              self._steward)  # fmt: skip
         self._tunnel.busy = self._work.busy
         self._endpoints = Endpoints(config, self._tunnel, self._events)
         self._plain = PlainPeers(config, self._endpoints.doubt)
         self._nudges = Nudges(self._tunnel, self._endpoints)
-        self._sockets = HandshakeSockets(node.listen, self._receive)
+        self._sockets = HandshakeSockets(node.listen, self._receive, marked_by(self._steward))
         self._notices = Notices(self._tally, self._tunnel, self._endpoints, self._publish, self._sources.book.lost)
         self._stores = stores = Stores(node.state_dir, self._publish)
+        reporter = Reporter(
+            self._started, self._identity.public.fingerprint, self._core, self._tunnel, self._endpoints, self._plain,
+            self._sources, self._notices, reloader, self._accounting, self._tally, lambda: self._config,
+            lambda: self._peers, lambda: self._state, self._view,
+        )  # fmt: skip
+        metrics = None
+        if config.metrics is not None:
+            address, port = config.metrics.listen
+            metrics = MetricsServer(str(address), port, lambda: reporter.status(None), self._events)
+        announcing = publisher(config, lambda: reporter.status(None), self._events)
         settings = all_settings(config, self._public)
         try:
             await control.start()
             names = {its.id: name for name, its in self._public.items()}
             memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told), names)
             self._memory = memory
+            await self._accounting.start()
+            if metrics is not None:
+                await metrics.start()
+                self._spawn(metrics.follow())
             await self._sockets.open(await self._tunnel.outer_mark())
             await self._endpoints.first(memory, self._public)
             await self._tunnel.start()
@@ -147,6 +175,8 @@ class Gateway:
             )  # fmt: skip
             reloader.ready(parts)
             self._spawn(reloader.follow())
+            if announcing is not None:
+                self._spawn(announcing.follow())
             self._events.publish("daemon.ready", None, interface=config.tunnel.interface, peers=len(self._peers))
             notifier.ready(reloader.summary)
             await self._stop.wait()
@@ -157,6 +187,8 @@ class Gateway:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await control.stop()
+            if metrics is not None:
+                await metrics.stop()
             self._sockets.close()
             if self._stop.is_set() and self._failure is None:
                 await self._tunnel.stop()
@@ -181,6 +213,17 @@ class Gateway:
             if self._state != "stopping":  # one that fails as it is ended does not make the end another one
                 self._failure = error
                 self._stop.set()
+
+    def _asked_to_stop(self, signal_name: str) -> None:
+        if not self._stop.is_set():
+            self._events.publish("daemon.stopping", None, signal=signal_name)
+        self._stop.set()
+
+    def _give_up(self, reason: str) -> None:
+        """Nobody asked for this end: as after a defect, nothing leaves in the clear after it."""
+        if self._state != "stopping":
+            self._failure = QtunnelError(reason)
+            self._stop.set()
 
     def _publish(self, kind: str, peer: str | None = None, **fields: object) -> None:
         self._events.publish(kind, peer, **fields)
@@ -339,7 +382,7 @@ class Gateway:
             if epoch != before[0] and info is not None:
                 self._publish(
                     "epoch.in-force", name, epoch=epoch, protection=protection,
-                    sources=sources_of(info, self._sources.describe), chained=info.chained,
+                    sources=sources_of(info, self._sources.describe), key_ids=key_ids_of(info), chained=info.chained,
                 )  # fmt: skip
             if protection is not before[1]:
                 self._publish("protection.in-force", name, before=before[1], after=protection)
@@ -356,57 +399,8 @@ class Gateway:
 
     # -- control
 
-    async def _status(self, peer: str | None) -> Status:
-        if peer is not None and peer not in self._peers and peer not in self._plain:
-            raise UnknownPeerError.of(peer, [*self._peers, *self._plain.names])
-        answers = True
-        try:
-            async with asyncio.timeout(STATUS_LIMIT):
-                stats = await self._tunnel.stats()
-        except (EngineError, TimeoutError):
-            stats, answers = {}, False
-        present, unix_now = monotonic(), time.time()
-        engine, reloader = self._tunnel.engine, self._reloader
-        return Status(
-            node=NodeStatus(
-                name=self._config.node.name,
-                fingerprint=self._identity.public.fingerprint,
-                version=__version__,
-                uptime=present - self._started,
-                engine=engine.name,
-                engine_pid=engine.pid,
-                interface=self._config.tunnel.interface,
-                state=self._node_state(answers),
-                config_error=reloader.error,
-                config_error_age_s=None if reloader.error is None else present - reloader.error_at,
-            ),
-            peers=[
-                peer_status(
-                    config,
-                    self._view(name),
-                    stats.get(name),
-                    self._tally[name],
-                    self._sources.describe,
-                    self._endpoints.text(name),
-                    self._tunnel.epoch_in_place(name),
-                    present,
-                    unix_now,
-                    self._sources.supply.words(name),
-                )
-                for name, config in self._peers.items()
-                if peer in (None, name) and name in self._core.peers
-            ],
-            plain_peers=self._plain.status(stats, unix_now, peer),
-            key_sources=self._sources.book.status(),
-        )
-
     async def _clear_source(self, name: str) -> None:
         self._sources.clear(name)
-
-    def _node_state(self, answers: bool) -> NodeState:
-        if self._state == "up" and not (answers and self._tunnel.up):
-            return "engine-down"
-        return "interface-altered" if self._state == "up" and self._tunnel.trouble is not None else self._state
 
     async def _rekey(self, peer: str) -> RekeyOutcome:
         if peer in self._plain:

@@ -36,6 +36,8 @@ LEVELS = {
     "state.damaged": "warning",
     "state.unwritable": "error",
     "config.refused": "error",
+    "audit.failing": "error",
+    "mqtt.down": "warning",
     "rekey.started": "debug",
 }
 """Kinds that are not at level info."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qtunnel.config import KeySourceConfig
-from qtunnel.control.messages import KeySourceStatus
+from qtunnel.control.messages import FaultKind, KeySourceStatus
 from qtunnel.daemon.clock import monotonic
 from qtunnel.errors import (
+    KeyNotFoundError,
+    KeyRequestRejectedError,
     KeySourceCertificateError,
     KeySourceError,
     KeySourceProtocolError,
     KeySourceTimeoutError,
     KeySourceUnauthorizedError,
+    KeySourceUnavailableError,
     KeySourceUnreachableError,
 )
 from qtunnel.events import EventStream
@@ -27,11 +30,26 @@ from qtunnel.terms import KeyRef
 DOWN = (KeySourceUnreachableError, KeySourceTimeoutError, KeySourceCertificateError, KeySourceUnauthorizedError)
 """What the calls of all peers would meet. A source that has no key, or not this one, answers and is not down."""
 
+FAULTS: dict[type[KeySourceError], FaultKind] = {
+    KeySourceUnreachableError: "unreachable",
+    KeySourceTimeoutError: "timeout",
+    KeySourceCertificateError: "certificate",
+    KeySourceUnauthorizedError: "unauthorized",
+    KeyRequestRejectedError: "rejected",
+    KeySourceUnavailableError: "unavailable",
+    KeyNotFoundError: "key-not-found",
+    KeySourceProtocolError: "protocol",
+}
+"""Each kind of failure by the word that status and metrics have for it."""
+DEFECT: FaultKind = "driver"
+"""The word for a failure that is none of them: of the driver itself."""
+
 
 @dataclass(slots=True)
 class Known:
     """One source. detail: what it said last; status: as it told it last, for the first of its peers; key_size: of the
-    key that it gave last, in bytes."""
+    key that it gave last, in bytes; faults: calls that failed, by ``FAULTS``. waited: the peer for whose key it
+    was asked last until the time was up."""
 
     description: str
     health: SourceHealth
@@ -39,6 +57,8 @@ class Known:
     last_error: str | None = None
     status: SourceStatus | None = None
     key_size: int | None = None
+    waited: str | None = None
+    faults: dict[FaultKind, int] = field(default_factory=dict)
 
     @property
     def healthy(self) -> bool | None:
@@ -101,19 +121,33 @@ class SourceBook:
         """A key of ``size`` bytes came."""
         its = self._known.get(name)
         if its is not None:
-            its.key_size = size
+            its.key_size, its.waited = size, None
             self._well(name, its, "delivers keys", 1)
 
-    def failed(self, name: str, problem: str, error: BaseException | None = None) -> None:
-        """A call failed with ``problem``, in words. error: what was raised, where it says more."""
+    def failed(
+        self,
+        name: str,
+        problem: str,
+        error: BaseException | None = None,
+        *,
+        chosen_by: str | None = None,
+        alone: bool = True,
+    ) -> None:
+        """A call failed with ``problem``, in words. error: what was raised, where it says more. chosen_by: the peer
+        that said what to ask for; alone: no other peer uses the source."""
         its = self._known.get(name)
         if its is None:
             return  # it went while it was asked
         lost = error.lost if isinstance(error, KeySourceError) else 0
         if lost:
             self._events.publish("source.keys-lost", None, source=name, number=lost, detail=problem)
+        fault = FAULTS.get(type(error), DEFECT) if isinstance(error, KeySourceError) else DEFECT
+        its.faults[fault] = its.faults.get(fault, 0) + 1
         before = its.healthy
-        its.health.failed(monotonic(), down=isinstance(error, DOWN), lost=lost)
+        down = isinstance(error, DOWN)
+        if down and chosen_by is not None:
+            down = _met_by_all(its, error, chosen_by, alone=alone)
+        its.health.failed(monotonic(), down=down, lost=lost)
         its.detail = its.last_error = problem
         if before is not False:
             self._events.publish("source.down", None, source=name, detail=problem)
@@ -177,6 +211,18 @@ class SourceBook:
         return [_status_of(name, its, monotonic()) for name, its in self._known.items()]
 
 
+def _met_by_all(its: Known, error: BaseException | None, peer: str, *, alone: bool) -> bool:
+    """Whether the calls of all peers would fail as the one for a key that this peer chose: else one could put the
+    source to rest for all. A KME refuses the key of another SAE with 401 (ETSI GS QKD 014 clause 5.4), and a program
+    may wait in vain for a key that never comes; that counts once it happened to two."""
+    if isinstance(error, KeySourceUnauthorizedError):
+        return False
+    if alone or not isinstance(error, KeySourceTimeoutError):
+        return True
+    before, its.waited = its.waited, peer
+    return before not in (None, peer)
+
+
 def _status_of(name: str, its: Known, now: float) -> KeySourceStatus:
     told, health = its.status or SourceStatus(False, ""), its.health
     refusal = health.alarm if health.state is SourceState.QUARANTINED else None
@@ -200,6 +246,7 @@ def _status_of(name: str, its: Known, now: float) -> KeySourceStatus:
         lasts=days == float("inf"),
         keys_taken=health.taken,
         keys_lost=health.lost,
+        faults=dict(its.faults),
         alarm=refusal,
     )
 

@@ -190,8 +190,10 @@ class KeySources:
         """Keys of one source; several at once where it can. One that it does not have costs no other."""
         name = refs[0].source
         if not isinstance(self._sources.get((peer, name)), BatchKeySource):
-            found = await asyncio.gather(*(self._some_by_ids(peer, [ref]) for ref in refs))
-            return [(name, answer) for answers in found for answer in answers]
+            found = list[tuple[str, Answer]]()
+            for ref in refs:  # one after the other: a peer that announces many must not take all turns from the others
+                found += [(name, answer) for answer in await self._some_by_ids(peer, [ref])]
+            return found
         told, waiting = list[tuple[str, Answer]](), [list(refs)]
         while waiting:
             some = waiting.pop(0)
@@ -220,7 +222,7 @@ class KeySources:
                     raise
                 return []
 
-        return await self._guarded(refs[0].source, "get_key_by_id", call, len(refs))
+        return await self._guarded(refs[0].source, "get_key_by_id", call, len(refs), chosen_by=peer)
 
     def _source(self, peer: str, name: str, call: str) -> KeySource:
         found = self._sources.get((peer, name))
@@ -229,9 +231,15 @@ class KeySources:
         return found
 
     async def _guarded(
-        self, name: str, call: str, ask: Callable[[], Awaitable[list[tuple[KeyRef, Secret]]]], number: int
+        self,
+        name: str,
+        call: str,
+        ask: Callable[[], Awaitable[list[tuple[KeyRef, Secret]]]],
+        number: int,
+        chosen_by: str | None = None,
     ) -> list[Answer]:
-        """The keys that a call brings, or in words why there are none. number: keys that it may cost."""
+        """The keys that a call brings, or in words why there are none. number: keys that it may cost; chosen_by: the
+        peer that said which."""
         refusal = self.book.refusal(name)
         if refusal is not None:
             return [f"{name}: {refusal}"]
@@ -244,7 +252,7 @@ class KeySources:
                 raise KeySourceUnavailableError(name, call, "an alarm came while the key was fetched", lost=len(found))
             return [self._checked(name, call, ref, key) for ref, key in found]
 
-        answers = await self._outcome(name, call, checked, lost=number)
+        answers = await self._outcome(name, call, checked, lost=number, chosen_by=chosen_by)
         return [answers] if isinstance(answers, str) else answers
 
     def _checked(self, name: str, call: str, ref: KeyRef, key: Secret) -> Answer:
@@ -256,9 +264,12 @@ class KeySources:
         self.book.delivered(name, len(key))
         return ref, key
 
-    async def _outcome(self, name: str, call: str, ask: Callable[[], Awaitable[T]], lost: int = 0) -> T | str:
-        """What a call brings, or in words why it failed. lost: keys that are gone where it takes too long."""
-        failure: Exception
+    async def _outcome(
+        self, name: str, call: str, ask: Callable[[], Awaitable[T]], lost: int = 0, *, chosen_by: str | None = None
+    ) -> T | str:
+        """What a call brings, or in words why it failed. lost: keys that are gone where it takes too long, or where
+        nobody knows how far it got; chosen_by: the peer that said what to ask for."""
+        failure: KeySourceError
         try:
             async with asyncio.timeout(CALL_LIMIT):
                 return await ask()
@@ -269,8 +280,10 @@ class KeySources:
             problem = str(failure)
         except Exception as error:  # a driver's defect must not take the other peers' tunnels down
             logger.defect("source.defect", error, source=name)
-            problem, failure = f"{name}: the driver failed ({type(error).__name__}); see the log", error
-        self.book.failed(name, problem, failure)
+            what = f"the driver failed ({type(error).__name__}); see the log"
+            problem, failure = f"{name}: {what}", KeySourceError(name, call, what, lost=lost)
+        alone = sum(own == name for _, own in self._sources) < 2
+        self.book.failed(name, problem, failure, chosen_by=chosen_by, alone=alone)
         return problem
 
     async def watch(self) -> None:

@@ -72,6 +72,20 @@ _LARGEST = MAX_DATAGRAM + 1
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
 
+Marked = Callable[[socket.socket, int, int], None]
+"""Gives a socket a mark (SO_MARK; 0 is none) and a receive buffer of so many bytes. Raises ``OSError``."""
+
+
+def mark_socket(sock: socket.socket, mark: int, buffer: int) -> None:
+    """By the capability of this process."""
+    if mark:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer)
+    except PermissionError:  # without CAP_NET_ADMIN: as much as the machine allows
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+
+
 class _Queue:
     """One socket, read in pieces.
 
@@ -135,8 +149,9 @@ class _Port:
 class HandshakeSockets:
     """All sockets of one gateway."""
 
-    def __init__(self, listen: Iterable[SocketAddress], receive: Receive) -> None:
+    def __init__(self, listen: Iterable[SocketAddress], receive: Receive, marked: Marked = mark_socket) -> None:
         self._listen, self._receive, self._mark = tuple(listen), receive, 0
+        self._marked = marked
         self._ports: dict[int, _Port] = {}
         self._expected: frozenset[str] = frozenset()
         self._budgets = {False: Budget(SHARE, SHARE_AT_ONCE), True: Budget(EXPECTED_SHARE, SHARE_AT_ONCE)}
@@ -150,7 +165,7 @@ class HandshakeSockets:
         for index, where in enumerate(self._listen):
             family = socket.AF_INET6 if where.address.version == 6 else socket.AF_INET
             try:
-                sock = _bind(family, where, mark)
+                sock = _bind(family, where, mark, self._marked)
             except OSError as error:
                 if error.errno == errno.EAFNOSUPPORT and where.address.is_unspecified and len(self._listen) > 1:
                     continue  # a host without IPv6: the default listens on both
@@ -169,7 +184,7 @@ class HandshakeSockets:
         address = first.getsockname()
         # only now: a port that is somebody else's must not be shared by mistake
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock = _socket(family, self._mark)
+        sock = _socket(family, self._mark, self._marked)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(address)
@@ -216,17 +231,12 @@ def host_of(address: tuple[Any, ...]) -> str:
     return f"{host}%{address[3]}" if len(address) == 4 and address[3] and "%" not in host else host
 
 
-def _socket(family: int, mark: int) -> socket.socket:
+def _socket(family: int, mark: int, marked: Marked) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if mark:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-        except PermissionError:  # without CAP_NET_ADMIN: as much as the machine allows
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        marked(sock, mark, RECEIVE_BUFFER)
         with contextlib.suppress(OSError):  # a kernel that cannot: Python drops the same datagrams
             packet_filter.attach(sock, packet_filter.SO_ATTACH_FILTER, _SHAPE)
     except BaseException:
@@ -235,8 +245,8 @@ def _socket(family: int, mark: int) -> socket.socket:
     return sock
 
 
-def _bind(family: int, where: SocketAddress, mark: int) -> socket.socket:
-    sock = _socket(family, mark)
+def _bind(family: int, where: SocketAddress, mark: int, marked: Marked) -> socket.socket:
+    sock = _socket(family, mark, marked)
     try:
         sock.bind((str(where.address), where.port))
     except BaseException:

@@ -9,19 +9,20 @@ from dataclasses import replace
 
 from qtunnel.config import Config
 from qtunnel.daemon.engine_keys import UNKNOWN, Busy, CurrentPsk, EngineKeys, LeaseOf
-from qtunnel.daemon.inheritance import ENGINE_RECORD, inherit
+from qtunnel.daemon.inheritance import inherit
 from qtunnel.daemon.lanes import EVERYBODY
 from qtunnel.daemon.looks import AFTER_CHANGE, Looks
 from qtunnel.daemon.members import interface_of, mark_for, specs_of
+from qtunnel.daemon.plane import open_plane, part
 from qtunnel.daemon.refusals import Refusals, short
 from qtunnel.daemon.steady import Steady
 from qtunnel.engines.base import Endpoint, Engine, Left, PeerSpec, PeerStats
 from qtunnel.engines.changes import Changes
-from qtunnel.engines.choice import open_engine, open_existing
 from qtunnel.engines.existing import ExistingEngine
 from qtunnel.engines.interface import Interface
 from qtunnel.engines.ledger import SESSION_TIME
 from qtunnel.engines.owners import OwnersInterface
+from qtunnel.engines.steward_client import StewardClient
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
@@ -45,27 +46,21 @@ class Tunnel(EngineKeys):
 
     def __init__(
         self, config: Config, identity: Identity, public: dict[str, PublicIdentity], events: EventStream,
-        current_psk: CurrentPsk, lease_of: LeaseOf = lambda peer: None,
+        current_psk: CurrentPsk, lease_of: LeaseOf = lambda peer: None, steward: StewardClient | None = None,
     ) -> None:  # fmt: skip
-        tunnel = config.tunnel
         self._config, self._identity, self._events, self._current_psk = config, identity, events, current_psk
-        self._lease_of = lease_of
+        self._lease_of, self._steward = lease_of, steward
         self.busy: Busy = lambda peer: False
         """Whose effects are on their way: they bring what the peer should have by themselves."""
-        self.engine: Engine = open_engine(
-            tunnel.engine, tunnel.interface, processes=tunnel.processes, public_key=identity.public.wireguard,
-            record=config.node.state_dir / ENGINE_RECORD,
-        )  # fmt: skip
+        self.engine: Engine
+        self._interface: Interface | OwnersInterface
+        self.engine, self._interface = open_plane(config, identity.public.wireguard, steward, lambda: self._keys)
         self.left: dict[str, Left] = {}
         """By peer's name, what an engine that was taken over has in place; to be judged right after ``start``."""
         self._kept: set[str] = set()
         """Peers whose key is of before a restart: what nobody here could put in place again is left as it is."""
         self.mark = mark_for(config)
         """Of all datagrams that carry the tunnel: those of the engine, and those of the key handshake."""
-        self._interface: Interface | OwnersInterface = Interface(interface_of(config))
-        if tunnel.manage == "psk":
-            self.engine = existing = open_existing(tunnel.interface)
-            self._interface = OwnersInterface(interface_of(config), existing, lambda: self._keys)
         self._changes = Changes()
         self._made = 0
         self._looks = Looks(self._changes.heard, lambda: self._interface.looks)
@@ -76,7 +71,7 @@ class Tunnel(EngineKeys):
         self._alone: set[str] = set()
         self._unrenewed: set[str] = set()
         self._gone: set[bytes] = set()
-        self.up = False
+        self.up, self.restarts = False, 0
         self._in_place: dict[str, int | object | None] = {}
         self._record_suites: dict[str, str] = {}
         self._misplaced: set[str] = set()
@@ -190,6 +185,7 @@ class Tunnel(EngineKeys):
             async with self._lock:
                 await self.engine.stop()
                 await self._bring_up()
+            self.restarts += 1
             self._events.publish("engine.restarted", None, pid=self.engine.pid)
         except EngineError as error:
             self._events.publish("engine.failed", None, detail=str(error))
@@ -250,6 +246,9 @@ class Tunnel(EngineKeys):
         """Take interface, routes and engine away, and what stands behind the routes; nothing of anybody else's."""
         self.up = False
         self._changes.close()
+        if self._steward is not None and not self._owners:
+            await part(self.engine, self._steward)
+            return
         try:
             await self._interface.down()
         except EngineError as error:

@@ -45,6 +45,11 @@ def sources_of(info: EpochInfo, describe: Callable[[str], str]) -> list[str]:
     return ["x25519", *(kem.name for kem in info.suite.kem.kems), *(describe(name) for name in info.sources)]
 
 
+def key_ids_of(info: EpochInfo) -> list[str]:
+    """The QKD keys in an epoch, each as ``SOURCE KEY_ID``."""
+    return [f"{key.source} {key.key_id}" for key in info.keys]
+
+
 def protection_in_force(peer: PeerConfig, view: PeerView, stats: PeerStats | None, now: float) -> Protection:
     """The protection of the session that carries traffic now."""
     if view.protection in (Protection.BLOCKED, Protection.STARTING, Protection.EXPIRED):

@@ -6,74 +6,34 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
 
-from qtunnel.demo.children import Child
 from qtunnel.demo.files import GATEWAYS
-from qtunnel.demo.lab import DIRECTORY, TOOLS, TUNNEL, TUNNEL_BOUND, Lab, View
+from qtunnel.demo.interrupts import Interrupts
+from qtunnel.demo.lab import TOOLS, TUNNEL, TUNNEL_BOUND, Lab
 from qtunnel.demo.observe import FULL, Observer
 from qtunnel.demo.options import DemoOptions
-from qtunnel.demo.verdict import Gap, Measured, Summary, judge
+from qtunnel.demo.stage import DIRECTORY, Stage, View
+from qtunnel.demo.traffic import Pinger, Pings, throughput
+from qtunnel.demo.verdict import Measured, Summary, judge
 from qtunnel.demo.view import Progress, in_words, live_view
 from qtunnel.errors import DemoError, QtunnelError
-from qtunnel.sandbox import pinger as pinger_file
-from qtunnel.sandbox.programs import check_tools, iperf_received, qtunnel_command, search_path
+from qtunnel.sandbox.programs import check_tools, qtunnel_command, search_path
 
-PINGER = Path(pinger_file.__file__)
 PING_INTERVAL = 0.01
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at the status; the shortest interval is 1 s, so no epoch passes unseen."""
 
-WINDOW = "256K"
-"""iperf3's socket buffer. What TCP has under way waits in the TUN's queue while an engine is scheduled out. That queue
-has room for 500 packets or more, 0.7 MB, so with this much under way the pings that share it are not dropped. More does
-not make it faster: 0.26 to 0.34 Gbit/s with 64K to 4M, in no order."""
-
-IPERF_SLACK = 10.0
-"""Seconds beyond its time that iperf3 gets to connect and to report."""
-
-PINGER_BOUND = 10.0
-"""Seconds for the last echoes (2 s) and the report."""
-
 OUTAGE_KME = "kme-b"
-
-
-@dataclass(slots=True)
-class Pings:
-    """The pinger's latest report."""
-
-    sent: int = 0
-    answered: int = 0
-    overdue: int = 0
-    rtt_ms: float = 0.0
-    gaps: list[Gap] = field(default_factory=list)
-    silences: list[tuple[float, float]] = field(default_factory=list)
-    final: bool = False
-
-    @property
-    def lost(self) -> int:
-        """Without an answer: at the end all of them, before that those that are overdue."""
-        return self.sent - self.answered if self.final else self.overdue
-
-    def take(self, line: bytes) -> None:
-        report: dict[str, Any] = json.loads(line)
-        self.sent, self.answered = report["sent"], report["answered"]
-        self.overdue, self.rtt_ms = report["overdue"], report["rtt_ms"]
-        if "gaps" in report:
-            self.gaps = [(first, last, count) for first, last, count in report["gaps"]]
-            self.silences = [(begin, end) for begin, end in report["silences"]]
-            self.final = True
 
 
 class Run:
@@ -114,25 +74,18 @@ class Run:
         self._say("the tunnel is up, traffic begins")
         self.began = time.monotonic()
         self.observer = Observer(self.began, GATEWAYS)
-        command = [sys.executable, "-I", "-S", str(PINGER), TUNNEL["bob"], str(PING_INTERVAL)]
-        pinger = await self.lab.tool("pinger", command, "alice", pipe=True)
+        pinger = await Pinger.start(self.lab, "pinger", "alice", TUNNEL["bob"], PING_INTERVAL, self.pings)
         try:
             # a task group ends the others when one fails, and with the pinger's end below nothing hangs
             async with asyncio.TaskGroup() as group:
-                reading = group.create_task(self._read_pings(pinger))
+                reading = group.create_task(pinger.read())
                 group.create_task(self._load())
                 if self.options.outage:
                     group.create_task(self._outage(*self.options.outage))
                 await self._watch()
-                pinger.expected_to_end = True
-                assert pinger.process.stdin is not None
-                pinger.process.stdin.close()
-                async with asyncio.timeout(PINGER_BOUND):
-                    await reading
+                await pinger.finish(reading)
         except* QtunnelError as errors:
             self.failures += [str(error) for error in errors.exceptions]
-        except* TimeoutError:
-            self.failures.append(f"the pinger did not report within {PINGER_BOUND:g} s{pinger.last_words()}")
 
     async def _watch(self) -> None:
         """Look at both gateways until the time is over."""
@@ -152,44 +105,13 @@ class Run:
                 return
             await asyncio.sleep(min(LOOK_EVERY, self.options.seconds - progress.elapsed))
 
-    async def _read_pings(self, pinger: Child) -> None:
-        assert pinger.process.stdout is not None
-        while line := await pinger.process.stdout.readline():
-            self.pings.take(line)
-        await pinger.process.wait()
-        if not pinger.expected_to_end:
-            pinger.check()
-            raise DemoError(f"the pinger ended early{pinger.last_words()}")
-
     async def _load(self) -> None:
         """iperf3 from alice to bob."""
         start, seconds = self.options.load
         await asyncio.sleep(max(0.0, self.began + start - time.monotonic()))
-        address = TUNNEL["bob"]
-        listen = ["iperf3", "--server", "--one-off", "--forceflush", "--bind", address]
-        server = await self.lab.tool("iperf3-server", listen, "bob")
-        server.expected_to_end = True
-        await self.lab.until(
-            lambda: b"listening" in server.log.read_bytes(),
-            IPERF_SLACK,
-            lambda: "the iperf3 server does not listen",
-            [],
-        )
         whole = max(1, round(seconds))
         self.progress.load = f"running for {whole} s"
-        client = await self.lab.tool(
-            "iperf3",
-            ["iperf3", "--client", address, "--time", str(whole), "--window", WINDOW, "--json",
-             "--connect-timeout", "3000"],
-            "alice", pipe=True,
-        )  # fmt: skip
-        client.expected_to_end = True
-        try:
-            async with asyncio.timeout(whole + IPERF_SLACK):
-                output, _ = await client.process.communicate()
-        except TimeoutError:
-            raise DemoError(f"iperf3 did not end within {whole + IPERF_SLACK:g} s") from None
-        _, self.gbps = iperf_received(output)
+        _, self.gbps = await throughput(self.lab, "bob", "alice", TUNNEL["bob"], whole)
         self.progress.load = f"{self.gbps:.2f} Gbit/s over {whole} s"
 
     async def _outage(self, begin: float, end: float) -> None:
@@ -245,19 +167,7 @@ def main(options: DemoOptions, *, as_json: bool) -> int:
 
 async def _main(lab: Lab, options: DemoOptions, as_json: bool) -> int:
     """Run, stop everything, tell. A signal ends the run once; the clean-up after it is not disturbed."""
-    task = asyncio.current_task()
-    assert task is not None
-    interruptible = True
-
-    def interrupt() -> None:
-        nonlocal interruptible
-        if interruptible:
-            interruptible = False
-            task.cancel()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, interrupt)
+    interrupts = Interrupts()
     with screen(as_json) as (say, show):
         run = Run(lab, options, say, show)
         try:
@@ -267,23 +177,23 @@ async def _main(lab: Lab, options: DemoOptions, as_json: bool) -> int:
             run.failures.append(str(error))
         except asyncio.CancelledError:
             run.failures.append("interrupted")
-    if options.keep and interruptible and look_around(lab):
+    if options.keep and interrupts.on and look_around(lab):
         summary = run.summary()
         tell(summary, options, as_json)
         problems = await keep(lab, sys.stderr if as_json else sys.stdout)
-        interruptible = False
+        interrupts.on = False
         problems += await lab.stop()
         for problem in problems:
             print(f"qtunnel: {problem}", file=sys.stderr)
         return 0 if summary.ok and not problems else 1
-    interruptible = False
+    interrupts.on = False
     run.failures += await lab.stop()
     summary = run.summary()
     tell(summary, options, as_json)
     return 0 if summary.ok else 1
 
 
-async def keep(lab: Lab, out: TextIO) -> list[str]:
+async def keep(lab: Stage, out: TextIO) -> list[str]:
     """Wait until a signal comes, or a program ends; what went wrong."""
     try:
         print(look_around(lab), file=out, flush=True)
@@ -326,7 +236,7 @@ def tell(summary: Summary, options: DemoOptions, as_json: bool) -> None:
     print(json.dumps(summary.as_dict()) if as_json else in_words(summary, options), flush=True)
 
 
-def look_around(lab: Lab) -> str:
+def look_around(lab: Stage) -> str:
     """How to get at a run that was kept; empty where it ended before there was a gateway to look at."""
     lines = []
     program = " ".join(qtunnel_command())

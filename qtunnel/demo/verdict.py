@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from qtunnel.demo.observe import FULL, Observer, Period
 from qtunnel.demo.options import MAX_AGE_INTERVALS, RETRY, DemoOptions
+from qtunnel.demo.traffic import Gap
 
 SLACK = 1.5
 """Seconds between what happens and what a look at the status can show: two looks, and a daemon under load."""
@@ -16,9 +17,6 @@ LOOK_SLACK = 0.5
 
 MAX_ERRORS = 40
 """Errors told one by one; a run that goes wrong says the same in many wordings."""
-
-Gap = tuple[float, float, int]
-"""A run of echoes that were never answered: first sent at, last sent at (monotonic seconds), how many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,14 @@ Fail = Callable[[str], KeySourceProtocolError]
 MAX_WORDS = 200
 """Characters of a server's own words that an error repeats."""
 
-_KEY_LIKE = re.compile(r"[A-Za-z0-9+/_-]{20,}={1,2}|[A-Za-z0-9+/]{40,}")
-"""Base64 or hex as long as a key. A UUID has dashes, so it stays."""
+_KEY_LIKE = re.compile(r"[A-Za-z0-9+/_-]{20,}={1,2}|[A-Za-z0-9+/]{40,}|[A-Za-z0-9_-]{40,}")
+"""Base64 of either alphabet, or hex, as long as a key. A UUID has 36 characters with its dashes, so it stays."""
 
-_TITLE = re.compile(r"<title[^>]*>(.*?)</title|<h1[^>]*>(.*?)</h1", re.IGNORECASE | re.DOTALL)
+_TITLE = re.compile(r"<(title|h1)\b[^<>]*>", re.IGNORECASE)
+_TITLE_END = re.compile(r"</(title|h1)", re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]*>")
+"""None of these is tried twice at one place, whatever a server writes: a page of nothing but ``<`` would otherwise hold
+the loop up for seconds, and with it the calls for all peers."""
 
 
 def clean(text: str) -> str:
@@ -39,14 +43,29 @@ def words(content_type: str, body: Body) -> str:
         value = json.loads(text)
     except (ValueError, RecursionError):
         if "html" in content_type.lower() or text.lstrip()[:1] == "<":
-            title = _TITLE.search(text)
-            said = html.unescape(re.sub(r"<[^>]*>", " ", title[1] or title[2] or "")) if title else ""
+            said = html.unescape(_TAG.sub(" ", _title(text)))
             return clean(f"an HTML page, {said.strip() or 'untitled'}")
         return clean(text)
     if isinstance(value, dict):
         parts = [_flat(value[name]) for name in ("message", "error", "detail", "details", "title") if value.get(name)]
         return clean("; ".join(part for part in parts if part)) or "no reason given"
     return clean(_flat(value)) or "no reason given"
+
+
+def _title(text: str) -> str:
+    """What stands in the first title or heading of an HTML page; empty where there is none."""
+    begin = _TITLE.search(text)
+    end = None if begin is None else _TITLE_END.search(text, begin.end())
+    return "" if begin is None or end is None else text[begin.end() : end.start()]
+
+
+def alarm(value: object) -> str | None:
+    """What an ``alarm`` warns of, in words; ``None`` where it is missing, blank, false, zero or empty. One that is not
+    text is an alarm all the same: the keys of who raises it must not be used because of its form."""
+    if not value or (isinstance(value, str) and not value.strip()):
+        return None
+    said = "" if value is True else clean(_flat(value))
+    return said or "it does not say of what"
 
 
 def json_object(body: Body, fail: Fail) -> dict[str, Any]:

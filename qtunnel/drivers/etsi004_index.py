@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
+from qtunnel.aside import aside
+
 SLOT = 63
 """Bytes: KSID, next index in ten digits, chunk size in five, checksum in eight; blanks between, a newline after."""
 
@@ -37,14 +39,23 @@ class IndexFile:
 
     def __init__(self, path: Path, ksid: UUID) -> None:
         self._path, self._ksid = path, ksid
+        self._running: asyncio.Future[int] | None = None
 
     async def take(self, count: int, chunk: int) -> int:
-        """The first of ``count`` indexes, of ``chunk`` bytes each, that nobody had before; raises ``IndexesError``."""
+        """The first of ``count`` indexes, of ``chunk`` bytes each, that nobody had before; raises ``IndexesError``.
+
+        In a thread of its own: those of the loop's pool, which look up names for everybody, would soon all hang with
+        the disk. While one hangs no other is begun.
+        """
+        if self._running is not None and not self._running.done():
+            raise IndexesError(f"index_file {self._path}: the disk hangs")
+        running = self._running = asyncio.ensure_future(aside(lambda: self._take(count, chunk), "indexes"))
+        running.add_done_callback(_heard)
+        done, _ = await asyncio.wait({running}, timeout=WRITE_LIMIT)
+        if not done:
+            raise IndexesError(f"index_file {self._path}: the disk did not answer within {WRITE_LIMIT:g} s")
         try:
-            async with asyncio.timeout(WRITE_LIMIT):
-                return await asyncio.to_thread(self._take, count, chunk)
-        except TimeoutError:
-            raise IndexesError(f"index_file {self._path}: the disk did not answer within {WRITE_LIMIT:g} s") from None
+            return running.result()
         except OSError as error:
             raise IndexesError(f"index_file {self._path}: {(error.strerror or 'cannot be used').lower()}") from None
 
@@ -107,6 +118,12 @@ class IndexMemory:
             raise IndexesError(_other_size(self._ksid, self._chunk, chunk))
         first, self.next, self._chunk = self.next, self.next + count, chunk
         return first
+
+
+def _heard(running: asyncio.Future[int]) -> None:
+    """Nobody may be left to hear of what became of it; its indexes are lost."""
+    if not running.cancelled():
+        running.exception()
 
 
 def _other_size(ksid: UUID, before: int, chunk: int) -> str:

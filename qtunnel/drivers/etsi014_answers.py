@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qtunnel.drivers import answers
 from qtunnel.drivers.answers import Body, Fail, folded, json_object, words
 from qtunnel.drivers.answers import clean as clean
 from qtunnel.errors import (
@@ -150,7 +151,8 @@ def status(place: str, body: Body) -> dict[str, Any]:
 
 
 def source_status(fields: Mapping[str, Any]) -> SourceStatus:
-    """What a status object says, in our terms. Fields that are missing or of another type count as not told."""
+    """What a status object says, in our terms. Fields that are missing or of another type count as not
+    told, besides an alarm, which is one in any form."""
     stored = _number(fields.get("stored_key_count"))
     most = _number(fields.get("max_key_count"))
     key_size = _number(fields.get("key_size"))
@@ -163,8 +165,7 @@ def source_status(fields: Mapping[str, Any]) -> SourceStatus:
         told.append("simulated keys")
     if isinstance(extension.get("partner_problem"), str):
         told.append(f"its partner: {extension['partner_problem']}")
-    alarm = extension.get("alarm")
-    alarm = clean(alarm) if isinstance(alarm, str) and alarm.strip() else None
+    alarm = answers.alarm(extension.get("alarm"))
     if alarm is not None:
         told.append(f"ALARM {alarm}")
     return SourceStatus(

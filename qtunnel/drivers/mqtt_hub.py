@@ -18,6 +18,7 @@ from qtunnel.drivers.mqtt_options import Options, PeerOptions
 from qtunnel.drivers.mqtt_reports import Reports
 from qtunnel.errors import (
     KeyRequestRejectedError,
+    KeySourceError,
     KeySourceProtocolError,
     KeySourceTimeoutError,
     KeySourceUnavailableError,
@@ -83,8 +84,15 @@ class Hub:
                 self.place, call, f"{lost} answers came that nobody had asked for, and were thrown away", lost=lost
             )
         deadline = self._deadline()
-        present, link = await self.reports.current(call, peer, await self._session(call, deadline), deadline)
-        alarm = present.alarm or link.alarm
+        try:
+            present, link = await self.reports.current(call, peer, await self._session(call, deadline), deadline)
+        except KeySourceError as error:
+            warned = self.reports.warned(peer)
+            if warned is None:
+                raise
+            return SourceStatus(False, f"ALARM {warned}; then {error.detail}", alarm=str(warned))
+        warned = self.reports.warned(peer)
+        alarm = present.alarm or link.alarm or warned
         told = [f"{self.options.device} to {peer}, link {'up' if link.up else 'down'}"]
         if link.stored_keys is not None:
             told.append(f"{link.stored_keys} keys stored")

@@ -31,6 +31,7 @@ class Reports:
         self._place, self._topics = place, topics
         self._peers: set[str] = set()
         self._heard: dict[str, Heard] = {}
+        self._warned: dict[str, wire.Alarm] = {}
         self._news = asyncio.Event()
 
     def heed(self, peer: str) -> None:
@@ -55,9 +56,17 @@ class Reports:
             report = read(arrived.payload)
         except wire.WireError as error:
             report = str(error)
+        if not isinstance(report, str) and report.alarm is not None:
+            self._warned[topic] = report.alarm
         over = None if arrived.expiry is None else asyncio.get_running_loop().time() + arrived.expiry
         self._heard[topic] = Heard(report, over)
         self._tell()
+
+    def warned(self, peer: str) -> wire.Alarm | None:
+        """An alarm that came since this was asked last, of the device or of this link. Also one that has ended, or was
+        the device's last word: between two looks at the status nobody would hear of it."""
+        found = [self._warned.pop(topic, None) for topic in (self._topics.status, self._topics.link(peer))]
+        return found[0] or found[1]
 
     def _tell(self) -> None:
         self._news.set()

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
+from qtunnel.drivers import answers
 from qtunnel.drivers.etsi014_answers import MAX_NUMBER, clean
 from qtunnel.errors import (
     KeyNotFoundError,
@@ -28,7 +29,6 @@ Output = Literal["json", "hex", "base64", "raw"]
 MAX_TEXT = 8 * 1024
 """Bytes of output besides the key itself."""
 MAX_KEY_ID = 255
-MAX_ALARM = 200
 
 EXIT_CODES: dict[int, tuple[type[KeySourceError], str]] = {
     64: (KeyRequestRejectedError, "it calls the request malformed"),
@@ -94,11 +94,11 @@ def _decoded(text: bytes, kind: str, fail: Fail) -> bytes:
 
 
 def status_in(output: bytearray, fail: Fail) -> SourceStatus:
-    """A status object, in our terms. Fields that are missing count as not told, those of another type too; without
-    ``healthy`` it is healthy where it has keys, or does not tell."""
+    """A status object, in our terms. Fields that are missing count as not told, those of another type too, besides an
+    alarm, which is one in any form; without ``healthy`` it is healthy where it has keys, or does not tell."""
     fields = _object(output, fail)
     stored, size = _count(fields.get("stored_keys")), _count(fields.get("key_size"))
-    healthy, alarm = fields.get("healthy"), fields.get("alarm")
+    healthy, alarm = fields.get("healthy"), answers.alarm(fields.get("alarm"))
     if not isinstance(healthy, bool):
         healthy = stored is None or stored > 0
     detail = fields.get("detail")
@@ -113,7 +113,7 @@ def status_in(output: bytearray, fail: Fail) -> SourceStatus:
         key_size=None if size is None else size // 8,
         qber=_number(fields.get("qber")),
         key_rate=_number(fields.get("key_rate")),
-        alarm=clean(alarm)[:MAX_ALARM] if isinstance(alarm, str) and alarm.strip() else None,
+        alarm=alarm,
     )
 
 

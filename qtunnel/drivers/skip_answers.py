@@ -36,10 +36,14 @@ MAX_SYSTEM_ID = 255
 MAX_SYSTEM_IDS = 10_000
 """Entries of a list of system IDs; who has more key providers writes patterns."""
 
+MAX_PATTERNS = 256
+"""Of these, patterns: each costs up to 2 ms of the loop that carries all tunnels, and may be another one each time."""
+
 NOTHING_DONE = {501, 503, 505}
 """Status codes from 500 on that are given before anything is done. The others come from a server that failed in the
 middle, or from a proxy that lost its answer."""
 
+_WILD = frozenset("*?[")
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _MALFORMED = re.compile(r"malformed|invalid|bad\s+(key|format)|not\s+hex", re.IGNORECASE)
@@ -78,7 +82,9 @@ class Capabilities:
 
     def reaches(self, system_id: str) -> bool:
         """Whether keys shared with that key provider can be had, by its ID or by a glob pattern (draft, table 5)."""
-        return any(entry == system_id or fnmatchcase(system_id, entry) for entry in self.remote_system_ids)
+        return system_id in self.remote_system_ids or any(
+            fnmatchcase(system_id, entry) for entry in self.remote_system_ids if _wild(entry)
+        )
 
     @property
     def listed(self) -> str:
@@ -88,6 +94,11 @@ class Capabilities:
 
 def is_system_id(text: str) -> bool:
     return 0 < len(text) <= MAX_SYSTEM_ID and text.isprintable()
+
+
+def _wild(entry: str) -> bool:
+    """Whether a system ID is a pattern for some."""
+    return not _WILD.isdisjoint(entry)
 
 
 def is_key_id(text: str) -> bool:
@@ -111,6 +122,8 @@ def capabilities(place: str, body: Body) -> Capabilities:
         raise fail("it has no list of remoteSystemID")
     if not all(isinstance(entry, str) and is_system_id(entry) for entry in remote):
         raise fail("an entry of remoteSystemID is not usable")
+    if sum(map(_wild, remote)) > MAX_PATTERNS:
+        raise fail(f"its remoteSystemID has more than {MAX_PATTERNS} patterns")
     algorithm = fields.get("algorithm")
     return Capabilities(
         fields.get("entropy") is True, key, clean(algorithm) if isinstance(algorithm, str) else "", local, tuple(remote)

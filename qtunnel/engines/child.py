@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from qtunnel.engines import survivor
 from qtunnel.engines.base import Left
@@ -16,6 +17,7 @@ from qtunnel.engines.ledger import EpochLedger
 from qtunnel.engines.peers import DeviceEngine
 from qtunnel.engines.process import ChildProcess, LogLine
 from qtunnel.engines.programs import Program
+from qtunnel.engines.steward_client import StewardClient, StewardProcess
 from qtunnel.engines.survivor import SurvivingProcess
 from qtunnel.engines.voice import log_to
 from qtunnel.errors import EngineError, InterfaceError
@@ -40,12 +42,12 @@ class ChildEngine(DeviceEngine):
     """One instance per interface, may be started again after stop.
 
     record: a file that tells which process the engine is, where it may outlive this one: only one that ends its own
-    traffic in time (``epochs`` of ``Program``).
+    traffic in time (``epochs`` of ``Program``). steward: who starts it in place of this process, and keeps it.
     """
 
     def __init__(
         self, program: Program, interface: str, client: Client, *, record: Path | None = None,
-        log_line: LogLine | None = None,
+        log_line: LogLine | None = None, steward: StewardClient | None = None,
         clock: Callable[[], float] = time.time, random_bytes: RandomBytes = os.urandom,
     ) -> None:  # fmt: skip
         super().__init__(
@@ -55,7 +57,8 @@ class ChildEngine(DeviceEngine):
         self._program = program
         self._log_line = log_line or log_to(logger, interface=interface)
         self._record = record
-        self._child: ChildProcess | SurvivingProcess | None = None
+        self._steward = steward
+        self._child: ChildProcess | SurvivingProcess | StewardProcess | None = None
         self._index: int | None = None
 
     @property
@@ -84,7 +87,7 @@ class ChildEngine(DeviceEngine):
         return ""
 
     async def _inherited(
-        self, process: SurvivingProcess, public_key: bytes, listen_port: int, mark: int
+        self, process: SurvivingProcess | StewardProcess, public_key: bytes, listen_port: int, mark: int
     ) -> dict[bytes, Left] | None:
         """The peers of an engine that outlived its daemon; ``None`` where it is not what this one would start."""
         return None
@@ -104,12 +107,8 @@ class ChildEngine(DeviceEngine):
         command = self._program.command(self._interface)
         await self._prepare()
         self._forget_all()
-        record = self._record if self._epochs else None
-        making = None if record is None else survivor.making_of(self._interface, command)
-        environment = self._program.full_environment()
         self._index = None
-        self._child = child = ChildProcess(command, environment, self._log_line, record, making)
-        await child.start()
+        self._child = child = await self._started(command)
         try:
             await self._await_answer(child)
             self._index = self._made()
@@ -117,12 +116,23 @@ class ChildEngine(DeviceEngine):
             await self.stop()
             raise
 
+    async def _started(self, command: list[str]) -> ChildProcess | StewardProcess:
+        if self._steward is not None:
+            making = survivor.making_of(self._interface, command)
+            program = self._program
+            return await StewardProcess.start(self._steward, program.name, self._interface, program.processes, making)
+        record = self._record if self._epochs else None
+        told = None if record is None else survivor.making_of(self._interface, command)
+        child = ChildProcess(command, self._program.full_environment(), self._log_line, record, told)
+        self._child = child  # which may be half started where this is cancelled
+        await child.start()
+        return child
+
     async def adopt(self, public_key: bytes, listen_port: int, mark: int = 0) -> dict[bytes, Left] | None:
         """Also ends one of ours that another engine takes the place of."""
-        if self._record is None or self.pid is not None:
+        if self.pid is not None or (self._record is None and self._steward is None):
             return None
-        making = survivor.making_of(self._interface, self._program.command(self._interface))
-        found = survivor.find(self._record, making)
+        found = await self._found(survivor.making_of(self._interface, self._program.command(self._interface)))
         if found is None:
             return None
         process, same = found
@@ -137,7 +147,18 @@ class ChildEngine(DeviceEngine):
         self._ledgers = {key: EpochLedger() for key in left}
         return left
 
-    async def _await_answer(self, child: ChildProcess) -> None:
+    async def _found(self, making: dict[str, Any]) -> tuple[SurvivingProcess | StewardProcess, bool] | None:
+        if self._steward is not None:
+            return await StewardProcess.find(self._steward, making)
+        return None if self._record is None else survivor.find(self._record, making)
+
+    def leave(self) -> None:
+        """Let it go on with its steward, for the next daemon; from here on it is not watched."""
+        if isinstance(self._child, StewardProcess):
+            self._child.leave()
+            self._child = None
+
+    async def _await_answer(self, child: ChildProcess | StewardProcess) -> None:
         ended = asyncio.create_task(child.wait())
         try:
             async with asyncio.timeout(START_BOUND):

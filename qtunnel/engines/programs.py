@@ -19,9 +19,9 @@ class Program:
     """A userspace WireGuard that serves the UAPI socket, or the keeper of the kernel's.
 
     arguments: its argument list for an interface. epochs: it knows our own UAPI keys (``epoch``,
-    ``previous_preshared_key``, ``drop_sessions``, ``handshake``). updates: a peer that is there can be changed; where
-    not, it is removed and added again, and each new key costs what is on its way until the next handshake. python: it
-    is code of ours, which has to be found.
+    ``previous_preshared_key``, ``drop_sessions``, ``handshake``). processes: that it is told to use. updates: a peer
+    that is there can be changed; where not, it is removed and added again, and each new key costs what is on its way
+    until the next handshake. python: it is code of ours, which has to be found.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Program:
     arguments: Callable[[str], list[str]]
     environment: dict[str, str] = field(default_factory=dict)
     epochs: bool = False
+    processes: int = 1
     updates: bool = True
     python: bool = False
     remedy: str = ""
@@ -44,7 +45,7 @@ class Program:
         """The same in that many processes, where it is one that can be told."""
         if count == 1 or self.name != OWN:
             return self
-        return replace(self, arguments=lambda interface: [*self.arguments(interface), "--processes", str(count)])
+        return replace(self, processes=count, arguments=lambda name: [*self.arguments(name), "--processes", str(count)])
 
     def full_environment(self) -> dict[str, str]:
         """All that the program gets to see: no secrets, no notify socket, nothing of the daemon's own."""

@@ -16,7 +16,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from qtunnel import __version__
+from qtunnel.constants import ENGINE_GENERATION
 from qtunnel.engines.launch import START_FIELD
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -33,7 +33,7 @@ def making_of(interface: str, command: list[str]) -> dict[str, Any]:
         "network": os.readlink(NETWORK),
         "interface": interface,
         "command": command,
-        "version": __version__,
+        "generation": ENGINE_GENERATION,
     }
 
 

@@ -16,6 +16,7 @@ from qtunnel.engines.device import left_of
 from qtunnel.engines.host import check_tun_device, interface_exists
 from qtunnel.engines.process import LogLine
 from qtunnel.engines.programs import Program
+from qtunnel.engines.steward_client import StewardClient, StewardProcess
 from qtunnel.engines.survivor import SurvivingProcess
 from qtunnel.engines.uapi_client import UapiClient, taken_by
 from qtunnel.errors import EngineError, InterfaceError
@@ -27,17 +28,20 @@ class UapiEngine(ChildEngine):
 
     def __init__(
         self, program: Program, interface: str, *, record: Path | None = None, log_line: LogLine | None = None,
+        steward: StewardClient | None = None,
         clock: Callable[[], float] = time.time, random_bytes: RandomBytes = os.urandom,
         socket_directory: str = UAPI_DIRECTORY,
     ) -> None:  # fmt: skip
         self._socket = Path(socket_directory) / f"{interface}.sock"
         self._uapi = UapiClient(interface, str(self._socket), brief=program.epochs, server=lambda: self.pid)
         super().__init__(
-            program, interface, self._uapi, record=record, log_line=log_line, clock=clock, random_bytes=random_bytes
+            program, interface, self._uapi, record=record, log_line=log_line, steward=steward, clock=clock,
+            random_bytes=random_bytes,
         )  # fmt: skip
 
     async def _prepare(self) -> None:
-        check_tun_device()
+        if self._steward is None:
+            check_tun_device()
         if interface_exists(self._interface):
             raise InterfaceError(
                 f"interface name {self._interface} is taken; choose another name under tunnel.interface, or remove "
@@ -90,7 +94,7 @@ class UapiEngine(ChildEngine):
         return super()._failed_start(ending, said)
 
     async def _inherited(
-        self, process: SurvivingProcess, public_key: bytes, listen_port: int, mark: int
+        self, process: SurvivingProcess | StewardProcess, public_key: bytes, listen_port: int, mark: int
     ) -> dict[bytes, Left] | None:
         client = UapiClient(self._interface, str(self._socket), self._uapi.timeout, server=lambda: process.pid)
         with contextlib.suppress(EngineError, ValueError):

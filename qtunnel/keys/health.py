@@ -127,7 +127,7 @@ class SourceHealth:
         self.alarm: str | None = None
         """Why it is in quarantine."""
         self.quarantined_at = 0.0
-        self._alarmed_at = 0.0
+        self._quiet_since: float | None = None
         self.taken, self.lost = 0, 0
         """Keys that were delivered, and keys booked as lost, since the start."""
         self.consumption = Consumption(now)
@@ -185,11 +185,13 @@ class SourceHealth:
             if news:
                 self.quarantined_at = now
             self._machine.fire(SourceEvent.ALARMED)
-            self.alarm, self._alarmed_at = alarm, now
+            self.alarm, self._quiet_since = alarm, None
             return news
         if self.state is not SourceState.QUARANTINED:
             return False
-        if self.limits.quarantine is None or now - self._alarmed_at < self.limits.quarantine:
+        if self._quiet_since is None:  # not before it was seen to have ended: who keeps us from looking ends nothing
+            self._quiet_since = now
+        if self.limits.quarantine is None or now - self._quiet_since < self.limits.quarantine:
             return False
         return self.clear()
 

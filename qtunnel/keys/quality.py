@@ -7,12 +7,17 @@ for such a one less than once in 2^60.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import groupby
 
 from qtunnel.keys.marks import Marks
 from qtunnel.secret import Secret
 
 FEWEST_BYTES = 16
 """A key is at least as long; shorter ones would be refused by chance."""
+RUN = 12
+"""The same byte so often in a row: what a buffer that was filled in part has behind the key. Of 64 KiB, the longest key
+of any driver, a random one has it once in 2^72."""
+_HEX = frozenset(b"0123456789abcdefABCDEF")
 _MARK = 16
 """Bytes: a random key is taken for one of those remembered once in 2^114."""
 REMEMBERED = 16_384
@@ -22,8 +27,9 @@ REMEMBERED = 16_384
 def defect(key: Secret) -> str | None:
     """In words, what gives a key away that is no random one; ``None`` where nothing does.
 
-    Found are: one byte over and over, a block of up to half of the key over and over, bytes that count up or down by
-    the same step, and 32 bytes or more of which at most 8 differ.
+    Found are: one byte over and over, or ``RUN`` times in a row; a block of up to half of the key over and over; bytes
+    that count up or down by the same step; and of 32 bytes or more those of which at most 8 differ, and text in
+    hexadecimal, which has half of the bits that it seems to have.
     """
     data = key.reveal()
     size = len(data)
@@ -37,8 +43,13 @@ def defect(key: Secret) -> str | None:
     step = (data[1] - data[0]) % 256
     if all((data[i + 1] - data[i]) % 256 == step for i in range(size - 1)):
         return f"its bytes count by {step}"
-    if size >= 32 and len(set(data)) <= 8:
-        return f"only {len(set(data))} different bytes are in it"
+    if max(sum(1 for _ in its) for _, its in groupby(data)) >= RUN:
+        return f"one byte is in it {RUN} times in a row"
+    different = set(data)
+    if size >= 32 and len(different) <= 8:
+        return f"only {len(different)} different bytes are in it"
+    if size >= 32 and different <= _HEX:
+        return "it is text in hexadecimal"
     return None
 
 

@@ -129,17 +129,22 @@ def _caught(qkd: Any, hardware: Hardware, clicks: float) -> float:
 
 
 def _pairs(qkd: Any, conditions: Conditions) -> Figures:
-    """A source in the middle of the way."""
+    """A source in the middle of the way, as bright as suits the hardware and the way; noise and an eavesdropper, which
+    nobody expects, leave it so."""
     hardware = conditions.hardware
     arm = qkd.Fiber(T=math.sqrt(_transmittance(conditions)))
     detector = qkd.ClickDetector(eta=hardware.efficiency, dark=_dark(qkd, conditions))
-    found = qkd.PairLink(
-        qkd.PairSource(rate=hardware.clock),
-        (detector, detector),
-        (arm, arm),
-        qkd.BasisAnalyser(misalign=optics_error(conditions)),
-        qkd.SymmetryBound(f=hardware.leak),
-    ).run()
+
+    def result(misalignment: float, brightness: float | None) -> Any:
+        source = qkd.PairSource(brightness=brightness, rate=hardware.clock)
+        analyser = qkd.BasisAnalyser(misalign=misalignment)
+        return qkd.PairLink(
+            source, (detector, detector), (arm, arm), analyser, qkd.SymmetryBound(f=hardware.leak)
+        ).run()
+
+    found = result(hardware.misalignment, None)
+    if conditions.noise or conditions.intercepted:
+        found = result(optics_error(conditions), float(found.brightness))
     return Figures(
         key_rate=max(0.0, float(found.per_second)),
         sifted_rate=hardware.clock * float(found.gain) / 2,

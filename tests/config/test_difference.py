@@ -182,3 +182,18 @@ def test_another_wireguard_key_is_another_peer() -> None:
         return Snapshot(Config.model_validate(tree), OWN, {"ann": identity("bob").public}, {})
 
     assert [change.verb for change in difference(snapshot(1), snapshot(2))] == [Verb.REPLACED]
+
+
+def test_a_certificate_for_reports_that_is_renewed_is_no_change(site: Path, write: Callable[[str], Path]) -> None:
+    """It is read when the next connection is made; another name of the file takes a restart, as all of that section."""
+    section = 'mqtt: {broker: "mqtts://b:1", ca: pki/ca.pem, certificate: pki/sae-alice.pem, private_key: pki/%s.key}\n'
+    before = take_snapshot(load_config(write(MINIMAL + section % "sae-alice"), environ={}), KEY)
+    write_secret(site / "pki" / "mqtt.key", "new")
+    renamed = take_snapshot(load_config(write(MINIMAL + section % "mqtt"), environ={}), KEY)
+    assert difference(before, renamed) == (Change(Verb.REFUSED, Kind.OTHER, keys=("mqtt.private_key",)),)
+    write_secret(site / "pki" / "mqtt.key", "newer")
+    again = take_snapshot(load_config(write(MINIMAL + section % "mqtt"), environ={}), KEY)
+    assert difference(renamed, again) == ()
+    gone = take_snapshot(load_config(write(MINIMAL), environ={}), KEY)
+    (change,) = difference(again, gone)
+    assert change.words == "mqtt cannot change while the daemon runs; restart it, or put the old value back"

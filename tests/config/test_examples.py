@@ -12,12 +12,13 @@ from pydantic import BaseModel
 
 from qtunnel.cli.check import check
 from qtunnel.config import load_config, warnings
+from qtunnel.config.accounts import AuditConfig, MetricsConfig, MqttConfig
 from qtunnel.config.model import Config, LogConfig, NodeConfig, PeerConfig, QkdConfig, RekeyConfig, TunnelConfig
 from qtunnel.config.plain import PlainPeerConfig
 from qtunnel.kme.pki import DEFAULT_KMES, DEFAULT_SAES, create_pki
 
 EXAMPLES = Path(__file__).parents[2] / "configs"
-GATEWAYS = ["alice", "bob", "hub", "keys-only", "etsi014", "etsi004", "skip", "mqtt", "pad", "program"]
+GATEWAYS = ["alice", "bob", "hub", "keys-only", "etsi014", "etsi004", "skip", "mqtt", "pad", "program", "audited"]
 
 
 @pytest.mark.parametrize("name", GATEWAYS)
@@ -56,6 +57,9 @@ def test_alice_explains_every_option() -> None:
         RekeyConfig,
         QkdConfig,
         PlainPeerConfig,
+        AuditConfig,
+        MetricsConfig,
+        MqttConfig,
     ]
     assert [name for model in models for name in model.model_fields if f"{name}:" not in text] == []
 

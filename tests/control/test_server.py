@@ -64,6 +64,15 @@ def test_ping_status_and_rekey(server: Serving) -> None:
     assert client.rekey("bob") == server.canned.outcome
 
 
+def test_who_asks_for_a_change_is_told_as_an_event_and_who_only_looks_is_not(server: Serving) -> None:
+    client = ControlClient(server.path)
+    client.status()
+    client.rekey("bob")
+    (event,) = [event for event in server.canned.events.history() if event.kind == "control.asked"]
+    assert event.peer == "bob"
+    assert event.fields == {"request": "rekey", "uid": os.getuid(), "pid": os.getpid()}
+
+
 def test_the_socket_is_the_owners_alone(server: Serving) -> None:
     found = server.path.stat()
     assert stat.S_ISSOCK(found.st_mode)

@@ -14,11 +14,11 @@ from tests.support.netns import Namespace, stop, two_hosts
 
 class KeyedPair:
     """alice and bob, whose keys come from their KMEs. qkd, rekey: of both, as in the configuration; kme: further lines
-    of the KMEs'; program: what runs ``qtunnel``."""
+    of the KMEs'; program: what runs ``qtunnel``; sections: further ones of a gateway's configuration, by its name."""
 
     def __init__(
         self, directory: Path, hosts: Sequence[Namespace], *, qkd: dict[str, Any], rekey: dict[str, Any],
-        kme: str = "", program: tuple[str, ...] = ("-m", "qtunnel"),
+        kme: str = "", program: tuple[str, ...] = ("-m", "qtunnel"), sections: dict[str, dict[str, Any]] | None = None,
     ) -> None:  # fmt: skip
         self.kmes = Kmes(directory, hosts, kme)
         self.kmes.start()
@@ -31,6 +31,7 @@ class KeyedPair:
             gateway.peer(other, f"10.77.0.{3 - number}", f"10.99.0.{3 - number}", {"sources": sources, **qkd})
             gateway.config["peers"][0]["rekey"] = rekey
             gateway.program = program
+            gateway.config |= (sections or {}).get(name, {})
             self.ends[name] = gateway, other
 
     def protected(self) -> None:

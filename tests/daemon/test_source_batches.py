@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from qtunnel.daemon import sources as module
-from qtunnel.errors import KeyNotFoundError, KeySourceError, KeySourceUnavailableError
+from qtunnel.errors import KeyNotFoundError, KeySourceError, KeySourceTimeoutError, KeySourceUnavailableError
 from qtunnel.keys.source import KeyRef, SourceStatus
 from qtunnel.rekey.model import FetchAhead, FetchById, Fetched
 from qtunnel.secret import Secret
@@ -234,5 +234,96 @@ def test_a_driver_that_gives_nothing_does_not_keep_the_daemon_busy_for_ever(pki:
             assert len((await its.ahead(4)).keys) == 4
             refs = [KeyRef("metro", f"k-{number}", 32) for number in range(4)]
             assert (await its.by_ids(refs)).keys == ()
+
+    run(test)
+
+
+class Defective(Odd):
+    """With a defect that shows once the device has answered."""
+
+    async def get_keys(self, size: int, number: int) -> list[tuple[KeyRef, Secret]]:
+        raise IndexError
+
+    async def get_keys_by_ids(self, refs: Sequence[KeyRef]) -> list[Secret]:
+        raise IndexError
+
+
+def test_a_drivers_defect_books_what_the_call_may_have_cost(pki: Path) -> None:
+    async def test() -> None:
+        async with site(pki) as its:
+            its.bench.sources._sources["bob", "metro"] = Defective()
+            assert (await its.ahead(4)).keys == ()
+            assert its.bench.status("metro").keys_lost == 4
+            refs = [KeyRef("metro", f"k-{number}", 32) for number in range(3)]
+            assert (await its.by_ids(refs)).keys == ()
+            assert its.bench.status("metro").keys_lost == 7
+
+    run(test)
+
+
+class Single:
+    """A source without batches, which sees how many are asked for at a time."""
+
+    name, description = "metro", "single:metro"
+    under_way, most = 0, 0
+
+    async def status(self) -> SourceStatus:
+        return SourceStatus(True, "")
+
+    async def get_key(self, size: int) -> tuple[KeyRef, Secret]:
+        raise NotImplementedError
+
+    async def get_key_by_id(self, ref: KeyRef) -> Secret:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.under_way -= 1
+        if ref.key_id == "k-3":
+            raise KeyNotFoundError("metro", "get_key_by_id", "no such key")
+        return Secret(os.urandom(ref.size))
+
+
+def test_a_peer_that_announces_many_keys_takes_one_turn_at_a_time(pki: Path) -> None:
+    async def test() -> None:
+        async with site(pki) as its:
+            source = its.bench.sources._sources["bob", "metro"] = Single()
+            got = await its.by_ids([KeyRef("metro", f"k-{number}", 32) for number in range(16)])
+            assert (len(got.keys), len(got.failures), source.most) == (15, 1, 1)
+
+    run(test)
+
+
+class Waiting(Single):
+    """Waits for keys that never come, until its time is up."""
+
+    async def get_key(self, size: int) -> tuple[KeyRef, Secret]:
+        return KeyRef("metro", "fresh", size), Secret(os.urandom(size))
+
+    async def get_key_by_id(self, ref: KeyRef) -> Secret:
+        raise KeySourceTimeoutError("metro", "get_key_by_id", "no answer in time", lost=1)
+
+
+def test_keys_that_never_come_put_the_source_to_rest_only_where_two_peers_wait_in_vain(pki: Path) -> None:
+    async def test() -> None:
+        async with site(pki) as its:
+            sources = its.bench.sources
+            sources._sources["bob", "metro"] = sources._sources["mallory", "metro"] = Waiting()
+
+            async def offers(peer: str) -> None:
+                await sources.fetch(FetchById(peer, 1, (KeyRef("metro", "none", 32),)))
+
+            for _ in range(5):
+                await offers("mallory")
+            assert its.bench.status("metro").state == "failing"
+            assert (await its.bench.new("metro")).keys
+            for peer in ("mallory", "bob", "mallory", "bob"):
+                await offers(peer)
+            assert its.bench.status("metro").state == "resting"
+            del sources._sources["mallory", "metro"]
+            sources.book._known["metro"].health.delivered(0, 0.0)
+            for _ in range(3):
+                await offers("bob")
+            assert its.bench.status("metro").state == "resting", "nobody else is disturbed"
 
     run(test)

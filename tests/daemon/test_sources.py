@@ -141,6 +141,24 @@ def test_a_source_that_is_down_is_not_asked_for_every_key(pki: Path) -> None:
     run(test)
 
 
+def test_a_peer_that_offers_the_keys_of_others_puts_no_source_to_rest(pki: Path) -> None:
+    """A KME refuses them with 401 (ETSI GS QKD 014 clause 5.4), which otherwise means that it does not know us."""
+
+    async def test() -> None:
+        replies = [answer("401 Unauthorized", '{"message": "not yours"}')] * 4
+        async with (
+            broken_server(files(pki, "kme-a"), *replies, key_answer("11")) as server,
+            bench(config_of(metro=served(pki, server.port))) as its,
+        ):
+            for number in range(4):
+                assert not (await its.by_id("metro", str(number))).keys
+            assert its.status("metro").state == "failing"
+            assert [ref.key_id for ref, _ in (await its.new("metro")).keys] == ["11"]
+            assert its.status("metro").state == "well"
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("key", "said"),
     [(bytes(32), "all zeros"), (b"\x07" * 32, "one byte"), (KEY[:16] * 2, "repeats itself")],

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from qtunnel.drivers import etsi004_index as module
 from qtunnel.drivers.etsi004_index import SLOT, IndexesError, IndexFile, IndexMemory
 
 KSID = uuid.UUID(int=1 << 100)
@@ -85,6 +86,28 @@ def test_who_comes_meanwhile_waits_for_the_lock(tmp_path: Path) -> None:
         file.write(other.read_bytes())
     waiting.join(60)
     assert found == [7]
+
+
+def test_a_disk_that_hangs_takes_one_thread_and_none_of_those_that_look_up_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WRITE_LIMIT", 0.05)
+
+    async def test() -> None:
+        file = IndexFile(tmp_path / "index", KSID)
+        with (tmp_path / "index").open("wb") as held:  # whose lock nobody gets: all that a disk can be made to do here
+            fcntl.flock(held, fcntl.LOCK_EX)
+            for number in range(40):
+                with pytest.raises(IndexesError, match="hangs" if number else "did not answer"):
+                    await file.take(1, 32)
+            assert sum(thread.name == "indexes" for thread in threading.enumerate()) == 1
+            async with asyncio.timeout(30):
+                assert await asyncio.to_thread(lambda: 7) == 7
+        assert file._running is not None
+        await asyncio.wait({file._running}, timeout=30)
+        assert await file.take(1, 32) == 1, "the index of the call that hung is lost"
+
+    asyncio.run(test())
 
 
 def test_in_memory() -> None:

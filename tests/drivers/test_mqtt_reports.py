@@ -75,6 +75,53 @@ def test_an_alarm_is_told_and_no_key_is_asked_for_while_it_goes_on(pki: Path, tm
     run(test)
 
 
+@pytest.mark.parametrize("of", ["link", "present"])
+def test_an_alarm_that_came_and_went_between_two_looks_is_told_once(pki: Path, tmp_path: Path, of: str) -> None:
+    async def test() -> None:
+        async with one_site(pki, tmp_path) as site:
+            alice = site.source()
+            await alice.get_key(32)
+            site.device.link["stored_keys"] = 50
+            said = getattr(site.device, of)
+            said["alarm"] = {"code": "tamper"}
+            await site.device.report()
+            said["alarm"] = None
+            site.device.link["stored_keys"] = 51
+            await site.device.report()
+            topic = alice._hub.topics.link("sae-bob")
+            await until(lambda: heard(alice, topic, 51))
+            status = await alice.status()
+            assert (status.alarm, status.healthy) == ("tamper", False)
+            assert await told(alice, alarm=None, healthy=True)
+
+    run(test)
+
+
+async def heard(source: mqtt_hub.Source, topic: str, stored_keys: int) -> bool:
+    found = source._hub.reports._heard.get(topic)
+    return found is not None and getattr(found.report, "stored_keys", None) == stored_keys
+
+
+def test_an_alarm_that_was_a_devices_last_word_is_told(pki: Path, tmp_path: Path) -> None:
+    async def test() -> None:
+        async with one_site(pki, tmp_path) as site:
+            alice = site.source()
+            await alice.get_key(32)
+            site.device.present |= {"online": False, "alarm": {"code": "tamper", "message": "the case is open"}}
+            await site.device.report()
+            await until(lambda: gone(alice))
+            status = await alice.status()
+            assert (status.alarm, status.healthy) == ("tamper: the case is open", False)
+            assert isinstance(await failing(alice), KeySourceUnreachableError)
+
+    run(test)
+
+
+async def gone(source: mqtt_hub.Source) -> bool:
+    found = source._hub.reports._heard[source._hub.topics.status].report
+    return not getattr(found, "online", True)
+
+
 def test_a_hub_hears_the_reports_on_all_its_links(pki: Path, tmp_path: Path) -> None:
     """The broker sends all of them at once when the connection is made, and each only once."""
     count = 300

@@ -32,7 +32,7 @@ from tests.support.vendor import ALL, GOOD, KEY, PEER, failure, hub_of, make_dev
         ('{"stored_keys": 0}', False, None),
         ('{"stored_keys": 0, "healthy": true}', True, None),
         ('{"healthy": false, "alarm": "QBER 14 %"}', False, "QBER 14 %"),
-        ('{"stored_keys": "many", "qber": -1, "key_size": true, "alarm": 7}', True, None),
+        ('{"stored_keys": "many", "qber": -1, "key_size": true, "alarm": 7}', True, "7"),
     ],
 )
 def test_a_status_with_gaps(tmp_path: Path, body: str, healthy: bool, alarm: str | None) -> None:

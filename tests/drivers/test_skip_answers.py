@@ -52,6 +52,19 @@ def test_patterns(pattern: str, system_id: str, expected: bool) -> None:
     assert covers(pattern, system_id) is expected
 
 
+def test_many_key_providers_may_be_listed_and_not_many_patterns() -> None:
+    def told(*entries: str) -> Capabilities:
+        body = {"key": True, "localSystemID": "A", "remoteSystemID": entries}
+        return answers.capabilities(PLACE, json.dumps(body).encode())
+
+    plain = [f"KP_{number}" for number in range(9000)]
+    assert told(*plain, "[XY]?").reaches("KP_8999")
+    assert told(*plain, "[XY]?").reaches("Y1")
+    told(*(f"*{number}*" for number in range(answers.MAX_PATTERNS)))
+    with pytest.raises(KeySourceProtocolError, match="more than 256 patterns"):
+        told(*(f"*{number}*" for number in range(answers.MAX_PATTERNS + 1)))
+
+
 @given(st.binary(min_size=1, max_size=64), st.binary(min_size=1, max_size=127), st.booleans(), st.booleans())
 def test_a_key_comes_as_it_was_sent(key: bytes, key_id: bytes, upper: bool, padded: bool) -> None:
     fields = {"keyId": key_id.hex(), "key": key.hex().upper() if upper else key.hex(), "more": [1]}

@@ -128,11 +128,11 @@ def test_its_end_is_noticed(left: int, interface: str, record: Path) -> None:
     assert "ended" in told or "is gone" in told
 
 
-@pytest.mark.parametrize("what", ["key", "port", "mark", "version", "command", "hangs"])
+@pytest.mark.parametrize("what", ["key", "port", "mark", "generation", "command", "hangs"])
 def test_one_of_ours_that_is_not_as_wanted_is_ended_and_gives_way(
     left: int, interface: str, record: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if what in ("version", "command"):
+    if what in ("generation", "command"):
         change(record, **{what: "another"})
     if what == "hangs":
         os.kill(left, signal.SIGSTOP)

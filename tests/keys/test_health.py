@@ -125,11 +125,22 @@ def test_quarantine_stays_after_the_alarm_until_an_operator_clears_it() -> None:
 def test_quarantine_ends_by_itself_where_the_configuration_says_so() -> None:
     its = health(quarantine=60.0)
     its.looked(EVE, 0.0)
-    assert not its.looked(WELL, 59.0)
-    assert not its.looked(EVE, 59.5)  # counted from the last alarm
+    assert not its.looked(WELL, 1.0)
+    assert not its.looked(WELL, 60.0)
+    assert not its.looked(EVE, 60.5)  # counted from the last alarm
     assert not its.looked(WELL, 100.0)
-    assert its.looked(WELL, 119.5)
-    assert its.refusal(119.5) is None
+    assert not its.looked(WELL, 159.5)
+    assert its.looked(WELL, 160.0)
+    assert its.refusal(160.0) is None
+
+
+def test_time_in_which_nobody_could_look_does_not_count_as_without_alarm() -> None:
+    its = health(quarantine=60.0)
+    its.looked(EVE, 0.0)
+    its.failed(30.0, down=True)
+    assert not its.looked(WELL, 1000.0)
+    assert its.refusal(1000.0) is not None
+    assert its.looked(WELL, 1060.0)
 
 
 def test_a_failed_look_does_not_end_a_quarantine() -> None:

@@ -23,6 +23,10 @@ RANDOM = bytes.fromhex("8f1d0c5a7be2469342f1b8a90e37d56c21c4fa8873915ed0ab64029c
         (bytes(range(250, 218, -1)), "count by 255"),
         (bytes(7 * i % 256 for i in range(64)), "count by 7"),
         ((RANDOM[:8] + RANDOM[7::-1] + RANDOM[2:8] + RANDOM[:2] + RANDOM[1:8] + RANDOM[:1]), "only 8 different"),
+        (RANDOM[:16] + bytes(16), "one byte is in it 12 times in a row"),
+        (b"\xff" * 12 + RANDOM[:20], "one byte is in it 12 times in a row"),
+        (RANDOM[:16].hex().encode(), "text in hexadecimal"),
+        (RANDOM.hex().upper().encode(), "text in hexadecimal"),
         (RANDOM[:15], "15 bytes"),
         (b"", "0 bytes"),
     ],
@@ -42,6 +46,8 @@ def test_a_random_key_passes() -> None:
     assert defect(Secret(RANDOM)) is None
     assert defect(Secret(RANDOM[:16])) is None
     assert defect(Secret(RANDOM[:16] + RANDOM[:15] + b"\x00")) is None
+    assert defect(Secret(RANDOM[:10] + bytes(11) + RANDOM[10:21])) is None
+    assert defect(Secret(RANDOM[:8].hex().encode())) is None, "too short to tell"
 
 
 def test_the_same_bytes_under_another_key_id_are_noticed() -> None:

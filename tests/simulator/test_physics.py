@@ -98,6 +98,14 @@ def test_classical_light_adds_the_clicks_that_the_package_adds(backward: bool) -
     assert 1 - (1 - dark) ** 2 == pytest.approx(own.explain["y0"]["value"], rel=1e-9)
 
 
+def test_a_source_of_pairs_shines_on_under_an_attack_and_shows_it() -> None:
+    hardware = Hardware(protocol="bbm92", clock=10e6, efficiency=0.15, dark=1e-5, misalignment=0.02)
+    before = figures(Conditions(hardware, 10.0))
+    attacked = figures(Conditions(hardware, 10.0, intercepted=1.0))
+    assert attacked.sifted_rate == pytest.approx(before.sifted_rate, rel=0.01)
+    assert (attacked.key_rate, attacked.error > 0.25) == (0.0, True)
+
+
 @pytest.mark.parametrize(
     ("protocol", "error"), [("bb84-decoy", 0.25), ("six-state", 1 / 3), ("cow", 0.25), ("bbm92", 0.25), ("cv", 2.0)]
 )

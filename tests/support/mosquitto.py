@@ -39,7 +39,7 @@ pattern read {prefix}/{device}/link/+
 
 @dataclass
 class Broker:
-    """One Mosquitto. login: a file of passwords instead of client certificates; tls: with TLS at all."""
+    """One Mosquitto. rules: who may do what; login: a file of passwords, not client certificates; tls: or without."""
 
     directory: Path
     pki: Path
@@ -47,6 +47,7 @@ class Broker:
     port: int
     tls: bool = True
     login: Path | None = None
+    rules: str = ACL
     host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = None
 
@@ -58,7 +59,7 @@ class Broker:
         """own: another certificate than that of the site's KME, which is for this host."""
         assert MOSQUITTO is not None
         own = own or files(self.pki, self.device)
-        (self.directory / "acl").write_text(ACL.format(prefix=PREFIX, device=self.device))
+        (self.directory / "acl").write_text(self.rules.format(prefix=PREFIX, device=self.device))
         lines = [
             "user root" if os.geteuid() == 0 else "",
             f"listener {self.port} {self.host}",

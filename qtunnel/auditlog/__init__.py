@@ -1,0 +1,1 @@
+"""The audit log on the disk: its files, the thread that writes them, and reading them back."""

@@ -1,0 +1,32 @@
+"""Where a service finds its secret files: systemd hands them over (LoadCredential=, systemd.exec(5)).
+
+The unit loads all of ``/etc/qtunnel/NAME.secrets/`` as credentials, so that the daemon reads them without being root
+and no other unit of its user does. The configuration names the files where they lie; started by systemd, the daemon
+opens what it was handed in their place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+DIRECTORY = "CREDENTIALS_DIRECTORY"
+"""Of systemd's environment: where the credentials of this unit are."""
+
+SUFFIX = ".secrets"
+"""Of the directories whose files are handed over."""
+
+NAME = "secrets"
+"""Before each of them, with ``_`` between the parts of its path: as systemd names what it loads from a directory."""
+
+
+def placed(path: Path, environ: Mapping[str, str] | None = None) -> Path:
+    """The credential in place of a file below a directory that ends with ``SUFFIX``; any other path as it is."""
+    given = (os.environ if environ is None else environ).get(DIRECTORY, "")
+    if given:
+        for parent in path.parents:
+            if parent.name.endswith(SUFFIX):
+                found = Path(given, "_".join((NAME, *path.relative_to(parent).parts)))
+                return found if found.exists() else path
+    return path

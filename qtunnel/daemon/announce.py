@@ -1,0 +1,40 @@
+"""Reports to an MQTT broker, where the configuration has one; the library for that is loaded only then."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from yarl import URL
+
+from qtunnel.config import Config
+from qtunnel.control.messages import Status
+from qtunnel.errors import ConfigError
+from qtunnel.events import EventStream
+
+if TYPE_CHECKING:
+    from qtunnel.fleet.publisher import Publisher
+
+
+def publisher(config: Config, status: Callable[[], Awaitable[Status]], events: EventStream) -> Publisher | None:
+    """Whoever reports by this configuration; raises ``ConfigError`` or ``FilePermissionError`` for files that are not
+    fit, and where the library is missing."""
+    its = config.mqtt
+    if its is None:
+        return None
+    try:
+        from qtunnel.fleet.broker import Broker
+        from qtunnel.fleet.publisher import Publisher
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"mqtt: needs {error.name}: pip install 'qtunnel[mqtt]'") from None
+    url = URL(its.broker)
+    assert url.host is not None
+    assert url.port is not None
+    broker = Broker(
+        url.host, url.port, its.ca, its.certificate, its.private_key, its.username, its.password_file
+    )  # fmt: skip
+    broker.context()  # so that a start says what is wrong with these files
+    discover = its.discovery == "home-assistant"
+    return Publisher(
+        broker, its.prefix, config.node.name, status, events, interval=its.interval, discover=discover
+    )  # fmt: skip

@@ -1,0 +1,121 @@
+"""A connection to the users' own MQTT broker: made with TLS and credentials from files, its failures in words.
+
+The library is aiomqtt, which drives paho-mqtt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiomqtt
+
+from qtunnel.errors import BrokerError, ConfigError
+from qtunnel.files import read_secret_file
+from qtunnel.secret import Secret
+from qtunnel.tls import CaFile, TlsFiles, client_context, explain
+
+KEEPALIVE = 30
+"""Seconds after which a silent connection is asked; half as many later, without a word, the broker tells the will."""
+TIMEOUT = 10.0
+"""Seconds for a connection, and for the broker to confirm a message."""
+LEAVING = 2.0
+"""Seconds for a polite end."""
+REFUSED = {
+    0x84: "it does not speak MQTT 5", 0x85: "the client ID is not allowed", 0x86: "bad user name or password",
+    0x87: "not authorized", 0x88: "it is not available", 0x89: "it is busy", 0x8A: "banned",
+    0x8C: "bad authentication method", 0x8E: "another client has come with this client ID",
+}  # fmt: skip
+"""Reason codes of MQTT 5 (clause 2.4) in words."""
+
+_silent = logging.getLogger("qtunnel.fleet.library")
+_silent.disabled = True  # what it has to say comes in our errors
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where it is and who we are there. ca: ``None`` for no TLS; certificate and key together, or a name and the file
+    of its password, or both, or neither."""
+
+    host: str
+    port: int
+    ca: Path | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
+    username: str | None = None
+    password_file: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return f"broker {self.host} port {self.port}"
+
+    def context(self) -> ssl.SSLContext | None:
+        """Raises ``ConfigError`` or ``FilePermissionError``."""
+        if self.ca is None:
+            return None
+        if self.certificate is not None and self.private_key is not None:
+            return client_context(TlsFiles(self.ca, self.certificate, self.private_key))
+        return client_context(CaFile(self.ca))
+
+    def password(self) -> Secret | None:
+        """From its file, without the line break at its end; raises ``ConfigError`` or ``FilePermissionError``."""
+        if self.password_file is None:
+            return None
+        with read_secret_file(self.password_file) as content:
+            return Secret(bytes(content.reveal()).rstrip(b"\r\n"))
+
+
+@contextlib.asynccontextmanager
+async def connected(broker: Broker, client_id: str, will: aiomqtt.Will | None = None) -> AsyncIterator[aiomqtt.Client]:
+    """A session of its own. Raises ``BrokerError`` for what goes wrong with the broker, inside the block as well."""
+    password = broker.password()
+    text = None
+    if password is not None:
+        with password:
+            try:
+                text = bytes(password.reveal()).decode()
+            except UnicodeDecodeError:
+                text = ""
+        if not text:
+            raise ConfigError(f"{broker.password_file}: not one password in UTF-8")
+    client = aiomqtt.Client(
+        broker.host, broker.port, username=broker.username, password=text, identifier=client_id, logger=_silent,
+        protocol=aiomqtt.ProtocolVersion.V5, timeout=TIMEOUT, keepalive=KEEPALIVE, clean_start=True, will=will,
+        tls_context=broker.context(),
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(TIMEOUT + LEAVING):
+            await client.__aenter__()
+        yield client
+    except (aiomqtt.MqttError, OSError, TimeoutError) as error:
+        raise BrokerError(f"{broker.name}: {_words(error)}") from None
+    finally:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(LEAVING):
+                await client.__aexit__(None, None, None)
+
+
+def _words(error: BaseException) -> str:
+    for found in (error.__context__, error.__cause__, error):
+        if found is None:
+            continue
+        said = explain(found)
+        if said is not None:
+            return said
+        if isinstance(found, socket.gaierror):
+            return "its host name is not found"
+        if isinstance(found, TimeoutError):
+            return "it does not answer in time"
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror.lower()
+    if isinstance(error, aiomqtt.MqttCodeError):
+        number = getattr(error.rc, "value", error.rc)
+        if isinstance(number, int) and number > 0x80:
+            return f"it refuses us: {REFUSED.get(number, f'reason {number:#x}')}"
+    return "it does not answer in time" if "timed out" in str(error) else "the connection was lost"

@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: what the status says, and what is counted of the events."""

@@ -1,0 +1,106 @@
+"""The port that Prometheus reads: ``GET /metrics``, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from qtunnel.aside import aside
+from qtunnel.control.messages import Status
+from qtunnel.errors import MetricsError
+from qtunnel.events import EventStream
+from qtunnel.metrics.families import families
+
+BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 90.0)
+"""Seconds of an exchange: some 20 ms in a LAN with a quick KME, a second with a slow one; 30 s of fetching and 90 s in
+all are its bounds."""
+SCRAPE_LIMIT = 8.0
+"""Seconds for an answer: Prometheus waits 10 s by default."""
+CLOSE_LIMIT = 1.0
+"""Seconds that a scrape under way may take at the end."""
+
+
+class _Everything(Collector):
+    """One status as metrics, and what was counted."""
+
+    def __init__(self, status: Status, unix_now: float, counted: Collector) -> None:
+        self._found = [*families(status, unix_now), *counted.collect()]
+
+    def collect(self) -> list[Metric]:
+        return self._found
+
+
+class MetricsServer:
+    """Serves metrics at ``host`` and ``port``. status: of all peers, as the control socket has it."""
+
+    def __init__(self, host: str, port: int, status: Callable[[], Awaitable[Status]], events: EventStream) -> None:
+        self._host, self._port, self._status, self._events = host, port, status, events
+        disable_created_metrics()  # series that say when each was made, twice as many, which nobody asked for
+        self._counted = CollectorRegistry()
+        self._durations = Histogram(
+            "qtunnel_handshake_duration_seconds", "Key handshakes that were done, by this end's role.", ["role"],
+            buckets=BUCKETS, registry=self._counted,
+        )  # fmt: skip
+        self._failures = Counter(
+            "qtunnel_rekey_failures", "Rekeys that failed, by reason.", ["reason"], registry=self._counted
+        )
+        for role in ("initiator", "responder"):
+            self._durations.labels(role)
+        self._runner: web.AppRunner | None = None
+        self._turn = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Raises ``MetricsError`` where it cannot listen."""
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_LIMIT)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port).start()
+        except OSError as error:
+            await self.stop()
+            words = (error.strerror or str(error)).lower()
+            raise MetricsError(
+                f"metrics.listen: {self._host} port {self._port}: {words}; end what has it, or take another"
+            ) from None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        assert self._runner is not None
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Idempotent."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def follow(self) -> None:
+        """Count what no status says; runs until the stream ends."""
+        with self._events.subscribe() as events:
+            async for event in events:
+                if event.kind == "rekey.done" and isinstance(seconds := event.fields.get("seconds"), int | float):
+                    self._durations.labels(str(event.fields.get("role"))).observe(seconds)
+                elif event.kind == "rekey.failed":
+                    more = event.fields.get("more", 0)
+                    number = 1 + (more if isinstance(more, int) else 0)
+                    self._failures.labels(str(event.fields.get("reason"))).inc(number)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        try:
+            async with asyncio.timeout(SCRAPE_LIMIT), self._turn:  # who asks often waits
+                status, now = await self._status(), time.time()
+                # Aside: of a hub's thousand peers it takes a tenth of a second, which no handshake may wait.
+                body = await aside(lambda: encode(_Everything(status, now, self._counted)), "metrics")
+        except TimeoutError:
+            return web.Response(status=503, text="busy; ask again\n")
+        return web.Response(body=body, headers={"Content-Type": content_type})

@@ -1,0 +1,1 @@
+"""The units of the service, and how they get into a host's directories. ``units`` is a link to ``systemd/``."""

@@ -1,0 +1,1 @@
+"""The Debian package in a booted systemd: ``make test-systemd``."""
