@@ -293,6 +293,8 @@ class PeerRekey:
         self.inbound.handled(responder.offer.timestamp, now)
         self._put_off = None
         self._reachable = True
+        if self._next is None and self.outbound.state is OutState.IDLE:
+            self._next = context.schedule.overdue(now.mono)  # should nothing come of it, nor the peer begin again
         if responder.suite.id != self.settings.suite.id:
             context.notice(
                 "rekey.failed", role="responder", reason="suite",

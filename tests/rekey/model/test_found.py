@@ -95,6 +95,11 @@ FOUND = {
     "an offer that had given way to one which the peer could not take was not looked at any more": Plan(
         a_is_higher=False, actions=(Clock(0.06, "b", -1e9), Crash(0.0, "b", 0, 0.0, False)),
     ),
+    "an end that knew its peer by an offer alone never began, though the peer's were too old by then": Plan(
+        b=UNKNOWN, a_is_higher=False,
+        actions=(Change(5.0, "b", Side()), Clock(0.0, "a", -1e9), Crash(0.0, "a", 0, 0.0, False),
+                 Crash(0.0, "a", 4, 0.0, False)),
+    ),
     "an exchange that a lying KME had spoilt was still under way when both ends were to begin (by the model)": Plan(
         b=UNKNOWN, a_is_higher=False, actions=(Rekey(5.0, "a"), Move(0.0), Kme(0.0, "a", "lies", 1.0)),
     ),
