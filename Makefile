@@ -12,7 +12,7 @@ KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel deb test-systemd test-netns sim soak mutants rekeys outage lint diagrams bench sweep plots install uninstall clean formal
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel deb test-systemd test-netns sim soak mutants rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean formal
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -30,8 +30,9 @@ demo-tools:
 	@scripts/need-tools "$(DEMO_TOOLS)" ip iperf3 wg $(OUT)
 
 test-tools:
-	@scripts/need-tools "$(TEST_TOOLS)" ip iperf3 ping wg wireguard-go tcpdump ethtool nft mosquitto $(OUT)
+	@scripts/need-tools "$(TEST_TOOLS) chromium" ip iperf3 ping wg wireguard-go tcpdump ethtool nft mosquitto chromium $(OUT)
 	@scripts/need-promtool $(TOOLS)/promtool $(OUT)
+	@scripts/need-axe $(TOOLS)/axe $(OUT)
 
 bench-tools:
 	@scripts/need-tools "$(BENCH_TOOLS)" ip iperf3 ethtool nft wireguard-go $(OUT)
@@ -115,6 +116,10 @@ rekeys: dev test-tools
 OUTAGE_REKEYS ?= 60
 outage: dev test-tools
 	QTUNNEL_OUTAGE_REKEYS=$(OUTAGE_REKEYS) $(BIN)/pytest -s tests/daemon/test_reservoir_run.py --timeout=900 $(ARGS)
+
+# pictures of the page for docs/operations.md, as Chromium draws it, of a gateway that is made up
+page-pictures: dev test-tools
+	@$(BIN)/python -m tests.page.sample docs
 
 lint: dev
 	$(BIN)/ruff check .

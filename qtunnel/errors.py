@@ -162,8 +162,8 @@ class BrokerError(QtunnelError):
     exit_code = EXIT_NO_BROKER
 
 
-class MetricsError(QtunnelError):
-    """The port for metrics cannot be served."""
+class HttpPortError(QtunnelError):
+    """The port for metrics, or that for the page, cannot be served."""
 
 
 class StoreError(QtunnelError):

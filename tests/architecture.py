@@ -73,8 +73,14 @@ ROOMS = {
     "workers": Room("processes that seal and open bursts for an engine", ("offload", "process", "wireguard"),
                     {"process": ("process.py",)}),
     "netio": Room("Linux edge of the engine: TUN, UDP, UAPI socket, the loop", ("offload", "wireguard", "workers")),
-    "metrics": Room("the status as metrics of Prometheus, on a port of its own", ("aside", "control", "events"),
-                    {"aside": ("server.py",), "events": ("server.py",)}),
+    "http_port": Room("a port at which an aiohttp application is served"),
+    "metrics": Room("the status as metrics of Prometheus, on a port of its own",
+                    ("aside", "control", "events", "http_port"),
+                    {"aside": ("server.py",), "events": ("server.py",), "http_port": ("server.py",)}),
+    "page": Room("the status as a page for browsers, live, on a port of its own",
+                 ("aside", "control", "events", "http_port", "telemetry"),
+                 {"aside": ("live.py",), "events": ("past.py", "server.py"), "http_port": ("server.py",),
+                  "telemetry": ("live.py",)}),
     "fleet": Room("reports to an MQTT broker of the users' own, and the view of all who report",
                   ("control", "events", "tls"),
                   {"control": ("publisher.py", "topics.py"), "events": ("publisher.py", "topics.py"),
@@ -110,9 +116,9 @@ ROOMS = {
     "daemon": Room(
         "the shell around rekey: sockets, sources, engine, state, status",
         ("aside", "audit", "auditlog", "config", "control", "drivers", "engines", "events", "handshake", "keys",
-         "fleet", "metrics", "rekey", "sd_notify", "telemetry"),
+         "fleet", "metrics", "page", "rekey", "sd_notify", "telemetry"),
         {"aside": ("reload.py", "stores.py"), "audit": ("accounting.py",), "auditlog": ("accounting.py",),
-         "handshake": ("transport.py",), "metrics": ("gateway.py",), "fleet": ("announce.py",)},
+         "handshake": ("transport.py",), "metrics": ("served.py",), "page": ("served.py",), "fleet": ("announce.py",)},
     ),
     "doctor": Room("what a host lacks to run a gateway", ("config", "drivers", "engines", "keys"),
                    {"drivers": ("network_checks.py",), "engines": ("kernel_checks.py", "network_checks.py"),
@@ -226,7 +232,7 @@ def arrows() -> set[tuple[str, str, str]]:
     return found
 
 
-EVERYDAY = {"aside", "telemetry", "events", "process", "sd_notify", "tls", "__main__"}
+EVERYDAY = {"aside", "http_port", "telemetry", "events", "process", "sd_notify", "tls", "__main__"}
 """Small modules whose arrows would only clutter the picture; the table has them."""
 
 

@@ -60,6 +60,7 @@ READERS = {
     "auditlog/files.py": "the audit log and its heads, which hold key_IDs and no keys",
     "daemon/stores.py": "keys agreed ahead, sealed",
     "control/server.py": "a directory, to lock it",
+    "page/server.py": "the page's own files, which are part of the program",
     "drivers/file_make.py": "a pad, to make it",
     "drivers/file_open.py": "the directory of ledgers, to sync it",
     "engines/host.py": "/dev/net/tun",
@@ -261,7 +262,8 @@ def test_secrets_are_read_by_the_one_loader() -> None:
         if "files" in one.rooms and set(one.names) != {"write_new_file"}
     }
     assert users == {
-        "cli/pad.py", "config/checks.py", "config/loader.py", "config/snapshot.py", "daemon/settings.py",
+        "cli/pad.py", "config/checks.py", "config/loader.py", "config/snapshot.py", "config/token.py",
+        "daemon/settings.py",
         "doctor/file_checks.py", "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py",
         "fleet/broker.py", "identity.py", "kem_files.py",
         "kme/pki.py", "tls.py",

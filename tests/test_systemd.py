@@ -81,6 +81,7 @@ def test_what_make_install_puts_in_place_is_what_the_unit_runs(tmp_path: Path) -
     assert said.stdout.startswith("qtunnel, version ")
     installed = next(app.glob("lib/python*/site-packages/qtunnel"))
     assert (installed / "demo" / "configs" / "alice.yaml").is_file(), "a copy, which needs no checkout"
+    assert (installed / "page" / "static" / "page.html").is_file()
     verified = analyze("verify", "--man=no", "--recursive-errors=no", units / "qtunnel@alice.service")
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
     assert "install:" not in make("install", *places, "PYTHON=false").stderr, "what is there is no hindrance"

@@ -67,6 +67,8 @@ def _accounts(config: Config) -> list[str]:
         lines.append(f"audit log {config.audit.path}: {rule[config.audit.on_failure]}")
     if config.metrics is not None:
         lines.append(f"metrics on {config.metrics.listen}")
+    if config.page is not None:
+        lines.append(f"page at http://{config.page.listen}/, {'with' if config.page.token_file else 'without'} a token")
     if config.mqtt is not None:
         lines.append(f"reports to {config.mqtt.broker}, under {config.mqtt.prefix}/{config.node.name}")
     return lines

@@ -22,6 +22,8 @@ def render(report: Status) -> RenderableType:
         ),
         Text(f"fingerprint {node.fingerprint}"),
     ]
+    if node.page is not None:
+        parts.append(Text(f"page {node.page}"))
     if node.config_error is not None:
         ago = f" ({duration(node.config_error_age_s)} ago)" if node.config_error_age_s is not None else ""
         parts.append(Text(f"a newer configuration was refused, the one before is in use{ago}:", style="red"))

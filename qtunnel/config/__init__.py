@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from qtunnel.config.accounts import AuditConfig, MetricsConfig, MqttConfig
+from qtunnel.config.accounts import AuditConfig, MetricsConfig, MqttConfig, PageConfig
 from qtunnel.config.checks import SETTINGS, check_identities, warnings
 from qtunnel.config.document import Problem
 from qtunnel.config.loader import load
@@ -32,6 +32,7 @@ __all__ = [
     "MetricsConfig",
     "MqttConfig",
     "NodeConfig",
+    "PageConfig",
     "PeerConfig",
     "PlainPeerConfig",
     "QkdConfig",

@@ -1,7 +1,8 @@
-"""What a gateway gives account of itself by: the audit log, metrics for Prometheus, reports to an MQTT broker."""
+"""What a gateway gives account of itself by: the audit log, metrics for Prometheus, reports by MQTT, a page."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -89,4 +90,37 @@ class MetricsConfig(Section):
                 "expose: true beside it where a firewall decides who reads them"
             )
             raise ProblemsError([Problem(("listen",), words)])
+        return self
+
+
+def _host_name(value: str) -> str:
+    """As browsers send it in ``Host``: without a scheme, a path or a port."""
+    labels = value.lower().rstrip(".").split(".")
+    if not all(_LABEL.fullmatch(label) for label in labels) or len(value) > 253:
+        raise ValueError("not a host's name; write it as it stands in the browser's address, e.g. status.example.org")
+    return ".".join(labels)
+
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class PageConfig(Section):
+    """The page to look at. token_file: whoever asks has to know what is in it. hosts: names of the proxy by which
+    others reach the page; those of this machine alone are known anyway."""
+
+    listen: ListenAddress = parse_socket_address("127.0.0.1:9587")
+    token_file: SecretFile | None = None
+    hosts: tuple[Annotated[str, AfterValidator(_host_name)], ...] = Field(default=(), max_length=20)
+
+    @model_validator(mode="after")
+    def _behind_a_proxy(self) -> PageConfig:
+        if not self.listen.address.is_loopback:
+            words = (
+                "others may reach this address, and the page is without TLS: write 127.0.0.1:9587, and put a proxy of "
+                "yours in front of it where others are to read it (docs/operations.md)"
+            )
+            raise ProblemsError([Problem(("listen",), words)])
+        if self.hosts and self.token_file is None:
+            words = "is for a proxy that others reach, and these need a token: name its file in token_file"
+            raise ProblemsError([Problem(("hosts",), words)])
         return self

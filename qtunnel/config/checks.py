@@ -16,8 +16,9 @@ from qtunnel.config.manage import check_wireguard_keys
 from qtunnel.config.model import Config, PeerConfig
 from qtunnel.config.plain import PlainPeerConfig, check_public_keys
 from qtunnel.config.rekey import check_rekey, too_late
+from qtunnel.config.token import read_token
 from qtunnel.config.types import format_duration
-from qtunnel.errors import QtunnelError
+from qtunnel.errors import FilePermissionError, QtunnelError
 from qtunnel.files import read_secret_file
 from qtunnel.handshake.messages import MAX_KEYS
 from qtunnel.identity import Identity, PublicIdentity
@@ -178,6 +179,13 @@ def check_identities(config: Config) -> Iterator[Problem]:
             if place is not where and not (peer.wireguard_key and config.peers[_index(place)].wireguard_key):
                 what = f"has the same WireGuard key as {name}; every peer needs its own"
                 yield Problem(where, what, (place,))
+    if config.page is not None and config.page.token_file is not None and _usable(config.page.token_file):
+        try:
+            read_token(config.page.token_file).wipe()
+        except FilePermissionError:
+            pass  # the check of files reports it
+        except QtunnelError as error:
+            yield Problem(("page", "token_file"), str(error))
     yield from check_kem_keys(config, own, found)
     yield from check_public_keys(config.plain_peers, None if own is None else own.wireguard, keys)
     for index, peer in enumerate(config.peers):
@@ -222,7 +230,13 @@ def _key_problem(path: Path, remedy: str) -> str:
     return ""
 
 
-SETTINGS = (check_node, check_tunnel, check_peers_differ, check_policies, check_suites)
+def check_ports(config: Config) -> Iterator[Problem]:
+    """Metrics and the page, both over TCP."""
+    if config.metrics is not None and config.page is not None and config.metrics.listen == config.page.listen:
+        yield Problem(("page", "listen"), "is also metrics.listen; take another port", (("metrics", "listen"),))
+
+
+SETTINGS = (check_node, check_tunnel, check_peers_differ, check_policies, check_suites, check_ports)
 """Checks that need nothing but the configuration itself."""
 
 

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from qtunnel.config.accounts import AuditConfig, MetricsConfig, MqttConfig
+from qtunnel.config.accounts import AuditConfig, MetricsConfig, MqttConfig, PageConfig
 from qtunnel.config.document import Problem
 from qtunnel.config.kems import Kems
 from qtunnel.config.key_sources import KeySourceConfig as KeySourceConfig
@@ -172,6 +172,7 @@ class Config(Section):
     plain_peers: Annotated[tuple[PlainPeerConfig, ...], NeverTheOwners] = ()
     audit: AuditConfig | None = None
     metrics: MetricsConfig | None = None
+    page: PageConfig | None = None
     mqtt: MqttConfig | None = None
 
     def peer(self, name: str) -> PeerConfig:

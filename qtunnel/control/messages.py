@@ -64,7 +64,8 @@ class Request(Message):
 class NodeStatus(Message):
     """The gateway itself. uptime: seconds since the daemon started. interface: its name. config_error: why the newest
     configuration is not the one in use, until a good one is loaded. audit_records: number of the newest record in the
-    audit log, ``None`` where there is none; audit_error: why nothing is recorded now. engine_restarts, rejected
+    audit log, ``None`` where there is none; audit_error: why nothing is recorded now. page: the address of the page,
+    where one is served. engine_restarts, rejected
     (datagrams and offers that did not count, by reason): since the daemon's start."""
 
     name: str
@@ -80,6 +81,7 @@ class NodeStatus(Message):
     engine_restarts: int = 0
     audit_records: int | None = None
     audit_error: str | None = None
+    page: str | None = None
     rejected: dict[str, int] = {}
 
 

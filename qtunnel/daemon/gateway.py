@@ -14,6 +14,7 @@ from qtunnel import __version__
 from qtunnel.config import Config, PeerConfig
 from qtunnel.control.messages import NodeState, RekeyOutcome
 from qtunnel.control.server import ControlServer, Handlers
+from qtunnel.daemon import served
 from qtunnel.daemon.accounting import Accounting
 from qtunnel.daemon.announce import publisher
 from qtunnel.daemon.clock import monotonic, now
@@ -44,7 +45,6 @@ from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
 from qtunnel.keys.policy import Protection
-from qtunnel.metrics.server import MetricsServer
 from qtunnel.rekey.model import Block, Defect, Effect, Fetch, Install, Keep, Notice, Remember, Send
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.peer import PeerView
@@ -138,10 +138,7 @@ class Gateway:
             self._sources, self._notices, reloader, self._accounting, self._tally, lambda: self._config,
             lambda: self._peers, lambda: self._state, self._view,
         )  # fmt: skip
-        metrics = None
-        if config.metrics is not None:
-            address, port = config.metrics.listen
-            metrics = MetricsServer(str(address), port, lambda: reporter.status(None), self._events)
+        serving = served.servers(config, lambda: reporter.status(None), self._sources.book.status, self._events)
         announcing = publisher(config, lambda: reporter.status(None), self._events)
         settings = all_settings(config, self._public)
         try:
@@ -150,9 +147,7 @@ class Gateway:
             memory = StateDirectory(node.state_dir, lambda kind, told: self._publish(kind, detail=told), names)
             self._memory = memory
             await self._accounting.start()
-            if metrics is not None:
-                await metrics.start()
-                self._spawn(metrics.follow())
+            await served.start(serving, self._spawn)
             await self._sockets.open(await self._tunnel.outer_mark())
             await self._endpoints.first(memory, self._public)
             await self._tunnel.start()
@@ -187,8 +182,7 @@ class Gateway:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await control.stop()
-            if metrics is not None:
-                await metrics.stop()
+            await served.stop(serving)
             self._sockets.close()
             if self._stop.is_set() and self._failure is None:
                 await self._tunnel.stop()

@@ -97,6 +97,7 @@ class Reporter:
             config_error_age_s=None if reloader.error is None else present - reloader.error_at,
             audit_records=self.accounting.records,
             audit_error=self.accounting.problem,
+            page=None if config.page is None else f"http://{config.page.listen}/",
             rejected=dict(self.notices.rejections.by_reason),
         )
 

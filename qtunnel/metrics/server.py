@@ -14,8 +14,8 @@ from prometheus_client.registry import Collector
 
 from qtunnel.aside import aside
 from qtunnel.control.messages import Status
-from qtunnel.errors import MetricsError
 from qtunnel.events import EventStream
+from qtunnel.http_port import HttpPort
 from qtunnel.metrics.families import families
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 90.0)
@@ -23,8 +23,6 @@ BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 90.0)
 all are its bounds."""
 SCRAPE_LIMIT = 8.0
 """Seconds for an answer: Prometheus waits 10 s by default."""
-CLOSE_LIMIT = 1.0
-"""Seconds that a scrape under way may take at the end."""
 
 
 class _Everything(Collector):
@@ -41,7 +39,7 @@ class MetricsServer:
     """Serves metrics at ``host`` and ``port``. status: of all peers, as the control socket has it."""
 
     def __init__(self, host: str, port: int, status: Callable[[], Awaitable[Status]], events: EventStream) -> None:
-        self._host, self._port, self._status, self._events = host, port, status, events
+        self._status, self._events = status, events
         disable_created_metrics()  # series that say when each was made, twice as many, which nobody asked for
         self._counted = CollectorRegistry()
         self._durations = Histogram(
@@ -53,35 +51,23 @@ class MetricsServer:
         )
         for role in ("initiator", "responder"):
             self._durations.labels(role)
-        self._runner: web.AppRunner | None = None
         self._turn = asyncio.Lock()
-
-    async def start(self) -> None:
-        """Raises ``MetricsError`` where it cannot listen."""
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_LIMIT)
-        await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
-        except OSError as error:
-            await self.stop()
-            words = (error.strerror or str(error)).lower()
-            raise MetricsError(
-                f"metrics.listen: {self._host} port {self._port}: {words}; end what has it, or take another"
-            ) from None
+        self._http = HttpPort(app, host, port, "metrics.listen")
+
+    async def start(self) -> None:
+        """Raises ``HttpPortError`` where it cannot listen."""
+        await self._http.start()
 
     @property
     def port(self) -> int:
         """Where it listens."""
-        assert self._runner is not None
-        return int(self._runner.addresses[0][1])
+        return self._http.port
 
     async def stop(self) -> None:
         """Idempotent."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        await self._http.stop()
 
     async def follow(self) -> None:
         """Count what no status says; runs until the stream ends."""

@@ -10,14 +10,15 @@ import pytest
 
 from qtunnel.cli.check import summary
 from qtunnel.config import load_config
-from tests.config.conftest import MINIMAL
+from qtunnel.errors import QtunnelError
+from tests.config.conftest import MINIMAL, write_secret
 
 EXAMPLES = Path(__file__).parents[2] / "configs"
 
 
-def test_both_are_off_where_the_file_does_not_name_them(write: Callable[[str], Path]) -> None:
+def test_all_are_off_where_the_file_does_not_name_them(write: Callable[[str], Path]) -> None:
     config = load_config(write(MINIMAL), environ={})
-    assert (config.audit, config.metrics) == (None, None)
+    assert (config.audit, config.metrics, config.page) == (None, None, None)
 
 
 def test_what_is_left_out_is_the_usual(write: Callable[[str], Path]) -> None:
@@ -53,6 +54,13 @@ def test_other_addresses_are_for_who_says_so(write: Callable[[str], Path]) -> No
         ('metrics: {listen: "0.0.0.0:9586"}', "metrics.listen: others may reach this address"),
         ('metrics: {listen: "[::]:9586"}', "set expose: true beside it"),
         ("metrics: {port: 9586}", "unknown key 'port'"),
+        ('page: {listen: "0.0.0.0:9587"}', "page.listen: others may reach this address, and the page is without TLS"),
+        ('page: {listen: "10.0.0.1:9587"}', "put a proxy of yours in front of it"),
+        ("page: {hosts: [status.example.org]}", "page.hosts: is for a proxy that others reach, and these need a token"),
+        ('page: {hosts: ["https://status.example.org"]}', "not a host's name"),
+        ("page: {token_file: pki/sae-alice.key}", "page.token_file: "),
+        ("page: {token: abc}", "unknown key 'token'"),
+        ('metrics: {}\npage: {listen: "127.0.0.1:9586"}', "page.listen: is also metrics.listen; take another port"),
         ('mqtt: {broker: "mqtts://b:8883"}', "mqtts needs ca"),
         ('mqtt: {broker: "mqtt://b:1883"}', "is without TLS"),
         ('mqtt: {broker: "mqtt://127.0.0.1:1883", ca: bob.public}', "ca and certificate are for TLS"),
@@ -71,4 +79,17 @@ def test_check_says_what_the_gateway_gives_account_by(site: Path) -> None:
     lines = summary(load_config(site / "audited.yaml", environ={}))
     assert f"audit log {site}/audit/audited.jsonl: the daemon ends where it cannot be written" in lines
     assert "metrics on 127.0.0.1:9586" in lines
+    assert "page at http://127.0.0.1:9587/, without a token" in lines
     assert "reports to mqtts://broker.example.org:8883, under qtunnel/audited" in lines
+
+
+def test_a_token_takes_a_file_that_others_cannot_read(site: Path, write: Callable[[str], Path]) -> None:
+    write_secret(site / "page.token", "k" * 44)
+    text = "page: {token_file: page.token, hosts: [Status.Example.org.]}\n"
+    config = load_config(write(MINIMAL + text), environ={})
+    assert config.page is not None
+    assert (config.page.token_file, config.page.hosts) == (site / "page.token", ("status.example.org",))
+    assert str(config.page.listen) == "127.0.0.1:9587"
+    (site / "page.token").chmod(0o644)
+    with pytest.raises(QtunnelError, match=r"page.token_file: .*chmod 600"):
+        load_config(write(MINIMAL + text), environ={})

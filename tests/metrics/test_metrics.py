@@ -24,7 +24,7 @@ from qtunnel.control.messages import (
     UsedKey,
 )
 from qtunnel.daemon.source_book import DEFECT, FAULTS
-from qtunnel.errors import MetricsError
+from qtunnel.errors import HttpPortError
 from qtunnel.events import EventStream
 from qtunnel.metrics import server as module
 from qtunnel.metrics.server import MetricsServer
@@ -233,7 +233,7 @@ def test_a_port_that_is_taken_is_named() -> None:
         its = Running()
         await its.server.start()
         other = MetricsServer("127.0.0.1", its.server.port, its._status, its.events)
-        with pytest.raises(MetricsError, match=rf"metrics.listen: 127.0.0.1 port {its.server.port}: .*take another"):
+        with pytest.raises(HttpPortError, match=rf"metrics.listen: 127.0.0.1 port {its.server.port}: .*take another"):
             await other.start()
         await its.server.stop()
 
