@@ -41,6 +41,9 @@ class EngineKeys:
     _kept: set[str]
     _owed: set[str]
     """Peers whose sessions have to go, until the engine has said that they are gone."""
+    _alone: set[str]
+    """Peers whose session had to go: a key that was on its way then comes without the one before it, or a handshake
+    could fall back to that."""
     _unrenewed: set[str]
     """Peers whose key in place may have another end than the engine was told."""
     _record_suites: dict[str, str]
@@ -85,11 +88,13 @@ class EngineKeys:
                 if effect.peer in self._owed:
                     await self._block(effect.peer)
                     self._in_place[effect.peer] = UNKNOWN
+                previous = None if effect.peer in self._alone else effect.previous_psk
                 await self.engine.set_psk(
-                    self._keys[effect.peer], effect.psk, effect.epoch, effect.previous_psk,
+                    self._keys[effect.peer], effect.psk, effect.epoch, previous,
                     effect.previous_epoch or 0, effect.handshake_now, effect.record_suite, self._lease_of(effect.peer),
                 )  # fmt: skip
                 self._in_place[effect.peer] = effect.epoch
+                self._alone.discard(effect.peer)
         finally:
             effect.psk.wipe()
             if effect.previous_psk is not None:
@@ -137,6 +142,7 @@ class EngineKeys:
         async with self._lock:
             if self.up and peer in self._specs:
                 self._owed.add(peer)
+                self._alone.add(peer)
                 await self._put_right(peer)
 
     async def _drop(self, peer: str) -> None:
@@ -167,3 +173,4 @@ class EngineKeys:
                 lease=self._lease_of(peer),
             )  # fmt: skip
             self._in_place[peer] = epoch
+            self._alone.discard(peer)

@@ -166,7 +166,7 @@ class Gateway:
                 self._spawn(self._life.watchdog(notifier, notifier.watchdog_interval, self._wake.set))
             parts = Parts(
                 self._core, self._tunnel, self._endpoints, self._sources, self._plain, memory, stores, self._work,
-                self._flush, self._adopt, self._spawn,
+                self._flush, self._adopt, self._spawn, self._view,
             )  # fmt: skip
             reloader.ready(parts)
             self._spawn(reloader.follow())

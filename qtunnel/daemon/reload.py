@@ -28,13 +28,14 @@ from qtunnel.daemon.settings import all_settings
 from qtunnel.daemon.sources import KeySources, Opened
 from qtunnel.daemon.stores import Stores
 from qtunnel.daemon.tunnel import Tunnel
-from qtunnel.daemon.view import falls_short, in_force
+from qtunnel.daemon.view import may_fall_short
 from qtunnel.errors import ConfigError, EngineError, QtunnelError
 from qtunnel.events import EventStream
 from qtunnel.identity import PublicIdentity
 from qtunnel.keys.policy import Protection
 from qtunnel.rekey.model import Effect, PeerSettings
 from qtunnel.rekey.node import RekeyNode
+from qtunnel.rekey.peer import PeerView
 from qtunnel.sd_notify import Notifier
 from qtunnel.secret import Secret
 from qtunnel.telemetry import log
@@ -70,7 +71,8 @@ class Adopt(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a reload changes. work: the effects that wait to be carried out; flush: puts the core's there."""
+    """What a reload changes. work: the effects that wait to be carried out; flush: puts the core's there; view: of a
+    peer by its name, with what the core has forgotten not long ago."""
 
     core: RekeyNode
     tunnel: Tunnel
@@ -83,6 +85,7 @@ class Parts:
     flush: Callable[[], None]
     adopt: Adopt
     spawn: Callable[[Coroutine[Any, Any, None]], None]
+    view: Callable[[str], PeerView]
 
 
 @dataclass(slots=True)
@@ -236,18 +239,20 @@ class Reloader:
         return trouble
 
     async def _drop_forbidden(self, parts: Parts, plan: _Plan) -> None:
-        """A newer epoch may be installed than the one that WireGuard still uses; that one must satisfy as well."""
-        changed = plan.names(Kind.PEER, Verb.CHANGED)
-        stats = await parts.tunnel.stats() if changed else {}
+        """A newer epoch may be installed than the one that WireGuard still uses; that one must satisfy as well. The
+        tunnel repeats a drop that the engine refuses, so the others' turn comes all the same."""
+        refused: EngineError | None = None
         for config in plan.new.config.peers:
             peer = parts.core.peers.get(config.name)
-            if peer is None or config.name not in changed:
+            if peer is None or config.name not in plan.names(Kind.PEER, Verb.CHANGED):
                 continue
-            view = peer.view()
-            info = in_force(view, stats.get(config.name))
-            older = info is not None and view.installed is not None and info.epoch != view.installed.epoch
-            if older and view.protection is not Protection.BLOCKED and falls_short(config, info):
-                await parts.tunnel.drop_session(config.name)
+            if may_fall_short(config, parts.view(config.name), relaxed=peer.context.guard.relaxed):
+                try:
+                    await parts.tunnel.drop_session(config.name)
+                except EngineError as error:
+                    refused = refused or error
+        if refused is not None:
+            raise refused
 
     def _tell(self, plan: _Plan) -> None:
         for change in plan.changes:

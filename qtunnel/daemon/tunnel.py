@@ -68,6 +68,7 @@ class Tunnel(EngineKeys):
         self._keys = {name: spec.public_key for name, spec in self._specs.items()}
         self._unset: set[str] = set()
         self._owed: set[str] = set()
+        self._alone: set[str] = set()
         self._unrenewed: set[str] = set()
         self._gone: set[bytes] = set()
         self.up, self.restarts = False, 0
@@ -289,7 +290,7 @@ class Tunnel(EngineKeys):
                     self._gone.add(spec.public_key)
                     for held in (self._in_place, self._record_suites):
                         held.pop(name, None)
-                    for named in (self._kept, self._owed, self._misplaced, self._unset):
+                    for named in (self._kept, self._owed, self._alone, self._misplaced, self._unset):
                         named.discard(name)
             for name, spec in specs.items():
                 old = None if name in others else before.get(name)

@@ -76,12 +76,23 @@ def is_stale(peer: PeerConfig, view: PeerView, stats: PeerStats | None, now: flo
     return info is None or now - info.made > peer.qkd.max_age
 
 
-def falls_short(peer: PeerConfig, info: EpochInfo | None) -> bool:
-    """Whether an epoch has fewer QKD keys than the policy requires, from sources that still are the peer's."""
-    if info is None:
+def may_fall_short(peer: PeerConfig, view: PeerView, *, relaxed: bool) -> bool:
+    """Whether WireGuard may have, or still come to, a session of an epoch before the one in place that has fewer QKD
+    keys than the policy requires now.
+
+    What the engine says of its session does not come into it: an engine that tells no epoch does not know, it may not
+    answer, and a session that is not confirmed yet or the key before may still take the place of a better one. relaxed:
+    the policy, by ``on_expiry: pqc-only``, does without QKD now. A blocked peer has no session.
+    """
+    if relaxed or view.installed is None or view.protection is Protection.BLOCKED:
         return False
-    counted = sum(name in peer.qkd.sources for name in info.sources)
-    return counted < sources_required(peer.policy)
+    newest = view.installed.epoch
+    return any(_falls_short(peer, info) for epoch, info in view.epochs.items() if epoch < newest)
+
+
+def _falls_short(peer: PeerConfig, info: EpochInfo) -> bool:
+    """Whether an epoch has fewer QKD keys than the policy requires, from sources that still are the peer's."""
+    return sum(name in peer.qkd.sources for name in info.sources) < sources_required(peer.policy)
 
 
 def in_force(view: PeerView, stats: PeerStats | None) -> EpochInfo | None:

@@ -139,13 +139,14 @@ class Inbound:
         wanted = self._sent.commit or (b"" if self._sealed is None else self._sealed.commit)
         return bool(wanted) and hmac.compare_digest(body, wanted)
 
-    def fresh(self, timestamp: bytes) -> bool:
+    def fresh(self, timestamp: bytes, *, again: bool = False) -> bool:
         """Whether an offer of that replay time is news: later than any that was committed and than the one under way.
+        again: it may have been looked at before.
 
         Only a commit proves the peer by every means, so only then does its replay time count for good: one far in the
         future, from somebody who broke X25519 alone, is forgotten with its exchange.
         """
-        if timestamp <= self._context.memory.seen or timestamp in self._handled:
+        if timestamp <= self._context.memory.seen or (timestamp in self._handled and not again):
             return False
         return self.state is InState.IDLE or timestamp > self._timestamp
 

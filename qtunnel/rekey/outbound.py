@@ -282,18 +282,19 @@ class Outbound:
         return None
 
     def _settle(self, chosen: bytes | None, now: Now) -> None:
-        """The answer says whether the peer has the epoch that it never confirmed: then it is good here, too."""
+        """The answer says whether the peer has the epoch that it never confirmed: it is good here, too, if young."""
         context, (unconfirmed, made) = self._context, self._unconfirmed
         self._unconfirmed = None, 0.0
         settled = context.chain.settle(chosen)
         if settled is None or settled.epoch <= context.floor:
             return
         context.notice("epoch.settled", epoch=settled.epoch)
-        if unconfirmed is None or unconfirmed.epoch != settled.epoch or context.overtaken(unconfirmed) is not None:
+        its = unconfirmed if unconfirmed is not None and unconfirmed.epoch == settled.epoch else None
+        if its is None or now.mono - made >= context.settings.max_age or context.overtaken(its) is not None:
             context.floor = settled.epoch
             context.remember(epoch=context.floor)
             return
-        context.install(unconfirmed, now, handshake_now=True, chain=lambda: None, made=made)
+        context.install(its, now, handshake_now=True, chain=lambda: None, made=made)
 
     def _judge(self, answer: Answer) -> None:
         shortfall = self._context.judge(answer.policy, len(answer.keys), chained=answer.chain is not None)

@@ -82,6 +82,9 @@ class PeerRekey:
         self.outbound = Outbound(self.context, self.ahead)
         self.inbound = Inbound(self.context, self.ahead)
         self._old_offers = OldOffers()
+        self._put_off: bytes | None = None
+        """Replay time of the offer that gave way to ours: where ours comes to nothing, a copy of it is looked at once
+        more, or the peer would wait out its attempt."""
         self._reachable = settings.has_endpoint
         self._initiates = settings.has_endpoint and self.context.higher
         self._crowd = crowd
@@ -160,6 +163,7 @@ class PeerRekey:
         again, self._retried = outcome is Outcome.RETRY_NOW and not self._retried, outcome is Outcome.RETRY_NOW
         if outcome is Outcome.DONE:
             self._initiates = True
+            self._put_off = None
             self._advance()
             self.ahead.save(now)  # what the peer holds, so that both may be killed with their KMEs away
             self._next = schedule.after_success(now.mono, fraction, self._crowd())
@@ -278,14 +282,19 @@ class PeerRekey:
     def offered(self, responder: Responder, message: Message, address: Hashable, now: Now) -> bool:
         """An authenticated message 1 from this peer. Whether it is news."""
         context = self.context
-        if not self.inbound.fresh(responder.offer.timestamp):
+        insists = context.higher and self.outbound.insists(now)
+        again = responder.offer.timestamp == self._put_off and not insists
+        if not self.inbound.fresh(responder.offer.timestamp, again=again):
             self._refuse_old(responder.offer.timestamp, now)
             return False
         if not self.inbound.may_offer(now):  # not before: replays, which are anybody's, must not use it up
             context.notice("message.rejected", message="init", reason="flood", detail="more offers than are answered")
             return False
         self.inbound.handled(responder.offer.timestamp, now)
+        self._put_off = None
         self._reachable = True
+        if self._next is None and self.outbound.state is OutState.IDLE:
+            self._next = context.schedule.overdue(now.mono)  # should nothing come of it, nor the peer begin again
         if responder.suite.id != self.settings.suite.id:
             context.notice(
                 "rekey.failed", role="responder", reason="suite",
@@ -294,7 +303,8 @@ class PeerRekey:
             )  # fmt: skip
             return True
         if self.outbound.state in (OutState.OFFERED, OutState.FETCHING):
-            if context.higher and self.outbound.insists(now):
+            if insists:
+                self._put_off = responder.offer.timestamp
                 self.outbound.repeat(address, now)
                 return True  # both began at once: the higher identity goes first, the other end yields to our offer
             self.outbound.yield_to_peer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_network
@@ -22,6 +23,7 @@ from qtunnel.engines.interface import InterfaceConfig
 from qtunnel.errors import EngineError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity
+from qtunnel.rekey.model import Install
 from qtunnel.secret import Secret
 from tests.config.conftest import MINIMAL, identity
 from tests.config.conftest import site as site  # the files that MINIMAL names
@@ -42,6 +44,8 @@ class ManyPeers(RefusingEngine):
         self.told: list[str] = []
         self.handshakes = 0
         self.ends: dict[bytes, float] = {}
+        self.previous: int | None = None
+        """Epoch of the key before, where there is one."""
 
     async def set_peer(self, peer: PeerSpec) -> None:
         self._check()
@@ -63,6 +67,7 @@ class ManyPeers(RefusingEngine):
     ) -> None:  # fmt: skip
         await super().set_psk(public_key, psk, epoch, previous, previous_epoch, handshake_now, record_suite, lease)
         self.handshakes += handshake_now
+        self.previous = None if previous is None else previous_epoch
         if lease is not None:
             self.ends[public_key] = lease.ends
 
@@ -251,6 +256,30 @@ def test_a_key_in_place_never_gets_the_end_of_the_one_that_is_on_its_way(write: 
         assert engine.ends == {BOB: 900.0}
 
     running(write(MINIMAL), test, lambda peer: (7, Secret(bytes(32))), lambda peer: Lease(ends[peer]))
+
+
+@pytest.mark.parametrize("refusing", [False, True])
+def test_where_a_session_had_to_go_no_key_brings_back_the_one_before(
+    write: Callable[[str], Path], refusing: bool
+) -> None:
+    core = {"bob": 6}
+
+    def seventh() -> Install:
+        return Install("bob", 7, Secret(bytes(32)), 6, Secret(bytes(32)), False)
+
+    async def test(tunnel: Tunnel, engine: ManyPeers, config: Config) -> None:
+        core["bob"] = 7  # on its way: the disk has it first
+        tunnel.busy = lambda peer: peer == "bob"
+        engine.refusing = refusing
+        with contextlib.suppress(EngineError):
+            await tunnel.drop_session("bob")
+        engine.refusing = False
+        await tunnel.install(seventh())
+        assert (engine.epoch, engine.previous, engine.session) == (7, None, False)
+        await tunnel.install(seventh())
+        assert engine.previous == 6, "for the next one, as always"
+
+    running(write(MINIMAL), test, lambda peer: (core[peer], Secret(bytes(32))))
 
 
 class Places:

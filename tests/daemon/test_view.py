@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qtunnel.config import PeerConfig, load_config
-from qtunnel.daemon.view import Tally, is_stale, peer_status, protection_in_force
+from qtunnel.daemon.view import Tally, is_stale, may_fall_short, peer_status, protection_in_force
 from qtunnel.engines.base import PeerStats
 from qtunnel.handshake.suites import SUITES
 from qtunnel.keys.policy import Protection
@@ -107,6 +107,16 @@ def test_a_session_is_dropped_only_where_the_next_one_is_better(
 ) -> None:
     assert is_stale(peer, view(installed), stats(epoch), NOW) is expected
     assert is_stale(peer, view(installed), None, NOW) is False
+
+
+def test_an_epoch_before_the_one_in_place_may_be_what_the_policy_forbids(peer: PeerConfig) -> None:
+    weak = replace(view(), installed=replace(NEW, epoch=4), epochs={3: PQC, 4: replace(NEW, epoch=4)})
+    assert may_fall_short(peer, weak, relaxed=False)
+    assert not may_fall_short(peer, weak, relaxed=True), "the policy does without QKD now"
+    assert not may_fall_short(peer, replace(weak, protection=Protection.BLOCKED), relaxed=False), "no session"
+    assert not may_fall_short(peer, replace(weak, installed=None), relaxed=False), "no epoch yet"
+    assert not may_fall_short(peer, replace(weak, epochs={1: OLD, 4: NEW}), relaxed=False), "they have a key each"
+    assert not may_fall_short(peer, view(), relaxed=False), "the third is no epoch before the second"
 
 
 def test_the_status_has_the_interval_in_force_and_why_and_what_was_carried(peer: PeerConfig) -> None:

@@ -151,7 +151,7 @@ MUTANTS = (
     ),
     mutant(
         "an old first message is news",
-        (INBOUND, "if timestamp <= self._context.memory.seen or timestamp in self._handled:", "if False:"),
+        (INBOUND, "if timestamp <= self._context.memory.seen or (", "if False and ("),
     ),
     mutant(
         "an epoch that was never confirmed is forgotten",
@@ -168,7 +168,7 @@ MUTANTS = (
     ),
     mutant(
         "both ends insist on their own offer",
-        (PEER, "            if context.higher and self.outbound", "            if self.outbound"),
+        (PEER, "insists = context.higher and self.outbound", "insists = self.outbound"),
     ),
     mutant(
         "two exchanges beside each other have one epoch number",
@@ -180,6 +180,10 @@ MUTANTS = (
         "a policy that was turned off in the middle of an exchange gets its keys",
         (CONTEXT, "        if self.policy.qkd is QkdPolicy.OFF and keys.keys:\n", "        if False:\n"),
         (INBOUND, "        usable = self._choose(offer)  #", "        usable = self._usable  #"),
+    ),
+    mutant(
+        "a session of the epoch before goes on under a policy that forbids it",
+        (VIEW, "    if relaxed or view.installed is None or", "    if True or"),
     ),
 )  # fmt: skip
 

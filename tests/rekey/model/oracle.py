@@ -17,6 +17,7 @@ from qtunnel.handshake.fragments import MessageType
 from qtunnel.handshake.messages import Offer
 from qtunnel.keys.policy import Protection
 from qtunnel.rekey.model import EpochInfo, FetchById, FetchNew, Install, Remember, Send
+from qtunnel.rekey.peer import PeerView
 from qtunnel.rekey.protection import GuardState
 from qtunnel.rekey.timing import COMMIT_LIMIT
 from qtunnel.terms import ChainPolicy, KeyRef, QkdPolicy
@@ -180,8 +181,10 @@ class Oracle:
         self._hold(same, f"{name}: the ends describe the same key differently")
         self._hold(end not in truth.made, f"{name} has a key that was installed before")
         if effect.handshake_now:
-            # An epoch in doubt is settled by the next answer, which speaks for the peer's core, not for its engine.
-            settled = world.now - truth.made.get(other, world.now) >= COMMIT_LIMIT - 1.0
+            # An epoch is in doubt COMMIT_LIMIT after its commit was sent first, as soon as there was its key. The next
+            # answer settles that, which speaks for the peer's core, not for its engine.
+            sent = self._sealed[end].get(psk, world.now)
+            settled = other in truth.made and world.now >= sent + COMMIT_LIMIT - 1e-6
             had = settled or other in truth.placed
             self._hold(had, f"{name} is installed by its initiator before the responder has it")
         else:
@@ -257,10 +260,19 @@ class Oracle:
             allowed = enough or (side.may_relax and ((end, session.psk) in self._weak or self._relaxed(end)))
             self._hold(allowed, f"{end}: sends under epoch {truth.epoch}, which its policy does not allow")
 
+    def judged_by(self, host: Host) -> tuple[PeerConfig, PeerView]:
+        """What the daemon judges a session by: configuration and view of the peer, with what the core has forgotten."""
+        world, side = self._world, self._world.sides[host.name]
+        sources = dict.fromkeys(world.settings[host.name].sources)
+        qkd = SimpleNamespace(policy="any", max_age=world.max_age(host.name), sources=sources)
+        config = SimpleNamespace(name=host.peer, policy=side.policy, qkd=qkd, rekey=RekeyConfig())
+        view = self._views[host.name].complete(host.node.peers[host.peer].view(), world.now)
+        return cast(PeerConfig, config), view
+
     def look(self, host: Host) -> bool:
         """The status, held against the engine. Whether the daemon has to drop the session."""
         world, end = self._world, host.name
-        wire, side = world.wires[end], world.sides[end]
+        wire = world.wires[end]
         level = host.node.peers[host.peer].context.guard.protection()
         seen = wire.session, world.in_place[end], level
         if self._seen.get(end) == seen and world.now < self._again.get(end, 0.0):
@@ -268,16 +280,7 @@ class Oracle:
         self._seen[end] = seen
         self._again[end] = world.now if wire.plain else self._until(end, wire.session)
         stats = PeerStats(None, wire.last_handshake, 0, 0, wire.claims(), newest_epoch=wire.newest)
-        view = self._views[end].complete(host.node.peers[host.peer].view(), world.now)
-        config = cast(
-            PeerConfig,
-            SimpleNamespace(
-                name=host.peer,
-                policy=side.policy,
-                qkd=SimpleNamespace(policy="any", max_age=world.max_age(end)),
-                rekey=RekeyConfig(),
-            ),
-        )
+        config, view = self.judged_by(host)
         if level in (Protection.BLOCKED, Protection.STARTING) and world.now - self._refused[end] >= REFUSAL:
             self._hold(wire.session is None, f"{end}: has a session, and is {view.protection.value}")
         placed = world.in_place[end]

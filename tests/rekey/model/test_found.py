@@ -6,7 +6,21 @@ import pytest
 
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.terms import ChainPolicy, QkdPolicy
-from tests.rekey.model.plan import Change, Crash, Kme, Lose, Move, Plan, Refuse, Rekey, Replay, Side, Weather
+from tests.rekey.model.plan import (
+    Change,
+    Clock,
+    Crash,
+    Kme,
+    Lose,
+    Move,
+    Partition,
+    Plan,
+    Refuse,
+    Rekey,
+    Replay,
+    Side,
+    Weather,
+)
 from tests.rekey.model.run import run
 
 STRICT = Side(chain=ChainPolicy.REQUIRED)
@@ -59,6 +73,35 @@ FOUND = {
     "a session that may have been of a key of before a lost chain was dropped, which the model took for a fault": Plan(
         seed=217, interval=120.0, b=Side(chain=ChainPolicy.REQUIRED, endpoint=False), plain=True,
         actions=(Crash(100.0, "a", 0, 0.0, False),),
+    ),
+    "a policy became stricter than the epoch before, which a session still was of, and the model did not drop it": Plan(
+        a=Side(qkd=QkdPolicy.PREFERRED), b=Side(qkd=QkdPolicy.PREFERRED, endpoint=False), a_is_higher=False,
+        plain=True, actions=(Rekey(0.0, "a"), Kme(0.0, "a", "down", 1.0), Rekey(33.0, "a"),
+                             Change(0.0, "a", Side(), True)),
+    ),
+    "a session that may have been of a key as old as a fault was long was dropped, which the model took for one": Plan(
+        seed=3, interval=120.0, a=Side(qkd=QkdPolicy.PREFERRED), b=Side(qkd=QkdPolicy.PREFERRED, endpoint=False),
+        a_is_higher=False, plain=True, actions=(Kme(33.0, "a", "down", 1.0), Rekey(0.0, "a"), Move(100.0),
+                                                Partition(0.0, "a", True, 200.0)),
+    ),
+    "an epoch was in doubt by when its commit was sent, and not by when it came (as the model had it)": Plan(
+        b=UNKNOWN, a_is_higher=False,
+        actions=(Rekey(0.0, "a"), Refuse(5.0, "a", 95.0), Lose(0.0, MessageType.COMMIT, 40.0)),
+    ),
+    "an epoch that was in doubt until after max_age was put in place once it was settled": Plan(
+        interval=60.0, a=Side(pqc_on_expiry=True, max_age=1.2), b=UNKNOWN, a_is_higher=False,
+        actions=(Refuse(0.0, "b", 95.0), Kme(0.0, "a", "down", 40.0)),
+    ),
+    "an offer that had given way to one which the peer could not take was not looked at any more": Plan(
+        a_is_higher=False, actions=(Clock(0.06, "b", -1e9), Crash(0.0, "b", 0, 0.0, False)),
+    ),
+    "an end that knew its peer by an offer alone never began, though the peer's were too old by then": Plan(
+        b=UNKNOWN, a_is_higher=False,
+        actions=(Change(5.0, "b", Side()), Clock(0.0, "a", -1e9), Crash(0.0, "a", 0, 0.0, False),
+                 Crash(0.0, "a", 4, 0.0, False)),
+    ),
+    "an exchange that a lying KME had spoilt was still under way when both ends were to begin (by the model)": Plan(
+        b=UNKNOWN, a_is_higher=False, actions=(Rekey(5.0, "a"), Move(0.0), Kme(0.0, "a", "lies", 1.0)),
     ),
 }  # fmt: skip
 

@@ -37,6 +37,8 @@ class Wire:
 
     def __init__(self, name: str, plain: bool, rng: random.Random, clock: Callable[[], float], carry: Carry) -> None:
         self.name, self.plain = name, plain
+        self.held: list[tuple[float, float]] = []
+        """Of every key that another one replaced: for how many seconds it was in place, and until when."""
         self._rng, self._clock, self._carry = rng, clock, carry
         self.other: Wire = self
         self.up = False
@@ -53,6 +55,8 @@ class Wire:
         self._unconfirmed: Session | None = None
         self._asked: int | None = None
         self._tried = -1e9
+        self._since: float | None = None
+        self.held.clear()
         self._ledger.blocked()
         self.last_handshake = None
 
@@ -71,6 +75,10 @@ class Wire:
         self, psk: bytes, epoch: int, previous: tuple[bytes, int | None, float] | None, handshake_now: bool
     ) -> None:
         """previous: key, label and when it ends."""
+        now = self._clock()
+        if self._since is not None and epoch != self.epoch:
+            self.held.append((now - self._since, now))
+        self._since = self._since if epoch == self.epoch else now
         self.psk, self.epoch = psk, epoch
         self._ledger.installed(epoch, self._clock())
         self.previous = None

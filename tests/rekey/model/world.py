@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from qtunnel.daemon.endpoints import RESOLVE_RETRY
 from qtunnel.daemon.takeover import lease_of
+from qtunnel.daemon.view import may_fall_short
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
@@ -101,6 +102,8 @@ class World(Simulation):
         """Ends whose peer does not answer where it is believed to be."""
         self.owed: set[str] = set()
         """Ends whose session has to go, until their engine has let it."""
+        self.alone: set[str] = set()
+        """Ends whose next key comes without the one before it, which a session that had to go was of."""
         self.incarnation = dict.fromkeys(ENDS, 0)
         self._cut: dict[str, Crash] = {}
         self._still = 0
@@ -152,6 +155,7 @@ class World(Simulation):
         self.wires[name].start()
         self.in_place[name] = None
         self.owed.discard(name)
+        self.alone.discard(name)
         self.keys.since_start[name].clear()
         super().start(name, self.disk[name])
         self.oracle.started(name)
@@ -279,13 +283,24 @@ class World(Simulation):
             self.in_place[name] = None
             self.owed.discard(name)
 
+    def _drop_forbidden(self, host: Host) -> None:
+        """As the daemon does at a reload (qtunnel/daemon/reload.py)."""
+        relaxed = host.node.peers[host.peer].context.guard.relaxed
+        if may_fall_short(*self.oracle.judged_by(host), relaxed=relaxed):
+            self._drop_session(host)
+
+    def _drop_session(self, host: Host) -> None:
+        self.owed.add(host.name)
+        self.alone.add(host.name)
+        self._reconcile(host)
+
     def _put(self, name: str, effect: Install) -> None:
         self._drop_owed(name)
         self.in_place[name] = UNKNOWN
         if self.refuses(name):
             return
         previous = None
-        if effect.previous_psk is not None:
+        if effect.previous_psk is not None and name not in self.alone:
             ends = self._ends_before(self.hosts[name]).get(effect.previous_epoch, self.now)
             previous = bytes(effect.previous_psk.reveal()), effect.previous_epoch, ends
         self._give(name, effect.epoch, effect.psk, previous, effect.handshake_now)
@@ -300,6 +315,7 @@ class World(Simulation):
     ) -> None:
         self.wires[name].install(bytes(psk.reveal()), epoch, previous, handshake_now)
         self.in_place[name] = epoch
+        self.alone.discard(name)
         self.oracle.places(name, self.wires[name].psk)
 
     def _ends_before(self, host: Host) -> dict[int | None, float]:
@@ -317,8 +333,7 @@ class World(Simulation):
             self.wires[host.name].tick()
             self._reconcile(host)
             if self.oracle.look(host):
-                self.owed.add(host.name)
-                self._reconcile(host)
+                self._drop_session(host)
 
     def _look_up(self) -> None:
         """The name of a peer that does not answer leads to where it is now."""
@@ -386,6 +401,7 @@ class World(Simulation):
                     self.oracle.changes(action.end, before)
                     change(self.settings[action.end], self.present(action.end))
                     self.wires[action.end].renew(self._ends_before(self.hosts[action.end]))
+                    self._drop_forbidden(self.hosts[action.end])
                 else:
                     self.crash(action.end, 0.0, keep=True)
             case Kme():
