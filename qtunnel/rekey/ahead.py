@@ -102,6 +102,8 @@ class Ahead:
         ends = context.local.public.id, context.settings.public.id
         context.effects.append(Keep(context.name, generation, image, used, context.settings.store_key, ends))
         context.memory = replace(context.memory, stored=generation)  # on disk with the next thing to be remembered
+        if used:
+            context.remember()  # now: else an answer could go out with a key that an old copy of the file still has
 
     @property
     def deadline(self) -> float | None:
