@@ -258,7 +258,7 @@ moments = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 12), st.float
 
 STALE = [("b", 0, 0.0, "broken"), ("a", 0, 0.0, ""), ("a", 0, 0.75, ""), ("a", 0, 2.5, ""), ("a", 0, 0.0, ""),
          ("b", 0, 1.0, ""), ("a", 0, 2.0, "copy")]  # fmt: skip
-"""An answer went out whose key was gone from the file, but not from the copy of before: its generation still counted."""
+"""An answer went out whose key was gone from the file, but not from a copy of before: its generation still counted."""
 
 
 @settings(max_examples=40)
