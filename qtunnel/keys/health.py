@@ -174,7 +174,7 @@ class SourceHealth:
             self._machine.fire(SourceEvent.FAILED)  # a call from before the rest does not make it longer
             return
         self._machine.fire(SourceEvent.GAVE_UP)
-        self.rests_until = now + min(self._rest, LONGEST_REST, self.interval * REST_SHARE)
+        self.rests_until = now + min(self._rest, self.interval * REST_SHARE)
         self._rest = min(LONGEST_REST, 2 * self._rest)
 
     def looked(self, status: SourceStatus, now: float) -> bool:

@@ -101,9 +101,10 @@ class Ahead:
         generation = max(context.memory.stored + 1, _unix_ms(now))
         ends = context.local.public.id, context.settings.public.id
         context.effects.append(Keep(context.name, generation, image, used, context.settings.store_key, ends))
-        context.memory = replace(context.memory, stored=generation)  # on disk with the next thing to be remembered
-        if used:
-            context.remember()  # now: else an answer could go out with a key that an old copy of the file still has
+        if used:  # at once, or an answer could go out with a key that an old copy of the file still has
+            context.remember(stored=generation)
+        else:  # on disk with the next thing to be remembered
+            context.memory = replace(context.memory, stored=generation)
 
     @property
     def deadline(self) -> float | None:
