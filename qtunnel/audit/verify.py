@@ -164,6 +164,7 @@ def _walk(reads: list[_Read], report: Report) -> None:
         report.findings += [Finding("changed", read.place, read.problem) for read in reads if not read.explained]
         return
     hashes = {record.seq: record.hash for record in records}
+    present = sorted(hashes)
     report.records, report.first, report.last = len(records), min(hashes), max(hashes)
     in_order = _longest_rise([record.seq for record in records])
     seen: set[int] = set()
@@ -183,11 +184,9 @@ def _walk(reads: list[_Read], report: Report) -> None:
             report.findings.append(Finding("moved", read.place, f"record {record.seq} stands here {once}"))
         else:
             # The first line tells nothing of what stood before it, unless one that was changed stands there.
-            gone = _missing(expected, record.seq, hashes) if expected else []
+            gone = _missing(expected, record.seq, present) if expected else ""
             if gone:
-                report.findings.append(
-                    Finding("removed", read.place, f"{_numbers(gone)} stood before this line, {before}")
-                )
+                report.findings.append(Finding("removed", read.place, f"{gone} stood before this line, {before}"))
             expected, before = record.seq + 1, f"behind {read.place}"
         follows = hashes.get(record.seq - 1, GENESIS if record.seq == 1 else record.prev)
         if record.prev != follows:
@@ -196,12 +195,20 @@ def _walk(reads: list[_Read], report: Report) -> None:
         seen.add(record.seq)
 
 
-MANY = 10**6
-"""Numbers that are looked at one by one between two lines: a hole may be as large as a forger likes."""
-
-
-def _missing(first: int, until: int, present: Collection[int]) -> list[int]:
-    return [number for number in range(first, min(until, first + MANY)) if number not in present]
+def _missing(first: int, until: int, present: Sequence[int]) -> str:
+    """In words, the numbers from ``first`` to ``until`` - 1 that are not among those present, which are sorted; empty
+    where all are. A hole may be as large as a forger likes, and there may be many: it takes no time for each number."""
+    low, high = bisect_left(present, first), bisect_left(present, until)
+    number = max(0, until - first) - (high - low)
+    if not number:
+        return ""
+    while low < high and present[low] == first:
+        first, low = first + 1, low + 1
+    while low < high and present[high - 1] == until - 1:
+        until, high = until - 1, high - 1
+    if number == 1:
+        return f"record {first}"
+    return f"records {first} to {until - 1}" + ("" if low == high else f" ({number} of them)")
 
 
 def _longest_rise(numbers: list[int]) -> set[int]:
@@ -223,13 +230,6 @@ def _longest_rise(numbers: list[int]) -> set[int]:
         chosen.add(index)
         index = before[index]
     return chosen
-
-
-def _numbers(numbers: list[int]) -> str:
-    if len(numbers) == 1:
-        return f"record {numbers[0]}"
-    whole = numbers[-1] - numbers[0] + 1 == len(numbers)
-    return f"records {numbers[0]} to {numbers[-1]}" + ("" if whole else f" ({len(numbers)} of them)")
 
 
 def _beginnings(reads: list[_Read], report: Report) -> None:

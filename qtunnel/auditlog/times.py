@@ -10,7 +10,7 @@ from qtunnel.errors import AuditError
 def text_of(seconds: float) -> str:
     """Unix seconds as ``2026-01-31T14:05:00.123Z``."""
     moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"  # strftime cuts a year's zeros off
 
 
 def seconds_of(text: str) -> float:
