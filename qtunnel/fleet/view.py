@@ -27,7 +27,7 @@ MAX_REPORTS = 100_000
 class _Report(BaseModel):
     """What is read of a report: another version may say more."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
     time: float = 0.0
 
 
