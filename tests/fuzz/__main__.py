@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.fuzz import distill
+from tests.fuzz import corpora, distill
 from tests.fuzz.run import Result, run
 from tests.fuzz.table import find, targets
-from tests.fuzz.target import Target
+from tests.fuzz.target import Target, check
 
 COLUMNS = ("executions", "coverage", "features", "corpus", "new", "memory")
 
@@ -65,10 +65,21 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=Path(".fuzz"))
     parser.add_argument("--total", action="store_true", help="run nothing; the table of all runs so far")
     parser.add_argument("--keep", action="store_true", help="run nothing; the corpora of the repository anew")
+    parser.add_argument("--input", type=Path, help="run nothing else: this input alone, through the one target named")
+    parser.add_argument(
+        "--why", help="with --input: keep it as a regression, of which this says what was found with it"
+    )
     options = parser.parse_args()
     chosen = choose(options.words)
     if not chosen:
         parser.error("no target has such a name")
+    if options.input is not None:
+        ((name, target),) = chosen.items()
+        data = options.input.read_bytes()
+        if options.why:
+            corpora.add(name, data, options.why)
+        check(target, data)
+        return 0
     if options.keep:
         for name, target in chosen.items():
             distill.keep(name, target, options.directory / "corpus" / name)
@@ -78,7 +89,9 @@ def main() -> int:
         results = total(record)
     else:
         if importlib.util.find_spec("atheris") is None:
-            parser.error("atheris is not installed: pip install -e '.[fuzz]' (wheels for CPython 3.11 to 3.13 on x86-64)")
+            parser.error(
+                "atheris is not installed: pip install -e '.[fuzz]' (wheels for CPython 3.11 to 3.13 on x86-64)"
+            )
         with ThreadPoolExecutor(options.jobs) as pool:
             jobs = [
                 pool.submit(run, name, target, options.seconds, options.directory) for name, target in chosen.items()
@@ -89,7 +102,10 @@ def main() -> int:
     print(table(results))
     wrong = [result for result in results if result.outcome != "ok"]
     runs = sum(result.executions for result in results)
-    print(f"{runs:,} executions, {len(wrong)} of {len(results)} targets with a finding; records in {record}", file=sys.stderr)
+    print(
+        f"{runs:,} executions, {len(wrong)} of {len(results)} targets with a finding; records in {record}",
+        file=sys.stderr,
+    )
     return 1 if wrong else 0
 
 

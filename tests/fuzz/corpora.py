@@ -38,6 +38,19 @@ def write(target: str, inputs: list[bytes]) -> None:
     file = file_of(target)
     kept = file.read_text().splitlines() if file.exists() else []
     lines = [line for line in kept if line.startswith(("#", FOUND))]
-    lines += [f"{hashlib.sha256(data).hexdigest()[:8]} {base64.b64encode(data).decode()}" for data in inputs]
+    lines += [f"{_name(data)} {base64.b64encode(data).decode()}" for data in inputs]
     if lines:
         file.write_text("\n".join(lines) + "\n")
+
+
+def add(target: str, data: bytes, words: str) -> None:
+    """Keep an input with which something was found. words: what it was."""
+    file = file_of(target)
+    text = file.read_text() if file.exists() else ""
+    line = f"{FOUND}{_name(data)} {base64.b64encode(data).decode()}\n"
+    if line not in text:
+        file.write_text(f"# {words}\n{line}{text}")
+
+
+def _name(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:8]

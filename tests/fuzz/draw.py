@@ -14,10 +14,13 @@ DEEP = "\0deep"
 """Stands in a document for a list in a list in a list, which ``dumps`` could not write."""
 
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 7, 8, 255, 256, 65535, 65536, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64, -(2**63),
+    None, True, False, 0, 1, -1, 2, 7, 8, 255, 256, 65535, 65536, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, 2**64,
+    -(2**63),
     10**30, 10**400, 0.0, -0.0, 0.5, 1.5, -0.1, 1e15, 1e16, 1e308, float("inf"), float("-inf"), float("nan"),
-    "", " ", "0", "1", "true", "a", "A" * 300, "-", ".", "/", "..", "\0", "\x1b[31m", "\n", "\u2028", "\ud800", "é", "𝟙", "ﬁ",
-    "\u202e", "%s", "{}", "::1", "127.0.0.1", "AA==", "AAAA", "/" * 43 + "=", "0" * 64, [], {}, [[]], [{}], {"": None}, [None],
+    "", " ", "0", "1", "true", "a", "A" * 300, "-", ".", "/", "..", "\0", "\x1b[31m", "\n", "\u2028", "\ud800", "é",
+    "𝟙", "ﬁ",
+    "\u202e", "%s", "{}", "::1", "127.0.0.1", "AA==", "AAAA", "/" * 43 + "=", "0" * 64, [], {}, [[]], [{}],
+    {"": None}, [None],
     {"a": {"b": [1]}}, DEEP,
 )  # fmt: skip
 """Values that readers of JSON are seldom written for."""
@@ -140,7 +143,9 @@ def dumps(draw: Draw, document: Any) -> bytes:
     deep = draw.choice((30, 200, 900, 990, 1100, 100_000))
     opening, closing = draw.choice((("[", "]"), ('{"a":', "}"), ('[{"":', "}]")))
     text = text.replace(json.dumps(DEEP), opening * deep + "1" + closing * deep)
-    data = text.encode(draw.choice(("utf-8", "utf-8", "utf-8", "utf-8", "utf-16", "utf-32", "utf-8-sig")), "surrogatepass")
+    data = text.encode(
+        draw.choice(("utf-8", "utf-8", "utf-8", "utf-8", "utf-16", "utf-32", "utf-8-sig")), "surrogatepass"
+    )
     return spoiled(draw, data) if draw.flag(4) else data
 
 

@@ -1,4 +1,5 @@
-"""Runs a target under atheris in a process of its own, bounded in time and memory, and reads what libFuzzer says of it."""
+"""Runs a target under atheris in a process of its own, bounded in time and memory, and reads what libFuzzer says of
+it."""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ def run(name: str, target: Target, seconds: int, directory: Path) -> Result:
     with tempfile.TemporaryDirectory() as scratch:
         options = [
             f"-max_total_time={seconds}", f"-timeout={target.seconds}", f"-rss_limit_mb={MEMORY}",
-            f"-max_len={target.limit}", f"-artifact_prefix={found}/{name}-", "-len_control=20", "-verbosity=1",
+            f"-max_len={target.limit}", f"-artifact_prefix={found}/{name}-", "-len_control=0", "-verbosity=1",
         ]  # fmt: skip
         if target.words:
             words = Path(scratch) / "words"
@@ -72,7 +73,8 @@ def run(name: str, target: Target, seconds: int, directory: Path) -> Result:
         except subprocess.TimeoutExpired as error:
             said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""
             return _read(name, said, "did not end", before, len(list(corpus.iterdir())))
-    return _read(name, done.stdout + done.stderr, "" if done.returncode == 0 else f"exit code {done.returncode}", before,
+    return _read(name, done.stdout + done.stderr, "" if done.returncode == 0 else f"exit code {done.returncode}",
+    before,
                  len(list(corpus.iterdir())))  # fmt: skip
 
 

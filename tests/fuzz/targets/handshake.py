@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 
 from qtunnel.crypto import dh
 from qtunnel.crypto.kem import Kem
+from qtunnel.crypto.noise import SymmetricState
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake import transcript
 from qtunnel.handshake.cookies import CookieReply
@@ -92,7 +94,9 @@ def draw_answer(draw: Draw, verdict: Verdict | None = None) -> bytes:
     chain = draw.choice((None, CHAIN_ID, draw.take(16)))
     verdict = draw.choice(list(Verdict)) if verdict is None else verdict
     epoch = draw.choice((5, 4, 0, 2**63 - 1))
-    answer = Answer(verdict, epoch, draw_policy(draw), draw.number(0, 7), chain, keys, draw.text(300), draw_inventory(draw))
+    answer = Answer(
+        verdict, epoch, draw_policy(draw), draw.number(0, 7), chain, keys, draw.text(300), draw_inventory(draw)
+    )
     try:
         return encode_answer(answer)
     except ValueError:
@@ -158,12 +162,19 @@ def datagrams(data: bytes) -> None:
         assert sum(map(len, reassembler._by_source.values())) == len(held)
 
 
-def cookie(data: bytes) -> None:
-    """A cookie reply is written as it was read."""
-    assert CookieReply.unpack(data).pack() == data
+def frame(data: bytes) -> None:
+    """One datagram, or a cookie reply: what is read is written as it was read."""
+    with contextlib.suppress(HandshakeError):
+        assert CookieReply.unpack(data).pack() == data
+    inner = data[: MAX_DATAGRAM - 32]
+    found = parse(inner + mac(KEY, inner) + bytes(16), KEY)
+    assert len(found.payload) == len(inner) - 24
+    if found.count == 1:
+        again = cut(Message(found.type, found.suite, found.exchange, found.payload), KEY)
+        assert again == [inner + mac(KEY, inner) + bytes(16)]
 
 
-def _sealed_before_offer() -> tuple[bytes, transcript.SymmetricState]:
+def _sealed_before_offer() -> tuple[bytes, SymmetricState]:
     """Message 1 of alice to bob as far as her offer, and the state there."""
     state = transcript.begin(SUITE, EXCHANGE, BOB.public)
     message = INITIATOR.message[: sum(init_sizes(SUITE))]
@@ -179,7 +190,7 @@ def _sealed_before_offer() -> tuple[bytes, transcript.SymmetricState]:
     return message, state
 
 
-def _sealed_before_answer() -> tuple[bytes, transcript.SymmetricState]:
+def _sealed_before_answer() -> tuple[bytes, SymmetricState]:
     """Message 2 of bob to alice as far as his answer, and the state there."""
     responder = Responder(BOB, SUITE, EXCHANGE, INITIATOR.message, find)
     state = responder._state
@@ -256,7 +267,7 @@ TARGETS = {
     "offer": Target(offer, _REFUSED, 2048),
     "answer": Target(answer, _REFUSED, 1024),
     "datagrams": Target(datagrams, (), 512),
-    "cookie": Target(cookie, _REFUSED, 96),
+    "frame": Target(frame, _REFUSED, 96, (b"\5\2", b"\1\2\0\1\0\1\0\1")),
     "responder": Target(responder, _REFUSED, 1024),
     "initiator": Target(initiator, _REFUSED, 1024),
 }
