@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from qtunnel.drivers import etsi014_answers, program_answers, skip_answers
 from qtunnel.drivers.answers import MAX_WORDS, clean, words
 from qtunnel.errors import KeySourceError, KeySourceProtocolError
 from qtunnel.keys.source import SourceStatus
+from qtunnel.probe import container as container_of
 from qtunnel.secret import Secret
 from tests.fuzz.draw import Draw, document, spoiled
 from tests.fuzz.target import Target, say
@@ -90,6 +92,19 @@ def container(data: bytes) -> None:
         assert len(found) == len(wanted)
     except KeySourceError as error:
         _check_error(error)
+
+
+def probed(data: bytes) -> None:
+    """The same container as ``qtunnel kme probe`` reads it: what is odd in it, in words and without a key."""
+    try:
+        found = json.loads(document(data, CONTAINER, FORMS))
+    except (ValueError, RecursionError):
+        return
+    keys, odd = container_of.read(found, 256)
+    assert all(isinstance(key_id, str) for key_id, _ in keys)
+    for seen, copes in odd.values():
+        say(seen + copes)
+        assert TEXT not in seen
 
 
 def status(data: bytes) -> None:
@@ -198,6 +213,7 @@ def cleaned(data: bytes) -> None:
 JSON_WORDS = (*(f'"{name}":'.encode() for name in NAMES), TEXT.encode(), UUID.encode(), b"null", b"NaN", b"1e999")
 TARGETS = {
     "container": Target(container, (), 600, JSON_WORDS),
+    "probed": Target(probed, (), 600, JSON_WORDS),
     "status": Target(status, (), 600, JSON_WORDS),
     "capabilities": Target(capabilities, (), 600, JSON_WORDS),
     "fixed": Target(fixed, (), 600, JSON_WORDS),

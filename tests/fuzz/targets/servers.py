@@ -13,6 +13,7 @@ from qtunnel.control.server import _parse, _RefusedError
 from qtunnel.errors import ConfigError, ControlError, NetworkError
 from qtunnel.kme import api
 from qtunnel.kme.link import _message, decode_push, encode_push
+from qtunnel.page.guard import is_known_host, presented
 from qtunnel.simulator.control import _answer
 from tests.fuzz.draw import Draw, document
 from tests.fuzz.target import Target, say
@@ -110,6 +111,17 @@ def control(data: bytes) -> None:
     assert Request.model_validate_json(asked.model_dump_json()) == asked
 
 
+def page(data: bytes) -> None:
+    """Headers of a browser, or of whoever asks for the page: no other host's name passes, and no token is made up."""
+    host, _, given = data.decode("utf-8", "surrogateescape").partition("\n")
+    if is_known_host(host, ("gateway.example",)):
+        name = host.lower().strip("[").partition("]")[0]
+        assert "localhost" in name or "gateway.example" in name or ":" in name or name.startswith("127."), host
+    token = presented(given)
+    assert token is None or token
+    assert token is None or given.lower().startswith(("bearer ", "basic "))
+
+
 class _Service:
     """In the place of a running network: takes what is asked, and refuses it."""
 
@@ -167,6 +179,7 @@ TARGETS = {
     "push": Target(push, (), 500, JSON),
     "partner_said": Target(partner_said, (), 200),
     "control": Target(control, (), 500, ASK),
+    "page": Target(page, (), 100, (b"localhost", b"gateway.example", b"[::1]", b":443", b"Bearer ", b"Basic ", b"\n")),
     "simulator": Target(simulator, (NetworkError,), 400, ASK),
     "answer": Target(answer, (ControlError, ConfigError), 500, (b'"error":', b'"code":', b'"message":')),
 }

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 
 from qtunnel.crypto import dh
+from qtunnel.netio.receive import _parse_control, _parse_name
 from qtunnel.secret import Secret
 from qtunnel.wireguard.cookie import CookieChecker, _mac, mac1_key
 from qtunnel.wireguard.endpoint import Endpoint
@@ -192,6 +193,16 @@ def device(data: bytes) -> None:
     Siege(Draw(data)).run()
 
 
+def kernel(data: bytes) -> None:
+    """Control messages that the kernel puts beside a datagram: all are read, in bounded time, and the address too."""
+    found, size = _parse_control(data[1:])
+    assert len(found) <= len(data) // 8
+    assert size >= 0
+    name = data[1:].ljust(28, b"\0")
+    host, _, *_ = _parse_name(name[:16] if data[:1] < b"\x80" else name[:28])
+    assert host
+
+
 WORLDS = connected(), connected()
 """Made once, as two handshakes take most of the time otherwise."""
 
@@ -251,5 +262,6 @@ def runs(data: bytes) -> None:
 TARGETS = {
     "messages": Target(messages, (), 160),
     "device": Target(device, (), 400),
+    "kernel": Target(kernel, (), 200),
     "runs": Target(runs, (), 400),
 }
