@@ -79,19 +79,17 @@ def run(name: str, target: Target, seconds: int, directory: Path) -> Result:
 
 
 def _quoted(word: bytes) -> str:
-    return "".join(chr(byte) if chr(byte).isalnum() else f"\\x{byte:02x}" for byte in word)
+    return "".join(chr(byte) if chr(byte).isalnum() and byte < 128 else f"\\x{byte:02x}" for byte in word)
 
 
 def _read(name: str, said: str, failure: str, before: int, after: int) -> Result:
     """What libFuzzer said; failure: why it did not end well, empty where it did."""
-    lines = _STATUS.findall(said)
+    lines = _STATUS.findall(said) or [("0", "", "0", "0", "0", "0")]
     done, saved, wrong = _DONE.search(said), _SAVED.findall(said), _FAILURE.search(said)
-    if not lines:
-        return Result(name, failure or "said nothing: " + said.strip()[-200:])
     first, last = lines[0], lines[-1]
     outcome = "ok"
     if failure or not done:
-        outcome = failure or "did not end"
+        outcome = f"{failure or 'did not end'}: {' '.join(said.split())[-160:]}"
         if wrong:
             outcome = wrong[1] or said[wrong.end() :].strip().splitlines()[0]
     return Result(

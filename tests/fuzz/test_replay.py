@@ -87,7 +87,10 @@ def test_what_libfuzzer_says_is_read() -> None:
     )
     result = _read("x.y", wrong, "exit code 77", 2, 32)
     assert (result.outcome, result.saved, result.executions) == ("KeyError: 'z'", "found/x-crash-1", 900)
-    assert _quoted(b'a"\n') == "a\\x22\\x0a"
+    result = _read("x.y", wrong[wrong.index("\n ===") :], "exit code 77", 2, 32)  # by an input that was kept
+    assert (result.outcome, result.saved) == ("KeyError: 'z'", "found/x-crash-1")
+    assert _read("x.y", "no module", "exit code 1", 0, 0).outcome == "exit code 1: no module"
+    assert _quoted('a"\n²'.encode()) == "a\\x22\\x0a\\xc2\\xb2"
 
 
 if importlib.util.find_spec("atheris") is not None:  # an extra that few have: no test that is skipped for the others
