@@ -9,7 +9,7 @@ import json
 from qtunnel.audit.answer import answer
 from qtunnel.audit.chain import Found, examine
 from qtunnel.audit.head import SignedHead
-from qtunnel.audit.record import GENESIS, RecordError, encode, parse
+from qtunnel.audit.record import GENESIS, RecordError, encode, is_time, parse
 from qtunnel.audit.verify import LogFile, verify
 from qtunnel.auditlog.times import asked, seconds_of, text_of
 from qtunnel.errors import AuditError
@@ -125,7 +125,9 @@ def head(data: bytes) -> None:
 def time(data: bytes) -> None:
     """A time as a person writes it."""
     text = asked(data.decode("utf-8", "replace"))
-    assert text_of(seconds_of(text)) == text
+    assert is_time(text)
+    assert asked(text) == text
+    assert abs(seconds_of(text_of(seconds_of(text))) - seconds_of(text)) < 0.002
 
 
 assert verify(FILES).good
