@@ -244,6 +244,28 @@ def _between_passes(case: Case) -> Found:
     return _each(case, rule)
 
 
+def _refilled(case: Case) -> Found:
+    """When light comes back after the dark, the reservoir grows from its lowest there by so many keys, before the next
+    one comes."""
+    least = case.one.least or 1
+    looks = [(at, link_of(told, case.one.link or "")["state"] == DARK) for at, told in case.facts.maps]
+    rises = [at for (_, before), (at, dark) in pairwise(looks) if before and not dark]
+    spans = list(pairwise([*rises, case.facts.ended]))
+
+    def rule(tunnel: TunnelFacts) -> Found:
+        grown = 0
+        for number, (rise, end) in enumerate(spans):
+            begin = spans[number - 1][0] if number else case.facts.began
+            before = [keys for at, keys in tunnel.shared_keys if begin <= at <= rise]
+            after = [keys for at, keys in tunnel.shared_keys if rise <= at <= end]
+            if before and after:
+                grown = max(grown, max(after) - min(before))
+        words = f"the reservoir grew by {grown} keys at a pass, at least {least:g}; {len(rises)} passes began"
+        return bool(rises) and grown >= least, words
+
+    return _each(case, rule)
+
+
 def _carried(case: Case) -> Found:
     least = case.one.least or 1
 
@@ -270,6 +292,7 @@ RULES: dict[str, Rule] = {
     "unknown-to-eavesdropper": _unknown_to_eavesdropper,
     "weakest-hop": _weakest_hop,
     "between-passes": _between_passes,
+    "refilled": _refilled,
     "carried": _carried,
 }
 
@@ -280,6 +303,7 @@ NEEDS: dict[str, tuple[str, ...]] = dict.fromkeys(RULES, ()) | {
     "alarmed": ("link",),
     "weakest-hop": ("link", "within"),
     "between-passes": ("link",),
+    "refilled": ("link",),
     "carried": ("least",),
 }
 """Fields that a rule cannot do without."""

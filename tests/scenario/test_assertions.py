@@ -92,6 +92,13 @@ DARK = "no line of sight"
 NIGHT = ["up", DARK, DARK, DARK, "up"]
 
 
+def reservoir(*keys: int, states: tuple[str, ...] = ("up", DARK, DARK, "up", "up")) -> Facts:
+    """Its keys at each look at the network."""
+    made = passes(*states)
+    made.tunnels["office"].shared_keys = [(at, number) for (at, _), number in zip(made.maps, keys, strict=True)]
+    return made
+
+
 def carried(amount: int | None) -> Facts:
     made = tunnel()
     made.carried = amount
@@ -180,6 +187,13 @@ CASES: dict[str, list[tuple[dict[str, Any], Callable[[], Facts], bool]]] = {
         ({"link": "fibre", "least": 9}, lambda: passes(*NIGHT, stored=1), False),
         ({"link": "fibre", "least": 9}, lambda: passes(*NIGHT[:-1]), False),
         ({"link": "fibre", "least": 9}, facts, False),
+    ],
+    "refilled": [
+        ({"link": "fibre", "least": 10}, lambda: reservoir(60, 50, 40, 45, 50), True),
+        ({"link": "fibre", "least": 11}, lambda: reservoir(60, 50, 40, 45, 50), False),
+        ({"link": "fibre", "least": 1}, lambda: reservoir(60, 50, 40, 35, 30), False),
+        ({"link": "fibre", "least": 1}, lambda: reservoir(10, 20, 30, 40, 50, states=("up",) * 5), False),
+        ({"link": "fibre", "least": 1}, lambda: passes(*NIGHT), False),
     ],
     "carried": [
         ({"least": 10}, lambda: carried(10), True),
