@@ -139,7 +139,7 @@ async def kept(attend: Callable[[], Awaitable[None]], failed: Callable[[str], No
 
 async def _cancellable(attend: Callable[[], Awaitable[None]]) -> None:
     """Do it. Python 3.11's ``wait_for``, by which the library waits for the broker, loses a cancellation that comes in
-    the same moment as the broker's word (CPython issue 86296), so one that had no effect is repeated."""
+    the same moment as the broker's word, so one that had no effect is repeated."""
     task = asyncio.ensure_future(attend())
     try:
         await asyncio.wait({task})

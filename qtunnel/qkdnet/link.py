@@ -161,7 +161,7 @@ class Link:
         moment = self.channel.next_change(self._at, fades=not self._average)
         if self.state in (LinkState.UP, LinkState.ALARMED) and self.figures.sifted_rate > 0:
             bits = math.inf
-            if not self._dazzled:  # an alarm for another reason ends with that reason
+            if not self.dazzled:  # an alarm for another reason ends with that reason
                 bits = self._monitor.bits_until(self.spec.threshold, above=self.state is LinkState.UP)
             if not self._monitor.settled:
                 bits = min(bits, self._monitor.bits_until_settled())
@@ -169,7 +169,7 @@ class Link:
         return max(moment, self._at + SETTLING)
 
     @property
-    def _dazzled(self) -> bool:
+    def dazzled(self) -> bool:
         """Whether the receiver sees light that blinds it."""
         return self.blinded and self.spec.watched
 
@@ -230,7 +230,7 @@ class Link:
     def _watch(self) -> Iterator[tuple[str, str]]:
         """Alarms that begin or end."""
         why = None
-        if self._dazzled:
+        if self.dazzled:
             why = "bright light blinds the detectors"
         elif self.error > self.spec.threshold:
             why = f"{self.metric} above the threshold of {self.shown(self.spec.threshold)}"
