@@ -92,8 +92,11 @@ class Link:
         self.alarm: str | None = None
         self.alarms = 0
         self.keys_until_alarm: int | None = None
-        """Keys that went over the link between the last eavesdropper's beginning and the alarm; ``None`` before one."""
+        """Keys that went over the link between the first light that the last eavesdropper touched and the alarm;
+        ``None`` before one."""
         self._keys_unnoticed: int | None = None
+        self._touched = True
+        """Whether light has passed since the last eavesdropper came: in the dark there is nothing for her."""
         self._read: deque[tuple[int, int]] = deque()
         """Bits of the store, by their numbers from and to, that an eavesdropper knows and nobody noticed."""
         self._physics = physics
@@ -218,6 +221,8 @@ class Link:
             yield "link.risen", f"{self.figures.key_rate:.0f} bit/s"
         if self._cut or not visible:
             return
+        if not self._touched:
+            self._touched, self._keys_unnoticed = True, self._keys_unnoticed or 0
         if self._measured:
             self._monitor.change(self.figures.error)
         else:
@@ -267,7 +272,7 @@ class Link:
     def restore(self, now: float) -> list[Happening]:
         """As in the topology again: no cut, no eavesdropper, no added noise or loss, the fibre's own length."""
         self._cut = self.blinded = False
-        self._keys_unnoticed = None
+        self._keys_unnoticed, self._touched = None, True
         self.noise = self.extra_loss = self.intercepted = 0.0
         self.channel = self.spec.channel
         return [Happening(now, self.name, "link.restored"), *self._look(now)]
@@ -280,7 +285,7 @@ class Link:
             self.blinded = True
         else:
             self.intercepted = share
-        self._keys_unnoticed = self._keys_unnoticed or 0
+        self._touched = False
         return [Happening(now, self.name, "link.eavesdropped", how), *self._look(now)]
 
     def add_noise(self, now: float, noise: float) -> list[Happening]:
