@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from qtunnel.qkdnet.channel import Channel, Fibre
-from qtunnel.qkdnet.conditions import Classical, Conditions, Eavesdropper, Figures, Hardware, Physics, averaged
+from qtunnel.qkdnet.conditions import (
+    Classical,
+    Conditions,
+    Eavesdropper,
+    Figures,
+    Hardware,
+    Meddling,
+    Physics,
+    averaged,
+)
 from qtunnel.qkdnet.monitor import Monitor
 from qtunnel.qkdnet.reservoir import Reservoir
 from qtunnel.statemachine import Machine
@@ -88,6 +97,8 @@ class Link:
         self.extra_loss = 0.0
         self.intercepted = 0.0
         self.blinded = False
+        self.meddling: Meddling | None = None
+        self.meddled = 0.0
         self.reservoir = Reservoir(spec.capacity, made=min(spec.initial, spec.capacity))
         self.alarm: str | None = None
         self.alarms = 0
@@ -270,8 +281,10 @@ class Link:
         return [Happening(now, self.name, "link.cut", f"{self.reservoir.stored} bits in store"), *self._look(now)]
 
     def restore(self, now: float) -> list[Happening]:
-        """As in the topology again: no cut, no eavesdropper, no added noise or loss, the fibre's own length."""
+        """As in the topology again: no cut, nobody who eavesdrops or meddles, no added noise or loss, the fibre's own
+        length."""
         self._cut = self.blinded = False
+        self.meddling, self.meddled = None, 0.0
         self._keys_unnoticed, self._touched = None, True
         self.noise = self.extra_loss = self.intercepted = 0.0
         self.channel = self.spec.channel
@@ -305,11 +318,18 @@ class Link:
         self.channel = replace(self.channel, length=kilometres)
         return [Happening(now, self.name, "link.distance", f"{kilometres:g} km"), *self._look(now)]
 
-    def take(self, bits: int) -> bool:
-        """Use bits of the store; whether an eavesdropper knows some of them. Raises ``ShortageError``."""
+    def meddle(self, now: float, how: Meddling, share: float = 1.0) -> list[Happening]:
+        """Somebody on the classical channel, who loses a share of the messages between the ends, or delays or forges
+        all of them."""
+        self.meddling, self.meddled = how, share
+        return [Happening(now, self.name, "link.messages", how if share == 1 else f"{how} {share:.0%}")]
+
+    def take(self, bits: int, keys: int = 1) -> bool:
+        """Use bits of the store for as many keys; whether an eavesdropper knows some of them. Raises
+        ``ShortageError``."""
         first = self.reservoir.take(bits)
         if self._keys_unnoticed is not None:
-            self._keys_unnoticed += 1
+            self._keys_unnoticed += keys
         while self._read and self._read[0][1] <= first:
             self._read.popleft()
         return bool(self._read) and self._read[0][0] < first + bits

@@ -49,7 +49,8 @@ REMEMBERED = 10_000
 MOST_PATHS = 10
 """Disjoint ways that a request may ask for."""
 
-ALARMS = ("link.alarm",)
+ALARMS = ("link.alarm", "relay.failed", "relay.refused")
+"""Happenings that are warnings in the log."""
 
 
 class Service:

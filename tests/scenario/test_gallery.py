@@ -91,7 +91,7 @@ def test_an_attack_on_any_link_of_a_scenario_is_alarmed_before_100_further_keys(
         while link.alarms == 0:
             assert now < 86_400, f"{link_name} never warns"
             now += topology.time_scale / DEMAND
-            network.advance(now)
+            list(link.advance(now))
             if link.usable and link.reservoir.stored >= topology.key.size:
                 link.take(topology.key.size)
         assert link.keys_until_alarm is not None

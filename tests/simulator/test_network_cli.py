@@ -97,8 +97,8 @@ def test_a_plan_says_who_starves_and_is_drawn(metro: Path, tmp_path: Path, typed
     near, far = told["tunnels"]
     assert not told["ok"]
     assert (near["starves"], far["starves"]) == (False, True)
-    # three links of 100 kbit, and nothing comes after it at 200 km: 2 ways of 390 keys, 2 minutes each
-    assert far["starved"][0][0] == pytest.approx(2 * 390 * 120, rel=0.01)
+    # three links of 100 kbit, and nothing comes after it at 200 km: 2 ways of 260 keys and tags, 2 minutes each
+    assert far["starved"][0][0] == pytest.approx(2 * 260 * 120, rel=0.01)
     assert far["shortest_interval_s"] is None
     assert near["rekeys"] == near["rekeys_wanted"] == 3 * 720 + 1
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")
