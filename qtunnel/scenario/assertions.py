@@ -196,7 +196,8 @@ def _unknown_to_eavesdropper(case: Case) -> Found:
 
 
 def _weakest_hop(case: Case) -> Found:
-    """Between the looks at the beginning and at the end, the network delivered what its weakest link makes by physics.
+    """Between the looks at the beginning and at the end, the network delivered what its weakest link makes by physics,
+    over which all of its keys go.
 
     It only says something where more is asked for than that link makes: it counts from the first look at which less
     than a second's worth is in its store, and has to end so as well.
@@ -212,8 +213,10 @@ def _weakest_hop(case: Case) -> Found:
         return False, f"{name} has keys in store, so nobody asked for all that it makes"
     first, last = drained[0], drained[-1]
     seconds = last["time_s"] - first["time_s"]
-    rate = (link_of(last, name)["bits"]["used"] - link_of(first, name)["bits"]["used"]) / seconds
-    words = f"{rate:.0f} bit/s delivered over {seconds:.0f} s, {wanted:.0f} bit/s by physics"
+    rate = (last["totals"]["delivered"] - first["totals"]["delivered"]) * last["key_size"] / seconds
+    used = (link_of(last, name)["bits"]["used"] - link_of(first, name)["bits"]["used"]) / seconds
+    words = f"{rate:.0f} bit/s of keys delivered over {seconds:.0f} s, {wanted:.0f} bit/s by physics"
+    words += f", {used:.0f} bit/s of the link used with the messages' tags"
     return abs(rate - wanted) <= within * wanted and seconds >= LEAST_SECONDS, words
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qtunnel.qkdnet.conditions import Meddling
 from qtunnel.qkdnet.ledger import Delivery
 from qtunnel.qkdnet.link import Happening
 from qtunnel.qkdnet.network import Network, NodeSpec, NoPathError
@@ -163,12 +164,14 @@ def test_an_eavesdropper_on_one_of_two_ways_has_shares_and_on_both_the_keys() ->
     assert network.ledger.eavesdropper.whole == 1
 
 
+MEDDLE: dict[str, Meddling] = {"lose": "lose", "late": "late", "forge": "forge"}
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("wait"), st.floats(0, 5), st.just("")),
         st.tuples(st.just("make"), st.integers(1, 3), st.sampled_from(["ad", "be", "cf", "fa"])),
         st.tuples(
-            st.sampled_from(["cut", "restore", "eavesdrop", "blind", "noise", "lose", "late", "forge"]),
+            st.sampled_from(["cut", "restore", "eavesdrop", "blind", "noise", *MEDDLE]),
             st.floats(0, 1),
             st.sampled_from(["ab", "bd", "ac", "cd", "ae", "ef", "fd"]),
         ),
@@ -205,8 +208,8 @@ def test_whatever_happens_the_books_are_right(steps: list[tuple[str, float, str]
                 link.restore(now)
             elif what == "noise":
                 link.add_noise(now, amount / 4)
-            elif what == "lose" or what == "late" or what == "forge":
-                link.meddle(now, what, amount)
+            elif what in MEDDLE:
+                link.meddle(now, MEDDLE[what], amount)
             else:
                 link.eavesdrop(now, "blind" if what == "blind" else "intercept-resend", amount)
         for link in network.links.values():

@@ -79,6 +79,7 @@ def hop(used: int, stored: int, weakest: str = "fibre") -> Facts:
     """Ten seconds of the network, in which the fibre makes 1000 bit/s by physics."""
     first = network_map(links=[link()])
     last = network_map(time_s=10.0, links=[link(bits={"made": used + stored, "used": used, "stored": stored})])
+    last["totals"]["delivered"] = used // last["key_size"]
     rates = {"fibre": 1000.0, "other": 5000.0 if weakest == "fibre" else 900.0}
     return facts(maps=[first, last], rates=rates)
 
