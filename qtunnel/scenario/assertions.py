@@ -248,21 +248,20 @@ def _between_passes(case: Case) -> Found:
 
 
 def _refilled(case: Case) -> Found:
-    """When light comes back after the dark, the reservoir grows from its lowest there by so many keys, before the next
-    one comes."""
+    """From the last look before light comes back on, the reservoir grows by so many keys from its lowest: they are
+    agreed ahead a little after the KMEs have some."""
     least = case.one.least or 1
     looks = [(at, link_of(told, case.one.link or "")["state"] == DARK) for at, told in case.facts.maps]
     rises = [at for (_, before), (at, dark) in pairwise(looks) if before and not dark]
-    spans = list(pairwise([*rises, case.facts.ended]))
 
     def rule(tunnel: TunnelFacts) -> Found:
         grown = 0
-        for number, (rise, end) in enumerate(spans):
-            begin = spans[number - 1][0] if number else case.facts.began
-            before = [keys for at, keys in tunnel.shared_keys if begin <= at <= rise]
-            after = [keys for at, keys in tunnel.shared_keys if rise <= at <= end]
-            if before and after:
-                grown = max(grown, max(after) - min(before))
+        for rise, end in pairwise([*rises, case.facts.ended]):
+            before = [keys for at, keys in tunnel.shared_keys if at < rise]
+            lowest = before[-1] if before else None
+            for keys in (keys for at, keys in tunnel.shared_keys if rise <= at <= end):
+                lowest = keys if lowest is None else min(lowest, keys)
+                grown = max(grown, keys - lowest)
         words = f"the reservoir grew by {grown} keys at a pass, at least {least:g}; {len(rises)} passes began"
         return bool(rises) and grown >= least, words
 

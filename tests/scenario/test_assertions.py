@@ -193,6 +193,12 @@ CASES: dict[str, list[tuple[dict[str, Any], Callable[[], Facts], bool]]] = {
         ({"link": "fibre", "least": 10}, lambda: reservoir(60, 50, 40, 45, 50), True),
         ({"link": "fibre", "least": 11}, lambda: reservoir(60, 50, 40, 45, 50), False),
         ({"link": "fibre", "least": 1}, lambda: reservoir(60, 50, 40, 35, 30), False),
+        ({"link": "fibre", "least": 15}, lambda: reservoir(60, 50, 40, 35, 50), True),  # lowest as the pass begins
+        (
+            {"link": "fibre", "least": 1},
+            lambda: reservoir(30, 40, 50, 50, 50, states=("up", "up", DARK, DARK, "up")),
+            False,
+        ),
         ({"link": "fibre", "least": 1}, lambda: reservoir(10, 20, 30, 40, 50, states=("up",) * 5), False),
         ({"link": "fibre", "least": 1}, lambda: passes(*NIGHT), False),
     ],
