@@ -10,7 +10,7 @@ from random import Random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qtunnel.audit.chain import TORN, Chain, examine
+from qtunnel.audit.chain import HEAD_AFTER, TORN, Chain, examine
 from qtunnel.audit.head import SignedHead, key_name
 from qtunnel.audit.record import encode, parse
 from qtunnel.audit.verify import Finding, LogFile, verify
@@ -149,6 +149,22 @@ def test_hashes_that_were_made_to_fit_to_the_end_are_found_by_the_signatures(siz
     changed = places(findings, "changed")
     assert changed[0] == ("audit-0", at + 2)
     assert changed[-1] == ("audit-0", len(lines))  # by the head that was kept
+
+
+def test_a_log_without_the_daemons_signatures_is_found_however_well_its_hashes_fit() -> None:
+    """Who has no key can make every hash, the first line with the true public key, and no signature."""
+    chain = new_chain()
+    text = opening(chain, 0)
+    for number in range(1, HEAD_AFTER + 1):
+        text += chain.append(time_of(number), "rekey.done", "bob", {"epoch": number})
+    assert found_in([LogFile("audit", text)]) == [], "so many may wait for one"
+    forged = text
+    for number in range(HEAD_AFTER + 1, HEAD_AFTER + 4):
+        forged += chain.append(time_of(number), "rekey.done", "bob", {"epoch": number})
+    lines, _ = make_log([600], 1000)
+    for files, line in (([LogFile("audit", forged)], HEAD_AFTER + 3), (lines, HEAD_AFTER + 3)):
+        (finding,) = found_in(files)
+        assert (finding.what, finding.place.line) == ("removed", line)
 
 
 def test_a_log_that_somebody_else_wrote_is_found_by_its_key() -> None:
