@@ -106,7 +106,7 @@ ROOMS = {
     "simulator": Room("a QKD network in a box: topologies, physics, its KMEs, control, maps, plans",
                       ("config", "control", "kme", "qkdnet", "telemetry", "tls"),
                       {"config": ("commands.py", "model.py", "plan_file.py", "topology_file.py", "units.py"),
-                       "control": ("control.py",), "telemetry": ("etsi004_server.py", "service.py"),
+                       "control": ("client.py", "control.py"), "telemetry": ("etsi004_server.py", "service.py"),
                        "tls": ("etsi004_server.py", "service.py")}),
     "probe": Room("whether a vendor's KME keeps to ETSI GS QKD 014", ("config", "drivers", "keys", "tls"),
                   {"config": ("target.py",), "keys": ("session.py",)}),
