@@ -74,7 +74,7 @@ class Member:
 async def read_fleet(broker: Broker, prefix: str, client_id: str) -> list[Member]:
     """All gateways under ``prefix``, by name; raises ``BrokerError``."""
     members: dict[str, Member] = {}
-    async with connected(broker, client_id) as client:
+    async with connected(broker, client_id, waiting=MAX_REPORTS) as client:
         codes = await client.subscribe([(f"{prefix}/+/{rest}", 1) for rest in ("state", "node", "peer/+", "source/+")])
         if any((code if isinstance(code, int) else int(code.value)) >= REFUSED for code in codes):
             raise BrokerError(f"{broker.name}: it does not let us read {prefix}/#")

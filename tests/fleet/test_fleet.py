@@ -217,7 +217,7 @@ asyncio.run(main())
             child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(site.port)])  # noqa: ASYNC220
             try:
                 heard: dict[str, bytes] = {}
-                async with connected(site.place("kme-b"), "listener") as client:
+                async with connected(site.place("kme-b"), "listener", waiting=1000) as client:
                     await client.subscribe([("qtunnel/#", 1), ("homeassistant/#", 1)])
                     async for message in client.messages:
                         assert isinstance(message.payload, bytes)
