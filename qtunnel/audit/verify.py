@@ -165,7 +165,7 @@ def _walk(reads: list[_Read], report: Report) -> None:
         return
     hashes = {record.seq: record.hash for record in records}
     report.records, report.first, report.last = len(records), min(hashes), max(hashes)
-    in_order = _longest_rise([record.seq for record in records])
+    in_order, numbers = _longest_rise([record.seq for record in records]), _Numbers(hashes.keys())
     seen: set[int] = set()
     expected, before, index = 0, "at the beginning", -1
     for read in reads:
@@ -183,11 +183,9 @@ def _walk(reads: list[_Read], report: Report) -> None:
             report.findings.append(Finding("moved", read.place, f"record {record.seq} stands here {once}"))
         else:
             # The first line tells nothing of what stood before it, unless one that was changed stands there.
-            gone = _missing(expected, record.seq, hashes) if expected else []
+            gone = numbers.missing(expected, record.seq) if expected else ""
             if gone:
-                report.findings.append(
-                    Finding("removed", read.place, f"{_numbers(gone)} stood before this line, {before}")
-                )
+                report.findings.append(Finding("removed", read.place, f"{gone} stood before this line, {before}"))
             expected, before = record.seq + 1, f"behind {read.place}"
         follows = hashes.get(record.seq - 1, GENESIS if record.seq == 1 else record.prev)
         if record.prev != follows:
@@ -196,12 +194,24 @@ def _walk(reads: list[_Read], report: Report) -> None:
         seen.add(record.seq)
 
 
-MANY = 10**6
-"""Numbers that are looked at one by one between two lines: a hole may be as large as a forger likes."""
+class _Numbers:
+    """The numbers that are there. A hole between two may be as large as a forger likes, so nobody counts through it."""
 
+    def __init__(self, present: Collection[int]) -> None:
+        self._present, self._ordered = present, sorted(present)
 
-def _missing(first: int, until: int, present: Collection[int]) -> list[int]:
-    return [number for number in range(first, min(until, first + MANY)) if number not in present]
+    def missing(self, first: int, until: int) -> str:
+        """In words, which of the numbers from ``first`` to below ``until`` are not there; empty where all are."""
+        number = until - first - (bisect_left(self._ordered, until) - bisect_left(self._ordered, first))
+        if first >= until or number <= 0:
+            return ""
+        while first in self._present:
+            first += 1
+        while until - 1 in self._present:
+            until -= 1
+        if number == 1:
+            return f"record {first}"
+        return f"records {first} to {until - 1}" + ("" if until - first == number else f" ({number} of them)")
 
 
 def _longest_rise(numbers: list[int]) -> set[int]:
@@ -223,13 +233,6 @@ def _longest_rise(numbers: list[int]) -> set[int]:
         chosen.add(index)
         index = before[index]
     return chosen
-
-
-def _numbers(numbers: list[int]) -> str:
-    if len(numbers) == 1:
-        return f"record {numbers[0]}"
-    whole = numbers[-1] - numbers[0] + 1 == len(numbers)
-    return f"records {numbers[0]} to {numbers[-1]}" + ("" if whole else f" ({len(numbers)} of them)")
 
 
 def _beginnings(reads: list[_Read], report: Report) -> None:
