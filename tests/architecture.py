@@ -106,7 +106,7 @@ ROOMS = {
     "simulator": Room("a QKD network in a box: topologies, physics, its KMEs, control, maps, plans",
                       ("config", "control", "events", "fleet", "kme", "qkdnet", "telemetry", "tls"),
                       {"config": ("commands.py", "model.py", "plan_file.py", "topology_file.py", "units.py"),
-                       "control": ("control.py",),
+                       "control": ("client.py", "control.py"),
                        "events": ("alarm_stream.py", "alarms.py", "announce.py", "service.py"),
                        "fleet": ("announce.py",), "telemetry": ("announce.py", "etsi004_server.py", "service.py"),
                        "tls": ("alarm_stream.py", "etsi004_server.py", "service.py")}),
