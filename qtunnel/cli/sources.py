@@ -62,9 +62,9 @@ def render(found: list[KeySourceStatus]) -> RenderableType:
         table.add_column(heading, no_wrap=True, justify="left" if heading in ("source", "state") else "right")
     for its in found:
         table.add_row(
-            Text(its.name), Text(its.state, style=COLOURS[its.state]), _keys(its), _rate(its.key_rate),
+            Text(its.name), Text(its.state, style=COLOURS[its.state]), _keys(its), rate_words(its.key_rate),
             "-" if its.keys_used_per_day is None else f"{its.keys_used_per_day:,.0f}",
-            _lasts(its), _qber(its), f"{its.keys_lost:,}",
+            lasts_words(its), qber_words(its), f"{its.keys_lost:,}",
         )  # fmt: skip
     details = [Text(f"{its.description}: {_words(its)}") for its in found if not its.healthy]
     return Group(table, *([Text(), *details] if details else []))
@@ -80,7 +80,7 @@ def _keys(its: KeySourceStatus) -> str:
     return f"{its.stored_keys:,}" if its.max_keys is None else f"{its.stored_keys:,} of {its.max_keys:,}"
 
 
-def _rate(rate: float | None) -> str:
+def rate_words(rate: float | None) -> str:
     """Secret bits per second, in words."""
     if rate is None:
         return "-"
@@ -90,7 +90,7 @@ def _rate(rate: float | None) -> str:
     return f"{rate:.3g} bit/s"
 
 
-def _lasts(its: KeySourceStatus) -> str:
+def lasts_words(its: KeySourceStatus) -> str:
     if its.lasts:
         return "on and on"
     if its.days_left is None:
@@ -99,7 +99,7 @@ def _lasts(its: KeySourceStatus) -> str:
     return f"{its.days_left:.1f} days" if hours >= 48 else f"{hours:.1f} hours"
 
 
-def _qber(its: KeySourceStatus) -> str:
+def qber_words(its: KeySourceStatus) -> str:
     if its.qber is None:
         return "-"
     limit = "" if its.qber_limit is None else f" of {its.qber_limit:.1%}"
