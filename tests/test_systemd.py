@@ -71,9 +71,12 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(300)
 def test_what_make_install_puts_in_place_is_what_the_unit_runs(tmp_path: Path) -> None:
     """All paths below a directory of the test's own; all of it can be taken away."""
-    app, link, units, etc = (tmp_path / name for name in ("opt", "bin/qtunnel", "units", "etc"))
+    app, link, units, etc, share = (tmp_path / name for name in ("opt", "bin/qtunnel", "units", "etc", "share"))
+    theirs = share / "fish" / "vendor_completions.d" / "qtunnel.fish"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("of somebody else")
     places = [f"PYTHON={sys.executable}", f"APP_DIR={app}", f"LINK={link}", f"UNITS={units}",
-               f"ETC={etc}"]  # fmt: skip
+               f"ETC={etc}", f"SHARE={share}"]  # fmt: skip
     done = make("install", *places)
     assert done.returncode == 0, done.stderr
     assert (etc.stat().st_mode & 0o777, link.readlink()) == (0o700, app / "bin" / "qtunnel")
@@ -82,12 +85,18 @@ def test_what_make_install_puts_in_place_is_what_the_unit_runs(tmp_path: Path) -
     installed = next(app.glob("lib/python*/site-packages/qtunnel"))
     assert (installed / "demo" / "configs" / "alice.yaml").is_file(), "a copy, which needs no checkout"
     assert (installed / "page" / "static" / "page.html").is_file()
+    for file in ("man/man1/qtunnel-status.1.gz", "man/man5/qtunnel.yaml.5.gz", "bash-completion/completions/qtunnel",
+                 "zsh/site-functions/_qtunnel"):  # fmt: skip
+        assert (share / file).stat().st_size > 200
+    assert f"install: leave {theirs}" in done.stderr
     verified = analyze("verify", "--man=no", "--recursive-errors=no", units / "qtunnel@alice.service")
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
     assert "install:" not in make("install", *places, "PYTHON=false").stderr, "what is there is no hindrance"
     removed = make("uninstall", *places)
     assert removed.returncode == 0, removed.stderr
     assert (app.exists(), link.is_symlink(), list(units.iterdir()), etc.exists()) == (False, False, [], True)
+    assert [path for path in share.rglob("*") if path.is_file()] == [theirs]
+    assert theirs.read_text() == "of somebody else"
 
 
 def settings(unit: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qtunnel.cli import completion
 from qtunnel.cli.selectors import daemon_options, open_client
 from qtunnel.control.messages import KeySourceStatus
 from qtunnel.errors import EXIT_FAILURE, EXIT_PROTECTED
@@ -42,7 +43,7 @@ def sources(
 
 
 @sources.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.sources)
 @daemon_options
 def clear(name: str, config: Path | None, socket_path: Path | None, node: str | None) -> None:
     """End the quarantine of the key source NAME, once you know what its alarm was.

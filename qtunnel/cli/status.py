@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from qtunnel.cli import completion
 from qtunnel.cli.selectors import daemon_options, open_client
 from qtunnel.cli.status_view import render
 from qtunnel.control.client import ControlClient
@@ -21,7 +22,7 @@ FASTEST, SLOWEST = 0.2, 3600.0
 
 
 @click.command()
-@click.argument("peer", required=False)
+@click.argument("peer", required=False, shell_complete=completion.peers)
 @daemon_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; with --watch one a line.")
 @click.option("--watch", is_flag=True, help="A live view until Ctrl-C, also over a restart of the daemon.")
