@@ -62,6 +62,26 @@ def test_how_exposed_a_unit_is(unit: Path, tmp_path: Path) -> None:
     assert found is None or float(found[1]) > MOST_EXPOSED
 
 
+DROP_INS = {"net-admin.conf": 1.9, "userspace-interface.conf": 1.9}
+"""Those of configs/systemd for the daemon's unit, and how exposed it may be with each: as its engine's, at most."""
+
+
+@pytest.mark.parametrize("name", DROP_INS)
+def test_drop_ins_give_the_daemon_what_they_have_to_and_no_more(name: str, tmp_path: Path) -> None:
+    text = (UNITS.parent / "configs" / "systemd" / name).read_text()
+    whole = f"{DAEMON.read_text().partition('[Install]')[0]}{text}"  # what comes later holds, as in a drop-in
+    assert verify(tmp_path, daemon=whole) == "0"
+    unit = tmp_path / DAEMON.name
+    unit.write_text(whole)
+    found = re.search(r"level for \S+: (\d+\.\d+)", analyze("security", "--offline=true", unit).stdout)
+    assert found is not None
+    assert float(found[1]) <= DROP_INS[name]
+    given = settings(UNITS.parent / "configs" / "systemd" / name)
+    assert given.pop("ExecStart") == f"{PROGRAM} run --config /etc/qtunnel/%i.yaml"
+    capability = {"CapabilityBoundingSet": "CAP_NET_ADMIN", "AmbientCapabilities": "CAP_NET_ADMIN"}
+    assert given == (capability if name == "net-admin.conf" else {"ProtectProc": "default"})
+
+
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["make", *arguments], cwd=UNITS.parent, capture_output=True, text=True, timeout=280, check=False

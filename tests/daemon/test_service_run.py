@@ -112,7 +112,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         told = {"page": {}, "mqtt": {**REPORTS["mqtt"], "discovery": "home-assistant"}}
         lab.alice.config |= {**sections("alice", "go-on"), **told}
         broker = start_broker(directory, alice)
-        listeners = [listening(alice, directory / "alice.http", "http", *URLS)]
+        listeners = [listening(alice, directory / f"alice.{name}", "http", url) for name, (url, _) in PAGES.items()]
         if broker is not None:
             listeners.append(
                 listening(alice, directory / "alice.mqtt", "mqtt", "8883", str(directory / "pki"), "kme-b")
@@ -131,7 +131,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             made.log.close()
 
 
-URLS = ("http://127.0.0.1:9586/metrics", "http://127.0.0.1:9587/", "http://127.0.0.1:9587/live")
+PAGES = {
+    "metrics": ("http://127.0.0.1:9586/metrics", ["qtunnel_peer_protected{", "# EOF"]),
+    "page": ("http://127.0.0.1:9587/", ["</html>"]),
+    "live": ("http://127.0.0.1:9587/live", ["text/event-stream", "epoch.in-force", "qkd+pqc"]),
+}
+"""What alice serves, and words that have to be there."""
 
 
 def listening(host: Namespace, file: Path, *what: str) -> subprocess.Popen[str]:
@@ -272,7 +277,7 @@ def heard(service: Service) -> None:
     alice, directory = service.alice, service.lab.directory
     (key_id,) = [key["key_id"] for key in alice.status("bob")[1]["key_ids"]]
     wait_until(lambda: key_id in (directory / "log-alice" / "audit.jsonl").read_text(), "it is on record", READY)
-    told = [(directory / "alice.http", ["qtunnel_peer_protected{", "# EOF", "text/event-stream", "</html>"])]
+    told = [(directory / f"alice.{name}", words) for name, (_, words) in PAGES.items()]
     if (directory / "alice.mqtt").exists():
         told.append((directory / "alice.mqtt", ["qtunnel/alice/peer/bob ", "homeassistant/", "epoch.in-force"]))
     for file, words in told:

@@ -1,6 +1,6 @@
 """Writes down all that a gateway tells others, as it comes over the network, until it is ended.
 
-``python -m tests.support.listen http FILE URL...``, ``... mqtt FILE PORT PKI NAME``. Who is not there is asked again.
+``python -m tests.support.listen http FILE URL``, ``... mqtt FILE PORT PKI NAME``. Who is not there is asked again.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ssl
 import sys
-import threading
 import time
 import urllib.request
 from http.client import HTTPException
@@ -55,9 +54,8 @@ def main() -> None:
     with open(file, "wb", buffering=0) as out:
         if kind == "mqtt":
             mqtt(out, int(rest[0]), Path(rest[1]), rest[2])
-        for url in rest:
-            threading.Thread(target=http, args=(out, url), daemon=True).start()
-        threading.Event().wait()
+        else:
+            http(out, rest[0])
 
 
 if __name__ == "__main__":
