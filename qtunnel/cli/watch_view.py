@@ -67,6 +67,7 @@ def draw(scene: Scene, width: int, height: int, *, ascii_only: bool = False) -> 
         rows = [Text("no peers are configured, so nothing is protected")]
     lines = [*head, *rows, *sources, *foot][:height]
     for its in lines:
+        its.plain = "".join(c if c.isprintable() else "?" for c in its.plain)  # words of KMEs are among them
         its.no_wrap = True
         its.truncate(width, overflow="crop" if ascii_only else "ellipsis")
     return lines

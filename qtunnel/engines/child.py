@@ -62,7 +62,7 @@ class ChildEngine(DeviceEngine):
         self._steward = steward
         self._child: ChildProcess | SurvivingProcess | StewardProcess | None = None
         self._index: int | None = None
-        self._replaced: str | None = None
+        self._why_replaced: str | None = None
 
     @property
     def index(self) -> int | None:
@@ -133,7 +133,7 @@ class ChildEngine(DeviceEngine):
 
     @property
     def replaced(self) -> str | None:
-        return self._replaced
+        return self._why_replaced
 
     async def adopt(self, public_key: bytes, listen_port: int, mark: int = 0) -> dict[bytes, Left] | None:
         """Also ends one of ours that another engine takes the place of."""
@@ -145,7 +145,7 @@ class ChildEngine(DeviceEngine):
         process, same = found
         left = await self._inherited(process, public_key, listen_port, mark) if same else OTHERWISE_MADE
         if isinstance(left, str):
-            self._replaced = left
+            self._why_replaced = left
             await process.stop()  # ours, but not what is wanted now
             await self._until_gone()
             return None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -96,7 +96,8 @@ def _model_of(annotation: Any) -> tuple[type[BaseModel] | None, str]:
     """The model of a section, of a list's entries, or of a mapping's values; and how its path goes on."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return (annotation if annotation is not BaseModel else None), ""
-    kind = {tuple: "[]", dict: ".NAME"}.get(getattr(annotation, "__origin__", None), "")
+    origin = get_origin(annotation)
+    kind = "[]" if origin is tuple else ".NAME" if origin is dict else ""
     for part in get_args(annotation):
         found, deeper = _model_of(part)
         if found is not None:

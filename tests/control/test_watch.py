@@ -160,6 +160,14 @@ def test_what_no_terminal_can_show_is_drawn_in_ascii() -> None:
     assert all(row.plain.isascii() for row in rows)
 
 
+def test_words_of_others_cannot_draw_and_take_one_line() -> None:
+    rows = draw(
+        scene(peers=[peer("bob", protected=False, last_error="\x1b[2Jno\nkey\t", last_error_age_s=1.0)]), 80, 24
+    )
+    assert any(row.plain.rstrip() == "  error    1 s ago: ?[2Jno?key?" for row in rows)
+    assert all("red" in {str(span.style) for span in row.spans} for row in rows if "error" in row.plain)
+
+
 # On a terminal
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -281,5 +282,9 @@ def heard(service: Service) -> None:
     if (directory / "alice.mqtt").exists():
         told.append((directory / "alice.mqtt", ["qtunnel/alice/peer/bob ", "homeassistant/", "epoch.in-force"]))
     for file, words in told:
-        for word in words:
-            wait_until(lambda file=file, word=word: word in file.read_text(errors="replace"), f"{file}: {word}", READY)
+        wait_until(partial(says, file, words), f"{file} has {words}", READY)
+
+
+def says(file: Path, words: list[str]) -> bool:
+    text = file.read_text(errors="replace")
+    return all(word in text for word in words)

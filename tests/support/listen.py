@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
 
 AGAIN = 0.2
 """Seconds between two requests of the same page."""
@@ -41,7 +42,7 @@ def mqtt(out: BinaryIO, port: int, pki: Path, name: str) -> None:
     def heard(client: paho.Client, data: Any, message: paho.MQTTMessage) -> None:
         out.write(f"{message.topic} {message.properties}\n".encode() + message.payload + b"\n")
 
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
     client.tls_set(str(pki / "ca.pem"), str(pki / f"{name}.pem"), str(pki / f"{name}.key"), cert_reqs=ssl.CERT_REQUIRED)
     client.on_connect, client.on_message = connected, heard
     client.reconnect_delay_set(1, 1)
