@@ -155,6 +155,8 @@ ROOMS = {
          "telemetry": ("run.py", "kme.py", "kme_network.py", "steward.py")},
         commands=True,
     ),
+    "manual": Room("manual pages, of the commands' help and the configuration's model", ("cli", "config"),
+                   {"cli": ("commands.py",), "config": ("configuration.py",)}),
     "__main__": Room("python -m qtunnel", ("cli",)),
 }  # fmt: skip
 """A new room is one line here, and its name in the line of each room that imports it."""
