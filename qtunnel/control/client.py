@@ -26,7 +26,14 @@ from qtunnel.control.messages import (
     SourceCleared,
     Status,
 )
-from qtunnel.errors import ConfigError, ControlError, NoDaemonError, UnknownPeerError, UnknownSourceError
+from qtunnel.errors import (
+    ConfigError,
+    ControlError,
+    NoDaemonError,
+    UnknownPeerError,
+    UnknownSourceError,
+    printable,
+)
 
 TIMEOUT = 10.0
 """Seconds for an answer that needs no work; a gateway under full load answers within one."""
@@ -104,7 +111,7 @@ class ControlClient:
     def _decode(self, line: bytes) -> dict[str, Any]:
         try:
             document = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._foreign() from None
         if not isinstance(document, dict) or document.get("version") != VERSION:
             raise self._foreign()
@@ -112,7 +119,7 @@ class ControlClient:
         if error is not None:
             if not isinstance(error, dict):
                 raise self._foreign()
-            message = str(error.get("message"))
+            message = printable(str(error.get("message")))
             match error.get("code"):
                 case "unknown-peer":
                     raise UnknownPeerError(message)
