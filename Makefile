@@ -12,7 +12,7 @@ KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel deb test-systemd test-netns sim soak mutants rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean formal lock audit-deps sbom wheel test-minimum test-pythons timing
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel deb test-systemd test-netns sim soak mutants rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean formal lock audit-deps sbom wheel test-minimum test-pythons timing man
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -30,7 +30,8 @@ demo-tools:
 	@scripts/need-tools "$(DEMO_TOOLS)" ip iperf3 wg $(OUT)
 
 test-tools:
-	@scripts/need-tools "$(TEST_TOOLS) chromium" ip iperf3 ping wg wireguard-go tcpdump ethtool nft mosquitto chromium $(OUT)
+	@scripts/need-tools "$(TEST_TOOLS) chromium zsh fish mandoc groff-base" ip iperf3 ping wg wireguard-go tcpdump ethtool nft mosquitto \
+	chromium zsh fish mandoc groff $(OUT)
 	@scripts/need-promtool $(TOOLS)/promtool $(OUT)
 	@scripts/need-axe $(TOOLS)/axe $(OUT)
 
@@ -104,6 +105,11 @@ sbom:
 DEB := dist
 deb:
 	@scripts/make-deb python3 $(DEB)
+
+# manual pages of all commands and of the configuration, in $(MAN); make install and make deb put them in place by themselves
+MAN := dist/man
+man: venv
+	@$(BIN)/python -m qtunnel.manual $(MAN)
 
 # that package in a booted systemd: a Debian of its own (debootstrap, once) in a container that forgets everything; as root
 test-systemd: dev
@@ -194,9 +200,10 @@ APP_DIR ?= /opt/qtunnel
 LINK    ?= /usr/bin/qtunnel
 UNITS   ?= /etc/systemd/system
 ETC     ?= /etc/qtunnel
+SHARE   ?= /usr/local/share
 DESTDIR ?=
 install:
-	@scripts/install-service "$(PYTHON)" "$(DESTDIR)" "$(APP_DIR)" "$(LINK)" "$(UNITS)" "$(ETC)" $(OUT)
+	@scripts/install-service "$(PYTHON)" "$(DESTDIR)" "$(APP_DIR)" "$(LINK)" "$(UNITS)" "$(ETC)" "$(SHARE)" $(OUT)
 
 # all but /etc/qtunnel and /var/lib/qtunnel, which hold identities and state
 uninstall:

@@ -104,10 +104,12 @@ ROOMS = {
                              "mqtt_connection.py", "mqtt_options.py", "skip_tls.py")}),
     "kme": Room("the embedded ETSI GS QKD 014 KME and its PKI", ("config", "telemetry", "tls")),
     "simulator": Room("a QKD network in a box: topologies, physics, its KMEs, control, maps, plans",
-                      ("config", "control", "kme", "qkdnet", "telemetry", "tls"),
+                      ("config", "control", "events", "fleet", "kme", "qkdnet", "telemetry", "tls"),
                       {"config": ("commands.py", "model.py", "plan_file.py", "topology_file.py", "units.py"),
-                       "control": ("control.py",), "telemetry": ("etsi004_server.py", "service.py"),
-                       "tls": ("etsi004_server.py", "service.py")}),
+                       "control": ("client.py", "control.py"),
+                       "events": ("alarm_stream.py", "alarms.py", "announce.py", "service.py"),
+                       "fleet": ("announce.py",), "telemetry": ("announce.py", "etsi004_server.py", "service.py"),
+                       "tls": ("alarm_stream.py", "etsi004_server.py", "service.py")}),
     "probe": Room("whether a vendor's KME keeps to ETSI GS QKD 014", ("config", "drivers", "keys", "tls"),
                   {"config": ("target.py",), "keys": ("session.py",)}),
     "control": Room("the local socket: messages, server, client", ("events", "telemetry"),
@@ -132,10 +134,11 @@ ROOMS = {
                       "qkdnet": ("run.py",), "tls": ("taker.py",)}),
     "bench": Room(
         "what engine, rekey and hub carry and cost; what a flood does",
-        ("control", "drivers", "engines", "handshake", "keys", "kme", "rekey", "sandbox"),
+        ("control", "drivers", "engines", "handshake", "keys", "kme", "rekey", "sandbox", "wireguard"),
         {"control": ("flood.py", "hub.py"), "drivers": ("hub_peers.py",),
          "handshake": ("flood.py", "handshake.py", "hub_peers.py"), "keys": ("hub_peers.py",),
-         "kme": ("flood_site.py", "hub_site.py"), "rekey": ("handshake.py", "hub_peers.py")},
+         "kme": ("flood_site.py", "hub_site.py"), "rekey": ("handshake.py", "hub_peers.py", "hub_tunnel.py"),
+         "wireguard": ("hub_tunnel.py",)},
     ),
     "cli": Room(
         "the commands; each may import the room of its own name",
@@ -152,6 +155,8 @@ ROOMS = {
          "telemetry": ("run.py", "kme.py", "kme_network.py", "steward.py")},
         commands=True,
     ),
+    "manual": Room("manual pages, of the commands' help and the configuration's model", ("cli", "config"),
+                   {"cli": ("commands.py",), "config": ("configuration.py",)}),
     "__main__": Room("python -m qtunnel", ("cli",)),
 }  # fmt: skip
 """A new room is one line here, and its name in the line of each room that imports it."""

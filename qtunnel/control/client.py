@@ -73,6 +73,15 @@ class ControlClient:
                         return
                     yield document["event"]
 
+    def past(self, peer: str | None = None) -> list[dict[str, Any]]:
+        """The events that the daemon still remembers, oldest first."""
+        with self._connect(self._timeout) as connection:
+            _send(connection, self._request("events", peer, history=True))
+            connection.shutdown(socket.SHUT_WR)  # which ends the stream after what has been
+            with connection.makefile("rb") as lines:
+                told = [self._decode(line) for line in iter(lambda: lines.readline(MAX_RESPONSE), b"")]
+        return [document["event"] for document in told if "event" in document]
+
     def _request(self, name: RequestName, peer: str | None, **options: Any) -> Request:
         try:
             return Request(request=name, peer=peer, **options)
