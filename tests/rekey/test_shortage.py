@@ -22,7 +22,7 @@ class Talking(Simulation):
         def fails(who: str, ref: object) -> str:
             return f"metro: metro ({SECRET}): dec_keys: HTTP 503"
 
-        self.kme.get_by_id = fails  # type: ignore[assignment,method-assign]  # for the test
+        self.kme.get_by_id = fails  # type: ignore[method-assign]  # for the test
         assert real is not None
 
 
