@@ -14,7 +14,7 @@ import binascii
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from qtunnel.crypto import dh
@@ -169,8 +169,13 @@ class PublicIdentity:
                 raise IdentityFileError(f"has an unusable key: {error}; do both ends have the same release?") from None
 
 
+@lru_cache(maxsize=8192)
 def _check_key(name: str, value: bytes) -> None:
-    """See that a key can be used; raises ``LowOrderPointError`` or ``KemKeyError``."""
+    """See that a key can be used; raises ``LowOrderPointError`` or ``KemKeyError``.
+
+    What was found good is remembered: a hub reads the files of its 1,000 peers three times at its start, and each
+    time the checks would be most of it.
+    """
     if name in KEMS:
         KEMS[name].check_public_key(value)
     else:

@@ -133,10 +133,11 @@ ROOMS = {
                       "qkdnet": ("run.py",), "tls": ("taker.py",)}),
     "bench": Room(
         "what engine, rekey and hub carry and cost; what a flood does",
-        ("control", "drivers", "engines", "handshake", "keys", "kme", "rekey", "sandbox"),
+        ("control", "drivers", "engines", "handshake", "keys", "kme", "rekey", "sandbox", "wireguard"),
         {"control": ("flood.py", "hub.py"), "drivers": ("hub_peers.py",),
          "handshake": ("flood.py", "handshake.py", "hub_peers.py"), "keys": ("hub_peers.py",),
-         "kme": ("flood_site.py", "hub_site.py"), "rekey": ("handshake.py", "hub_peers.py")},
+         "kme": ("flood_site.py", "hub_site.py"), "rekey": ("handshake.py", "hub_peers.py", "hub_tunnel.py"),
+         "wireguard": ("hub_tunnel.py",)},
     ),
     "cli": Room(
         "the commands; each may import the room of its own name",
