@@ -97,8 +97,8 @@ def _next(now: Answer, record: Record, place: Place) -> Answer:
         words = f"{_number(fields.get('number'))} records are missing before {record.time}: there was no room for them"
         return replace(now, state="unknown", protection=None, since=record.time, places=(place,), remarks=(words,))
     if record.kind == "log.missing":
-        gone = f"records {_number(fields.get('from'))} to {_number(fields.get('to'))}"
-        words = f"{gone} were removed from the log before {record.time}"
+        first, last = _number(fields.get("from")), _number(fields.get("to"))
+        words = f"records {first} to {last} were removed from the log before {record.time}"
         return replace(now, state="unknown", protection=None, since=record.time, places=(place,), remarks=(words,))
     return _of_peer(now, record, place, fresh) if record.peer == now.peer else now
 

@@ -19,9 +19,12 @@ MAX_SHOWN = 60
 
 LINK_ACTIONS = {
     "cut": "no light passes any more; keys in store can still be used",
-    "restore": "as in the topology again: no cut, eavesdropper, noise or loss",
+    "restore": "as in the topology again: no cut, eavesdropper, meddling, noise or loss",
     "eavesdrop intercept-resend [SHARE%]": "somebody measures pulses and sends them again; all of them, or a share",
     "eavesdrop blind": "somebody controls the detectors with bright light",
+    "messages lose [SHARE%]": "somebody loses a share of the messages in which keys are relayed over it, or all",
+    "messages late": "each of them arrives when the next one is sent",
+    "messages forge": "each of them is changed on its way",
     "noise ERROR%": "so many more errors of the optics (cv: shot noise units, such as 0.05)",
     "loss DECIBELS": "so much more loss, such as '3 dB'",
     "distance KILOMETRES": "the fibre's length, such as '80 km'",
@@ -71,6 +74,10 @@ def _do(link: Link, now: float, action: str, arguments: list[str]) -> list[Happe
             return link.eavesdrop(now, "blind")
         case "eavesdrop", ["intercept-resend", *rest] if len(rest) < 2:
             return link.eavesdrop(now, "intercept-resend", _share(rest[0]) if rest else 1.0)
+        case "messages", ["lose", *rest] if len(rest) < 2:
+            return link.meddle(now, "lose", _share(rest[0]) if rest else 1.0)
+        case "messages", ["late" | "forge" as how]:
+            return link.meddle(now, how)
         case "noise", [amount]:
             return link.add_noise(now, _noise(link, amount))
         case "loss", [*words] if words:
