@@ -16,6 +16,7 @@ from qtunnel.audit.verify import LogFile, Report
 from qtunnel.audit.verify import verify as verify_log
 from qtunnel.auditlog.files import HEAD_FILE, files_of, read_head, read_log
 from qtunnel.auditlog.times import asked, seconds_of
+from qtunnel.cli import completion
 from qtunnel.config import Config, load_config
 from qtunnel.control.words import PROTECTION_WORDS
 from qtunnel.errors import EXIT_FAILURE, AuditError
@@ -69,7 +70,7 @@ def verify(
 
 @audit.command()
 @log_options
-@click.option("--peer", required=True, metavar="NAME", help="Whose tunnel.")
+@click.option("--peer", required=True, metavar="NAME", help="Whose tunnel.", shell_complete=completion.peers)
 @click.option("--at", "at", required=True, metavar="TIME", help="As 2026-01-31T14:05; UTC unless it says otherwise.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show(

@@ -8,18 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import socket
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from yarl import URL
 
-from qtunnel.errors import BrokerError, ConfigError
+from qtunnel.errors import BrokerError, ConfigError, FilePermissionError
 from qtunnel.files import read_secret_file
 from qtunnel.secret import Secret
 from qtunnel.tls import CaFile, TlsFiles, client_context, explain
@@ -30,6 +33,11 @@ TIMEOUT = 10.0
 """Seconds for a connection, and for the broker to confirm a message."""
 LEAVING = 2.0
 """Seconds for a polite end."""
+UNHEARD = 5.0
+"""Seconds after which a cancellation was not heard: a last word and a polite end take three."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds between attempts to connect, each twice the one before, half of it by chance: a fleet whose broker was gone
+does not come back in one moment."""
 MAX_PACKET = 256 * 1024
 """Bytes of what a broker may send: a hundred times a report, and what was subscribed to of a large fleet comes one by
 one. The library would take a packet of 256 MB, into the memory of a gateway's daemon."""
@@ -56,6 +64,17 @@ class Broker:
     private_key: Path | None = None
     username: str | None = None
     password_file: Path | None = None
+
+    @classmethod
+    def at(
+        cls, url: str, ca: Path | None, certificate: Path | None, private_key: Path | None, username: str | None,
+        password_file: Path | None,
+    ) -> Broker:  # fmt: skip
+        """url: ``mqtts://HOST:PORT`` or ``mqtt://ADDRESS:PORT``, as the configuration has checked it."""
+        place = URL(url)
+        assert place.host is not None
+        assert place.port is not None
+        return cls(place.host, place.port, ca, certificate, private_key, username, password_file)
 
     @property
     def name(self) -> str:
@@ -141,6 +160,35 @@ async def connected(
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LEAVING):
                 await client.__aexit__(None, None, None)
+
+
+async def kept(attend: Callable[[], Awaitable[None]], failed: Callable[[str], None]) -> NoReturn:
+    """Do ``attend``, which is connected for as long as it can be, again and again, until cancelled. failed: is told in
+    words why it ended."""
+    pause = FIRST_PAUSE
+    while True:
+        began = time.monotonic()
+        try:
+            await _cancellable(attend)
+        except (BrokerError, ConfigError, FilePermissionError) as error:
+            failed(str(error))
+        if time.monotonic() - began > LONGEST_PAUSE:
+            pause = FIRST_PAUSE
+        await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # for no secret
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+async def _cancellable(attend: Callable[[], Awaitable[None]]) -> None:
+    """Do it. Python 3.11's ``wait_for``, by which the library waits for the broker, loses a cancellation that comes in
+    the same moment as the broker's word, so one that had no effect is repeated."""
+    task = asyncio.ensure_future(attend())
+    try:
+        await asyncio.wait({task})
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=UNHEARD)
+    await task
 
 
 def _words(error: BaseException) -> str:

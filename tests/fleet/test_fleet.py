@@ -19,7 +19,7 @@ from qtunnel.cli.fleet import _document, render
 from qtunnel.control.messages import KeySourceStatus, NodeStatus, PeerStatus, Status, UsedKey
 from qtunnel.errors import BrokerError
 from qtunnel.events import EventStream
-from qtunnel.fleet import publisher as module
+from qtunnel.fleet import broker as module
 from qtunnel.fleet import view
 from qtunnel.fleet.broker import Broker as Place
 from qtunnel.fleet.broker import connected
@@ -331,3 +331,29 @@ def test_reports_hold_no_key_ids_and_discovery_has_names_that_fit() -> None:
         assert name == config["unique_id"]
         assert "." not in name
         assert config["state_topic"] in found
+
+
+def test_who_reports_ends_also_where_the_first_wish_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is where a cancellation meets the broker's word, in Python 3.11."""
+    monkeypatch.setattr(module, "UNHEARD", 0.05)
+    lost: list[int] = []
+
+    async def attend() -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                lost.append(1)
+                if len(lost) > 1:
+                    raise
+
+    async def test() -> None:
+        task = asyncio.create_task(module.kept(attend, lambda why: None))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=20)
+        assert task.cancelled()
+        assert len(lost) == 2
+
+    asyncio.run(test())
