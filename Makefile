@@ -12,7 +12,7 @@ KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel deb test-systemd test-netns sim soak mutants rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean formal lock audit-deps sbom wheel test-minimum test-pythons timing man
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel deb test-systemd test-netns sim soak mutants rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean formal lock audit-deps sbom wheel test-minimum test-pythons timing man fuzz
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -138,6 +138,14 @@ SOAK_SEED ?= 1000
 soak: dev
 	QTUNNEL_SOAK_RUNS=$(SOAK_RUNS) QTUNNEL_SOAK_SEED=$(SOAK_SEED) \
 		$(BIN)/pytest tests/rekey/model/test_model.py --timeout=3600 $(ARGS)
+
+# all targets of tests/fuzz under atheris, SECONDS each, side by side: at 60 half an hour on two cores. ARGS="uapi audit.log"
+# are some of them; corpora, findings and runs.jsonl go to FUZZ_DIR
+SECONDS  ?= 60
+FUZZ_DIR ?= .fuzz
+fuzz: dev
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet -e '.[fuzz]' $(OUT)
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --directory $(FUZZ_DIR) $(ARGS)
 
 # cores broken on purpose, each of which the model has to find; ARGS="3 7" are some of them
 mutants: dev

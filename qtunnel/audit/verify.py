@@ -164,8 +164,9 @@ def _walk(reads: list[_Read], report: Report) -> None:
         report.findings += [Finding("changed", read.place, read.problem) for read in reads if not read.explained]
         return
     hashes = {record.seq: record.hash for record in records}
+    present = sorted(hashes)
     report.records, report.first, report.last = len(records), min(hashes), max(hashes)
-    in_order, numbers = _longest_rise([record.seq for record in records]), _Numbers(hashes.keys())
+    in_order = _longest_rise([record.seq for record in records])
     seen: set[int] = set()
     expected, before, index = 0, "at the beginning", -1
     for read in reads:
@@ -183,7 +184,7 @@ def _walk(reads: list[_Read], report: Report) -> None:
             report.findings.append(Finding("moved", read.place, f"record {record.seq} stands here {once}"))
         else:
             # The first line tells nothing of what stood before it, unless one that was changed stands there.
-            gone = numbers.missing(expected, record.seq) if expected else ""
+            gone = _missing(expected, record.seq, present) if expected else ""
             if gone:
                 report.findings.append(Finding("removed", read.place, f"{gone} stood before this line, {before}"))
             expected, before = record.seq + 1, f"behind {read.place}"
@@ -194,24 +195,20 @@ def _walk(reads: list[_Read], report: Report) -> None:
         seen.add(record.seq)
 
 
-class _Numbers:
-    """The numbers that are there. A hole between two may be as large as a forger likes, so nobody counts through it."""
-
-    def __init__(self, present: Collection[int]) -> None:
-        self._present, self._ordered = present, sorted(present)
-
-    def missing(self, first: int, until: int) -> str:
-        """In words, which of the numbers from ``first`` to below ``until`` are not there; empty where all are."""
-        number = until - first - (bisect_left(self._ordered, until) - bisect_left(self._ordered, first))
-        if first >= until or number <= 0:
-            return ""
-        while first in self._present:
-            first += 1
-        while until - 1 in self._present:
-            until -= 1
-        if number == 1:
-            return f"record {first}"
-        return f"records {first} to {until - 1}" + ("" if until - first == number else f" ({number} of them)")
+def _missing(first: int, until: int, present: Sequence[int]) -> str:
+    """In words, the numbers from ``first`` to ``until`` - 1 that are not among those present, which are sorted; empty
+    where all are. A hole may be as large as a forger likes, and there may be many: it takes no time for each number."""
+    low, high = bisect_left(present, first), bisect_left(present, max(first, until))
+    number = max(0, until - first) - (high - low)
+    if not number:
+        return ""
+    while low < high and present[low] == first:
+        first, low = first + 1, low + 1
+    while low < high and present[high - 1] == until - 1:
+        until, high = until - 1, high - 1
+    if number == 1:
+        return f"record {first}"
+    return f"records {first} to {until - 1}" + ("" if low == high else f" ({number} of them)")
 
 
 def _longest_rise(numbers: list[int]) -> set[int]:

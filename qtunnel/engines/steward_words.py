@@ -73,7 +73,7 @@ def config_from_plain(plain: Any) -> InterfaceConfig:
             int(plain["mark"]),
             int(plain["guard_metric"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise EngineError("the steward was sent an interface that is none") from None
 
 
