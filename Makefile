@@ -12,7 +12,7 @@ KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel deb test-systemd test-netns sim soak mutants rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean formal
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel deb test-systemd test-netns sim soak model-plans mutants rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean formal
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -64,6 +64,14 @@ endif
 test-faults: dev test-tools
 	@$(BIN)/python -m tests.faults $(ARGS)
 
+# two gateways under load, with a rekey a second and a random fault every half a minute, for MINUTES; what of it is to be
+# plotted goes into SOAK_RECORD. ARGS="--seed 7 --faults 20" are other ones, and fewer
+MINUTES ?= 60
+SOAK_RECORD ?= $(TOOLS)/soak.jsonl
+soak: dev test-tools
+	@mkdir -p $(dir $(SOAK_RECORD))
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) --into $(SOAK_RECORD) $(ARGS)
+
 # engine: kernel, against this machine's kernel or, where that has no WireGuard, Debian's in a virtual machine: within half
 # an hour without help of the processor (KVM); KERNEL_VM_LIMIT=seconds is another bound
 test-kernel: dev kernel-tools
@@ -98,7 +106,7 @@ sim: dev
 # on is 50 plans, and repeats itself. ARGS="-n auto" uses all processors; 10,000 plans take a core some 20 minutes
 SOAK_RUNS ?= 10000
 SOAK_SEED ?= 1000
-soak: dev
+model-plans: dev
 	QTUNNEL_SOAK_RUNS=$(SOAK_RUNS) QTUNNEL_SOAK_SEED=$(SOAK_SEED) \
 		$(BIN)/pytest tests/rekey/model/test_model.py --timeout=3600 $(ARGS)
 

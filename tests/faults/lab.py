@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from qtunnel.control.messages import PeerStatus, Status
 from qtunnel.errors import QtunnelError
 from qtunnel.identity import Identity
 from tests.daemon.kmes import READY, Kme, Kmes
-from tests.daemon.lab import Gateway
+from tests.daemon.lab import Gateway, qtunnel
 from tests.faults.traffic import Traffic, kill
+from tests.support.clock import SteppedClock
+from tests.support.link import Link, emulated
 from tests.support.netns import Namespace, join, namespaces, run, stop, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +66,8 @@ class Site(Gateway):
     def __init__(self, directory: Path, namespace: Namespace, name: str, address: str, kme: Kme) -> None:
         super().__init__(directory, namespace, name, address)
         self.kme = kme
+        self.clock = SteppedClock(directory / f"clock-{name}")
+        self.relay_options: tuple[str, ...] = ()
         self.said: list[str] = []
         (directory / f"{name}.log").touch()
 
@@ -72,7 +76,8 @@ class Site(Gateway):
     def start(self) -> None:
         with (self.directory / f"{self.name}.log").open("a") as log:
             self.process = self.namespace.start(
-                sys.executable, *self.program, "run", "--config", str(self.file), stdout=log, stderr=log
+                sys.executable, *self.program, "run", "--config", str(self.file), stdout=log, stderr=log,
+                env=self.clock.environment,
             )  # fmt: skip
 
     def restart(self) -> None:
@@ -99,6 +104,11 @@ class Site(Gateway):
     def shown(self) -> PeerStatus | None:
         status = self.look()
         return status.peers[0] if status is not None and status.peers else None
+
+    def audit_verified(self) -> tuple[int, str, str]:
+        """``qtunnel audit verify``: exit code, standard output, standard error."""
+        done = qtunnel("audit", "verify", "--config", self.file)
+        return done.returncode, done.stdout, done.stderr
 
     def engine(self) -> int:
         status = self.look()
@@ -164,7 +174,7 @@ class Site(Gateway):
         sae = f"sae-{self.name}"
         self._relay = self.namespace.start(
             sys.executable, "-m", "tests.faults.relay", str(RELAY_PORT), str(self.directory / "pki"), KME[self.name],
-            sae, stdin=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            sae, *self.relay_options, stdin=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         threading.Thread(target=self._listen, args=(self._relay,), daemon=True).start()
         self.hear("ready", 0)
@@ -214,13 +224,13 @@ class Site(Gateway):
 
 
 class FaultLab:
-    """alice and bob. interval, max_age: of their rekeys, as in the configuration."""
+    """alice and bob. interval, max_age: of their rekeys, as in the configuration. link: where it is an emulated one."""
 
     def __init__(
         self, directory: Path, hosts: tuple[Namespace, Namespace], *, interval: str, max_age: str,
-        engine: str = "qtunnel",
+        engine: str = "qtunnel", link: Link | None = None,
     ) -> None:  # fmt: skip
-        self.directory, self.own = directory, engine == "qtunnel"
+        self.directory, self.own, self._link = directory, engine == "qtunnel", link
         kmes = Kmes(directory, hosts, saes=(("sae-carol",), ()))
         self.alice, self.bob = (
             Site(directory, host, name, TUNNEL[name], kme)
@@ -262,8 +272,13 @@ class FaultLab:
             if site.process is not None:
                 stop(site.process)
 
-    def traffic(self) -> Traffic:
-        return Traffic(self.alice.namespace, self.bob.namespace, TUNNEL["bob"])
+    @property
+    def link(self) -> Link:
+        assert self._link is not None
+        return self._link
+
+    def traffic(self, seconds: int = 900) -> Traffic:
+        return Traffic(self.alice.namespace, self.bob.namespace, TUNNEL["bob"], seconds)
 
     @property
     def epoch(self) -> int:
@@ -323,15 +338,21 @@ class FaultLab:
 
 
 @contextmanager
-def fault_lab(directory: Path, **options: Any) -> Iterator[FaultLab]:
-    """With both ends protected; afterwards nothing of it is left."""
-    with namespaces(2) as (left, right):
-        join(left, right)
+def fault_lab(
+    directory: Path, *, faulty_link: bool = False, prepare: Callable[[FaultLab], None] | None = None, **options: Any
+) -> Iterator[FaultLab]:
+    """With both ends protected; afterwards nothing of it is left. faulty_link: one that can be told to lose. prepare:
+    what is done before anything is started."""
+    with ExitStack() as stack:
+        left, right = stack.enter_context(namespaces(2))
+        link = stack.enter_context(emulated(left, right)) if faulty_link else None
+        if link is None:
+            join(left, right)
         left.address("eth0", "10.99.0.1/24")
         right.address("eth0", "10.99.0.2/24")
-        lab = FaultLab(directory, (left, right), **options)
-        try:
-            lab.start()
-            yield lab
-        finally:
-            lab.stop()
+        lab = FaultLab(directory, (left, right), link=link, **options)
+        stack.callback(lab.stop)
+        if prepare is not None:
+            prepare(lab)
+        lab.start()
+        yield lab

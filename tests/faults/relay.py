@@ -1,7 +1,7 @@
 """Stands between a gateway and its real KME, mutual TLS on both sides, and does to the answers what it is told.
 
-``python -m tests.faults.relay PORT PKI KME SAE``: serves 127.0.0.1:PORT with the certificate of KME, and asks the real
-one on 127.0.0.1:8443 with that of SAE. Commands come by standard input, a line each:
+``python -m tests.faults.relay PORT PKI KME SAE [tell]``: serves 127.0.0.1:PORT with the certificate of KME, asks the
+real one on 127.0.0.1:8443 with that of SAE. Commands come by standard input, a line each:
 
     pass                      as if it were not there
     refuse                    nobody listens
@@ -10,6 +10,8 @@ one on 127.0.0.1:8443 with that of SAE. Commands come by standard input, a line 
     lie wrong-key             the key is another one
     lie other-sae SAE         get a key as that SAE, and give its key_ID away as one for our own
     lie malformed             each answer is broken in another way
+
+With ``tell`` it says "gave CALL KEY_ID" of every key that it hands on.
 """
 
 from __future__ import annotations
@@ -42,11 +44,19 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def key_ids(answer: bytes) -> list[str]:
+    """Of the keys in an answer; none of one that is malformed."""
+    try:
+        return [str(key["key_ID"]) for key in json.loads(answer)["keys"]]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
 class Relay:
     """One SAE's way to its KME."""
 
-    def __init__(self, port: int, pki: Path, kme: str, sae: str) -> None:
-        self._port, self._pki = port, pki
+    def __init__(self, port: int, pki: Path, kme: str, sae: str, *, tell: bool = False) -> None:
+        self._port, self._pki, self._tell = port, pki, tell
         self._server = server_context(self._files(kme), say)
         self._client = self._context(sae)
         self._mode: list[str] = ["pass"]
@@ -93,6 +103,9 @@ class Relay:
             return self._drop(request)
         if mode[0] == "lie" and status == 200 and call in ("enc_keys", "dec_keys"):
             answer = await self._lie(mode[1:], call, request, body, answer)
+        if self._tell and status == 200 and call in ("enc_keys", "dec_keys"):
+            for key_id in key_ids(answer):
+                say(f"gave {call} {key_id}")
         return web.Response(body=answer, status=status, content_type="application/json")
 
     def _drop(self, request: web.Request) -> web.StreamResponse:
@@ -127,7 +140,7 @@ class Relay:
 
 
 async def main() -> None:
-    relay = Relay(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4])
+    relay = Relay(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], tell=sys.argv[5:] == ["tell"])
     await relay.serve()
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -16,16 +16,19 @@ RATE = "20M"
 
 
 class Traffic:
-    """From alice to bob through the tunnel, within the ``with`` block; afterwards what became of it."""
+    """From alice to bob through the tunnel, within the ``with`` block; afterwards what became of it. seconds: of the
+    load, at most."""
 
-    def __init__(self, here: Namespace, there: Namespace, address: str) -> None:
-        self._here, self._there, self._address = here, there, address
+    def __init__(self, here: Namespace, there: Namespace, address: str, seconds: int = 900) -> None:
+        self._here, self._there, self._address, self._seconds = here, there, address, seconds
 
     def __enter__(self) -> Traffic:
-        self._server = self._there.start("iperf3", "--server", "--bind", self._address, "--forceflush")
+        quiet = {"stdout": subprocess.DEVNULL}  # a pipe that nobody reads would stop it after some minutes
+        self._server = self._there.start("iperf3", "--server", "--bind", self._address, **quiet)
         wait_until(self._listens, "iperf3 listens")
         self._load = self._here.start(
-            "iperf3", "--client", self._address, "--time", "900", "--bitrate", RATE, "--window", "256K"
+            "iperf3", "--client", self._address, "--time", str(self._seconds), "--bitrate", RATE, "--window", "256K",
+            **quiet,
         )  # fmt: skip
         self._echoes = Echoes(self._here, self._address, INTERVAL)
         time.sleep(0.5)
@@ -40,6 +43,15 @@ class Traffic:
         self._echoes.end()
         for process in (self._load, self._server):
             stop(process)
+
+    @property
+    def so_far(self) -> dict[str, float]:
+        return self._echoes.so_far
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the TCP flow goes on."""
+        return self._load.poll() is None
 
     @property
     def sent(self) -> int:

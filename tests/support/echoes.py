@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from qtunnel.sandbox import pinger
@@ -25,6 +26,20 @@ class Echoes:
             sys.executable, "-I", "-S", str(Path(pinger.__file__)), address, str(interval),
             stdin=subprocess.PIPE, stderr=None,
         )  # fmt: skip
+        self._last = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)  # or it would wait for the pipe after minutes
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._last = line
+
+    @property
+    def so_far(self) -> dict[str, float]:
+        """``sent``, ``answered`` and ``overdue`` (without an answer for 2 s), a moment ago."""
+        found: dict[str, float] = json.loads(self._last or "{}")
+        return found
 
     def stop(self) -> None:
         """No more are sent; the last ones have 2 s for their answers."""
@@ -35,8 +50,9 @@ class Echoes:
     def end(self) -> None:
         if self._process.stdin is not None:
             self.stop()
-        output, _ = self._process.communicate(timeout=PATIENCE)
-        last = json.loads(output.splitlines()[-1])
+        self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        last = json.loads(self._last)
         self.sent, self.answered = last["sent"], last["answered"]
         self.gaps = [(first, end, count) for first, end, count in last["gaps"]]
 
