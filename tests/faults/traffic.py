@@ -65,9 +65,21 @@ class Traffic:
     def lost(self) -> int:
         return self._echoes.lost
 
+    @property
+    def round_trip(self) -> float:
+        """Seconds within which 99 of 100 echoes were back."""
+        return self._echoes.round_trip
+
     def lost_between(self, begin: float, end: float) -> int:
-        """Echoes of the gaps that lie within, monotonic seconds."""
-        return sum(count for first, last, count in self.gaps if begin <= first and last <= end)
+        """Lost echoes that were sent then, monotonic seconds; those of a gap count as sent evenly over it."""
+        return sum(within(gap, begin, end) for gap in self.gaps)
+
+
+def within(gap: tuple[float, float, int], begin: float, end: float) -> int:
+    """How many of a gap's echoes were sent from ``begin`` to ``end``."""
+    first, last, count = gap
+    step = (last - first) / max(1, count - 1)
+    return sum(begin <= first + number * step <= end for number in range(count))
 
 
 def kill(process: subprocess.Popen[str]) -> None:
