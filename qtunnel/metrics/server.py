@@ -86,7 +86,7 @@ class MetricsServer:
             async with asyncio.timeout(SCRAPE_LIMIT), self._turn:  # who asks often waits
                 status, now = await self._status(), time.time()
                 # Aside: of a hub's thousand peers it takes a tenth of a second, which no handshake may wait.
-                body = await aside(lambda: encode(_Everything(status, now, self._counted)), "metrics")
+                body = await aside(lambda: encode(_Everything(status, now, self._counted)))
         except TimeoutError:
             return web.Response(status=503, text="busy; ask again\n")
         return web.Response(body=body, headers={"Content-Type": content_type})
