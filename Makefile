@@ -153,7 +153,7 @@ bench: venv bench-tools
 	done; \
 	$(BIN)/qtunnel bench rekey
 
-# what docs/performance.md plots: half an hour on a quiet machine, then the plots
+# what docs/performance.md plots: half an hour on a quiet machine; then the plots, also that of the newest `make soak`
 RESULTS := benchmarks/results
 sweep: venv bench-tools
 	@set -e; rival=$$(scripts/build-wireguard-go $(TOOLS)); scripts/bench-sweep $(BIN)/qtunnel "$$rival" $(RESULTS)
@@ -161,6 +161,7 @@ sweep: venv bench-tools
 plots: venv
 	@$(BIN)/pip install --quiet '.[plots]' $(OUT)
 	@$(BIN)/python scripts/plot-performance $(RESULTS) docs/plots
+	@if [ -e $(SOAK_RECORD) ]; then $(BIN)/python scripts/plot-soak $(SOAK_RECORD) docs/plots; fi
 
 # as a service: the program in a virtual environment of its own that nobody's checkout changes, a link to it, the unit.
 # APP_DIR has to be its own, for it is removed as a whole; DESTDIR is put in front of all paths

@@ -10,6 +10,8 @@ from types import TracebackType
 from tests.support.echoes import Echoes
 from tests.support.netns import Namespace, stop, wait_until
 
+PATIENCE = 60.0
+"""Seconds until the programs run, on a machine that does other things too."""
 INTERVAL = 0.01
 RATE = "20M"
 """Of the load: so little that the processor is not what loses packets, on two cores that others use, too."""
@@ -31,6 +33,7 @@ class Traffic:
             **quiet,
         )  # fmt: skip
         self._echoes = Echoes(self._here, self._address, INTERVAL)
+        wait_until(lambda: self.so_far.get("answered", 0) > 0, "the first echo is answered", PATIENCE)
         time.sleep(0.5)
         return self
 

@@ -74,7 +74,7 @@ def _rekeys(verdict: Verdict, kinds: dict[str, list[Line]]) -> None:
     ends = {end: done(kinds["event"], end) for end in ENDS}
     both = {line["epoch"] for line in ends["alice"]} & {line["epoch"] for line in ends["bob"]}
     verdict.figures["rekeys"] = f"{len(both)} agreed by both ends ({len(ends['alice'])} told by alice, "
-    verdict.figures["rekeys"] += f"{len(ends['bob'])} by bob), {len(kinds['asked'])} of them asked for"
+    verdict.figures["rekeys"] += f"{len(ends['bob'])} by bob); an end was asked for one {len(kinds['asked'])} times"
     took = sorted(float(line["seconds"]) * 1000 for one in ends.values() for line in one if line["role"] == "initiator")
     if took:
         named = {"median": 0.5, "95 %": 0.95, "99 %": 0.99}
