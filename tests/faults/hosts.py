@@ -118,30 +118,6 @@ def short_of(what: int, used: str, words: tuple[str, ...]) -> Act:
     return act
 
 
-def oom_killed(lab: FaultLab, outcome: Outcome) -> None:
-    """Alice's daemon in a memory cgroup (v1) of its own, with less than it has: the kernel ends it."""
-    alice, before = lab.alice, lab.epoch
-    assert alice.process is not None
-    group = Path("/sys/fs/cgroup/memory") / f"qtunnel-fault-{os.getpid()}"
-    group.mkdir()
-    try:
-        with lab.traffic() as seen:
-            (group / "memory.limit_in_bytes").write_text(str(16 << 20))
-            (group / "cgroup.procs").write_text(str(alice.process.pid))
-            alice.rekey()
-            code = alice.process.wait(60)
-            outcome.fact(f"it ended with code {code}")
-            alice.restart()
-            _, took = lab.agree(before)
-            outcome.fact(f"new epoch {took:.1f} s after the restart")
-            time.sleep(0.5)
-    finally:
-        group.rmdir()
-    outcome.lossless(seen)
-    outcome.expect(code == -signal.SIGKILL, "it was not the kernel")
-    outcome.expect(lab.leaked() == 0, f"{lab.leaked()} packets in the clear")
-
-
 def no_names(lab: FaultLab, outcome: Outcome) -> None:
     """Endpoints are names, and nobody knows them any more; then both daemons are started anew."""
     sites = lab.sites.values()
@@ -191,7 +167,6 @@ HOSTS: list[Fault] = [
           short_of(resource.RLIMIT_NOFILE, "fds", ("oo many open files",)), "short"),
     Fault("memory of alice's daemon used up (prlimit) for 6 s", GOES_ON,
           short_of(resource.RLIMIT_AS, "memory", ()), "short"),
-    Fault("alice's daemon ended by the kernel for want of memory (cgroup)", GOES_ON, oom_killed, own=True),
     Fault("DNS gone, endpoints are names; then kill -9 of both daemons", GOES_ON, no_names, "named", own=True),
     Fault("MQTT broker gone for 6 s", GOES_ON, no_broker, "reporting"),
 ]  # fmt: skip

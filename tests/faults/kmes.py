@@ -147,7 +147,6 @@ def whiles() -> Iterator[Fault]:
     """Every kind at one end, at the other, and at both. What alice says where only bob's is at fault: the peer's words,
     or her own KME's."""
     kinds = {
-        "refuses connections": ("refuse", "connection refused"),
         "does not answer": ("hang", ""),
         "answers HTTP 503": ("status 503", "HTTP 503"),
         "answers HTTP 401": ("status 401", "HTTP 401"),
