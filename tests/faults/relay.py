@@ -15,7 +15,7 @@ real one on 127.0.0.1:8443 with that of SAE. Commands come by standard input, a 
     lie other-sae SAE         get a key as that SAE, and give its key_ID away as one for our own
     lie malformed             each answer is broken in another way
 
-With ``tell`` it says "gave CALL KEY_ID" of every key that it hands on.
+With ``tell`` it says "gave CALL KEY_ID" of every key that it hands on, but of none that it made up.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Relay:
             return await self._broken_off(request, answer)
         if mode[0] == "lie" and status == 200 and call in ("enc_keys", "dec_keys"):
             answer = await self._lie(mode[1:], call, request, body, answer)
-        if self._tell and status == 200 and call in ("enc_keys", "dec_keys"):
+        if self._tell and status == 200 and call in ("enc_keys", "dec_keys") and mode[-1] != "malformed":
             for key_id in key_ids(answer):
                 say(f"gave {call} {key_id}")
         return web.Response(body=answer, status=status, content_type="application/json")
