@@ -6,6 +6,7 @@ in the environment: of both ends, or ALICE'S,BOB'S; then without what takes our 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import tempfile
@@ -43,20 +44,30 @@ def main(words: str) -> int:
     for lab in LABS:
         faults = [fault for fault in chosen if fault.lab == lab]
         while faults:
-            faults = _in_a_lab({**LABS[lab], **options}, faults, rows)
+            faults = _in_a_lab({**LABS[lab], **options}, faults, rows, engines)
     held = sum(row.holds for row in rows)
     print(f"\n{held} of {len(rows)} hold, in {time.monotonic() - begin:.0f} s")
-    DOCUMENT.write_text(written(DOCUMENT.read_text(), rows, engines))
     return 0 if held == len(rows) else 1
 
 
-def _in_a_lab(options: dict[str, Any], faults: list[Fault], rows: list[Row]) -> list[Fault]:
+def keep(row: Row, engines: str) -> None:
+    """In the document at once, where others may write rows, too."""
+    with DOCUMENT.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        text = written(file.read(), [row], engines)
+        file.seek(0)
+        file.truncate()
+        file.write(text)
+
+
+def _in_a_lab(options: dict[str, Any], faults: list[Fault], rows: list[Row], engines: str) -> list[Fault]:
     """Until one goes wrong; those that are left then need another lab."""
     with tempfile.TemporaryDirectory() as directory, fault_lab(Path(directory), **options) as lab:
         for number, fault in enumerate(faults):
             outcome = _try(fault, lab)
             rows.append(row_of(fault, outcome, datetime.now(UTC).date()))
             print(rows[-1].text, flush=True)
+            keep(rows[-1], engines)
             if outcome.problems:
                 _keep(fault, lab, outcome)
                 return faults[number + 1 :]

@@ -53,8 +53,8 @@ class Outcome:
         self.expect(longest > 0.8 * (until - at.high) - BLOCK_BOUND, f"it did not stay blocked: {seen.gaps}")
 
     def by_the_link(self, seen: Traffic, begin: float, end: float) -> None:
-        """Nothing was lost but from ``begin`` to ``end``."""
-        inside = seen.lost_between(begin - EARLY, end)
+        """Nothing was lost but from ``begin`` to ``end``, and what was on its way then."""
+        inside = seen.lost_between(begin - EARLY - seen.round_trip, end)
         self.fact(f"{inside} of {seen.sent} lost by the link, {seen.lost - inside} besides")
         self.expect(seen.lost == inside, f"lost: {seen.gaps}, the link was at fault from {begin} to {end}")
         self.expect(seen.sent > 50, f"only {seen.sent} echoes")
@@ -79,6 +79,7 @@ class Fault:
 LABS: dict[str, dict[str, Any]] = {
     "steady": {"interval": "20s", "max_age": "60s"},
     "short": {"interval": "4s", "max_age": "12s"},
+    "brief": {"interval": "4s", "max_age": "30s"},
     "faulty link": {"interval": "2s", "max_age": "60s", "faulty_link": True},
     "reporting": {"interval": "4s", "max_age": "60s", "prepare": reporting},
     "named": {"interval": "20s", "max_age": "60s", "prepare": named},

@@ -14,7 +14,7 @@ from tests.daemon.accounts import fleet, start_broker
 from tests.faults.fault import GOES_ON, Act, Fault, Outcome
 from tests.faults.lab import FaultLab, Site
 from tests.faults.traffic import kill
-from tests.support.netns import wait_until
+from tests.support.netns import PATIENCE, wait_until
 
 MOST_REKEYS = 20
 """Until the disk is missed: each keeps some hundred bytes, and a block has 4,096."""
@@ -53,7 +53,7 @@ def disk_full(lab: FaultLab, outcome: Outcome) -> None:
         log = len(alice.log)
         alice.start()
         assert alice.process is not None
-        code = alice.process.wait(60)
+        code = alice.process.wait(60 * PATIENCE)
         outcome.fact(f"rekeys without a disk; a restart ends with code {code}")
         outcome.expect(code == 1, f"exit code {code}")
         outcome.said(alice, log, "node.state_dir:", "No space left on device; make room there")
@@ -164,9 +164,9 @@ HOSTS: list[Fault] = [
           own=True),
     Fault("engine of alice killed", "back by itself; nothing in the clear; a common new epoch", engine_killed),
     Fault("descriptors of alice's daemon used up (prlimit) for 6 s", GOES_ON,
-          short_of(resource.RLIMIT_NOFILE, "fds", ("oo many open files",)), "short"),
+          short_of(resource.RLIMIT_NOFILE, "fds", ("oo many open files",)), "brief"),
     Fault("memory of alice's daemon used up (prlimit) for 6 s", GOES_ON,
-          short_of(resource.RLIMIT_AS, "memory", ()), "short"),
+          short_of(resource.RLIMIT_AS, "memory", ()), "brief"),
     Fault("DNS gone, endpoints are names; then kill -9 of both daemons", GOES_ON, no_names, "named", own=True),
     Fault("MQTT broker gone for 6 s", GOES_ON, no_broker, "reporting"),
 ]  # fmt: skip

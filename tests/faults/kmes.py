@@ -157,7 +157,7 @@ def whiles() -> Iterator[Fault]:
         for where, names in WHERE.items():
             subject = f"{where} {kind}" if where != "both KMEs" else f"{where}: each {kind}"
             yield Fault(
-                f"{subject}, for 6 s", GOES_ON, for_a_while(names, command, "event=rekey.failed", words), "short"
+                f"{subject}, for 6 s", GOES_ON, for_a_while(names, command, "event=rekey.failed", words), "brief"
             )
 
 

@@ -161,7 +161,7 @@ class Watch:
     def _sample(self) -> None:
         for name, site in self._lab.sites.items():
             shown = site.look()
-            if shown is not None:
+            if shown is not None and shown.peers:  # a daemon that starts has none yet
                 self._engines[name] = shown.node.engine_pid
                 peer = shown.peers[0]
                 self._record.write(
