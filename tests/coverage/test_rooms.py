@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 from tests.architecture import ROOMS
-from tests.coverage.rooms import BOUND, SANS_IO_BOUND, Measured, judge, of
+from tests.coverage.rooms import BEGIN, BOUND, END, HEAD, SANS_IO_BOUND, Measured, judge, of, written
 from tests.coverage.start import ROOT, environment
 
 
@@ -42,6 +43,21 @@ def test_rooms_that_decide_have_the_higher_bound_and_who_is_below_is_told() -> N
     keys, daemon = judge([Measured("keys", 97.9, 99.0), Measured("daemon", 99.0, 89.9)])
     assert keys.startswith("keys: statements 97.9 % of 98 %")
     assert daemon.startswith("daemon: branches 89.9 % of 90 %")
+
+
+def test_the_document_keeps_the_rows_of_other_rooms() -> None:
+    text = f"before\n{BEGIN}\n{END}\nafter\n"
+    text = written(text, [Measured("all", 91.0, 90.09), Measured("keys", 99.0, 98.0)], date(2026, 1, 2))
+    text = written(text, [Measured("keys", 99.96, 98.5)], date(2026, 1, 3))
+    assert text.splitlines() == [
+        "before",
+        BEGIN,
+        *HEAD,
+        "| `keys` | 99.9 % | 98.5 % | 98 % | 2026-01-03 |",
+        "| `all` | 91.0 % | 90.0 % | 90 % | 2026-01-02 |",
+        END,
+        "after",
+    ]
 
 
 def test_a_process_is_measured_whatever_is_left_of_its_environment(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from qtunnel.crypto.kem import ML_KEM_768, Kem
+from qtunnel.crypto.kem import ML_KEM_768, ML_KEM_1024, Kem
 from qtunnel.crypto.kem_set import EphemeralKeys, KemSet
 from qtunnel.errors import ConfigError, HandshakeError
 from qtunnel.handshake import messages
@@ -39,10 +39,10 @@ from qtunnel.handshake.messages import (
     response_sizes,
 )
 from qtunnel.handshake.responder import KnownPeer, Responder
-from qtunnel.handshake.suites import SUITES, Suite
+from qtunnel.handshake.suites import SUITES, Suite, find_suite
 from qtunnel.secret import RandomBytes, Secret
 from qtunnel.terms import Inventory, KeyRef, Policy, QkdPolicy
-from tests.handshake.test_exchange import ALICE, BOB, EXCHANGE, POLICY, SUITE, Run
+from tests.handshake.test_exchange import ALICE, BOB, EVE, EXCHANGE, POLICY, SUITE, Run
 
 OFFER = Offer(bytes(12), 7, Policy(QkdPolicy.REQUIRED, 2), 5, (), ())
 ANSWER = Answer(Verdict.ACCEPTED, 7, Policy(QkdPolicy.PREFERRED), 6)
@@ -225,7 +225,7 @@ def test_a_suite_whose_messages_are_too_long_is_refused(monkeypatch: pytest.Monk
         check_fits(SUITE)
 
 
-COOKIE_REPLY = CookieReply(2, 3, EXCHANGE, bytes(24), bytes(32))
+COOKIE_REPLY = CookieReply(2, 3, b"\xe5" * 16, bytes(24), bytes(32))
 
 
 def test_a_cookie_reply_has_one_form() -> None:
@@ -332,3 +332,63 @@ def test_the_kem_of_the_ends_own_choice_makes_the_ciphertexts() -> None:
     ekem = initiator.message[32 : 32 + SUITE.kem.public_key_size]
     assert made == [BOB.public.kem[SUITE.kem.name], ekem, ALICE.public.kem[SUITE.kem.name]]
     assert theirs is not None
+
+
+def told(action: Callable[[], object]) -> tuple[str, str]:
+    with pytest.raises(HandshakeError) as caught:
+        action()
+    return caught.value.reason, caught.value.detail
+
+
+def test_every_refusal_of_message_1_has_its_reason() -> None:
+    run, eve = Run(), Run(initiator=EVE)
+    body = run.offer().message
+    fingerprint = EVE.public.fingerprint
+    assert told(lambda: eve.read(eve.offer().message)) == (
+        "unknown-peer",
+        f"no peer here has the fingerprint {fingerprint}",
+    )
+    nobody = ("authentication", "message 1 was not made for this identity")
+    assert told(lambda: replace(run, responder=EVE).read(body)) == nobody
+    assert told(lambda: run.read(bytes(32) + body[32:])) == ("authentication", "an ephemeral key of low order")
+    secret = replace(run, pairing_r=Secret(b"a" * 32))
+    assert told(lambda: secret.read(body)) == (
+        "authentication", "message 1 is not from the peer it names, or the pairing secrets differ",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("which", ["x25519", "kem"])
+def test_a_peer_with_an_unusable_key_is_offered_nothing(which: str) -> None:
+    kem = {**BOB.public.kem, SUITE.kem.name: b"\xff" * 1568}
+    broken = replace(BOB.public, x25519=bytes(32)) if which == "x25519" else replace(BOB.public, kem=kem)
+    reason, detail = told(lambda: Run(to=broken).offer())
+    assert reason == "peer-key"
+    assert detail.startswith("the peer's public file holds an unusable key: ")
+
+
+def test_a_peer_without_a_key_of_the_suite_is_named() -> None:
+    suite = find_suite([ML_KEM_1024, replace(ML_KEM_768, name="other-kem")], "chacha20-poly1305")
+    words = f"{BOB.public.fingerprint} has no other-kem key for suite {suite.name}"
+    assert told(lambda: Run(suite=suite).offer()) == ("suite", words)
+
+
+def test_every_refusal_of_message_2_has_its_reason() -> None:
+    run = Run()
+    initiator = run.offer()
+    body, _ = run.respond(run.read(initiator.message))
+    forged = body[:100] + bytes([body[100] ^ 1]) + body[101:]
+    assert told(lambda: run.finish(initiator, forged)) == (
+        "authentication",
+        "message 2 is not from this peer",
+    )
+    mismatch = ("key-mismatch", "the two ends hold different QKD keys under the same key_ID")
+    assert told(lambda: replace(run, key_i=bytes(32)).finish(initiator, body)) == mismatch
+    assert told(lambda: run.finish(initiator, body[:3000])) == ("malformed", "message 2 is too short")
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_both_ends_tell_whether_an_epoch_is_chained(chained: bool) -> None:
+    chain = Secret(b"\x09" * 64) if chained else None
+    for sealed in Run(chain_i=chain, chain_r=chain).whole():
+        assert sealed.keys.chained is chained
+        assert (sealed.keys.epoch, sealed.keys.suite, sealed.keys.keys) == (5, SUITE, Run().refs)

@@ -46,14 +46,30 @@ def run(room: str, files: list[str]) -> dict[str, Any]:
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     for done in (ROOT / ".tools" / "liboqs").glob("prefix-*/done"):  # which the tests look for beside themselves
         environment["OQS_INSTALL_PATH"] = str(done.parent)
-    command = [str(BIN / "mutmut"), "run", "--max-children", str(2 * (os.cpu_count() or 1))]
-    done = subprocess.run(command, cwd=place, env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(f"mutmut ended with {done.returncode}: see above")
-    read = [str(BIN / "python"), "-m", "tests.mutation.read"]
-    out = subprocess.run(read, cwd=place, env=environment, check=True, capture_output=True, text=True).stdout
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    again = (place / "mutants").exists()
+
+    def mutmut(*names: str) -> None:
+        command = [str(BIN / "mutmut"), "run", "--max-children", str(2 * (os.cpu_count() or 1)), *names]
+        done = subprocess.run(command, cwd=place, env=environment, check=False)
+        if done.returncode:
+            raise SystemExit(f"mutmut ended with {done.returncode}: see above")
+
+    def read() -> dict[str, Any]:
+        command = [str(BIN / "python"), "-m", "tests.mutation.read"]
+        out = subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True, text=True).stdout
+        found: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return found
+
+    mutmut()
+    found = read()
+    alive = [one["name"] for its in found.values() for one in its["alive"]]
+    if again and alive:  # it remembers what lived in the run before; the tests may have more to say by now
+        mutmut(*alive)
+        found = read()
     today = datetime.now(UTC).date().isoformat()
+    for its in found.values():
+        for one in its["alive"]:
+            del one["name"]  # its number changes with its neighbours
     return {file: {"date": today, **its} for file, its in found.items()}
 
 

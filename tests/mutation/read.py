@@ -23,7 +23,12 @@ def main() -> None:
         data.load()
         statuses = {name: status_by_exit_code[code] for name, code in data.exit_code_by_key.items()}
         alive = [
-            {"status": status, "function": function_of(name), **_change(get_diff_for_mutant(name, path=path))}
+            {
+                "name": name,
+                "status": status,
+                "function": function_of(name),
+                **_change(get_diff_for_mutant(name, path=path)),
+            }
             for name, status in statuses.items()
             if status in ALIVE
         ]
