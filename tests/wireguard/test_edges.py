@@ -114,6 +114,19 @@ def test_a_response_with_a_key_of_low_order_is_none() -> None:
     assert alice.peer(bob).keypairs.current is not None
 
 
+def test_an_initiation_that_opens_for_nobody_is_a_bad_one() -> None:
+    """With a right mac1, which anybody can make."""
+    world, alice, bob = pair()
+    forged = bytearray(initiation(world, alice, bob))
+    for at, damage in ((8, bytes(32)), (60, b"\xff"), (100, b"\xff")):  # ephemeral key of low order, static key, time
+        message = bytearray(forged)
+        message[at : at + len(damage)] = damage
+        message[116:132] = mac1(bob, bytes(message[:116]))
+        bob.receive(bytes(message), alice.endpoint)
+    assert bob.drops == {"bad-handshake": 3}
+    assert bob.device.outbox == []
+
+
 def mac1(end: End, covered: bytes) -> bytes:
     """WireGuard's white paper, section 5.4.4."""
     key = hashlib.blake2s(b"mac1----" + end.public).digest()
