@@ -6,6 +6,7 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,9 @@ from qtunnel.handshake.messages import (
     Offer,
     Verdict,
     check_fits,
+    check_init_size,
     check_length,
+    clip,
     decode_answer,
     decode_offer,
     encode_answer,
@@ -392,3 +395,21 @@ def test_both_ends_tell_whether_an_epoch_is_chained(chained: bool) -> None:
     for sealed in Run(chain_i=chain, chain_r=chain).whole():
         assert sealed.keys.chained is chained
         assert (sealed.keys.epoch, sealed.keys.suite, sealed.keys.keys) == (5, SUITE, Run().refs)
+
+
+def test_words_are_cut_between_characters() -> None:
+    assert clip("x" + "ü" * 300) == "x" + "ü" * 99
+
+
+@pytest.mark.parametrize("accepting", [{"keys": (0,)}, {"chain": bytes(range(16))}])
+def test_an_answer_that_refuses_and_accepts_is_malformed(accepting: dict[str, Any]) -> None:
+    wrong = encode_answer(replace(ANSWER, verdict=Verdict.BUSY, **accepting))
+    refused(lambda: decode_answer(wrong, 2), "answer refuses, and yet accepts keys or a chain")
+
+
+def test_the_length_of_message_1_is_looked_at_before_anything_is_computed() -> None:
+    fixed = sum(init_sizes(SUITE))
+    for size in (fixed + MIN_OFFER, fixed + MAX_OFFER):
+        check_init_size(SUITE, bytes(size))
+    refused(lambda: check_init_size(SUITE, bytes(fixed + MIN_OFFER - 1)), "message 1 is too short")
+    refused(lambda: check_init_size(SUITE, bytes(fixed + MAX_OFFER + 1)), "message 1 is too long")

@@ -7,6 +7,7 @@ import pytest
 from qtunnel.errors import SecretWipedError
 from qtunnel.keys.chain import ChainLink, EpochChain, link
 from qtunnel.secret import Secret
+from tests.decoder.primitives import expand
 
 
 def of(epoch: int) -> ChainLink:
@@ -106,3 +107,11 @@ def test_wipe_forgets_what_is_in_doubt_too() -> None:
     assert (chain.links, chain.in_doubt) == ([], 0)
     assert one.secret.wiped
     assert two.secret.wiped
+
+
+def test_the_name_of_a_chain_secret_is_that_of_the_document() -> None:
+    """docs/protocol.md, section 4.7."""
+    secret = bytes(range(64))
+    assert link(0x0102030405, Secret(secret), qkd=True).id == expand(
+        secret, "epoch/chain-id", b"\x00\x00\x00\x01\x02\x03\x04\x05", 16
+    )
