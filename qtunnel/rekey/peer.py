@@ -363,8 +363,7 @@ class PeerRekey:
                 moved, before = address == self.outbound.elsewhere, self.outbound.state
                 self._ended(self.outbound.response(message.body, now), now)
                 return moved and self.outbound.state is not before
-            if message.type is MessageType.COMMITTED:
-                self._ended(self.outbound.committed(message.body, now), now)
+            self._ended(self.outbound.committed(message.body, now), now)
         return False
 
     def tick(self, now: Now) -> None:
