@@ -105,10 +105,12 @@ ROOMS = {
                              "mqtt_connection.py", "mqtt_options.py", "skip_tls.py")}),
     "kme": Room("the embedded ETSI GS QKD 014 KME and its PKI", ("config", "telemetry", "tls")),
     "simulator": Room("a QKD network in a box: topologies, physics, its KMEs, control, maps, plans",
-                      ("config", "control", "kme", "qkdnet", "telemetry", "tls"),
+                      ("config", "control", "events", "fleet", "kme", "qkdnet", "telemetry", "tls"),
                       {"config": ("commands.py", "model.py", "plan_file.py", "topology_file.py", "units.py"),
-                       "control": ("control.py",), "telemetry": ("etsi004_server.py", "service.py"),
-                       "tls": ("etsi004_server.py", "service.py")}),
+                       "control": ("client.py", "control.py"),
+                       "events": ("alarm_stream.py", "alarms.py", "announce.py", "service.py"),
+                       "fleet": ("announce.py",), "telemetry": ("announce.py", "etsi004_server.py", "service.py"),
+                       "tls": ("alarm_stream.py", "etsi004_server.py", "service.py")}),
     "probe": Room("whether a vendor's KME keeps to ETSI GS QKD 014", ("config", "drivers", "keys", "tls"),
                   {"config": ("target.py",), "keys": ("session.py",)}),
     "control": Room("the local socket: messages, server, client", ("events", "telemetry"),
@@ -154,6 +156,8 @@ ROOMS = {
          "telemetry": ("run.py", "kme.py", "kme_network.py", "steward.py")},
         commands=True,
     ),
+    "manual": Room("manual pages, of the commands' help and the configuration's model", ("cli", "config"),
+                   {"cli": ("commands.py",), "config": ("configuration.py",)}),
     "__main__": Room("python -m qtunnel", ("cli",)),
 }  # fmt: skip
 """A new room is one line here, and its name in the line of each room that imports it."""
@@ -164,7 +168,7 @@ CIRCLE = {("config", "drivers"), ("drivers", "config")}
 PURE_MODULES = {
     "__future__", "abc", "base64", "binascii", "bisect", "collections", "contextlib", "dataclasses", "enum", "errno",
     "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "logging", "math", "re", "struct",
-    "typing",
+    "typing", "weakref",
     "cryptography", "nacl", "numpy",
 }  # fmt: skip
 """All that a sans-IO room may import from outside: neither clock nor file nor socket is among them."""
