@@ -17,6 +17,12 @@ EXIT_NO_KME = 3
 EXIT_NO_BROKER = 3
 
 
+def printable(text: str) -> str:
+    """Words of somebody else's, fit for an error: what a terminal would obey, or cannot show, becomes a question mark.
+    Line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 class QtunnelError(Exception):
     """Base of all of them."""
 

@@ -106,7 +106,7 @@ ROOMS = {
     "simulator": Room("a QKD network in a box: topologies, physics, its KMEs, control, maps, plans",
                       ("config", "control", "events", "fleet", "kme", "qkdnet", "telemetry", "tls"),
                       {"config": ("commands.py", "model.py", "plan_file.py", "topology_file.py", "units.py"),
-                       "control": ("control.py",),
+                       "control": ("client.py", "control.py"),
                        "events": ("alarm_stream.py", "alarms.py", "announce.py", "service.py"),
                        "fleet": ("announce.py",), "telemetry": ("announce.py", "etsi004_server.py", "service.py"),
                        "tls": ("alarm_stream.py", "etsi004_server.py", "service.py")}),
@@ -155,6 +155,8 @@ ROOMS = {
          "telemetry": ("run.py", "kme.py", "kme_network.py", "steward.py")},
         commands=True,
     ),
+    "manual": Room("manual pages, of the commands' help and the configuration's model", ("cli", "config"),
+                   {"cli": ("commands.py",), "config": ("configuration.py",)}),
     "__main__": Room("python -m qtunnel", ("cli",)),
 }  # fmt: skip
 """A new room is one line here, and its name in the line of each room that imports it."""

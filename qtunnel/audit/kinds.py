@@ -21,9 +21,9 @@ OPERATORS = frozenset({
 """What people did to it, and what came of that."""
 ALARMS = frozenset({
     "source.up", "source.down", "source.quarantined", "engine.died", "engine.failed", "engine.restarted",
-    "engine.adopted", "engine.stopped", "interface.altered", "interface.warning", "peer.defect", "state.damaged",
-    "state.unwritable", "audit.failing", "audit.resumed", "reservoir.low",
-    "reservoir.kept", "reservoir.refused",
+    "engine.adopted", "engine.replaced", "engine.stopped", "interface.altered", "interface.warning", "peer.defect",
+    "state.damaged", "state.unwritable", "audit.failing", "audit.resumed", "reservoir.low", "reservoir.kept",
+    "reservoir.refused", "secrets.changed",
 })  # fmt: skip
 LOSSES = frozenset({"source.keys-lost", "reservoir.lost", "key.expired"})
 """Keys that no epoch will have."""

@@ -11,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qtunnel.cli import completion
 from qtunnel.cli.selectors import daemon_options, open_client
 from qtunnel.control.messages import KeySourceStatus
 from qtunnel.errors import EXIT_FAILURE, EXIT_PROTECTED
@@ -42,7 +43,7 @@ def sources(
 
 
 @sources.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.sources)
 @daemon_options
 def clear(name: str, config: Path | None, socket_path: Path | None, node: str | None) -> None:
     """End the quarantine of the key source NAME, once you know what its alarm was.
@@ -62,9 +63,9 @@ def render(found: list[KeySourceStatus]) -> RenderableType:
         table.add_column(heading, no_wrap=True, justify="left" if heading in ("source", "state") else "right")
     for its in found:
         table.add_row(
-            Text(its.name), Text(its.state, style=COLOURS[its.state]), _keys(its), _rate(its.key_rate),
+            Text(its.name), Text(its.state, style=COLOURS[its.state]), _keys(its), rate_words(its.key_rate),
             "-" if its.keys_used_per_day is None else f"{its.keys_used_per_day:,.0f}",
-            _lasts(its), _qber(its), f"{its.keys_lost:,}",
+            lasts_words(its), qber_words(its), f"{its.keys_lost:,}",
         )  # fmt: skip
     details = [Text(f"{its.description}: {_words(its)}") for its in found if not its.healthy]
     return Group(table, *([Text(), *details] if details else []))
@@ -80,7 +81,7 @@ def _keys(its: KeySourceStatus) -> str:
     return f"{its.stored_keys:,}" if its.max_keys is None else f"{its.stored_keys:,} of {its.max_keys:,}"
 
 
-def _rate(rate: float | None) -> str:
+def rate_words(rate: float | None) -> str:
     """Secret bits per second, in words."""
     if rate is None:
         return "-"
@@ -90,7 +91,7 @@ def _rate(rate: float | None) -> str:
     return f"{rate:.3g} bit/s"
 
 
-def _lasts(its: KeySourceStatus) -> str:
+def lasts_words(its: KeySourceStatus) -> str:
     if its.lasts:
         return "on and on"
     if its.days_left is None:
@@ -99,7 +100,7 @@ def _lasts(its: KeySourceStatus) -> str:
     return f"{its.days_left:.1f} days" if hours >= 48 else f"{hours:.1f} hours"
 
 
-def _qber(its: KeySourceStatus) -> str:
+def qber_words(its: KeySourceStatus) -> str:
     if its.qber is None:
         return "-"
     limit = "" if its.qber_limit is None else f" of {its.qber_limit:.1%}"

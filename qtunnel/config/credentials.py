@@ -21,6 +21,23 @@ NAME = "secrets"
 """Before each of them, with ``_`` between the parts of its path: as systemd names what it loads from a directory."""
 
 
+def changed_since(file: Path, environ: Mapping[str, str] | None = None) -> str | None:
+    """In words, where secret files of the configuration ``file`` were added, replaced or removed since systemd handed
+    them over, so that the service has others; ``None`` where not, or where there is no systemd. A file that was written
+    over in its place is not noticed: root alone may look into the directory."""
+    given = (os.environ if environ is None else environ).get(DIRECTORY, "")
+    directory = file.with_suffix(SUFFIX)
+    try:
+        if not given or directory.stat().st_mtime_ns <= Path(given).stat().st_mtime_ns:
+            return None
+    except OSError:
+        return None
+    return (
+        f"files in {directory} have changed since the start of the service, which goes on with those of before; to use "
+        f"them: systemctl restart qtunnel@{file.stem}"
+    )
+
+
 def placed(path: Path, environ: Mapping[str, str] | None = None) -> Path:
     """The credential in place of a file below a directory that ends with ``SUFFIX``; any other path as it is."""
     given = (os.environ if environ is None else environ).get(DIRECTORY, "")

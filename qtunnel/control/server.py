@@ -38,6 +38,7 @@ from qtunnel.errors import (
     QtunnelError,
     UnknownPeerError,
     UnknownSourceError,
+    printable,
 )
 from qtunnel.events import Event, EventStream
 from qtunnel.telemetry import log
@@ -56,6 +57,9 @@ PROBE_BOUND = 2.0
 
 MAX_PATH = 107
 """Bytes of a UNIX socket's path, sun_path less the final zero (unix(7))."""
+
+MAX_PLACE = 80
+"""Characters of a field's name that a refusal repeats."""
 
 ASKED = {"rekey", "reload", "clear-source"}
 """Requests that change something: an event tells who asked."""
@@ -265,7 +269,7 @@ def _parse(line: bytes) -> Request:
         return Request.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "request"
+        place = printable(".".join(str(part) for part in first["loc"])[:MAX_PLACE]) or "request"
         raise _RefusedError("bad-request", f"{place}: {first['msg'].lower()}") from None
 
 

@@ -27,6 +27,8 @@ LEVELS = {
     "engine.died": "error",
     "engine.failed": "error",
     "engine.stopped": "error",
+    "engine.replaced": "warning",
+    "secrets.changed": "warning",
     "peer.defect": "error",
     "engine.trouble": "warning",
     "interface.altered": "error",

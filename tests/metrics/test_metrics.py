@@ -69,10 +69,11 @@ class Running:
 
     def __init__(self) -> None:
         self.events = EventStream()
-        self.status = FULL
+        self.status, self.asked = FULL, 0
         self.server = MetricsServer("127.0.0.1", 0, self._status, self.events)
 
     async def _status(self) -> Status:
+        self.asked += 1
         return self.status
 
     async def get(self, path: str = "/metrics", accept: str = "", method: str = "GET") -> tuple[int, str]:
@@ -223,6 +224,32 @@ def test_a_daemon_that_does_not_answer_is_an_error_and_no_old_numbers(monkeypatc
         its = Running()
         await its.server.start()
         assert await its.get() == (503, "busy; ask again\n")
+        await its.server.stop()
+
+    asyncio.run(run())
+
+
+def test_who_asks_all_the_time_costs_a_hub_a_twentieth_of_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHARE", 1e9)
+    monkeypatch.setattr(module, "OLDEST", 60.0)
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def run() -> None:
+        its = Running()
+        await its.server.start()
+        answers = {body for _, body in await asyncio.gather(*(its.get() for _ in range(8)))}
+        assert (its.asked, len(answers)) == (1, 1)
+
+        async def noted(seconds: float) -> None:
+            slept.append(seconds)
+            await sleep(0)
+
+        monkeypatch.setattr(asyncio, "sleep", noted)
+        code, _ = await its.get(accept="application/openmetrics-text; version=1.0.0")
+        assert code == 200, "another format waits for its turn"
+        assert max(slept) > 50.0
+        assert its.asked == 2
         await its.server.stop()
 
     asyncio.run(run())
