@@ -240,3 +240,7 @@ class KeySourceProtocolError(KeySourceError):
     """An answer that is not of the standard: HTML, no JSON, a key of another size, another key_ID."""
 
     retryable = False
+
+
+class KeySourceStatusError(KeySourceProtocolError):
+    """A status whose QBER or alarm cannot be read: whether its keys may be used, nobody can tell, so they are not."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qtunnel.keys.health import SOURCE_TABLE, SourceState
+from qtunnel.keys.trust import TRUST_TABLE, TrustState
 from qtunnel.qkdnet.link import LINK_TABLE, LinkState
 from qtunnel.rekey.inbound import IN_TABLE, InState
 from qtunnel.rekey.outbound import OUT_TABLE, OutState
@@ -96,7 +97,7 @@ ROOMS = {
                    {"drivers": ("key_sources.py",), "handshake": ("checks.py", "kems.py"),
                     "keys": ("key_sources.py", "rekey.py")}),
     "drivers": Room("key sources, and how they are found by name", ("aside", "config", "keys", "process", "tls"),
-                    {"aside": ("etsi004_index.py", "file.py"),
+                    {"aside": ("certificates.py", "etsi004_index.py", "file.py"),
                      "config": ("etsi004_options.py", "etsi014_options.py", "file.py", "mqtt_options.py", "program.py",
                                 "skip_options.py"),
                      "process": ("program_run.py",),
@@ -183,6 +184,7 @@ STATE_TABLES = {
     "IN_TABLE": mermaid(IN_TABLE, InState.IDLE),
     "GUARD_TABLE": mermaid(GUARD_TABLE, GuardState.STARTING),
     "SOURCE_TABLE": mermaid(SOURCE_TABLE, SourceState.UNASKED),
+    "TRUST_TABLE": mermaid(TRUST_TABLE, TrustState.UNSEEN),
     "RECORD_TABLE": mermaid(RECORD_TABLE, RecordState.OFF),
     "LINK_TABLE": mermaid(LINK_TABLE, LinkState.UP),
 }

@@ -6,7 +6,7 @@ What nobody can find, and why, stands in docs/audit.md.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -198,7 +198,7 @@ def _walk(reads: list[_Read], report: Report) -> None:
 def _missing(first: int, until: int, present: Sequence[int]) -> str:
     """In words, the numbers from ``first`` to ``until`` - 1 that are not among those present, which are sorted; empty
     where all are. A hole may be as large as a forger likes, and there may be many: it takes no time for each number."""
-    low, high = bisect_left(present, first), bisect_left(present, until)
+    low, high = bisect_left(present, first), bisect_left(present, max(first, until))
     number = max(0, until - first) - (high - low)
     if not number:
         return ""

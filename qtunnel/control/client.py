@@ -63,9 +63,10 @@ class ControlClient:
         """Have the daemon read its file again; raises ``ConfigError`` where it refuses that, and nothing changed."""
         return self._ask(Request(request="reload"), ReloadOutcome, timeout)
 
-    def clear_source(self, name: str) -> SourceCleared:
-        """End a key source's quarantine; raises ``UnknownSourceError``, ``ControlError`` where it is in none."""
-        return self._ask(Request(request="clear-source", source=name), SourceCleared, self._timeout)
+    def clear_source(self, name: str, peer: str | None = None) -> SourceCleared:
+        """End a key source's quarantine, towards one peer or all; raises ``UnknownSourceError``, ``UnknownPeerError``,
+        ``ControlError`` where it is in none."""
+        return self._ask(self._request("clear-source", peer, source=name), SourceCleared, self._timeout)
 
     def events(self, peer: str | None = None, *, history: bool = False) -> Iterator[dict[str, Any]]:
         """Events as they happen, ``{"time", "kind", "peer", "fields"}`` each; ends when the daemon does."""

@@ -76,7 +76,8 @@ class Handlers:
     status: of one peer or all; raises ``UnknownPeerError``. rekey: rekeys now and returns the outcome, a failed one
     too; it may be cancelled when its time is over, which must only end the waiting. events: what ``events`` follows.
     reload: reads the file ``config`` again; raises ``ConfigError`` for one that is not applied. clear_source: ends a
-    key source's quarantine; raises ``UnknownSourceError`` or ``ControlError``.
+    key source's quarantine, towards one peer or all; raises ``UnknownSourceError``, ``UnknownPeerError`` or
+    ``ControlError``.
     """
 
     status: Callable[[str | None], Awaitable[Status]]
@@ -84,7 +85,7 @@ class Handlers:
     events: EventStream
     reload: Callable[[], Awaitable[ReloadOutcome]] | None = None
     config: Path | None = None
-    clear_source: Callable[[str], Awaitable[None]] | None = None
+    clear_source: Callable[[str, str | None], Awaitable[None]] | None = None
 
 
 class _RefusedError(Exception):
@@ -199,8 +200,8 @@ class ControlServer:
                 case "clear-source" if self._handlers.clear_source is not None:
                     if request.source is None:
                         raise _RefusedError("bad-request", "clear-source needs a source")
-                    await self._handlers.clear_source(request.source)
-                    return SourceCleared(source=request.source)
+                    await self._handlers.clear_source(request.source, request.peer)
+                    return SourceCleared(source=request.source, peer=request.peer)
                 case "ping":
                     config = self._handlers.config
                     return Pong(pid=os.getpid(), qtunnel=__version__, config=None if config is None else str(config))

@@ -180,6 +180,9 @@ def test_a_new_identity_is_in_force_after_a_restart_alone_and_never_in_silence(m
     machine.run("qtunnel", "reload", "--node", "bob")
     assert "secrets" not in machine.run("qtunnel", "reload", "--node", "bob"), "bob has a new public file alone"
 
+    doctor = ["ip", "netns", "exec", "alice", "qtunnel", "doctor", "/etc/qtunnel/alice.yaml"]
+    assert "has changed since the start of qtunnel@alice" in machine.run(*doctor, check=False)
+
     # a restart takes it, with another engine, as the one that runs has the old key
     machine.run("systemctl", "restart", "qtunnel@alice")
     wait_until(lambda: pings(machine), "a ping across", 60)
@@ -190,6 +193,7 @@ def test_a_new_identity_is_in_force_after_a_restart_alone_and_never_in_silence(m
     assert len(told) == 1, told
     assert "another identity" in told[0]
     assert "have changed" not in machine.run("qtunnel", "reload", "--node", "alice")
+    assert "has changed since" not in machine.run(*doctor, check=False)
 
 
 @pytest.mark.skipif(not WIREGUARD_GO.exists(), reason="needs .tools/wireguard-go (scripts/build-wireguard-go .tools)")

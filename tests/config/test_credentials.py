@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qtunnel.config import load_config
-from qtunnel.config.credentials import changed_since, placed
+from qtunnel.config.credentials import changed_since, handed_before, placed
 from qtunnel.errors import FilePermissionError
 from qtunnel.files import check_secret_file
 from qtunnel.identity import Identity
@@ -63,6 +63,21 @@ def test_secret_files_that_came_after_the_start_are_noticed(tmp_path: Path) -> N
     assert told is not None
     assert str(secrets) in told
     assert told.endswith("systemctl restart qtunnel@alice")
+
+
+def test_a_file_that_was_written_over_after_the_start_is_noticed_by_who_may_look(tmp_path: Path) -> None:
+    secret, copy = (
+        tmp_path / "alice.secrets" / "pki" / "sae.key",
+        tmp_path / "qtunnel@alice.service/secrets_pki_sae.key",
+    )
+    for path in (secret, copy):
+        path.parent.mkdir(parents=True)
+        path.write_text("old")
+    assert handed_before(secret, tmp_path) is None
+    os.utime(copy, (1000, 1000))
+    assert handed_before(secret, tmp_path) == "qtunnel@alice"
+    assert handed_before(secret.with_name("other"), tmp_path) is None
+    assert handed_before(copy, tmp_path) is None, "of no directory of secrets"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="files of root's group")

@@ -20,6 +20,7 @@ from qtunnel.control.messages import (
     PeerStatus,
     PlainPeerStatus,
     ReservoirStatus,
+    SourcePeerStatus,
     Status,
     UsedKey,
 )
@@ -55,6 +56,7 @@ FULL = Status(
             name="metro", description="etsi014:metro", healthy=True, state="well", stored_keys=500, max_keys=1000,
             qber=0.021, qber_limit=0.11, key_rate=2000.0, keys_used_per_day=720.0, days_left=0.5, keys_taken=40,
             keys_lost=1, faults={"timeout": 4},
+            towards=[SourcePeerStatus(peer="bob", state="in quarantine", qber=0.021, alarm="Eve")],
         ),
         KeySourceStatus(name="spare", description="file:spare", healthy=False, state="in quarantine", lasts=True),
         KeySourceStatus(name="new", description="etsi014:new", healthy=None),
@@ -151,6 +153,8 @@ def test_the_metrics_say_what_the_status_says() -> None:
     assert value(found, "source_remaining_seconds", source="spare") == float("inf")
     assert value(found, "source_up", source="spare") == 0
     assert value(found, "source_state", source="spare", state="in quarantine") == 1
+    assert value(found, "source_peer_state", source="metro", peer="bob", state="in quarantine") == 1
+    assert value(found, "source_peer_qber_ratio", source="metro", peer="bob") == 0.021
     assert value(found, "source_keys_lost_total", source="metro") == 1
     assert value(found, "rejected_messages_total", reason="mac1") == 5
     assert value(found, "engine_restarts_total") == 2

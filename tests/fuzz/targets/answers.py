@@ -111,9 +111,9 @@ def status(data: bytes) -> None:
     """Numbers are numbers or not told; an alarm is one in any form; words are fit to be shown."""
     try:
         fields = etsi014_answers.status("place", document(data, STATUS, FORMS))
+        found = etsi014_answers.source_status("place", fields)
     except KeySourceError as error:
         return _check_error(error)
-    found = etsi014_answers.source_status(fields)
     _check_status(found)
     extension = fields.get("status_extension")
     if isinstance(extension, dict) and extension.get("alarm") not in (None, False, 0, "", [], {}):
@@ -177,7 +177,7 @@ def printed(data: bytes) -> None:
 def report(data: bytes) -> None:
     """The status that a vendor's program prints."""
     try:
-        _check_status(program_answers.status_in(bytearray(document(data, REPORT, FORMS)), fail))
+        _check_status(program_answers.status_in(bytearray(document(data, REPORT, FORMS)), fail, fail))
     except KeySourceError as error:
         _check_error(error)
 
