@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -70,6 +71,7 @@ def main() -> int:
         "--why", help="with --input: keep it as a regression, of which this says what was found with it"
     )
     options = parser.parse_args()
+    logging.disable()
     chosen = choose(options.words)
     if not chosen:
         parser.error("no target has such a name")
@@ -86,7 +88,7 @@ def main() -> int:
         return 0
     record = options.directory / "runs.jsonl"
     if options.total:
-        results = total(record)
+        results = [result for result in total(record) if result.target in chosen]
     else:
         if importlib.util.find_spec("atheris") is None:
             parser.error(
