@@ -168,7 +168,7 @@ CIRCLE = {("config", "drivers"), ("drivers", "config")}
 PURE_MODULES = {
     "__future__", "abc", "base64", "binascii", "bisect", "collections", "contextlib", "dataclasses", "enum", "errno",
     "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "logging", "math", "re", "struct",
-    "typing",
+    "typing", "weakref",
     "cryptography", "nacl", "numpy",
 }  # fmt: skip
 """All that a sans-IO room may import from outside: neither clock nor file nor socket is among them."""

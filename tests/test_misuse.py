@@ -50,7 +50,7 @@ COMPARED = {
 BY_CHANCE = {
     ("bench/flood_source.py", "import random"): "sender addresses of a flood, the same at every run",
     ("drivers/mqtt_connection.py", "import random"): "how long to wait until the next try to connect",
-    ("fleet/publisher.py", "import random"): "the same",
+    ("fleet/broker.py", "import random"): "the same",
 }
 
 DANGERS = {
