@@ -21,7 +21,7 @@ from qtunnel.identity import Identity
 from tests.daemon.accounts import REPORTS, start_broker
 from tests.daemon.kmes import READY, Kme, Kmes
 from tests.daemon.lab import Gateway, qtunnel
-from tests.faults.traffic import Traffic, kill
+from tests.faults.traffic import RATE, SLOW_RATE, Traffic, kill
 from tests.support.clock import SteppedClock
 from tests.support.link import Link, emulated
 from tests.support.netns import Namespace, join, namespaces, run, stop, wait_until
@@ -328,7 +328,8 @@ class FaultLab:
         return self._link
 
     def traffic(self, seconds: int = 900) -> Traffic:
-        return Traffic(self.alice.namespace, self.bob.namespace, TUNNEL["bob"], seconds)
+        rate = RATE if self.own else SLOW_RATE
+        return Traffic(self.alice.namespace, self.bob.namespace, TUNNEL["bob"], seconds, rate)
 
     @property
     def epoch(self) -> int:
