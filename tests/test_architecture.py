@@ -71,6 +71,7 @@ READERS = {
     "netio/tun.py": "/dev/net/tun",
     "netio/background.py": "/dev/null and a pipe",
     "workers/process.py": "/dev/null",
+    "manual": "the example that explains every option; pages, which it writes",
     "sandbox": "/proc, /dev/net/tun",
     "demo": "logs and pid files of its children, example configurations, /proc",
     "scenario": "files of a run and of the gallery, a setting in /proc",

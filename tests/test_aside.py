@@ -39,7 +39,12 @@ def test_a_thread_that_dies_at_its_birth_holds_nobody_up_and_never_does_its_work
 ) -> None:
     """As one for which there is no memory: the event loop goes on meanwhile."""
     born: list[Callable[[], None]] = []
-    monkeypatch.setattr(_thread, "start_new_thread", lambda function, arguments: born.append(function))
+
+    def start(function: Callable[[], None], arguments: tuple[object, ...]) -> int:
+        born.append(function)
+        return 1
+
+    monkeypatch.setattr(_thread, "start_new_thread", start)
     monkeypatch.setattr(module, "BIRTH", 0.05)
     done: list[int] = []
 

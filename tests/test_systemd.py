@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -62,6 +63,26 @@ def test_how_exposed_a_unit_is(unit: Path, tmp_path: Path) -> None:
     assert found is None or float(found[1]) > MOST_EXPOSED
 
 
+DROP_INS = {"net-admin.conf": 1.9, "userspace-interface.conf": 1.9}
+"""Those of configs/systemd for the daemon's unit, and how exposed it may be with each: as its engine's, at most."""
+
+
+@pytest.mark.parametrize("name", DROP_INS)
+def test_drop_ins_give_the_daemon_what_they_have_to_and_no_more(name: str, tmp_path: Path) -> None:
+    text = (UNITS.parent / "configs" / "systemd" / name).read_text()
+    whole = f"{DAEMON.read_text().partition('[Install]')[0]}{text}"  # what comes later holds, as in a drop-in
+    assert verify(tmp_path, daemon=whole) == "0"
+    unit = tmp_path / DAEMON.name
+    unit.write_text(whole)
+    found = re.search(r"level for \S+: (\d+\.\d+)", analyze("security", "--offline=true", unit).stdout)
+    assert found is not None
+    assert float(found[1]) <= DROP_INS[name]
+    given = settings(UNITS.parent / "configs" / "systemd" / name)
+    assert given.pop("ExecStart") == f"{PROGRAM} run --config /etc/qtunnel/%i.yaml"
+    capability = {"CapabilityBoundingSet": "CAP_NET_ADMIN", "AmbientCapabilities": "CAP_NET_ADMIN"}
+    assert given == (capability if name == "net-admin.conf" else {"ProtectProc": "default"})
+
+
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["make", *arguments], cwd=UNITS.parent, capture_output=True, text=True, timeout=280, check=False
@@ -71,9 +92,12 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(300)
 def test_what_make_install_puts_in_place_is_what_the_unit_runs(tmp_path: Path) -> None:
     """All paths below a directory of the test's own; all of it can be taken away."""
-    app, link, units, etc = (tmp_path / name for name in ("opt", "bin/qtunnel", "units", "etc"))
+    app, link, units, etc, share = (tmp_path / name for name in ("opt", "bin/qtunnel", "units", "etc", "share"))
+    theirs = share / "fish" / "vendor_completions.d" / "qtunnel.fish"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("of somebody else")
     places = [f"PYTHON={sys.executable}", f"APP_DIR={app}", f"LINK={link}", f"UNITS={units}",
-               f"ETC={etc}"]  # fmt: skip
+               f"ETC={etc}", f"SHARE={share}"]  # fmt: skip
     done = make("install", *places)
     assert done.returncode == 0, done.stderr
     assert (etc.stat().st_mode & 0o777, link.readlink()) == (0o700, app / "bin" / "qtunnel")
@@ -82,12 +106,18 @@ def test_what_make_install_puts_in_place_is_what_the_unit_runs(tmp_path: Path) -
     installed = next(app.glob("lib/python*/site-packages/qtunnel"))
     assert (installed / "demo" / "configs" / "alice.yaml").is_file(), "a copy, which needs no checkout"
     assert (installed / "page" / "static" / "page.html").is_file()
+    for file in ("man/man1/qtunnel-status.1.gz", "man/man5/qtunnel.yaml.5.gz", "bash-completion/completions/qtunnel",
+                 "zsh/site-functions/_qtunnel"):  # fmt: skip
+        assert (share / file).stat().st_size > 200
+    assert f"install: leave {theirs}" in done.stderr
     verified = analyze("verify", "--man=no", "--recursive-errors=no", units / "qtunnel@alice.service")
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
     assert "install:" not in make("install", *places, "PYTHON=false").stderr, "what is there is no hindrance"
     removed = make("uninstall", *places)
     assert removed.returncode == 0, removed.stderr
     assert (app.exists(), link.is_symlink(), list(units.iterdir()), etc.exists()) == (False, False, [], True)
+    assert [path for path in share.rglob("*") if path.is_file()] == [theirs]
+    assert theirs.read_text() == "of somebody else"
 
 
 def settings(unit: Path) -> dict[str, str]:
@@ -122,3 +152,37 @@ def test_what_the_engines_unit_promises() -> None:
 def test_no_key_reaches_a_disk(unit: Path) -> None:
     its = settings(unit)
     assert (its["LimitCORE"], its["MemorySwapMax"], its["LimitMEMLOCK"]) == ("0", "0", "infinity")
+
+
+@pytest.mark.root
+def test_the_services_user_takes_no_socket_of_anothers_away(tmp_path: Path) -> None:
+    """In the directory that it shares with every WireGuard of the host: in its place it could put one of its own."""
+    (mode,) = re.findall(r"^d /run/wireguard (\d+) root qtunnel -$", (UNITS / "qtunnel.tmpfiles").read_text(), re.M)
+    user, place = 65534, tmp_path / "wireguard"
+    place.mkdir()
+    os.chown(place, 0, user)
+    place.chmod(int(mode, 8))
+    (place / "wg0.sock").touch()
+    script = """
+import os, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534); os.fchdir(int(sys.argv[1]))
+open("qt0.sock", "x").close()
+os.unlink("qt0.sock")
+open("qt0.sock", "x").close()
+for take in (os.unlink, lambda taken: os.rename(taken, "x"), lambda taken: os.rename("qt0.sock", taken)):
+    try:
+        take("wg0.sock")
+    except PermissionError:
+        continue
+    sys.exit("a socket of root's was taken away")
+"""
+    opened = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", script, str(opened)],
+            capture_output=True, text=True, check=False, timeout=60, pass_fds=(opened,),
+        )  # fmt: skip
+    finally:
+        os.close(opened)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (place / "wg0.sock").exists()

@@ -1,7 +1,7 @@
 """A hub with many peers: how long until all are up, and what its daemon costs while they rekey.
 
 The hub is a real ``qtunnel run`` with the engine and the KME it has in earnest; the peers are rekeying cores in
-processes of their own, with sockets and KME calls, but without a data plane.
+processes of their own, with sockets, KME calls and a WireGuard, but without a TUN.
 """
 
 from __future__ import annotations

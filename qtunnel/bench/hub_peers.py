@@ -1,4 +1,4 @@
-"""Many peers of a hub in one process: their rekeying cores on real sockets, without a data plane.
+"""Many peers of a hub in one process: their rekeying cores and their WireGuard on real sockets, without a TUN.
 
 Run as ``python -m qtunnel.bench.hub_peers DIRECTORY FIRST COUNT HUB PORT KME``; KME is an address of the KME, or ``-``
 for peers without QKD. Standard input takes one command a line, and ends the process with its end:
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from qtunnel.bench.hub_tunnel import RECEIVED_AT_ONCE, PeerTunnel
 from qtunnel.drivers.etsi014 import Options, PeerOptions
 from qtunnel.drivers.registry import find
 from qtunnel.errors import KeySourceError
@@ -30,7 +31,7 @@ from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity, PublicIdentity
 from qtunnel.keys.source import KeySource
 from qtunnel.rekey.agenda import Agenda
-from qtunnel.rekey.model import Effect, FetchById, Fetched, FetchNew, Memory, Notice, Now, PeerSettings, Send
+from qtunnel.rekey.model import Effect, FetchById, Fetched, FetchNew, Install, Memory, Notice, Now, PeerSettings, Send
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.terms import Policy, QkdPolicy
 
@@ -43,8 +44,6 @@ INTERVAL = 3600.0
 MAX_AGE = 2 * INTERVAL
 CALLS = 32
 """Calls of this process to the KME at once: what is measured is the hub, not how the KME takes a thousand at a time."""
-
-RECEIVED_AT_ONCE = 64
 
 
 def name_of(number: int) -> str:
@@ -84,11 +83,13 @@ class Report:
 
 
 class Peer:
-    """One peer: a core and a socket."""
+    """One peer: a core, a socket and a tunnel."""
 
-    def __init__(self, directory: Path, number: int, hub: tuple[str, int]) -> None:
+    def __init__(self, directory: Path, number: int, public: PublicIdentity, hub: tuple[str, int]) -> None:
         self.name = name_of(number)
-        self.node = RekeyNode(Identity.load(directory / f"{self.name}.identity"), os.urandom)
+        identity = Identity.load(directory / f"{self.name}.identity")
+        self.node = RekeyNode(identity, os.urandom)
+        self.tunnel = PeerTunnel(identity, public, address_of(number), hub[0])
         self.done = 0
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.socket.bind((address_of(number), hub[1]))
@@ -113,12 +114,13 @@ class Peers:
         self._timer: asyncio.TimerHandle | None = None
         self._agenda = Agenda()
         self._report = Report()
+        public = PublicIdentity.load(directory / f"{HUB}.public")
         self._settings = PeerSettings(
-            HUB, PublicIdentity.load(directory / f"{HUB}.public"), SUITES[1],
+            HUB, public, SUITES[1],
             Policy(QkdPolicy.OFF if kme is None else QkdPolicy.REQUIRED), INTERVAL, 0.0, MAX_AGE,
             sources=() if kme is None else (SOURCE,),
         )  # fmt: skip
-        self._peers = {name_of(number): Peer(directory, number, hub) for number in range(first, first + count)}
+        self._peers = {name_of(number): Peer(directory, number, public, hub) for number in range(first, first + count)}
         for peer in self._peers.values():
             self._loop.add_reader(peer.socket, self._receive, peer)
 
@@ -180,6 +182,8 @@ class Peers:
                     self._report.datagrams += 1
                     with contextlib.suppress(OSError):
                         peer.socket.send(datagram)
+            case Install():
+                peer.tunnel.install(effect)
             case FetchNew() | FetchById():
                 task = self._loop.create_task(self._fetch(peer, effect))
                 self._tasks.add(task)

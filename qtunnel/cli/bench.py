@@ -172,7 +172,7 @@ def hub(peers: int, qkd: bool, seconds: float, idle: float, state_dir: Path | No
     """A hub with many peers: how long until all are up, and processor time and memory of its programs as they rekey.
 
     The hub is a real 'qtunnel run', with its engine and a KME. The peers are simulated by processes of their own,
-    without a data plane, and all begin at once.
+    without a TUN, and all begin at once.
     """
     os.environ["PATH"] = _path()
     options = HubOptions(peers, qkd, seconds, idle, state_dir)

@@ -59,9 +59,7 @@ def status(
         from qtunnel.fleet.view import read_fleet
     except ModuleNotFoundError as error:
         raise BrokerError(f"qtunnel fleet needs {error.name}: pip install 'qtunnel[mqtt]'") from None
-    assert place.host is not None
-    assert place.port is not None
-    broker = Broker(place.host, place.port, ca, certificate, private_key, username, password_file)
+    broker = Broker.at(str(place), ca, certificate, private_key, username, password_file)
     members = asyncio.run(read_fleet(broker, prefix, f"qtunnel-fleet-{os.urandom(4).hex()}"))
     if as_json:
         click.echo(json.dumps({"version": 1, "gateways": [_document(its) for its in members]}, indent=2))

@@ -100,6 +100,7 @@ def ctl(socket_path: Path | None, target: str, action: str, arguments: tuple[str
     \b
     LINK cut | restore
     LINK eavesdrop intercept-resend [SHARE%] | eavesdrop blind
+    LINK messages lose [SHARE%] | messages late | messages forge
     LINK noise ERROR% | loss DECIBELS | distance KILOMETRES
     NODE cut | restore
     """

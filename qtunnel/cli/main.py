@@ -7,11 +7,13 @@ import errno
 import importlib
 import os
 import sys
+import textwrap
 
 import click
+from click.shell_completion import CompletionItem
 
 from qtunnel import __version__
-from qtunnel.errors import EXIT_FAILURE, ConfigError, QtunnelError
+from qtunnel.errors import EXIT_FAILURE, ConfigError, QtunnelError, printable
 
 COMMANDS = {
     "identity": "qtunnel.cli.identity:identity",
@@ -29,10 +31,36 @@ COMMANDS = {
     "wg": "qtunnel.cli.wg:wg",
     "steward": "qtunnel.cli.steward:steward",
     "install-service": "qtunnel.cli.install_service:install_service",
+    "completion": "qtunnel.cli.completion:completion",
     "demo": "qtunnel.cli.demo:demo",
     "bench": "qtunnel.cli.bench:bench",
 }
 """Name of each subcommand and where its click command is."""
+
+SUMMARIES = {
+    "identity": "Make and show the keys that a gateway is known by.",
+    "check": "Check the configuration FILE and everything it names.",
+    "run": "Run the gateway in the foreground until SIGTERM or SIGINT.",
+    "doctor": "Check this host, and what it has for the configuration CONFIG.",
+    "status": "Show what protects the traffic with PEER, or with every peer.",
+    "sources": "Show each key source: whether it delivers, its keys, rate, QBER, and how many days they last.",
+    "rekey": "Rekey with PEER now, and report the outcome.",
+    "reload": "Have the daemon read its configuration file again, and say what that changed.",
+    "audit": "What is on record: keys, protection, what operators did, alarms.",
+    "fleet": "Any number of gateways, through an MQTT broker of your own (mqtt: in their configuration).",
+    "kme": "Run a KME or a whole network with simulated keys (ETSI GS QKD 014), make certificates, "
+    "probe a vendor's KME.",
+    "pad": "Make and show pads: random files that both gateways have a copy of (key source driver 'file').",
+    "wg": "Create the WireGuard INTERFACE and serve it, in the background once it answers to wg(8).",
+    "steward": "Start the engine and set up its interface for the daemon that asks at SOCKET "
+    "('qtunnel run --steward').",
+    "install-service": "Put the service's units in place, with its user and its directories; again changes nothing.",
+    "completion": "Print what SHELL reads to complete commands, options, and names of peers, sources and nodes.",
+    "demo": "Two gateways and two KMEs on this machine, a tunnel, pings and a throughput test, "
+    "a rekey every few seconds.",
+    "bench": "Measure 'qtunnel wg' on this machine, in namespaces of its own that are gone afterwards.",
+}
+"""The first sentence of each one's help, so that a list of them, as at the Tab key, imports none."""
 
 
 WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -53,6 +81,17 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        room = formatter.width - 6 - max(map(len, COMMANDS))
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, textwrap.shorten(its, room, placeholder="...")) for name, its in SUMMARIES.items()]
+            )
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [CompletionItem(name, help=its) for name, its in SUMMARIES.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -99,12 +138,12 @@ def _run(command: click.Command, name: str) -> None:
 
 def tell(error: QtunnelError) -> None:
     """An error on stderr: one line; of a file with several errors each with its place, and their number."""
-    lines = str(error).splitlines()
+    lines = [printable(line) for line in str(error).splitlines()]
     if len(lines) > 1:
         file = f" in {error.file}" if isinstance(error, ConfigError) and error.file is not None else ""
         click.echo("\n".join([*lines, f"qtunnel: {len(lines)} errors{file}"]), err=True)
     else:
-        click.echo(f"qtunnel: {error}", err=True)
+        click.echo(f"qtunnel: {''.join(lines)}", err=True)
 
 
 def _drop_output() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from qtunnel.cli import completion
 from qtunnel.cli.selectors import daemon_options, open_client
 from qtunnel.control.messages import MAX_REKEY_TIMEOUT, REKEY_TIMEOUT, RekeyOutcome
 from qtunnel.control.words import PROTECTION_WORDS
@@ -14,7 +15,7 @@ from qtunnel.errors import EXIT_FAILURE, EXIT_PROTECTED
 
 
 @click.command()
-@click.argument("peer")
+@click.argument("peer", shell_complete=completion.peers)
 @daemon_options
 @click.option(
     "--timeout",

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from qtunnel import constants
+from qtunnel.cli import completion
 from qtunnel.control.client import ControlClient
 from qtunnel.errors import NoDaemonError, QtunnelError
 
@@ -18,7 +19,7 @@ START_HINT = "start one with: qtunnel run --config FILE"
 def daemon_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that select a daemon."""
     for option in (
-        click.option("--node", metavar="NAME", help="The daemon of that node name."),
+        click.option("--node", metavar="NAME", help="The daemon of that node name.", shell_complete=completion.nodes),
         click.option(
             "--socket",
             "socket_path",

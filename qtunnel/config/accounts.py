@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -46,11 +46,13 @@ def _topic_prefix(value: str) -> str:
     return value
 
 
-class MqttConfig(Section):
-    """Reports to an MQTT 5 broker of the users' own. ca: who signs the broker's certificate. certificate and
-    private_key, or username and password_file, or both: who we are there. prefix: what stands before our topics.
-    interval: seconds between reports that do not change. discovery: messages by which Home Assistant finds the values.
-    """
+TopicPrefix = Annotated[str, Field(max_length=200), AfterValidator(_topic_prefix)]
+"""The levels that stand before our topics."""
+
+
+class BrokerSection(Section):
+    """An MQTT 5 broker of the users' own. ca: who signs the broker's certificate. certificate and private_key, or
+    username and password_file, or both: who we are there."""
 
     broker: MqttUrl = Field(examples=["mqtts://broker.example.org:8883"])
     ca: InputFile | None = None
@@ -58,12 +60,9 @@ class MqttConfig(Section):
     private_key: SecretFile | None = None
     username: str | None = Field(default=None, min_length=1, max_length=255)
     password_file: SecretFile | None = None
-    prefix: Annotated[str, Field(max_length=200), AfterValidator(_topic_prefix)] = "qtunnel"
-    interval: Annotated[Duration, at_least(1, "which tells nobody more; the usual is 30s")] = 30.0
-    discovery: Literal["off", "home-assistant"] = "off"
 
     @model_validator(mode="after")
-    def _consistent(self) -> MqttConfig:
+    def _consistent(self) -> Self:
         tls = self.broker.startswith("mqtts:")
         if tls and self.ca is None:
             raise ValueError("mqtts needs ca: the certificate of who signs the broker's")
@@ -74,6 +73,15 @@ class MqttConfig(Section):
         if (self.username is None) != (self.password_file is None):
             raise ValueError("username and password_file belong together; give both or neither")
         return self
+
+
+class MqttConfig(BrokerSection):
+    """Reports of a gateway. prefix: what stands before our topics. interval: seconds between reports that do not
+    change. discovery: messages by which Home Assistant finds the values."""
+
+    prefix: TopicPrefix = "qtunnel"
+    interval: Annotated[Duration, at_least(1, "which tells nobody more; the usual is 30s")] = 30.0
+    discovery: Literal["off", "home-assistant"] = "off"
 
 
 class MetricsConfig(Section):

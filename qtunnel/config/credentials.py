@@ -17,8 +17,42 @@ DIRECTORY = "CREDENTIALS_DIRECTORY"
 SUFFIX = ".secrets"
 """Of the directories whose files are handed over."""
 
+HANDED = Path("/run/credentials")
+"""Where those of all units are, each in a directory of its own, while the unit runs."""
+
 NAME = "secrets"
 """Before each of them, with ``_`` between the parts of its path: as systemd names what it loads from a directory."""
+
+
+def changed_since(file: Path, environ: Mapping[str, str] | None = None) -> str | None:
+    """In words, where secret files of the configuration ``file`` were added, replaced or removed since systemd handed
+    them over, so that the service has others; ``None`` where not, or where there is no systemd. A file that was written
+    over in its place is not noticed: root alone may look into the directory."""
+    given = (os.environ if environ is None else environ).get(DIRECTORY, "")
+    directory = file.with_suffix(SUFFIX)
+    try:
+        if not given or directory.stat().st_mtime_ns <= Path(given).stat().st_mtime_ns:
+            return None
+    except OSError:
+        return None
+    return (
+        f"files in {directory} have changed since the start of the service, which goes on with those of before; to use "
+        f"them: systemctl restart qtunnel@{file.stem}"
+    )
+
+
+def handed_before(path: Path, handed: Path = HANDED) -> str | None:
+    """The unit that runs with an older copy of this secret file; ``None`` where none does, or where it cannot be seen,
+    which takes root. A change of the file's mode counts as one of the file."""
+    for parent in path.parents:
+        if parent.name.endswith(SUFFIX):
+            unit = f"qtunnel@{parent.name.removesuffix(SUFFIX)}"
+            copy = handed / f"{unit}.service" / "_".join((NAME, *path.relative_to(parent).parts))
+            try:
+                return unit if path.stat().st_ctime_ns > copy.stat().st_mtime_ns else None
+            except OSError:
+                return None
+    return None
 
 
 def placed(path: Path, environ: Mapping[str, str] | None = None) -> Path:

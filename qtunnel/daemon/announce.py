@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from yarl import URL
-
 from qtunnel.config import Config
 from qtunnel.control.messages import Status
 from qtunnel.errors import ConfigError
@@ -27,12 +25,7 @@ def publisher(config: Config, status: Callable[[], Awaitable[Status]], events: E
         from qtunnel.fleet.publisher import Publisher
     except ModuleNotFoundError as error:
         raise ConfigError(f"mqtt: needs {error.name}: pip install 'qtunnel[mqtt]'") from None
-    url = URL(its.broker)
-    assert url.host is not None
-    assert url.port is not None
-    broker = Broker(
-        url.host, url.port, its.ca, its.certificate, its.private_key, its.username, its.password_file
-    )  # fmt: skip
+    broker = Broker.at(its.broker, its.ca, its.certificate, its.private_key, its.username, its.password_file)
     broker.context()  # so that a start says what is wrong with these files
     discover = its.discovery == "home-assistant"
     return Publisher(

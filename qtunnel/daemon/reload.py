@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from qtunnel.aside import aside
 from qtunnel.config import Config, LogConfig, warnings
+from qtunnel.config.credentials import changed_since
 from qtunnel.config.difference import Change, Kind, Verb, difference
 from qtunnel.config.snapshot import Snapshot, take_snapshot
 from qtunnel.control.messages import ReloadOutcome
@@ -197,9 +198,16 @@ class Reloader:
         parts.work.put(Apply(EVERYBODY, run))
         trouble = await done
         words = [change.words for change in plan.changes]
-        return ReloadOutcome(
-            file=str(self.source.path), changes=words, warnings=warnings(plan.new.config), trouble=trouble
-        )
+        told = [*self._old_secrets(), *warnings(plan.new.config)]
+        return ReloadOutcome(file=str(self.source.path), changes=words, warnings=told, trouble=trouble)
+
+    def _old_secrets(self) -> list[str]:
+        """That secret files are not read again, where there is reason to expect it."""
+        words = changed_since(self.source.path)
+        if words is None:
+            return []
+        self._events.publish("secrets.changed", None, detail=words)
+        return [words]
 
     async def _apply(self, parts: Parts, plan: _Plan) -> list[str]:
         config, core, present = plan.new.config, parts.core, now()

@@ -67,8 +67,7 @@ class Tunnel(EngineKeys):
         self._specs = specs_of(config, public)
         self._keys = {name: spec.public_key for name, spec in self._specs.items()}
         self._unset: set[str] = set()
-        self._owed: set[str] = set()
-        self._alone: set[str] = set()
+        self._owed, self._alone = set[str](), set[str]()
         self._unrenewed: set[str] = set()
         self._gone: set[bytes] = set()
         self.up, self.restarts = False, 0
@@ -89,6 +88,8 @@ class Tunnel(EngineKeys):
         """
         try:
             left = await self.engine.adopt(self._identity.public.wireguard, self._config.node.wireguard_port, self.mark)
+            if self.engine.replaced is not None:
+                self._events.publish("engine.replaced", None, detail=self.engine.replaced)
             if left is None:
                 refused = (await self._bring_up()).by_peer
                 if len(refused) == len(self._specs) > 0:  # a mistake in the configuration, rather than of the owner's

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from qtunnel.config.credentials import handed_before
 from qtunnel.config.loader import marked_paths
 from qtunnel.crypto.kem import KEMS
 from qtunnel.crypto.kem_set import find_kem
@@ -48,6 +49,9 @@ async def secrets(host: Host) -> AsyncIterator[Finding]:
             yield wrong(
                 f"others may replace it: {path.parent} has mode {above.st_mode & 0o7777:04o}", remedy, str(path)
             )
+        elif (unit := handed_before(path)) is not None:
+            yield doubtful(f"has changed since the start of {unit}, which goes on with what it was then",
+                           f"systemctl restart {unit}", str(path))  # fmt: skip
         else:
             yield good("only its owner may use it", str(path))
 

@@ -126,6 +126,11 @@ class Engine(Protocol):
         with another number is somebody else's."""
         ...
 
+    @property
+    def replaced(self) -> str | None:
+        """Why ``adopt`` ended the engine that it found, in words; ``None`` where it found none, or took it over."""
+        ...
+
     async def start(self) -> None:
         """Make the interface, which stays down and without keys. Never touches an interface that exists."""
         ...

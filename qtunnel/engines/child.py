@@ -35,6 +35,8 @@ START_POLL = 0.02
 WATCH_POLL = 0.25
 """Seconds between looks at the process and the interface: a dead engine is noticed well within one rekey interval."""
 
+OTHERWISE_MADE = "it is of another version, or was started with other options"
+
 logger = log.get("engine")
 
 
@@ -60,6 +62,7 @@ class ChildEngine(DeviceEngine):
         self._steward = steward
         self._child: ChildProcess | SurvivingProcess | StewardProcess | None = None
         self._index: int | None = None
+        self._why_replaced: str | None = None
 
     @property
     def index(self) -> int | None:
@@ -88,9 +91,9 @@ class ChildEngine(DeviceEngine):
 
     async def _inherited(
         self, process: SurvivingProcess | StewardProcess, public_key: bytes, listen_port: int, mark: int
-    ) -> dict[bytes, Left] | None:
-        """The peers of an engine that outlived its daemon; ``None`` where it is not what this one would start."""
-        return None
+    ) -> dict[bytes, Left] | str:
+        """The peers of an engine that outlived its daemon; why not, where it is not what this one would start."""
+        return "it cannot be asked"
 
     async def _clear_away(self) -> None:
         """After the end: what a killed process leaves behind."""
@@ -128,6 +131,10 @@ class ChildEngine(DeviceEngine):
         await child.start()
         return child
 
+    @property
+    def replaced(self) -> str | None:
+        return self._why_replaced
+
     async def adopt(self, public_key: bytes, listen_port: int, mark: int = 0) -> dict[bytes, Left] | None:
         """Also ends one of ours that another engine takes the place of."""
         if self.pid is not None or (self._record is None and self._steward is None):
@@ -136,9 +143,10 @@ class ChildEngine(DeviceEngine):
         if found is None:
             return None
         process, same = found
-        left = await self._inherited(process, public_key, listen_port, mark) if same else None
-        if left is None:
-            await process.stop()  # ours, but not what is wanted now: of another version, say, or one that hangs
+        left = await self._inherited(process, public_key, listen_port, mark) if same else OTHERWISE_MADE
+        if isinstance(left, str):
+            self._why_replaced = left
+            await process.stop()  # ours, but not what is wanted now
             await self._until_gone()
             return None
         self._forget_all()

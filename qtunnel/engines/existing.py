@@ -84,6 +84,11 @@ class ExistingEngine(DeviceEngine):
         except EngineError as refusal:
             uapi = UapiClient(self._interface, str(self._socket), marks=True, server=lambda: self._server)
             self._server = await uapi.served_by()
+            if self._server is None and _forbidden(self._socket):
+                raise InterfaceError(
+                    f"interface {self._interface}: {self._socket}: permission denied; run the program that serves it "
+                    "and qtunnel as the same user (docs/operations.md)"
+                ) from None
             if self._server is None:
                 raise InterfaceError(
                     f"interface {self._interface} is no WireGuard interface: {self._socket} does not answer, and the "
@@ -225,6 +230,12 @@ class ExistingEngine(DeviceEngine):
         """Leaves everything as it is, the keys included."""
         self._index = None
         self._forget_all()
+
+
+def _forbidden(path: Path) -> bool:
+    """Whether there is, or may be, a socket that this process may not use."""
+    hidden = path.parent.is_dir() and not os.access(path.parent, os.X_OK)
+    return hidden or (os.path.exists(path) and not os.access(path, os.W_OK))
 
 
 def _runs(pid: int, program: str) -> bool:

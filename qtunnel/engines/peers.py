@@ -69,6 +69,10 @@ class DeviceEngine:
     def interface(self) -> str:
         return self._interface
 
+    @property
+    def replaced(self) -> str | None:
+        return None
+
     async def adopt(self, public_key: bytes, listen_port: int, mark: int = 0) -> dict[bytes, Left] | None:
         """Nothing: an engine that does not end its own traffic in time is not let outlive its daemon."""
         return None

@@ -95,14 +95,16 @@ class UapiEngine(ChildEngine):
 
     async def _inherited(
         self, process: SurvivingProcess | StewardProcess, public_key: bytes, listen_port: int, mark: int
-    ) -> dict[bytes, Left] | None:
+    ) -> dict[bytes, Left] | str:
         client = UapiClient(self._interface, str(self._socket), self._uapi.timeout, server=lambda: process.pid)
         with contextlib.suppress(EngineError, ValueError):
             device = await client.get()
-            ours = await client.public_key() == public_key
-            if ours and (device.listen_port, device.fwmark) == (listen_port, mark):
-                return {key: left_of(peer) for key, peer in device.peers.items()}
-        return None
+            if await client.public_key() != public_key:
+                return "it has the key of another identity than this gateway has now"
+            if (device.listen_port, device.fwmark) != (listen_port, mark):
+                return "its port or its mark is another one"
+            return {key: left_of(peer) for key, peer in device.peers.items()}
+        return "it does not answer"
 
     async def _clear_away(self) -> None:
         # A killed engine leaves its socket file behind; after it ended nobody else's can be there but a live one's.

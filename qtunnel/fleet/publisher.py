@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,9 +11,8 @@ from typing import Any
 import aiomqtt
 
 from qtunnel.control.messages import Status
-from qtunnel.errors import BrokerError, ConfigError, FilePermissionError
 from qtunnel.events import Event, EventStream, Subscription
-from qtunnel.fleet.broker import Broker, connected
+from qtunnel.fleet.broker import Broker, connected, kept
 from qtunnel.fleet.topics import (
     OFFLINE,
     ONLINE,
@@ -28,9 +26,6 @@ from qtunnel.fleet.topics import (
 
 GATHER = 0.5
 """Seconds after an event until the status is read: a rekey makes several, and the engine is looked at once a second."""
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
-"""Seconds between attempts to connect, each twice the one before, half of it by chance: a fleet whose broker was gone
-does not come back in one moment."""
 SHARE = 20
 """A look at the status is followed by none for so many times as long: that of a hub takes a part of a second, and
 events come all the time."""
@@ -57,19 +52,12 @@ class Publisher:
 
     async def follow(self) -> None:
         """Until cancelled, which says ``offline``."""
-        pause = FIRST_PAUSE
-        while True:
-            began = time.monotonic()
-            try:
-                await self._attend()
-            except (BrokerError, ConfigError, FilePermissionError) as error:
-                if self._up is not False:
-                    self._up = False
-                    self._events.publish("mqtt.down", None, detail=str(error))
-            if time.monotonic() - began > LONGEST_PAUSE:
-                pause = FIRST_PAUSE
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # for no secret
-            pause = min(2 * pause, LONGEST_PAUSE)
+        await kept(self._attend, self._failed)
+
+    def _failed(self, why: str) -> None:
+        if self._up is not False:
+            self._up = False
+            self._events.publish("mqtt.down", None, detail=why)
 
     async def _attend(self) -> None:
         state = state_topic(self._prefix, self._node)

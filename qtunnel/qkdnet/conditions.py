@@ -11,6 +11,9 @@ Protocol = Literal["bb84-decoy", "six-state", "sarg04", "cow", "bbm92", "cv", "m
 
 Eavesdropper = Literal["intercept-resend", "blind"]
 
+Meddling = Literal["lose", "late", "forge"]
+"""What may become of messages on a link's classical channel."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hardware:

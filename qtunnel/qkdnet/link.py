@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from qtunnel.qkdnet.channel import Channel, Fibre
-from qtunnel.qkdnet.conditions import Classical, Conditions, Eavesdropper, Figures, Hardware, Physics, averaged
+from qtunnel.qkdnet.conditions import (
+    Classical,
+    Conditions,
+    Eavesdropper,
+    Figures,
+    Hardware,
+    Meddling,
+    Physics,
+    averaged,
+)
 from qtunnel.qkdnet.monitor import Monitor
 from qtunnel.qkdnet.reservoir import Reservoir
 from qtunnel.statemachine import Machine
@@ -88,12 +97,17 @@ class Link:
         self.extra_loss = 0.0
         self.intercepted = 0.0
         self.blinded = False
+        self.meddling: Meddling | None = None
+        self.meddled = 0.0
         self.reservoir = Reservoir(spec.capacity, made=min(spec.initial, spec.capacity))
         self.alarm: str | None = None
         self.alarms = 0
         self.keys_until_alarm: int | None = None
-        """Keys that went over the link between the last eavesdropper's beginning and the alarm; ``None`` before one."""
+        """Keys that went over the link between the first light that the last eavesdropper touched and the alarm;
+        ``None`` before one."""
         self._keys_unnoticed: int | None = None
+        self._touched = True
+        """Whether light has passed since the last eavesdropper came: in the dark there is nothing for her."""
         self._read: deque[tuple[int, int]] = deque()
         """Bits of the store, by their numbers from and to, that an eavesdropper knows and nobody noticed."""
         self._physics = physics
@@ -161,7 +175,7 @@ class Link:
         moment = self.channel.next_change(self._at, fades=not self._average)
         if self.state in (LinkState.UP, LinkState.ALARMED) and self.figures.sifted_rate > 0:
             bits = math.inf
-            if not self._dazzled:  # an alarm for another reason ends with that reason
+            if not self.dazzled:  # an alarm for another reason ends with that reason
                 bits = self._monitor.bits_until(self.spec.threshold, above=self.state is LinkState.UP)
             if not self._monitor.settled:
                 bits = min(bits, self._monitor.bits_until_settled())
@@ -169,7 +183,7 @@ class Link:
         return max(moment, self._at + SETTLING)
 
     @property
-    def _dazzled(self) -> bool:
+    def dazzled(self) -> bool:
         """Whether the receiver sees light that blinds it."""
         return self.blinded and self.spec.watched
 
@@ -218,6 +232,8 @@ class Link:
             yield "link.risen", f"{self.figures.key_rate:.0f} bit/s"
         if self._cut or not visible:
             return
+        if not self._touched:
+            self._touched, self._keys_unnoticed = True, self._keys_unnoticed or 0
         if self._measured:
             self._monitor.change(self.figures.error)
         else:
@@ -230,7 +246,7 @@ class Link:
     def _watch(self) -> Iterator[tuple[str, str]]:
         """Alarms that begin or end."""
         why = None
-        if self._dazzled:
+        if self.dazzled:
             why = "bright light blinds the detectors"
         elif self.error > self.spec.threshold:
             why = f"{self.metric} above the threshold of {self.shown(self.spec.threshold)}"
@@ -265,9 +281,11 @@ class Link:
         return [Happening(now, self.name, "link.cut", f"{self.reservoir.stored} bits in store"), *self._look(now)]
 
     def restore(self, now: float) -> list[Happening]:
-        """As in the topology again: no cut, no eavesdropper, no added noise or loss, the fibre's own length."""
+        """As in the topology again: no cut, nobody who eavesdrops or meddles, no added noise or loss, the fibre's own
+        length."""
         self._cut = self.blinded = False
-        self._keys_unnoticed = None
+        self.meddling, self.meddled = None, 0.0
+        self._keys_unnoticed, self._touched = None, True
         self.noise = self.extra_loss = self.intercepted = 0.0
         self.channel = self.spec.channel
         return [Happening(now, self.name, "link.restored"), *self._look(now)]
@@ -280,7 +298,7 @@ class Link:
             self.blinded = True
         else:
             self.intercepted = share
-        self._keys_unnoticed = self._keys_unnoticed or 0
+        self._touched = False
         return [Happening(now, self.name, "link.eavesdropped", how), *self._look(now)]
 
     def add_noise(self, now: float, noise: float) -> list[Happening]:
@@ -300,11 +318,18 @@ class Link:
         self.channel = replace(self.channel, length=kilometres)
         return [Happening(now, self.name, "link.distance", f"{kilometres:g} km"), *self._look(now)]
 
-    def take(self, bits: int) -> bool:
-        """Use bits of the store; whether an eavesdropper knows some of them. Raises ``ShortageError``."""
+    def meddle(self, now: float, how: Meddling, share: float = 1.0) -> list[Happening]:
+        """Somebody on the classical channel, who loses a share of the messages between the ends, or delays or forges
+        all of them."""
+        self.meddling, self.meddled = how, share
+        return [Happening(now, self.name, "link.messages", how if share == 1 else f"{how} {share:.0%}")]
+
+    def take(self, bits: int, keys: int = 1) -> bool:
+        """Use bits of the store for as many keys; whether an eavesdropper knows some of them. Raises
+        ``ShortageError``."""
         first = self.reservoir.take(bits)
         if self._keys_unnoticed is not None:
-            self._keys_unnoticed += 1
+            self._keys_unnoticed += keys
         while self._read and self._read[0][1] <= first:
             self._read.popleft()
         return bool(self._read) and self._read[0][0] < first + bits

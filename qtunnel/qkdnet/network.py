@@ -2,19 +2,20 @@
 
 Two ends of a link have the same bits. Here these are drawn when they are used, as nobody can look at them before; the
 reservoir counts that none is used twice. What is drawn is handed to both ends, and every node on a way works with its
-own copy.
+own copy (relay.py).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from qtunnel.qkdnet.conditions import Physics
 from qtunnel.qkdnet.ledger import Delivery, Ledger
 from qtunnel.qkdnet.link import Happening, Link, LinkSpec
-from qtunnel.qkdnet.pad import combined
+from qtunnel.qkdnet.pad import combined, joined, parted
+from qtunnel.qkdnet.relay import TAG_BITS, Carrier, Message, Relay, RelayNode, See, TransferError, overhead
 from qtunnel.qkdnet.reservoir import ShortageError
 from qtunnel.qkdnet.routing import Edge, Path, disjoint_paths, explain
 from qtunnel.secret import RandomBytes, Secret
@@ -46,6 +47,17 @@ class RelayedKey:
     at_targets: dict[str, Secret] = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """Keys under way. carrier: what becomes of messages; see: is told what nodes hold."""
+
+    keys: Sequence[Secret] = field(repr=False)
+    key_ids: Sequence[str]
+    random_bytes: RandomBytes
+    carrier: Carrier
+    see: See | None = None
+
+
 class Network:
     """Nodes and links in time. now: seconds of the network, which never go back."""
 
@@ -66,11 +78,15 @@ class Network:
             self.ledger.node(name)
         self.down: set[str] = set()
         self.now = now
+        self.relay = Relay({name: RelayNode(name) for name in self.nodes})
+        self._late: dict[str, Message] = {}
+        self._unsaid: list[Happening] = []
 
     def advance(self, now: float) -> list[Happening]:
         """Let time pass; what happened, in order. A time before the last one is that one."""
         self.now = max(self.now, now)
-        found = [one for link in self.links.values() for one in link.advance(self.now)]
+        found, self._unsaid = self._unsaid, []
+        found += [one for link in self.links.values() for one in link.advance(self.now)]
         return sorted(found, key=lambda one: one.at)
 
     def stop_node(self, name: str) -> list[Happening]:
@@ -82,11 +98,19 @@ class Network:
         self.down.discard(name)
         return [Happening(self.now, name, "node.back")]
 
-    def paths(self, source: str, target: str, bits: int, number: int = 1) -> tuple[Path, ...]:
-        """The ways that a key of ``bits`` would go now, or several keys one after the other; raises ``NoPathError``."""
+    def paths(
+        self, source: str, target: str, bits: int, number: int = 1, without: frozenset[str] = frozenset()
+    ) -> tuple[Path, ...]:
+        """The ways that a key of ``bits`` would go now, or several keys one after the other; raises ``NoPathError``.
+        without: links that are not to be taken."""
+        found = self._found(source, target, bits, number, without)
+        return self._found(source, target, bits + TAG_BITS, number, without) if overhead(found) else found
+
+    def _found(self, source: str, target: str, bits: int, number: int, without: frozenset[str]) -> tuple[Path, ...]:
+        """Over links that have so many bits."""
         edges, blocked = [], []
         for link in self.links.values():
-            why = self._hindrance(link, bits)
+            why = "gets no message across" if link.name in without else self._hindrance(link, bits)
             if why is None:
                 edges.append(Edge(link.name, link.spec.ends, link.reservoir.stored / link.reservoir.capacity))
             else:
@@ -113,7 +137,11 @@ class Network:
             return f"has {link.reservoir.stored} bits of {bits}{state}"
         return None
 
-    def spend(self, paths: Sequence[Path], bits: int) -> tuple[str, ...]:
+    def pay(self, paths: Sequence[Path], bits: int) -> None:
+        """What a transfer of so many bits costs, at once or not at all. Raises ``ShortageError``."""
+        self.spend(paths, bits + overhead(paths))
+
+    def spend(self, paths: Sequence[Path], bits: int, keys: int = 1) -> tuple[str, ...]:
         """Use ``bits`` of every link on the ways, at once or not at all; the links that an eavesdropper reads.
 
         The ways have no link in common. Raises ``ShortageError``.
@@ -121,7 +149,7 @@ class Network:
         names = [name for path in paths for name in path.links]
         if any(self.links[name].reservoir.stored < bits for name in names):
             raise ShortageError
-        return tuple(name for name in names if self.links[name].take(bits))
+        return tuple(name for name in names if self.links[name].take(bits, keys))
 
     def make(
         self,
@@ -132,44 +160,137 @@ class Network:
         random_bytes: RandomBytes,
         *,
         disjoint: int = 1,
+        carrier: Carrier | None = None,
+        see: See | None = None,
     ) -> list[RelayedKey]:
         """A key of ``size`` bytes for each of ``key_ids``, from ``source`` to all ``targets``: all of them, or none.
 
-        disjoint: over so many ways without a common node, as shares. Raises ``NoPathError``.
+        disjoint: over so many ways without a common node, as shares. A link that gets no message across is gone round.
+        carrier: what becomes of messages, in place of what meddles with the links' channels; see: is told what nodes on
+        the way hold. Raises ``NoPathError``.
         """
-        ways = self._ways(source, targets, 8 * size * len(key_ids), disjoint)
-        made = []
-        for key_id in key_ids:
-            key = Secret.random(random_bytes, size)
-            deliveries, copies = [], {}
-            for target, paths in ways.items():
-                seen = self.spend(paths, 8 * size)
-                deliveries.append(Delivery(self.now, key_id, source, target, 8 * size, paths, seen))
-                copies[target] = forwarded(key, paths, random_bytes)
-                self.ledger.delivered(deliveries[-1])
-            made.append(RelayedKey(key_id, tuple(deliveries), key, copies))
-        return made
+        broken: frozenset[str] = frozenset()
+        carry = carrier or (lambda message: self._carried(message, random_bytes))
+        while True:
+            ways = self._ways(source, targets, 8 * size * len(key_ids), disjoint, broken)
+            keys = [Secret.random(random_bytes, size) for _ in key_ids]
+            sending = Sending(keys, key_ids, random_bytes, carry, see)
+            try:
+                return self._made(source, ways, sending)
+            except TransferError as error:
+                broken |= {error.link}
+                self._unsaid.append(Happening(self.now, error.link, "relay.failed", str(error)))
+            finally:
+                self._say_refusals()
 
-    def _ways(self, source: str, targets: Sequence[str], bits: int, disjoint: int) -> dict[str, tuple[Path, ...]]:
-        """To each target; all of them together have enough keys."""
+    def _made(self, source: str, ways: dict[str, tuple[Path, ...]], sending: Sending) -> list[RelayedKey]:
+        """Raises ``TransferError``, with nothing left of the keys."""
+        copies: dict[str, list[Secret]] = {}
+        deliveries: list[list[Delivery]] = [[] for _ in sending.keys]
+        bits = 8 * len(sending.keys[0])
+        try:
+            for target, paths in ways.items():
+                firsts = [[self.links[name].reservoir.used for name in path.links] for path in paths]
+                seen = [self.spend(paths, bits) for _ in sending.keys]
+                if len(ways) == 1 and not overhead(paths):
+                    copies[target] = [key.copy() for key in sending.keys]
+                else:
+                    self.spend(paths, TAG_BITS, keys=0)
+                    copies[target] = self._sent(target, paths, firsts, sending)
+                for number, key_id in enumerate(sending.key_ids):
+                    one = Delivery(self.now, key_id, source, target, bits, paths, seen[number])
+                    deliveries[number].append(one)
+        except TransferError:
+            for key in (*sending.keys, *(copy for made in copies.values() for copy in made)):
+                key.wipe()
+            raise
+        for one in (one for its in deliveries for one in its):
+            self.ledger.delivered(one)
+        return [
+            RelayedKey(key_id, tuple(deliveries[n]), sending.keys[n], {name: made[n] for name, made in copies.items()})
+            for n, key_id in enumerate(sending.key_ids)
+        ]
+
+    def _sent(
+        self, target: str, paths: Sequence[Path], firsts: Sequence[Sequence[int]], sending: Sending
+    ) -> list[Secret]:
+        """The keys as they arrive at the other end of the ways, all of them in one message for each hop.
+
+        On several ways go shares: random ones on all but the last, and what makes the keys of them on that.
+        """
+        rest = joined(sending.keys)
+        arrived: Secret | None = None
+        try:
+            for number, path in enumerate(paths):
+                share = rest
+                if number < len(paths) - 1:
+                    share = Secret.random(sending.random_bytes, len(rest))
+                    rest = _replaced(rest, combined(rest, share))
+                transfer = f"{sending.key_ids[0]}/{target}/{number}"
+                came = self.relay.send(
+                    share, path, firsts[number], transfer, sending.random_bytes, sending.carrier, sending.see
+                )
+                if arrived is not None:
+                    with came:
+                        arrived = _replaced(arrived, combined(arrived, came))
+                else:
+                    arrived = came
+        except TransferError:
+            rest.wipe()
+            if arrived is not None:
+                arrived.wipe()
+            raise
+        assert arrived is not None  # there is a way at least
+        return parted(arrived, len(sending.keys[0]))
+
+    def _carried(self, message: Message, random_bytes: RandomBytes) -> Iterable[Message]:
+        """What becomes of a message, by who meddles with the link's classical channel."""
+        link = self.links[message.link]
+        if link.meddling == "lose" and int.from_bytes(random_bytes(4)) < link.meddled * 2**32:
+            return ()
+        if link.meddling == "forge":
+            return (replace(message, sealed=bytes((message.sealed[0] ^ 1,)) + message.sealed[1:]),)
+        if link.meddling == "late":
+            before = self._late.get(message.link)
+            self._late[message.link] = message
+            return () if before is None else (before,)
+        late = self._late.pop(message.link, None)
+        return (message,) if late is None else (late, message)
+
+    def _say_refusals(self) -> None:
+        """Once for each link, whatever came there."""
+        told: dict[str, list[str]] = {}
+        for link, words in self.relay.refusals:
+            told.setdefault(link, []).append(words)
+        self.relay.refusals.clear()
+        for link, several in told.items():
+            more = f", and {len(several) - 1} more" if len(several) > 1 else ""
+            self._unsaid.append(Happening(self.now, link, "relay.refused", several[0] + more))
+
+    def _ways(
+        self, source: str, targets: Sequence[str], bits: int, disjoint: int, without: frozenset[str]
+    ) -> dict[str, tuple[Path, ...]]:
+        """To each target; all of them together have enough keys. To several goes the same key, in messages always."""
+        needed = bits if len(targets) == 1 else bits + TAG_BITS
         ways: dict[str, tuple[Path, ...]] = {}
         for target in targets:
             try:
-                ways[target] = self.paths(source, target, bits, disjoint)
+                ways[target] = self.paths(source, target, needed, disjoint, without)
             except NoPathError:
                 self.ledger.pair(source, target).refused += 1
                 raise
         users = Counter(name for paths in ways.values() for path in paths for name in path.links)
         for name, number in users.items():
-            if number > 1 and self.links[name].reservoir.stored < bits * number:
-                raise NoPathError(f"{name} has {self.links[name].reservoir.stored} bits of {bits * number}")
+            if number > 1 and self.links[name].reservoir.stored < (bits + TAG_BITS) * number:
+                raise NoPathError(f"{name} has {self.links[name].reservoir.stored} bits of {needed * number}")
         return ways
 
     def available(self, source: str, target: str, bits: int, disjoint: int = 1) -> tuple[int, tuple[Path, ...]]:
-        """How many keys of ``bits`` can be had over the ways that the next one would go, and these; raises
+        """How many keys of ``bits`` can be had at once over the ways that the next one would go, and these; raises
         ``NoPathError``."""
         paths = self.paths(source, target, bits, disjoint)
-        return min(self.links[name].reservoir.stored for path in paths for name in path.links) // bits, paths
+        stored = min(self.links[name].reservoir.stored for path in paths for name in path.links)
+        return (stored - overhead(paths)) // bits, paths
 
     def spread(self, paths: Sequence[Path]) -> tuple[float, float]:
         """Of these ways: key rate of the slowest link, bits per second; the worst QBER, a fraction."""
@@ -178,46 +299,6 @@ class Network:
         return min(link.key_rate for link in links), max(errors, default=0.0)
 
 
-def forwarded(
-    key: Secret, paths: Sequence[Path], random_bytes: RandomBytes, see: Callable[[str, Secret], None] | None = None
-) -> Secret:
-    """The key as it arrives at the other end of the ways.
-
-    On several ways go shares: random ones on all but the last, and what makes the key of them on that. see: is told
-    what each node on the way holds, before that is wiped.
-    """
-    rest = key.copy()
-    arrived: Secret | None = None
-    for number, path in enumerate(paths):
-        if number < len(paths) - 1:
-            share = Secret.random(random_bytes, len(key))
-            rest = _replaced(rest, combined(rest, share))
-        else:
-            share = rest
-        came = _along(share, path, random_bytes, see)
-        if arrived is None:
-            arrived = came
-        else:
-            arrived = _replaced(arrived, combined(arrived, came))
-            came.wipe()
-    assert arrived is not None  # there is a way at least
-    return arrived
-
-
 def _replaced(old: Secret, new: Secret) -> Secret:
     old.wipe()
     return new
-
-
-def _along(share: Secret, path: Path, random_bytes: RandomBytes, see: Callable[[str, Secret], None] | None) -> Secret:
-    """Hop by hop, each under a pad that the link's two ends have and use once. Wipes what was sent."""
-    held = share
-    for node in path.nodes[1:]:
-        near = Secret.random(random_bytes, len(held))
-        far = near.copy()
-        with near, far, combined(held, near) as sent:
-            came = combined(sent, far)
-        held = _replaced(held, came)
-        if see is not None:
-            see(node, held)
-    return held

@@ -5,6 +5,8 @@ Information-theoretically secure as long as every pad is as long as the message,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qtunnel.secret import Secret
 
 
@@ -17,3 +19,19 @@ def combined(one: Secret, other: Secret) -> Secret:
         return Secret(mixed)
     finally:
         mixed[:] = bytes(len(mixed))
+
+
+def joined(several: Sequence[Secret]) -> Secret:
+    """One after the other."""
+    mixed = bytearray().join(one.reveal() for one in several)
+    try:
+        return Secret(mixed)
+    finally:
+        mixed[:] = bytes(len(mixed))
+
+
+def parted(whole: Secret, size: int) -> list[Secret]:
+    """Pieces of ``size`` bytes; the whole is wiped."""
+    with whole:
+        view = whole.reveal()
+        return [Secret(view[begin : begin + size]) for begin in range(0, len(view), size)]

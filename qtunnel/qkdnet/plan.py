@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from qtunnel.qkdnet.link import Happening
 from qtunnel.qkdnet.network import Network, NoPathError
+from qtunnel.qkdnet.relay import overhead
 from qtunnel.qkdnet.reservoir import ShortageError
 from qtunnel.qkdnet.routing import Path
 
@@ -139,12 +140,12 @@ class _Planner:
         outcome.asked += 1
         try:
             paths = self._usual_ways(number, tunnel, now)
-            self._network.spend(paths, tunnel.bits_per_rekey)
+            self._network.pay(paths, tunnel.bits_per_rekey)
         except (NoPathError, ShortageError):
             try:
                 self._ways.pop(number, None)
                 paths = self._usual_ways(number, tunnel, now)
-                self._network.spend(paths, tunnel.bits_per_rekey)
+                self._network.pay(paths, tunnel.bits_per_rekey)
             except NoPathError as error:
                 if not outcome.starved or outcome.starved[-1][1] is not None:
                     outcome.starved.append((now, None))
@@ -186,7 +187,7 @@ class _Planner:
             for path in one.usual:
                 for name in path.links:
                     by_name[name].tunnels.append(one.tunnel.name)
-                    bits[name] = bits.get(name, 0) + one.tunnel.bits_per_rekey
+                    bits[name] = bits.get(name, 0) + one.tunnel.bits_per_rekey + overhead(one.usual)
         for outcome in self._plan.links:
             outcome.interval = bits.get(outcome.name, 256) / outcome.rate if outcome.rate > 0 else float("inf")
         for one in self._outcomes:

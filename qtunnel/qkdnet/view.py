@@ -8,6 +8,7 @@ from typing import Any
 
 from qtunnel.qkdnet.link import Link
 from qtunnel.qkdnet.network import Network, NoPathError
+from qtunnel.qkdnet.relay import Traffic
 from qtunnel.qkdnet.routing import Path
 
 
@@ -26,7 +27,7 @@ def look(network: Network, pairs: Iterable[Pair], key_bits: int) -> dict[str, An
         "time_s": round(network.now, 3),
         "key_size": key_bits,
         "nodes": [_node(network, name) for name in network.nodes],
-        "links": [_link(link, key_bits) for link in network.links.values()],
+        "links": [_link(network, link, key_bits) for link in network.links.values()],
         "pairs": [_pair(network, pair, key_bits) for pair in pairs],
         "eavesdropper": {
             "keys": network.ledger.eavesdropper.whole,
@@ -66,8 +67,9 @@ def _node(network: Network, name: str) -> dict[str, Any]:
     }
 
 
-def _link(link: Link, key_bits: int) -> dict[str, Any]:
+def _link(network: Network, link: Link, key_bits: int) -> dict[str, Any]:
     store = link.reservoir
+    traffic = network.relay.traffic.get(link.name, Traffic())
     cv = link.metric != "QBER"
     return {
         "name": link.name,
@@ -82,6 +84,7 @@ def _link(link: Link, key_bits: int) -> dict[str, Any]:
         "excess_noise": round(link.error, 6) if cv else None,
         "stored_keys": store.stored // key_bits,
         "max_keys": store.capacity // key_bits,
+        "messages": {"sent": traffic.sent, "unheard": traffic.unheard, "refused": traffic.refused},
         "bits": {
             "made": store.made,
             "used": store.used,

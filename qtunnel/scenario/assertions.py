@@ -196,7 +196,8 @@ def _unknown_to_eavesdropper(case: Case) -> Found:
 
 
 def _weakest_hop(case: Case) -> Found:
-    """Between the looks at the beginning and at the end, the network delivered what its weakest link makes by physics.
+    """Between the looks at the beginning and at the end, the network delivered what its weakest link makes by physics,
+    over which all of its keys go.
 
     It only says something where more is asked for than that link makes: it counts from the first look at which less
     than a second's worth is in its store, and has to end so as well.
@@ -212,8 +213,10 @@ def _weakest_hop(case: Case) -> Found:
         return False, f"{name} has keys in store, so nobody asked for all that it makes"
     first, last = drained[0], drained[-1]
     seconds = last["time_s"] - first["time_s"]
-    rate = (link_of(last, name)["bits"]["used"] - link_of(first, name)["bits"]["used"]) / seconds
-    words = f"{rate:.0f} bit/s delivered over {seconds:.0f} s, {wanted:.0f} bit/s by physics"
+    rate = (last["totals"]["delivered"] - first["totals"]["delivered"]) * last["key_size"] / seconds
+    used = (link_of(last, name)["bits"]["used"] - link_of(first, name)["bits"]["used"]) / seconds
+    words = f"{rate:.0f} bit/s of keys delivered over {seconds:.0f} s, {wanted:.0f} bit/s by physics"
+    words += f", {used:.0f} bit/s of the link used with the messages' tags"
     return abs(rate - wanted) <= within * wanted and seconds >= LEAST_SECONDS, words
 
 
@@ -244,6 +247,27 @@ def _between_passes(case: Case) -> Found:
     return _each(case, rule)
 
 
+def _refilled(case: Case) -> Found:
+    """From the last look before light comes back on, the reservoir grows by so many keys from its lowest: they are
+    agreed ahead a little after the KMEs have some."""
+    least = case.one.least or 1
+    looks = [(at, link_of(told, case.one.link or "")["state"] == DARK) for at, told in case.facts.maps]
+    rises = [at for (_, before), (at, dark) in pairwise(looks) if before and not dark]
+
+    def rule(tunnel: TunnelFacts) -> Found:
+        grown = 0
+        for rise, end in pairwise([*rises, case.facts.ended]):
+            before = [keys for at, keys in tunnel.shared_keys if at < rise]
+            lowest = before[-1] if before else None
+            for keys in (keys for at, keys in tunnel.shared_keys if rise <= at <= end):
+                lowest = keys if lowest is None else min(lowest, keys)
+                grown = max(grown, keys - lowest)
+        words = f"the reservoir grew by {grown} keys at a pass, at least {least:g}; {len(rises)} passes began"
+        return bool(rises) and grown >= least, words
+
+    return _each(case, rule)
+
+
 def _carried(case: Case) -> Found:
     least = case.one.least or 1
 
@@ -270,6 +294,7 @@ RULES: dict[str, Rule] = {
     "unknown-to-eavesdropper": _unknown_to_eavesdropper,
     "weakest-hop": _weakest_hop,
     "between-passes": _between_passes,
+    "refilled": _refilled,
     "carried": _carried,
 }
 
@@ -280,6 +305,7 @@ NEEDS: dict[str, tuple[str, ...]] = dict.fromkeys(RULES, ()) | {
     "alarmed": ("link",),
     "weakest-hop": ("link", "within"),
     "between-passes": ("link",),
+    "refilled": ("link",),
     "carried": ("least",),
 }
 """Fields that a rule cannot do without."""

@@ -92,6 +92,7 @@ AssertionName = Literal[
     "unknown-to-eavesdropper",
     "weakest-hop",
     "between-passes",
+    "refilled",
     "carried",
 ]
 ASSERTIONS: tuple[str, ...] = get_args(AssertionName)

@@ -9,16 +9,22 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from qtunnel.config.types import Percentage
-from qtunnel.errors import NetworkError
+from qtunnel.errors import NetworkError, printable
 from qtunnel.qkdnet.link import Happening, Link
 from qtunnel.qkdnet.network import Network
 from qtunnel.simulator.units import Decibels, Kilometres
 
+MAX_SHOWN = 60
+"""Characters of a command's word that an error repeats."""
+
 LINK_ACTIONS = {
     "cut": "no light passes any more; keys in store can still be used",
-    "restore": "as in the topology again: no cut, eavesdropper, noise or loss",
+    "restore": "as in the topology again: no cut, eavesdropper, meddling, noise or loss",
     "eavesdrop intercept-resend [SHARE%]": "somebody measures pulses and sends them again; all of them, or a share",
     "eavesdrop blind": "somebody controls the detectors with bright light",
+    "messages lose [SHARE%]": "somebody loses a share of the messages in which keys are relayed over it, or all",
+    "messages late": "each of them arrives when the next one is sent",
+    "messages forge": "each of them is changed on its way",
     "noise ERROR%": "so many more errors of the optics (cv: shot noise units, such as 0.05)",
     "loss DECIBELS": "so much more loss, such as '3 dB'",
     "distance KILOMETRES": "the fibre's length, such as '80 km'",
@@ -29,6 +35,11 @@ NODE_ACTIONS = {
 }
 
 
+def _shown(word: str) -> str:
+    """A word of the command, for an error."""
+    return printable(" ".join(word.split()))[:MAX_SHOWN]
+
+
 def perform(network: Network, target: str, action: str, arguments: Sequence[str]) -> list[Happening]:
     """Do it now; what followed at once. Raises ``NetworkError`` that says what there is instead."""
     if target in network.links:
@@ -36,7 +47,7 @@ def perform(network: Network, target: str, action: str, arguments: Sequence[str]
     if target in network.nodes:
         steps: dict[str, Callable[[str], list[Happening]]] = {"cut": network.stop_node, "restore": network.start_node}
         if action not in steps or arguments:
-            raise NetworkError(f"{target} {action}: a node can be {_listed(NODE_ACTIONS)}")
+            raise NetworkError(f"{target} {_shown(action)}: a node can be {_listed(NODE_ACTIONS)}")
         return steps[action](target)
     raise NetworkError(
         f"there is no link or node {target!r}; links: {', '.join(network.links)}; nodes: {', '.join(network.nodes)}"
@@ -49,8 +60,8 @@ def _on_link(network: Network, link: Link, action: str, arguments: list[str]) ->
         return _do(link, network.now, action, arguments)
     except (ValueError, NotImplementedError, ArithmeticError) as error:
         link.noise, link.extra_loss, link.intercepted, link.blinded, link.channel = before
-        words = " ".join(str(error).split())[:300]
-        raise NetworkError(f"{link.name} {action}: {words}") from None
+        words = printable(" ".join(str(error).split()))[:300]
+        raise NetworkError(f"{link.name} {_shown(action)}: {words}") from None
 
 
 def _do(link: Link, now: float, action: str, arguments: list[str]) -> list[Happening]:
@@ -63,6 +74,10 @@ def _do(link: Link, now: float, action: str, arguments: list[str]) -> list[Happe
             return link.eavesdrop(now, "blind")
         case "eavesdrop", ["intercept-resend", *rest] if len(rest) < 2:
             return link.eavesdrop(now, "intercept-resend", _share(rest[0]) if rest else 1.0)
+        case "messages", ["lose", *rest] if len(rest) < 2:
+            return link.meddle(now, "lose", _share(rest[0]) if rest else 1.0)
+        case "messages", ["late" | "forge" as how]:
+            return link.meddle(now, how)
         case "noise", [amount]:
             return link.add_noise(now, _noise(link, amount))
         case "loss", [*words] if words:

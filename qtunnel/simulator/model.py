@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
+from qtunnel.config.accounts import BrokerSection, TopicPrefix
 from qtunnel.config.types import Duration, ListenAddress, Name, Percentage, Section, at_least
 from qtunnel.kme.config import MAX_KEY_SIZE, KeySize
 from qtunnel.qkdnet.conditions import Protocol
@@ -130,6 +131,14 @@ class NodeSection(Section):
 class PairSection(Section):
     between: Annotated[list[Name], Field(min_length=2, max_length=2)] = Field(examples=[["alice", "bob"]])
     disjoint: Annotated[StrictInt, Field(ge=1, le=10)] = 1
+
+
+class AlarmsSection(BrokerSection):
+    """Where reports and alarms of the links go. prefix: what stands before the topics, as of the driver ``mqtt``.
+    interval: seconds between reports that do not change."""
+
+    prefix: TopicPrefix = "qkd/v1"
+    interval: Annotated[Duration, at_least(1, "which tells nobody more; the usual is 30s")] = 30.0
 
 
 class KeysSection(Section):

@@ -15,6 +15,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from qtunnel.errors import ConfigError
+from qtunnel.events import EventStream
 from qtunnel.kme.api import ApiError, DeliveredKey, Json, KeyRequest
 from qtunnel.kme.config import KeyConfig, KmeConfig, SaeConfig
 from qtunnel.kme.origin import Standing
@@ -24,8 +26,10 @@ from qtunnel.qkdnet.link import Happening
 from qtunnel.qkdnet.network import Network, NoPathError, RelayedKey
 from qtunnel.qkdnet.view import look
 from qtunnel.secret import Secret
+from qtunnel.simulator.alarm_stream import AlarmStream
 from qtunnel.simulator.commands import perform
 from qtunnel.simulator.etsi004_server import KeyStreams, serving
+from qtunnel.simulator.model import AlarmsSection
 from qtunnel.simulator.quirks import middleware
 from qtunnel.simulator.topology_file import Topology
 from qtunnel.telemetry.log import get as get_log
@@ -45,7 +49,8 @@ REMEMBERED = 10_000
 MOST_PATHS = 10
 """Disjoint ways that a request may ask for."""
 
-ALARMS = ("link.alarm",)
+ALARMS = ("link.alarm", "relay.failed", "relay.refused")
+"""Happenings that are warnings in the log."""
 
 
 class Service:
@@ -59,6 +64,8 @@ class Service:
         self.stores: dict[str, KeyStore] = {}
         self.streams = KeyStreams(topology, self.core, self.advance, clock)
         self.happenings: deque[Happening] = deque(maxlen=REMEMBERED)
+        self.news = EventStream()
+        """For who wants to hear of what happens at once."""
         self._clock = clock
         self._begin = clock()
         self._scale = topology.time_scale if time_scale is None else time_scale
@@ -72,6 +79,7 @@ class Service:
             self.happenings.append(one)
             write = log.warning if one.what in ALARMS else log.info
             write(one.what, at=f"{one.at:.3f}", place=one.place, detail=one.detail)
+            self.news.publish(one.what, at=round(one.at, 3), place=one.place, detail=one.detail)
 
     def command(self, target: str, action: str, *arguments: str) -> list[Happening]:
         """What ``qtunnel kme ctl`` does; raises ``NetworkError``."""
@@ -197,6 +205,7 @@ async def running(
                 kme = Kme(config, origin=_origin(service, name))
                 stack.push_async_callback(kme.close)
                 app = kme.sae_app([_lost(service, name), middleware(node.quirks)])
+                AlarmStream(service, name).add_to(app)
                 context = server_context(config.tls_files, _refusal_teller(config.kme_id))
                 await stack.enter_async_context(site(node.listen, app, context, given.get(name)))
                 kmes.append(kme)
@@ -205,11 +214,22 @@ async def running(
                 await stack.enter_async_context(serving(service.streams, name, topology, config, listener))
         ticker = asyncio.create_task(_tick(service, kmes))
         stack.callback(ticker.cancel)
+        stack.callback(service.news.close)
+        if topology.mqtt is not None:
+            await stack.enter_async_context(_announced(service, topology.mqtt))
         log.warning("network.simulated", network=topology.network, notice="simulated keys; not for production")
         told = {"kmes": len(kmes), "nodes": len(topology.nodes), "links": len(topology.links)}
         log.info("network.serves", network=topology.network, **told)
         yield service
         log.info("network.stopping", network=topology.network)
+
+
+def _announced(service: Service, section: AlarmsSection) -> contextlib.AbstractAsyncContextManager[None]:
+    try:
+        from qtunnel.simulator.announce import announced
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"mqtt: needs {error.name}: pip install 'qtunnel[mqtt]'") from None
+    return announced(service, section)
 
 
 def _origin(service: Service, node: str) -> Callable[[KeyStore], NodeOrigin]:

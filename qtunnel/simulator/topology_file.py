@@ -21,6 +21,7 @@ from qtunnel.qkdnet.network import Network, NodeSpec
 from qtunnel.qkdnet.routing import Edge, disjoint_paths
 from qtunnel.qkdnet.view import Pair
 from qtunnel.simulator.model import (
+    AlarmsSection,
     FadingSection,
     HardwareSection,
     KeysSection,
@@ -64,6 +65,7 @@ class Topology(Section):
     seed: Annotated[str | int, Field(union_mode="left_to_right")] = 0
     time_scale: TimeScale = 1.0
     key: KeysSection = KeysSection()
+    mqtt: AlarmsSection | None = None
     hardware: dict[Name, HardwareSection] = Field(default_factory=dict)
     nodes: dict[Name, NodeSection] = Field(min_length=2, examples=[{"alice": {}, "bob": {}}])
     links: dict[Name, LinkSection] = Field(

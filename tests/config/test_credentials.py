@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qtunnel.config import load_config
-from qtunnel.config.credentials import placed
+from qtunnel.config.credentials import changed_since, handed_before, placed
 from qtunnel.errors import FilePermissionError
 from qtunnel.files import check_secret_file
 from qtunnel.identity import Identity
@@ -47,6 +47,37 @@ def test_the_same_configuration_does_for_a_person_and_for_the_service(
     (secrets / "alice.identity").rename(handed / "secrets_alice.identity")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(handed))
     assert load_config(tmp_path / "alice.yaml").node.identity == handed / "secrets_alice.identity"
+
+
+def test_secret_files_that_came_after_the_start_are_noticed(tmp_path: Path) -> None:
+    file, secrets, handed = (tmp_path / name for name in ("alice.yaml", "alice.secrets", "credentials"))
+    environ = {"CREDENTIALS_DIRECTORY": str(handed)}
+    assert changed_since(file, environ) is None, "there are none"
+    for place, seconds in ((secrets, 1000), (handed, 1001)):
+        place.mkdir()
+        os.utime(place, (seconds, seconds))
+    assert changed_since(file, environ) is None
+    assert changed_since(file, {}) is None, "no service"
+    (secrets / "next").touch()
+    told = changed_since(file, environ)
+    assert told is not None
+    assert str(secrets) in told
+    assert told.endswith("systemctl restart qtunnel@alice")
+
+
+def test_a_file_that_was_written_over_after_the_start_is_noticed_by_who_may_look(tmp_path: Path) -> None:
+    secret, copy = (
+        tmp_path / "alice.secrets" / "pki" / "sae.key",
+        tmp_path / "qtunnel@alice.service/secrets_pki_sae.key",
+    )
+    for path in (secret, copy):
+        path.parent.mkdir(parents=True)
+        path.write_text("old")
+    assert handed_before(secret, tmp_path) is None
+    os.utime(copy, (1000, 1000))
+    assert handed_before(secret, tmp_path) == "qtunnel@alice"
+    assert handed_before(secret.with_name("other"), tmp_path) is None
+    assert handed_before(copy, tmp_path) is None, "of no directory of secrets"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="files of root's group")

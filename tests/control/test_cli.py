@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import socket
@@ -256,26 +255,6 @@ def test_watch_into_a_pipe_is_one_status_after_the_other_and_ends_with_a_whole_l
         rest, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (0, "")
     assert (said + rest).endswith("\n")
-
-
-def test_watch_on_a_terminal_ends_cleanly(server: Serving) -> None:
-    ours, theirs = pty.openpty()
-    try:
-        with subprocess.Popen(
-            [*COMMAND, "status", "--watch", "--socket", str(server.path)],
-            stdout=theirs,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
-        ) as process:
-            seen = b""
-            while b"transfer" not in seen:
-                seen += os.read(ours, 4096)
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=30)
-        assert (process.returncode, errors) == (0, b"")
-    finally:
-        os.close(ours)
-        os.close(theirs)
 
 
 def test_watch_ends_with_3_when_the_daemon_goes(directory: Path) -> None:

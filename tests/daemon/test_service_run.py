@@ -1,5 +1,5 @@
 """The daemon as its unit starts it, without any capability: a steward has the engine and changes the network; a manager
-is told how it is; and no key is to be found anywhere."""
+is told how it is; a person watches on a terminal; and no key is to be found anywhere."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.daemon.accounts import REPORTS, sections, start_broker, stop_broker
 from tests.daemon.kmes import QTUNNEL, READY
 from tests.daemon.lab import Gateway, Lab, Ping
-from tests.support.netns import gone, join, namespaces, stop, wait_until
+from tests.support.netns import Namespace, gone, join, namespaces, stop, wait_until
 from tests.support.secrets import leaked, of_directory, of_process, recorded, recording
+from tests.support.terminal import OWN_SCREEN, Terminal, terminal
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]  # one long run
 NO_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all")
@@ -106,17 +110,39 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         del lab.alice.config["peers"][1:], lab.alice.config["key_sources"]["spare"]
         for gateway in (lab.alice, lab.bob):
             gateway.config["peers"][0]["rekey"] = {"interval": "2s"}
+        told = {"page": {}, "mqtt": {**REPORTS["mqtt"], "discovery": "home-assistant"}}
+        lab.alice.config |= {**sections("alice", "go-on"), **told}
+        broker = start_broker(directory, alice)
+        listeners = [listening(alice, directory / f"alice.{name}", "http", url) for name, (url, _) in PAGES.items()]
+        if broker is not None:
+            listeners.append(
+                listening(alice, directory / "alice.mqtt", "mqtt", "8883", str(directory / "pki"), "kme-b")
+            )
         made = Service(lab, manager, hook)
         try:
             start_recorded(lab.bob, made.environment)
             yield made
         finally:
-            for process in made.processes:
+            for process in [*listeners, *made.processes]:
                 stop(process)
+            stop_broker(broker)
             if lab.bob.process is not None:
                 stop(lab.bob.process)
             manager.close()
             made.log.close()
+
+
+PAGES = {
+    "metrics": ("http://127.0.0.1:9586/metrics", ["qtunnel_peer_protected{", "# EOF"]),
+    "page": ("http://127.0.0.1:9587/", ["</html>"]),
+    "live": ("http://127.0.0.1:9587/live", ["text/event-stream", "epoch.in-force", "qkd+pqc"]),
+}
+"""What alice serves, and words that have to be there."""
+
+
+def listening(host: Namespace, file: Path, *what: str) -> subprocess.Popen[str]:
+    """Somebody who writes down what there is to be heard."""
+    return host.start(sys.executable, "-m", "tests.support.listen", what[0], str(file), *what[1:])
 
 
 def start_recorded(gateway: Gateway, environment: dict[str, str]) -> None:
@@ -133,8 +159,14 @@ def capabilities(pid: int, which: str = "CapEff") -> int:
 
 def test_a_service_from_its_start_to_its_end(service: Service) -> None:
     """One run, as each step needs the one before."""
-    manager, alice, began = service.manager, service.alice, time.time()
+    alice, began = service.alice, time.time()
     daemon = service.daemon()
+    with terminal(*QTUNNEL, "status", "--watch", "--interval", "0.2", "--socket", str(alice.socket)) as watch:
+        steps(service, daemon, began, watch)
+
+
+def steps(service: Service, daemon: subprocess.Popen[str], began: float, watch: Terminal) -> None:
+    manager, alice = service.manager, service.alice
     assert any(line.startswith("STATUS=1 peers on ") for line in manager.hears("READY=1").splitlines())
     manager.hears("WATCHDOG=1")
     alice.protected("bob")
@@ -157,9 +189,11 @@ def test_a_service_from_its_start_to_its_end(service: Service) -> None:
     with Ping(alice.namespace, "10.77.0.2"):
         os.kill(daemon.pid, signal.SIGKILL)
         daemon.wait(READY)
+        watch.shows("alice: the daemon is away, for")
         daemon = service.daemon()
         assert service.engine() == engine
         alice.protected("bob")
+        watch.shows("bob        protected: QKD and post-quantum")
     assert "event=engine.adopted" in (service.lab.directory / "steward.log").read_text()
 
     # what the steward undoes when somebody takes it away
@@ -175,7 +209,10 @@ def test_a_service_from_its_start_to_its_end(service: Service) -> None:
     # no key is anywhere
     epoch = alice.status("bob")[1]["epoch_in_force"]
     wait_until(lambda: (alice.status("bob")[1]["epoch_in_force"] or 0) > epoch + 1, "a few rekeys", READY)
-    no_secret_is_found(service, daemon, engine, began)
+    no_secret_is_found(service, daemon, engine, began, watch)
+    watch.type("\x03")
+    assert watch.end() == 0
+    assert watch.raw.endswith(("\x1b[?25h", OWN_SCREEN)), watch.raw[-200:]
 
     # a stop that is a restart: engine and traffic go on
     before = len(manager.heard)
@@ -211,7 +248,9 @@ def test_a_service_from_its_start_to_its_end(service: Service) -> None:
     assert not service.socket.exists()
 
 
-def no_secret_is_found(service: Service, daemon: subprocess.Popen[str], engine: int, began: float) -> None:
+def no_secret_is_found(
+    service: Service, daemon: subprocess.Popen[str], engine: int, began: float, watch: Terminal
+) -> None:
     alice, bob = service.alice, service.lab.bob
     directory, hook = service.lab.directory, Path(service.environment["PYTHONPATH"])
     keys = recorded(hook / "secrets")
@@ -224,8 +263,28 @@ def no_secret_is_found(service: Service, daemon: subprocess.Popen[str], engine: 
         for arguments in (("status",), ("status", "--json"), ("rekey", "--json")):
             told = gateway.ask(*arguments, *([] if arguments[0] == "status" else [gateway.config["peers"][0]["name"]]))
             places.append((f"{gateway.name}: {' '.join(arguments)}", "".join(map(str, told)).encode()))
+    places.append(("alice: status --watch", watch.raw.encode()))
+    assert "\u2588" in watch.raw, "a whole column"
+    heard(service)
     secret_files = [directory / f"{name}.identity" for name in ("alice", "bob", "carol")]
     places += of_directory(directory, [*secret_files, *directory.glob("pki/*.key")])
     assert leaked(keys, places) == []
     # the search does find: in an identity's file stands the seed
     assert leaked(keys, [("identity", secret_files[0].read_bytes())]) == ["identity"]
+
+
+def heard(service: Service) -> None:
+    """All that alice tells others is among the files of the directory, and says what it has to."""
+    alice, directory = service.alice, service.lab.directory
+    (key_id,) = [key["key_id"] for key in alice.status("bob")[1]["key_ids"]]
+    wait_until(lambda: key_id in (directory / "log-alice" / "audit.jsonl").read_text(), "it is on record", READY)
+    told = [(directory / f"alice.{name}", words) for name, (_, words) in PAGES.items()]
+    if (directory / "alice.mqtt").exists():
+        told.append((directory / "alice.mqtt", ["qtunnel/alice/peer/bob ", "homeassistant/", "epoch.in-force"]))
+    for file, words in told:
+        wait_until(partial(says, file, words), f"{file} has {words}", READY)
+
+
+def says(file: Path, words: list[str]) -> bool:
+    text = file.read_text(errors="replace")
+    return all(word in text for word in words)

@@ -30,7 +30,7 @@ from tests.config.conftest import write as write
 class RefusingEngine:
     """Keeps one PSK per peer; refuses while ``refusing``."""
 
-    name, interface, index = "refusing", "qt0", 7
+    name, interface, index, replaced = "refusing", "qt0", 7, None
 
     def __init__(self) -> None:
         self.refusing = False

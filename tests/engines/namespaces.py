@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-CLONE_NEWNET = 0x40000000
-THREAD_NAMESPACE = "/proc/thread-self/ns/net"
-
-_libc = ctypes.CDLL(None, use_errno=True)
+from qtunnel.sandbox.namespaces import Network
 
 
-def _checked(result: int, what: str) -> None:
-    if result != 0:
-        raise OSError(ctypes.get_errno(), what)
-
-
-class Namespace:
+class Namespace(Network):
     """A namespace of its own, with ``lo`` up; ``with namespace.entered():`` puts this thread into it."""
-
-    def __init__(self) -> None:
-        home = os.open(THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _checked(_libc.unshare(CLONE_NEWNET), "unshare")
-            try:
-                self.descriptor = os.open(THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
-                run("ip", "link", "set", "lo", "up")
-            finally:
-                _checked(_libc.setns(home, CLONE_NEWNET), "setns")
-        finally:
-            os.close(home)
-
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        home = os.open(THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _checked(_libc.setns(self.descriptor, CLONE_NEWNET), "setns")
-            try:
-                yield
-            finally:
-                _checked(_libc.setns(home, CLONE_NEWNET), "setns")
-        finally:
-            os.close(home)
 
     def run(self, *command: str) -> str:
         """A command's output, run inside."""

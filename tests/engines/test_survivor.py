@@ -102,6 +102,7 @@ def test_what_is_there_is_found_and_used_as_it_is(left: int, interface: str, rec
         assert found is not None
         its = found[PEER.public_key]
         assert (its.spec, its.installed, its.in_force, its.ended) == (PEER, (7, "note"), None, None)
+        assert engine.replaced is None
         assert engine.pid == left
         await engine.renew(PEER.public_key, Lease(0.0))
         ended = (await engine_of(interface, record).adopt(PUBLIC, PORT, MARK) or {})[PEER.public_key]
@@ -128,7 +129,18 @@ def test_its_end_is_noticed(left: int, interface: str, record: Path) -> None:
     assert "ended" in told or "is gone" in told
 
 
-@pytest.mark.parametrize("what", ["key", "port", "mark", "generation", "command", "hangs"])
+REPLACED = {
+    "key": "it has the key of another identity than this gateway has now",
+    "port": "its port or its mark is another one",
+    "mark": "its port or its mark is another one",
+    "generation": "it is of another version, or was started with other options",
+    "command": "it is of another version, or was started with other options",
+    "hangs": "it does not answer",
+}
+"""What is said of an engine that is ended at the start of a daemon."""
+
+
+@pytest.mark.parametrize("what", REPLACED)
 def test_one_of_ours_that_is_not_as_wanted_is_ended_and_gives_way(
     left: int, interface: str, record: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +156,7 @@ def test_one_of_ours_that_is_not_as_wanted_is_ended_and_gives_way(
         engine._uapi.timeout = 1.0
         assert await engine.adopt(public, PORT + (what == "port"), MARK + (what == "mark")) is None
         assert gone(left)
+        assert engine.replaced == REPLACED[what]
         await engine.start()
         assert engine.pid not in (None, left)
         await engine.stop()

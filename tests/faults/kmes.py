@@ -12,6 +12,7 @@ from tests.support.netns import wait_until
 
 DIFFERENT = "the two ends hold different QKD keys under the same key_ID"
 NO_KEY = "policy requires QKD and there is no key: metro"
+GAVE_NONE = "metro: it gave no key; the log of the other end says why"
 
 
 def outage(names: tuple[str, ...], seconds: float | None, *words: str) -> Act:
@@ -169,9 +170,9 @@ def lies() -> Iterator[Fault]:
     yield Fault("KME of alice gives the key_ID of another SAE's key", BLOCKS,
                 lying(("alice",), "other-sae sae-carol", "event=rekey.failed",
                       "too few QKD keys for the policy of one end",
-                      "dec_keys: HTTP 400: one or more keys specified are not found on KME"), "short")  # fmt: skip
+                      GAVE_NONE), "short")  # fmt: skip
     own, others = (NO_KEY, "enc_keys: HTTP 200, but "), (
-        "too few QKD keys for the policy of one end; the peer says:", "dec_keys: HTTP 200, but ")  # fmt: skip
+        "too few QKD keys for the policy of one end; the peer says:", GAVE_NONE)  # fmt: skip
     for where, names in WHERE.items():
         verb = "answer" if where == "both KMEs" else "answers"
         words = own if "alice" in names else others

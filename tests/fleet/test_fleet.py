@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from qtunnel.cli.fleet import _document, render
 from qtunnel.control.messages import KeySourceStatus, NodeStatus, PeerStatus, Status, UsedKey
 from qtunnel.errors import BrokerError
 from qtunnel.events import EventStream
-from qtunnel.fleet import publisher as module
+from qtunnel.fleet import broker as module
 from qtunnel.fleet import view
 from qtunnel.fleet.broker import Broker as Place
 from qtunnel.fleet.broker import connected
@@ -214,7 +217,7 @@ asyncio.run(main())
             child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(site.port)])  # noqa: ASYNC220
             try:
                 heard: dict[str, bytes] = {}
-                async with connected(site.place("kme-b"), "listener") as client:
+                async with connected(site.place("kme-b"), "listener", waiting=1000) as client:
                     await client.subscribe([("qtunnel/#", 1), ("homeassistant/#", 1)])
                     async for message in client.messages:
                         assert isinstance(message.payload, bytes)
@@ -281,9 +284,23 @@ def test_what_strangers_write_is_passed_over() -> None:
     ]:
         take(members, "qtunnel", topic, data)
     assert list(members) == ["a"]
-    assert not members["a"].peers
     assert not members["a"].online
     assert members["a"].node.state == "up"
+    take(members, "qtunnel", "qtunnel/a/state", b"online")
+    assert not members["a"].well, "of tunnel x nothing is known"
+    take(members, "qtunnel", "qtunnel/a/peer/x", b'{"protected": true, "protection": "qkd+pqc"}')
+    assert members["a"].well
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"NaN", b"1e300", b"-1", b'"1"', b"[]"])
+def test_numbers_of_strangers_can_be_shown(number: bytes) -> None:
+    members: dict[str, Member] = {}
+    take(members, "qtunnel", "qtunnel/a/state", b"online")
+    take(members, "qtunnel", "qtunnel/a/node", b'{"state": "up", "time": %s}' % number)
+    take(members, "qtunnel", "qtunnel/a/peer/x", b'{"protected": true, "age_s": %s}' % number)
+    take(members, "qtunnel", "qtunnel/a/source/s", b'{"healthy": true, "days_left": %s}' % number)
+    Console(file=io.StringIO()).print(render(list(members.values()), 1e9))
+    json.dumps([_document(its) for its in members.values()], allow_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -314,3 +331,29 @@ def test_reports_hold_no_key_ids_and_discovery_has_names_that_fit() -> None:
         assert name == config["unique_id"]
         assert "." not in name
         assert config["state_topic"] in found
+
+
+def test_who_reports_ends_also_where_the_first_wish_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is where a cancellation meets the broker's word, in Python 3.11."""
+    monkeypatch.setattr(module, "UNHEARD", 0.05)
+    lost: list[int] = []
+
+    async def attend() -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                lost.append(1)
+                if len(lost) > 1:
+                    raise
+
+    async def test() -> None:
+        task = asyncio.create_task(module.kept(attend, lambda why: None))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=20)
+        assert task.cancelled()
+        assert len(lost) == 2
+
+    asyncio.run(test())

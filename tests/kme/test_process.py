@@ -6,8 +6,6 @@ import contextlib
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,7 @@ from ruamel.yaml import YAML
 
 from qtunnel.drivers import etsi014
 from tests.support.kme import driver_options, pair_configs, run
-
-KME = [sys.executable, "-m", "qtunnel", "kme"]
+from tests.support.kme_process import KME, kme_process
 
 
 def write(path: Path, config: dict[str, Any]) -> Path:
@@ -26,23 +23,9 @@ def write(path: Path, config: dict[str, Any]) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def serving(config: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """A KME process that has said that it is ready; its output up to then is dropped."""
-    process = subprocess.Popen([*KME, "serve", str(config), *options], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        for line in process.stderr:
-            if "kme.ready" in line:
-                break
-        else:
-            pytest.fail("the KME ended before it was ready")
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        process.stderr.close()
+def serving(config: Path, *options: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    """A KME process that serves."""
+    return kme_process("kme.ready", "serve", config, *options)
 
 
 def failure(config: Path) -> tuple[int, list[str]]:

@@ -187,6 +187,24 @@ def test_an_alarm_outlasts_a_pass_and_ends_in_one_without_the_eavesdropper() -> 
     assert found == ["link.cleared", "link.set"]
 
 
+def test_keys_that_were_used_before_light_came_to_the_eavesdropper_do_not_count() -> None:
+    one = link(channel=PASS, initial=100 * 256)
+    one.eavesdrop(0.0, "intercept-resend")
+    for _ in range(60):
+        one.take(256)
+    assert words(one.advance(5000.0)) == ["link.risen", "link.alarm"]
+    assert one.keys_until_alarm == 0
+    one.restore(5000.0)
+    list(one.advance(15_000.0))  # in the dark again, after a pass without her
+    one.eavesdrop(15_000.0, "intercept-resend")
+    one.take(256)
+    half = PASS.pass_length / 2
+    list(one.advance(21_000.0 - half + 1e-3))
+    one.take(256)
+    list(one.advance(22_000.0))
+    assert one.keys_until_alarm == 1
+
+
 def test_passes_follow_from_the_orbit() -> None:
     """500 km: 94.6 minutes round the Earth (Kepler); above the horizon at most 11.6 minutes of them."""
     overhead = Satellite(500.0, math.radians(90), 0.0, first=0.0, every=10_000.0)

@@ -9,6 +9,7 @@ import pytest
 from qtunnel.qkdnet.channel import Satellite
 from qtunnel.qkdnet.network import Network, NodeSpec
 from qtunnel.qkdnet.plan import Tunnel, plan
+from qtunnel.qkdnet.relay import TAG_BITS
 from tests.qkdnet.support import RATE, chain, simple, spec
 
 DAY = 86_400.0
@@ -20,8 +21,8 @@ def test_a_tunnel_that_takes_less_than_the_links_make_never_starves() -> None:
     assert found.ok
     (tunnel,) = found.tunnels
     assert tunnel.served == tunnel.asked == DAY / 10
-    assert tunnel.interval == pytest.approx(256 / RATE)
-    assert [link.used for link in found.links] == [256 * tunnel.served] * 2
+    assert tunnel.interval == pytest.approx(384 / RATE)  # with the tag of a message in which it is relayed
+    assert [link.used for link in found.links] == [384 * tunnel.served] * 2
     assert [str(path) for path in tunnel.usual] == ["a - b - c"]
 
 
@@ -42,9 +43,9 @@ def test_links_that_several_tunnels_share_say_what_interval_all_can_have() -> No
     tunnels = [Tunnel("one", "a", "b", 60.0, begin=9), Tunnel("two", "a", "c", 60.0, keys=3, begin=9)]
     found = plan(network, tunnels, 3600.0)
     by_name = {link.name: link for link in found.links}
-    assert by_name["a-b"].interval == pytest.approx(4 * 256 / RATE)
-    assert by_name["b-c"].interval == pytest.approx(3 * 256 / RATE)
-    assert [tunnel.interval for tunnel in found.tunnels] == pytest.approx([0.4, 0.4])
+    assert by_name["a-b"].interval == pytest.approx((4 * 256 + TAG_BITS) / RATE)
+    assert by_name["b-c"].interval == pytest.approx((3 * 256 + TAG_BITS) / RATE)
+    assert [tunnel.interval for tunnel in found.tunnels] == pytest.approx([0.45, 0.45])
 
 
 def test_a_satellite_feeds_a_tunnel_from_one_pass_to_the_next_or_does_not() -> None:

@@ -25,6 +25,7 @@ def network_map(**given: Any) -> dict[str, Any]:
     totals = dict.fromkeys(("made", "used", "overflowed", "discarded", "delivered", "relayed", "refused", "alarms"), 0)
     return {
         "time_s": 0.0,
+        "key_size": 10,
         "links": [link()],
         "nodes": [{"name": "middle", "learned_keys": 0, "learned_shares": 0}],
         "pairs": [{"stored_keys": 5}],

@@ -79,6 +79,7 @@ def hop(used: int, stored: int, weakest: str = "fibre") -> Facts:
     """Ten seconds of the network, in which the fibre makes 1000 bit/s by physics."""
     first = network_map(links=[link()])
     last = network_map(time_s=10.0, links=[link(bits={"made": used + stored, "used": used, "stored": stored})])
+    last["totals"]["delivered"] = used // last["key_size"]
     rates = {"fibre": 1000.0, "other": 5000.0 if weakest == "fibre" else 900.0}
     return facts(maps=[first, last], rates=rates)
 
@@ -90,6 +91,13 @@ def passes(*states: str, stored: int = 0) -> Facts:
 
 DARK = "no line of sight"
 NIGHT = ["up", DARK, DARK, DARK, "up"]
+
+
+def reservoir(*keys: int, states: tuple[str, ...] = ("up", DARK, DARK, "up", "up")) -> Facts:
+    """Its keys at each look at the network."""
+    made = passes(*states)
+    made.tunnels["office"].shared_keys = [(at, number) for (at, _), number in zip(made.maps, keys, strict=True)]
+    return made
 
 
 def carried(amount: int | None) -> Facts:
@@ -180,6 +188,19 @@ CASES: dict[str, list[tuple[dict[str, Any], Callable[[], Facts], bool]]] = {
         ({"link": "fibre", "least": 9}, lambda: passes(*NIGHT, stored=1), False),
         ({"link": "fibre", "least": 9}, lambda: passes(*NIGHT[:-1]), False),
         ({"link": "fibre", "least": 9}, facts, False),
+    ],
+    "refilled": [
+        ({"link": "fibre", "least": 10}, lambda: reservoir(60, 50, 40, 45, 50), True),
+        ({"link": "fibre", "least": 11}, lambda: reservoir(60, 50, 40, 45, 50), False),
+        ({"link": "fibre", "least": 1}, lambda: reservoir(60, 50, 40, 35, 30), False),
+        ({"link": "fibre", "least": 15}, lambda: reservoir(60, 50, 40, 35, 50), True),  # lowest as the pass begins
+        (
+            {"link": "fibre", "least": 1},
+            lambda: reservoir(30, 40, 50, 50, 50, states=("up", "up", DARK, DARK, "up")),
+            False,
+        ),
+        ({"link": "fibre", "least": 1}, lambda: reservoir(10, 20, 30, 40, 50, states=("up",) * 5), False),
+        ({"link": "fibre", "least": 1}, lambda: passes(*NIGHT), False),
     ],
     "carried": [
         ({"least": 10}, lambda: carried(10), True),

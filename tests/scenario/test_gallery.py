@@ -68,12 +68,13 @@ def test_the_gateways_files_are_good_at_the_start_and_after_each_change(name: st
             assert other not in loaded().get(one, set())
 
 
-DEMAND = 100.0
-"""Keys a second that are taken over the attacked link: more than a dozen tunnels and their applications ask for."""
+DEMAND = 200.0
+"""Keys a second of the clock that are taken over the attacked link: more than any scenario asks for in all."""
 
 
+@pytest.mark.parametrize("share", ["50%", "100%"])
 @pytest.mark.parametrize("name", sorted(WANTED))
-def test_an_attack_on_any_link_of_a_scenario_is_alarmed_before_100_further_keys(name: str) -> None:
+def test_an_attack_on_any_link_of_a_scenario_is_alarmed_before_100_further_keys(name: str, share: str) -> None:
     topology = find(name).topology
     for link_name in topology.links:
         network = topology.core()
@@ -81,20 +82,56 @@ def test_an_attack_on_any_link_of_a_scenario_is_alarmed_before_100_further_keys(
         now = 0.0
         while now < 1800 or link.state is not LinkState.UP:  # a satellite has to come by
             now += 10
-            network.advance(now)
+            list(link.advance(now))  # alone: the others are not asked
+        network.now = now
         stored = link.reservoir.stored
         assert stored > 100 * topology.key.size or name in ("sdn", "micius", "qunet"), (
             f"{link_name} could give no 100 keys"
         )
-        perform(network, link_name, "eavesdrop", ["intercept-resend"])
+        perform(network, link_name, "eavesdrop", ["intercept-resend", share])
         while link.alarms == 0:
             assert now < 86_400, f"{link_name} never warns"
-            now += 1 / DEMAND
-            network.advance(now)
+            now += topology.time_scale / DEMAND
+            list(link.advance(now))
             if link.usable and link.reservoir.stored >= topology.key.size:
                 link.take(topology.key.size)
         assert link.keys_until_alarm is not None
         assert link.keys_until_alarm < 100, link_name
+
+
+def test_no_scenario_asks_for_more_keys_than_the_attack_is_tried_with() -> None:
+    for name in WANTED:
+        file = find(name).file
+        asked = sum(one.keys / one.every for one in file.takers) + sum(
+            1 / one.rekey.interval for one in file.tunnels.values()
+        )
+        assert asked < DEMAND, name
+
+
+def test_every_relay_of_darpa_is_lost_in_turn_and_keys_take_another_way() -> None:
+    scenario = find("darpa")
+    topology = scenario.topology
+    relays = {name for name, node in topology.nodes.items() if not node.saes}
+    assert len(relays) == 8
+    done = [one.network for one in scenario.file.timeline]
+    assert sorted(filter(None, done)) == sorted(f"{name} {what}" for name in relays for what in ("cut", "restore"))
+    lost_on_the_way = set()
+    for lost in relays:
+        network = topology.core()
+        network.advance(60.0)
+        spared = {link for link, one in topology.links.items() if lost in one.between}
+        for name, link in network.links.items():  # so that the way goes over it, where any can
+            if name not in spared:
+                link.take(link.reservoir.stored * 9 // 10)
+        if any(lost in path.nodes for path in network.paths("anna", "boris", 256)):
+            lost_on_the_way.add(lost)
+        perform(network, lost, "cut", [])
+        for second in range(120):
+            network.advance(60.0 + second)
+            (way,) = network.paths("anna", "boris", 256)
+            assert lost not in way.nodes
+            network.spend([way], 256)
+    assert lost_on_the_way == relays
 
 
 BAD = {

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 from qtunnel.cli.main import main
-
-KME = [sys.executable, "-m", "qtunnel", "kme"]
+from tests.support.kme_process import kme_process
 
 
 class Typed(Protocol):
@@ -37,28 +34,9 @@ def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     return call
 
 
-@contextlib.contextmanager
-def network(topology: Path, socket: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [*KME, "run", str(topology), "--socket", str(socket)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        for line in process.stderr:
-            if "network.ready" in line:
-                break
-        else:
-            pytest.fail("the network ended before it was ready")
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        process.stderr.close()
-
-
 def test_a_network_runs_is_ruled_and_shown_and_ends(metro: Path, tmp_path: Path, typed: Typed) -> None:
     socket, picture = tmp_path / "network.sock", tmp_path / "map.svg"
-    with network(metro, socket) as process:
+    with kme_process("network.ready", "run", metro, "--socket", socket) as process:
         assert socket.stat().st_mode & 0o777 == 0o600
         code, out, _ = typed("ctl", "--socket", socket, "alice-hub", "distance", "80", "km")
         assert (code, out) == (0, "alice-hub: link.distance: 80 km\n")
@@ -119,8 +97,8 @@ def test_a_plan_says_who_starves_and_is_drawn(metro: Path, tmp_path: Path, typed
     near, far = told["tunnels"]
     assert not told["ok"]
     assert (near["starves"], far["starves"]) == (False, True)
-    # three links of 100 kbit, and nothing comes after it at 200 km: 2 ways of 390 keys, 2 minutes each
-    assert far["starved"][0][0] == pytest.approx(2 * 390 * 120, rel=0.01)
+    # three links of 100 kbit, and nothing comes after it at 200 km: 2 ways of 260 keys and tags, 2 minutes each
+    assert far["starved"][0][0] == pytest.approx(2 * 260 * 120, rel=0.01)
     assert far["shortest_interval_s"] is None
     assert near["rekeys"] == near["rekeys_wanted"] == 3 * 720 + 1
     assert ElementTree.parse(picture).getroot().tag.endswith("svg")

@@ -75,6 +75,16 @@ def test_keys_are_relayed_and_the_network_is_ruled_while_it_runs(metro: Path) ->
                 assert node(service, "spare")["learned_keys"] == 1
                 service.command("hub", "restore")
 
+                # so does somebody who forges what goes over a link, who is told
+                service.command("alice-hub", "messages", "forge")
+                ref, key = await alice.get_key(32)
+                assert await bob.get_key_by_id(ref) == key
+                assert node(service, "spare")["learned_keys"] == 2
+                assert {"relay.refused", "relay.failed"} <= {one.what for one in service.happenings}
+                (link,) = [one for one in service.map()["links"] if one["name"] == "alice-hub"]
+                assert link["messages"]["refused"] == 3
+                service.command("alice-hub", "restore")
+
                 # an eavesdropper on one way: the other one; on both: an alarm, and quarantine
                 service.command("alice-hub", "eavesdrop", "intercept-resend")
                 await until(lambda: told(service, "alice-hub"))

@@ -1,0 +1,118 @@
+"""Tells an MQTT broker of the links of a network that runs: a retained report of each, and what happens.
+
+The network is the device of the driver ``mqtt``'s topics, its links are the peers; it gives no keys there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import aiomqtt
+
+from qtunnel.events import Event, Subscription
+from qtunnel.fleet.broker import Broker, connected, kept
+from qtunnel.simulator.alarms import LASTING, Json, happening, payload, presence, report
+from qtunnel.simulator.model import AlarmsSection
+from qtunnel.telemetry.log import get as get_log
+
+if TYPE_CHECKING:
+    from qtunnel.simulator.service import Service
+
+log = get_log("network")
+
+LAST_WORD = 1.0
+"""Seconds for the word that we leave; without it the broker says so itself, a little later."""
+
+
+class Announcer:
+    """Reports of one network. Raises ``ConfigError`` or ``FilePermissionError`` for files that are not fit."""
+
+    def __init__(self, service: Service, section: AlarmsSection) -> None:
+        self._service, self._interval = service, section.interval
+        self._base = f"{section.prefix}/{service.topology.network}"
+        self._broker = Broker.at(
+            section.broker, section.ca, section.certificate, section.private_key, section.username,
+            section.password_file,
+        )  # fmt: skip
+        self._broker.context()  # so that a start says what is wrong with these files
+        self._sent: dict[str, Json] = {}
+        self._up: bool | None = None
+
+    async def follow(self) -> None:
+        """Until cancelled, which says that the network is not there any more."""
+        await kept(self._attend, self._failed)
+
+    def _failed(self, why: str) -> None:
+        if self._up is not False:
+            self._up = False
+            log.warning("mqtt.down", reason=why)
+
+    async def _attend(self) -> None:
+        status, gone = f"{self._base}/status", payload(presence(online=False))
+        will = aiomqtt.Will(status, gone, qos=1, retain=True)
+        with self._service.news.subscribe() as news:
+            client_id = f"qtunnel-network-{self._service.topology.network}"
+            async with connected(self._broker, client_id, will) as client:
+                self._sent.clear()
+                try:
+                    await self._report(client, news)
+                finally:
+                    # Said here, as a polite end does not make the broker tell the will. A lost connection does.
+                    with contextlib.suppress(aiomqtt.MqttError, OSError, TimeoutError):
+                        async with asyncio.timeout(LAST_WORD):
+                            await client.publish(status, gone, qos=1, retain=True)
+
+    async def _report(self, client: aiomqtt.Client, news: Subscription) -> None:
+        due = 0.0
+        waiting: asyncio.Future[Event] | None = None
+        lost: asyncio.Future[Any] = client._disconnected
+        try:
+            while True:
+                now = time.monotonic()
+                await self._send(client, everything=now >= due)
+                if now >= due:
+                    due = now + self._interval
+                if not self._up:
+                    self._up = True
+                    log.info("mqtt.up", broker=self._broker.name, topics=f"{self._base}/#")
+                waiting = waiting or asyncio.ensure_future(anext(news))
+                left = max(0.0, due - time.monotonic())
+                await asyncio.wait({waiting, lost}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if lost.done():
+                    raise aiomqtt.MqttError("the connection was lost")
+                if waiting.done():
+                    event, waiting = waiting.result(), None
+                    await client.publish(f"{self._base}/event", payload(happening(event)), qos=1)
+        except StopAsyncIteration:
+            return
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+
+    async def _send(self, client: aiomqtt.Client, *, everything: bool) -> None:
+        """Reports, those that changed or all; the network's own word last, when all of them are there."""
+        self._service.advance()
+        links = self._service.core.links
+        size = self._service.topology.key.size
+        told = {f"{self._base}/link/{name}": report(link, size) for name, link in links.items()}
+        told[f"{self._base}/status"] = presence(online=True)
+        for topic, one in told.items():
+            lasting = {name: one[name] for name in (*LASTING, "online") if name in one}
+            if everything or self._sent.get(topic) != lasting:
+                await client.publish(topic, payload(one), qos=1, retain=True)
+                self._sent[topic] = lasting
+
+
+@contextlib.asynccontextmanager
+async def announced(service: Service, section: AlarmsSection) -> AsyncIterator[None]:
+    """The broker is told within the context; raises ``ConfigError`` or ``FilePermissionError``."""
+    task = asyncio.create_task(Announcer(service, section).follow())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
