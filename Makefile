@@ -12,7 +12,7 @@ KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs man demo scenarios test test-faults test-kernel deb test-systemd test-netns sim soak mutants rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean formal
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel deb test-systemd test-netns sim soak mutants rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean formal lock audit-deps sbom wheel test-minimum test-pythons timing man fuzz
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -70,6 +70,37 @@ test-faults: dev test-tools
 test-kernel: dev kernel-tools
 	scripts/test-kernel $(BIN)/python $(TOOLS)/kernel $(ARGS)
 
+# the tests without root on the oldest versions that pyproject.toml allows, and on each Python from 3.11 on that can be had
+# here; a quarter of an hour each. ARGS="tests/handshake tests/keys -n 2" are some of them; PYTHONS="3.13" is one of those
+SUPPLY := $(TOOLS)/supply
+test-minimum: dev test-tools
+	@scripts/need-supply $(PYTHON) $(SUPPLY) $(OUT)
+	scripts/test-minimum $(SUPPLY)/bin/uv $(PYTHON) $(TOOLS)/minimum $(ARGS)
+
+test-pythons: dev test-tools
+	@scripts/need-supply $(PYTHON) $(SUPPLY) $(OUT)
+	scripts/test-pythons $(SUPPLY)/bin/uv $(TOOLS) $(ARGS)
+
+# requirements.lock and requirements-build.lock anew; ARGS=--upgrade takes the newest versions of everything
+lock:
+	@scripts/need-supply $(PYTHON) $(SUPPLY) $(OUT)
+	scripts/make-lock $(SUPPLY)/bin/uv $(ARGS)
+
+# known vulnerabilities of what the locks name; exit code 3 where nobody could be asked
+audit-deps:
+	@scripts/need-supply $(PYTHON) $(SUPPLY) $(OUT)
+	scripts/audit-deps $(SUPPLY)/bin/pip-audit requirements.lock requirements-build.lock
+
+# a wheel, in $(DEB), the same bytes wherever it is made; and a bill of materials of it and of what it needs
+wheel:
+	@scripts/make-wheel $(PYTHON) $(DEB) $(TOOLS)/wheel
+
+sbom:
+	@scripts/need-supply $(PYTHON) $(SUPPLY) $(OUT)
+	@set -e; wheel=$$(scripts/make-wheel $(PYTHON) $(DEB) $(TOOLS)/wheel); \
+	scripts/make-sbom $(PYTHON) $(SUPPLY)/bin/cyclonedx-py "$$wheel" "$${wheel%-py3-none-any.whl}.cdx.json" $(OUT); \
+	echo "$${wheel%-py3-none-any.whl}.cdx.json"
+
 # a Debian package in $(DEB), for Debian's own Python on this machine; as root, or with fakeroot
 DEB := dist
 deb:
@@ -108,6 +139,14 @@ soak: dev
 	QTUNNEL_SOAK_RUNS=$(SOAK_RUNS) QTUNNEL_SOAK_SEED=$(SOAK_SEED) \
 		$(BIN)/pytest tests/rekey/model/test_model.py --timeout=3600 $(ARGS)
 
+# all targets of tests/fuzz under atheris, SECONDS each, side by side: at 60 half an hour on two cores. ARGS="uapi audit.log"
+# are some of them; corpora, findings and runs.jsonl go to FUZZ_DIR
+SECONDS  ?= 60
+FUZZ_DIR ?= .fuzz
+fuzz: dev
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet -e '.[fuzz]' $(OUT)
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --directory $(FUZZ_DIR) $(ARGS)
+
 # cores broken on purpose, each of which the model has to find; ARGS="3 7" are some of them
 mutants: dev
 	@$(BIN)/python -m tests.rekey.model.mutants $(ARGS)
@@ -126,6 +165,10 @@ outage: dev test-tools
 # pictures of the page for docs/operations.md, as Chromium draws it, of a gateway that is made up
 page-pictures: dev test-tools
 	@$(BIN)/python -m tests.page.sample docs
+
+# how long a gateway works on first messages that prove nothing, by what is wrong with them (docs/threat-model.md)
+timing: dev
+	@$(BIN)/python -m tests.rekey.outside $(ARGS)
 
 lint: dev
 	$(BIN)/ruff check .

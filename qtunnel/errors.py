@@ -17,6 +17,12 @@ EXIT_NO_KME = 3
 EXIT_NO_BROKER = 3
 
 
+def printable(text: str) -> str:
+    """Words of somebody else's, fit for an error: what a terminal would obey, or cannot show, becomes a question mark.
+    Line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 class QtunnelError(Exception):
     """Base of all of them."""
 
@@ -234,3 +240,7 @@ class KeySourceProtocolError(KeySourceError):
     """An answer that is not of the standard: HTML, no JSON, a key of another size, another key_ID."""
 
     retryable = False
+
+
+class KeySourceStatusError(KeySourceProtocolError):
+    """A status whose QBER or alarm cannot be read: whether its keys may be used, nobody can tell, so they are not."""

@@ -22,7 +22,7 @@ from qtunnel.crypto.kdf import Label, derive, frame, sha512
 from qtunnel.crypto.kem import KEMS, Kem, KemKeyError, KemKeyPair
 from qtunnel.crypto.kem_set import find_kem
 from qtunnel.crypto.signature import SEED_SIZE, SigningKey
-from qtunnel.errors import ConfigError, IdentityFileError, KemUnavailableError
+from qtunnel.errors import ConfigError, IdentityFileError, KemUnavailableError, printable
 from qtunnel.files import read_secret_file, write_new_file
 from qtunnel.kem_files import kem_file, load_kem_key, save_kem_key
 from qtunnel.secret import RandomBytes, Secret
@@ -37,6 +37,8 @@ FINGERPRINT_BYTES = 20
 """160 bits: out of reach of a second preimage, and 32 letters are still read aloud in half a minute."""
 MAX_PUBLIC_FILE = 4 << 20
 """Bytes: room for two of Classic McEliece's largest keys, 1.8 MB each in base64."""
+MAX_CLAIM = 80
+"""Characters of what a public file says its fingerprint is that an error repeats; one has 39."""
 KEM_LINE = b"kem: "
 """Begins a line of an identity file: the identity has a key of that KEM, besides those that all have."""
 
@@ -100,7 +102,7 @@ class PublicIdentity:
         for number, line in enumerate(lines[1:], 2):
             stripped = line.strip()
             if stripped.startswith(FINGERPRINT_COMMENT):
-                claimed = stripped.removeprefix(FINGERPRINT_COMMENT).strip()
+                claimed = printable(stripped.removeprefix(FINGERPRINT_COMMENT).strip())[:MAX_CLAIM]
             if not stripped or stripped.startswith("#"):
                 continue
             name, colon, encoded = stripped.partition(":")

@@ -38,12 +38,13 @@ MAX_MARKS = 32
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What one end tells the other in a message: its store, keys that it has fetched ahead, and marks of the other's
-    announced keys that it holds."""
+    """What one end tells the other in a message: its store, keys that it has fetched ahead, marks of the other's
+    announced keys that it holds, and marks of keys of either that it has wiped, as their source raised an alarm."""
 
     store: bytes = bytes(STORE_SIZE)
     announced: tuple[KeyRef, ...] = ()
     held: tuple[bytes, ...] = ()
+    withdrawn: tuple[bytes, ...] = ()
 
 
 NOTHING = Inventory()
@@ -90,6 +91,8 @@ class Policy:
 
 RESERVOIR = 1 << 2
 """Capability bit of offers and answers: this end keeps keys agreed ahead."""
+WITHDRAWALS = 1 << 3
+"""Capability bit of offers and answers: this end reads which keys agreed ahead the other has withdrawn."""
 
 RECORD_SUITES = {"aes-256-gcm": 1 << 1, "chacha20-poly1305": 1 << 0}
 """AEADs of the engine's record mode and their capability bits in offers and answers, the preferred one first."""

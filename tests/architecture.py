@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qtunnel.keys.health import SOURCE_TABLE, SourceState
+from qtunnel.keys.trust import TRUST_TABLE, TrustState
 from qtunnel.qkdnet.link import LINK_TABLE, LinkState
 from qtunnel.rekey.inbound import IN_TABLE, InState
 from qtunnel.rekey.outbound import OUT_TABLE, OutState
@@ -96,7 +97,7 @@ ROOMS = {
                    {"drivers": ("key_sources.py",), "handshake": ("checks.py", "kems.py"),
                     "keys": ("key_sources.py", "rekey.py")}),
     "drivers": Room("key sources, and how they are found by name", ("aside", "config", "keys", "process", "tls"),
-                    {"aside": ("etsi004_index.py", "file.py"),
+                    {"aside": ("certificates.py", "etsi004_index.py", "file.py"),
                      "config": ("etsi004_options.py", "etsi014_options.py", "file.py", "mqtt_options.py", "program.py",
                                 "skip_options.py"),
                      "process": ("program_run.py",),
@@ -106,7 +107,7 @@ ROOMS = {
     "simulator": Room("a QKD network in a box: topologies, physics, its KMEs, control, maps, plans",
                       ("config", "control", "events", "fleet", "kme", "qkdnet", "telemetry", "tls"),
                       {"config": ("commands.py", "model.py", "plan_file.py", "topology_file.py", "units.py"),
-                       "control": ("control.py",),
+                       "control": ("client.py", "control.py"),
                        "events": ("alarm_stream.py", "alarms.py", "announce.py", "service.py"),
                        "fleet": ("announce.py",), "telemetry": ("announce.py", "etsi004_server.py", "service.py"),
                        "tls": ("alarm_stream.py", "etsi004_server.py", "service.py")}),
@@ -167,7 +168,7 @@ CIRCLE = {("config", "drivers"), ("drivers", "config")}
 PURE_MODULES = {
     "__future__", "abc", "base64", "binascii", "bisect", "collections", "contextlib", "dataclasses", "enum", "errno",
     "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "logging", "math", "re", "struct",
-    "typing",
+    "typing", "weakref",
     "cryptography", "nacl", "numpy",
 }  # fmt: skip
 """All that a sans-IO room may import from outside: neither clock nor file nor socket is among them."""
@@ -183,6 +184,7 @@ STATE_TABLES = {
     "IN_TABLE": mermaid(IN_TABLE, InState.IDLE),
     "GUARD_TABLE": mermaid(GUARD_TABLE, GuardState.STARTING),
     "SOURCE_TABLE": mermaid(SOURCE_TABLE, SourceState.UNASKED),
+    "TRUST_TABLE": mermaid(TRUST_TABLE, TrustState.UNSEEN),
     "RECORD_TABLE": mermaid(RECORD_TABLE, RecordState.OFF),
     "LINK_TABLE": mermaid(LINK_TABLE, LinkState.UP),
 }

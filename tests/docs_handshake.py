@@ -29,7 +29,7 @@ from tests.docs_tables import Document, Table
 
 Ref = tuple[str, str, int]
 """source, key_ID, size."""
-Inventory = tuple[bytes, Sequence[Ref], Sequence[bytes]]
+Inventory = tuple[bytes, Sequence[Ref], Sequence[bytes], Sequence[bytes]]
 """store, announced, marks."""
 
 DOCUMENT = Document(Path(__file__).parent.parent / "docs" / "protocol.md")
@@ -220,8 +220,10 @@ def encode_answer(values: dict[str, int | bytes], accepted: Sequence[int], detai
 
 def encode_inventory(inventory: Inventory) -> bytes:
     """4.8."""
-    store, announced, marks = inventory
-    return store + bytes([len(announced)]) + _refs(announced) + bytes([len(marks)]) + b"".join(marks)
+    store, announced, marks, withdrawn = inventory
+    held = bytes([len(marks) + (128 if withdrawn else 0)]) + b"".join(marks)
+    more = bytes([len(withdrawn)]) + b"".join(withdrawn) if withdrawn else b""
+    return store + bytes([len(announced)]) + _refs(announced) + held + more
 
 
 def mark(ref: Ref) -> bytes:

@@ -118,7 +118,7 @@ class Reading:
     def _inventory(self, name: str) -> docs.Inventory:
         its = self.vector[name]
         announced = [(ref["source"], ref["key_id"], ref["size"]) for ref in its["announced"]]
-        return bytes.fromhex(its["store"]), announced, [bytes.fromhex(mark) for mark in its["held"]]
+        return bytes.fromhex(its["store"]), announced, [bytes.fromhex(mark) for mark in its["held"]], []
 
     @property
     def answer(self) -> bytes:
@@ -299,7 +299,8 @@ def test_header_and_receiving() -> None:
 MOST = Inventory(
     b"\xff" * 8,
     tuple(KeyRef("s" * 10, f"{index:02}" * 30 + "x", 32) for index in range(16)),
-    tuple(bytes([index]) * 8 for index in range(32)),
+    tuple(bytes([index]) * 8 for index in range(30)),
+    tuple(bytes([index]) * 8 for index in range(29, 31)),
 )
 """1,200 bytes of announced keys."""
 
@@ -319,7 +320,7 @@ ANSWERS = [
 
 
 def _inventory(its: Inventory) -> docs.Inventory:
-    return its.store, [(ref.source, ref.key_id, ref.size) for ref in its.announced], its.held
+    return its.store, [(ref.source, ref.key_id, ref.size) for ref in its.announced], its.held, its.withdrawn
 
 
 def test_marks() -> None:

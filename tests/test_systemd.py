@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -151,3 +152,37 @@ def test_what_the_engines_unit_promises() -> None:
 def test_no_key_reaches_a_disk(unit: Path) -> None:
     its = settings(unit)
     assert (its["LimitCORE"], its["MemorySwapMax"], its["LimitMEMLOCK"]) == ("0", "0", "infinity")
+
+
+@pytest.mark.root
+def test_the_services_user_takes_no_socket_of_anothers_away(tmp_path: Path) -> None:
+    """In the directory that it shares with every WireGuard of the host: in its place it could put one of its own."""
+    (mode,) = re.findall(r"^d /run/wireguard (\d+) root qtunnel -$", (UNITS / "qtunnel.tmpfiles").read_text(), re.M)
+    user, place = 65534, tmp_path / "wireguard"
+    place.mkdir()
+    os.chown(place, 0, user)
+    place.chmod(int(mode, 8))
+    (place / "wg0.sock").touch()
+    script = """
+import os, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534); os.fchdir(int(sys.argv[1]))
+open("qt0.sock", "x").close()
+os.unlink("qt0.sock")
+open("qt0.sock", "x").close()
+for take in (os.unlink, lambda taken: os.rename(taken, "x"), lambda taken: os.rename("qt0.sock", taken)):
+    try:
+        take("wg0.sock")
+    except PermissionError:
+        continue
+    sys.exit("a socket of root's was taken away")
+"""
+    opened = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", script, str(opened)],
+            capture_output=True, text=True, check=False, timeout=60, pass_fds=(opened,),
+        )  # fmt: skip
+    finally:
+        os.close(opened)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (place / "wg0.sock").exists()

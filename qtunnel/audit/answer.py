@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from qtunnel.audit.record import Record
 from qtunnel.audit.verify import Line, Place
+from qtunnel.errors import printable
 
 State = Literal["known", "stopped", "engine-down", "removed", "unknown"]
 
@@ -93,10 +94,11 @@ def _next(now: Answer, record: Record, place: Place) -> Answer:
     if record.kind == "engine.restarted" and now.state == "engine-down":
         return replace(fresh, state="known", protection="starting")
     if record.kind == "log.gap":
-        words = f"{fields.get('number')} records are missing before {record.time}: there was no room for them"
+        words = f"{_number(fields.get('number'))} records are missing before {record.time}: there was no room for them"
         return replace(now, state="unknown", protection=None, since=record.time, places=(place,), remarks=(words,))
     if record.kind == "log.missing":
-        words = f"records {fields.get('from')} to {fields.get('to')} were removed from the log before {record.time}"
+        first, last = _number(fields.get("from")), _number(fields.get("to"))
+        words = f"records {first} to {last} were removed from the log before {record.time}"
         return replace(now, state="unknown", protection=None, since=record.time, places=(place,), remarks=(words,))
     return _of_peer(now, record, place, fresh) if record.peer == now.peer else now
 
@@ -125,12 +127,12 @@ def _of_peer(now: Answer, record: Record, place: Place, fresh: Answer) -> Answer
         case "peer.blocked":
             if now.protection == "blocked" and now.state == "known":
                 return now
-            return replace(fresh, state="known", protection="blocked", remarks=(str(fields.get("detail", "")),))
+            return replace(fresh, state="known", protection="blocked", remarks=(_text(fields.get("detail")) or "",))
     return now
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    return printable(value) if isinstance(value, str) else None
 
 
 def _number(value: Any) -> int | None:
@@ -138,4 +140,4 @@ def _number(value: Any) -> int | None:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(str(part) for part in value) if isinstance(value, list) else ()
+    return tuple(printable(part) for part in value if isinstance(part, str)) if isinstance(value, list) else ()

@@ -27,6 +27,8 @@ OWN_KINDS = frozenset({OPENED, TORN, MISSING, GAP, ALIVE, HEAD_KIND})
 HEAD_AFTER = 256
 """Records after which a head is signed into the log: a signature has as many bytes as some ten records, so they cost
 4 % of the log, and a change without any key is narrowed down to that many lines."""
+UNCOUNTED = frozenset({OPENED, TORN, MISSING})
+"""Records that may stand between two heads besides: of a start, and of crashes while it was under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,14 @@ class End:
 class Found:
     """What a file holds that is gone on with. first: number of its first record, 0 where it has none. end: of its last
     one. key_name: of the key that its beginning names, empty where it has none. torn: what stands behind its last
-    line's end, and is no record. unfinished: its last line is a whole record without its end."""
+    line's end, and is no record. unfinished: its last line is a whole record without its end. signed: it is a head."""
 
     first: int = 0
     end: End = End()
     key_name: str = ""
     torn: bytes = b""
     unfinished: bool = False
+    signed: bool = False
 
 
 def examine(start: bytes, tail: bytes) -> Found:
@@ -66,11 +69,11 @@ def examine(start: bytes, tail: bytes) -> Found:
     lines = tail.split(b"\n")
     rest = lines.pop()
     if rest and (last := next(_records([rest]), None)) is not None:
-        return Found(first, End(last.seq, last.hash), name, unfinished=True)
+        return Found(first, End(last.seq, last.hash), name, unfinished=True, signed=last.kind == HEAD_KIND)
     last = next(_records(reversed(lines)), None)
     if last is None:
         raise RecordError("has no record at its end: it was changed")
-    return Found(first, End(last.seq, last.hash), name, rest)
+    return Found(first, End(last.seq, last.hash), name, rest, signed=last.kind == HEAD_KIND)
 
 
 def _records(lines: Iterable[bytes]) -> Iterator[Record]:
@@ -94,6 +97,10 @@ class Chain:
     @property
     def head_due(self) -> bool:
         return self.end.seq - self._signed >= HEAD_AFTER
+
+    def owe_head(self) -> None:
+        """How many records at the end have no signature is not known: one is due."""
+        self._signed = self.end.seq - HEAD_AFTER
 
     @property
     def unsigned(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qtunnel.audit.record import HASH_SIZE, Record, is_time
+from qtunnel.audit.record import HASH_SIZE, MAX_SEQ, Record, is_time
 from qtunnel.crypto.kdf import Label, frame, sha512
 from qtunnel.crypto.signature import PUBLIC_KEY_SIZE, SIGNATURE_SIZE, is_signature
 from qtunnel.errors import AuditError
@@ -66,16 +66,16 @@ class SignedHead:
         try:
             document = json.loads(data)
             if document["version"] != 1:
-                raise AuditError(f"{where}: a head of version {document['version']}; this qtunnel reads version 1")
+                raise AuditError(f"{where}: a head of another version; this qtunnel reads version 1")
             head = cls(
                 str(document["node"]), int(document["seq"]), str(document["time"]), bytes.fromhex(document["hash"]),
                 _bytes(document["key"], PUBLIC_KEY_SIZE), _bytes(document["signature"], SIGNATURE_SIZE),
             )  # fmt: skip
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise AuditError(
                 f"{where}: not the head of an audit log, or changed; one is made by: qtunnel audit head"
             ) from None
-        if head.seq < 1 or not is_time(head.time) or len(head.digest) != HASH_SIZE:
+        if not 1 <= head.seq < MAX_SEQ or not is_time(head.time) or len(head.digest) != HASH_SIZE:
             raise AuditError(f"{where}: not the head of an audit log, or changed")
         return head
 

@@ -20,12 +20,12 @@ OPERATORS = frozenset({
 })  # fmt: skip
 """What people did to it, and what came of that."""
 ALARMS = frozenset({
-    "source.up", "source.down", "source.quarantined", "engine.died", "engine.failed", "engine.restarted",
-    "engine.adopted", "engine.replaced", "engine.stopped", "interface.altered", "interface.warning", "peer.defect",
-    "state.damaged", "state.unwritable", "audit.failing", "audit.resumed", "reservoir.low", "reservoir.kept",
-    "reservoir.refused", "secrets.changed",
+    "source.up", "source.down", "source.quarantined", "source.unreadable", "source.unwatched", "source.watched",
+    "engine.died", "engine.failed", "engine.restarted", "engine.adopted", "engine.replaced", "engine.stopped",
+    "interface.altered", "interface.warning", "peer.defect", "state.damaged", "state.unwritable", "audit.failing",
+    "audit.resumed", "reservoir.low", "reservoir.kept", "reservoir.refused", "secrets.changed",
 })  # fmt: skip
-LOSSES = frozenset({"source.keys-lost", "reservoir.lost", "key.expired"})
+LOSSES = frozenset({"source.keys-lost", "reservoir.lost", "key.expired", "key.distrusted"})
 """Keys that no epoch will have."""
 RECORDED = EPOCHS | POLICY | OPERATORS | ALARMS | LOSSES
 

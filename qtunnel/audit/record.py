@@ -21,6 +21,9 @@ MAX_LINE = 64 * 1024
 """Bytes of a line. The longest record is the one that begins a file, with 3 kB of public key; a reload that names
 twenty changes has as much."""
 
+MAX_SEQ = 2**63
+"""Numbers of records are less."""
+
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _KIND = re.compile(r"[a-z][a-z-]*\.[a-z-]+", re.ASCII)
 _TAIL = re.compile(rb',"hash":"([0-9a-f]{64})"\}', re.ASCII)
@@ -104,7 +107,7 @@ def _wrong(document: Any) -> str:
     if list(document) != wanted:
         return "has other keys than a record"
     seq, time, kind, prev = (document[key] for key in ("seq", "time", "kind", "prev"))
-    if not isinstance(seq, int) or isinstance(seq, bool) or not 1 <= seq < 2**63:
+    if not isinstance(seq, int) or isinstance(seq, bool) or not 1 <= seq < MAX_SEQ:
         return "has no number that a record can have"
     if not isinstance(time, str) or not is_time(time):
         return "has no time of the form 2026-01-31T14:05:00.123Z"

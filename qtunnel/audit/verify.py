@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from qtunnel.audit.chain import OPENED, TORN, explains
+from qtunnel.audit.chain import HEAD_AFTER, OPENED, TORN, UNCOUNTED, explains
 from qtunnel.audit.head import HEAD_KIND, SignedHead, field_bytes, key_name, signs
 from qtunnel.audit.record import GENESIS, HashMismatchError, Record, RecordError, parse
 from qtunnel.crypto.signature import PUBLIC_KEY_SIZE
@@ -164,6 +164,7 @@ def _walk(reads: list[_Read], report: Report) -> None:
         report.findings += [Finding("changed", read.place, read.problem) for read in reads if not read.explained]
         return
     hashes = {record.seq: record.hash for record in records}
+    present = sorted(hashes)
     report.records, report.first, report.last = len(records), min(hashes), max(hashes)
     in_order = _longest_rise([record.seq for record in records])
     seen: set[int] = set()
@@ -183,11 +184,9 @@ def _walk(reads: list[_Read], report: Report) -> None:
             report.findings.append(Finding("moved", read.place, f"record {record.seq} stands here {once}"))
         else:
             # The first line tells nothing of what stood before it, unless one that was changed stands there.
-            gone = _missing(expected, record.seq, hashes) if expected else []
+            gone = _missing(expected, record.seq, present) if expected else ""
             if gone:
-                report.findings.append(
-                    Finding("removed", read.place, f"{_numbers(gone)} stood before this line, {before}")
-                )
+                report.findings.append(Finding("removed", read.place, f"{gone} stood before this line, {before}"))
             expected, before = record.seq + 1, f"behind {read.place}"
         follows = hashes.get(record.seq - 1, GENESIS if record.seq == 1 else record.prev)
         if record.prev != follows:
@@ -196,12 +195,20 @@ def _walk(reads: list[_Read], report: Report) -> None:
         seen.add(record.seq)
 
 
-MANY = 10**6
-"""Numbers that are looked at one by one between two lines: a hole may be as large as a forger likes."""
-
-
-def _missing(first: int, until: int, present: Collection[int]) -> list[int]:
-    return [number for number in range(first, min(until, first + MANY)) if number not in present]
+def _missing(first: int, until: int, present: Sequence[int]) -> str:
+    """In words, the numbers from ``first`` to ``until`` - 1 that are not among those present, which are sorted; empty
+    where all are. A hole may be as large as a forger likes, and there may be many: it takes no time for each number."""
+    low, high = bisect_left(present, first), bisect_left(present, max(first, until))
+    number = max(0, until - first) - (high - low)
+    if not number:
+        return ""
+    while low < high and present[low] == first:
+        first, low = first + 1, low + 1
+    while low < high and present[high - 1] == until - 1:
+        until, high = until - 1, high - 1
+    if number == 1:
+        return f"record {first}"
+    return f"records {first} to {until - 1}" + ("" if low == high else f" ({number} of them)")
 
 
 def _longest_rise(numbers: list[int]) -> set[int]:
@@ -225,13 +232,6 @@ def _longest_rise(numbers: list[int]) -> set[int]:
     return chosen
 
 
-def _numbers(numbers: list[int]) -> str:
-    if len(numbers) == 1:
-        return f"record {numbers[0]}"
-    whole = numbers[-1] - numbers[0] + 1 == len(numbers)
-    return f"records {numbers[0]} to {numbers[-1]}" + ("" if whole else f" ({len(numbers)} of them)")
-
-
 def _beginnings(reads: list[_Read], report: Report) -> None:
     """Each file begins with the record that names its key, but for what crashes left of that."""
     begun = {"": True}
@@ -247,14 +247,19 @@ def _beginnings(reads: list[_Read], report: Report) -> None:
 
 
 def _signatures(reads: list[_Read], report: Report, keys: set[str]) -> None:
-    """Heads in the log, by the key that the file's first record names."""
+    """Heads in the log, by the key that the file's first record names; and that there are as many as the daemon makes:
+    who has no key can leave them out, but not make any."""
     public: bytes | None = None
-    covered = 0
+    covered = bare = 0
     told: set[str] = set()
     for read in reads:
         record = read.record
         if record is None:
             continue
+        bare += record.kind not in UNCOUNTED
+        if bare == HEAD_AFTER + 2:  # the head itself is one, and may be the first that is one too many
+            words = f"a signature stood before this line: there is one after {HEAD_AFTER} records at the latest"
+            report.findings.append(Finding("removed", read.place, words))
         if record.kind == OPENED:
             public = field_bytes(record.fields, "key", PUBLIC_KEY_SIZE)
             name = "" if public is None else key_name(public)
@@ -262,13 +267,14 @@ def _signatures(reads: list[_Read], report: Report, keys: set[str]) -> None:
                 report.findings.append(Finding("changed", read.place, "the beginning of a file names no public key"))
             elif name not in report.keys:
                 report.keys.append(name)
+                bare = 0
             if public is not None and keys and name not in keys and name not in told:
                 told.add(name)
                 report.findings.append(Finding("key", read.place, f"from here on signed by the key {name}, which is "
                                                "none of those that are to be trusted"))  # fmt: skip
         elif record.kind == HEAD_KIND and public is not None:
             if signs(record, public):
-                covered, report.heads = record.seq, report.heads + 1
+                covered, report.heads, bare = record.seq, report.heads + 1, 0
             else:
                 since = f"since record {covered}" if covered else "in what stands before"
                 report.findings.append(Finding("changed", read.place, f"the signature does not hold: something {since} "

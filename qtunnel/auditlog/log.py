@@ -116,6 +116,9 @@ class AuditLog:
             before, found = older[-1].name, replace(last.found or Found(), torn=found.torn)
         begun = file.first > 0
         chain = self._chain = Chain(options.node, self._public, self._sign, found.end)
+        another = begun and found.key_name not in ("", chain.key_name)
+        if found.first and not found.signed:  # a crash came before it
+            chain.owe_head()
         self._kept, self._file, self._rest = kept, file, b""
         if found.unfinished and begun:
             self._rest = b"\n"
@@ -129,9 +132,10 @@ class AuditLog:
             self._rest += chain.missing(now, kept)
         if not begun or not found.key_name:  # a crash may have cut the first line itself short
             self._rest += self._opening(chain, before)
-        if begun and found.key_name not in ("", chain.key_name):
+        if another:
             self._write()
-            self._rotate()
+            self._rotate(signed=False)  # this key's signatures belong into files that name it
+            chain.owe_head()
 
     def _opening(self, chain: Chain, before: str) -> bytes:
         """The first line of a file."""
@@ -139,10 +143,12 @@ class AuditLog:
         return chain.open(text_of(self._clock()), self._options.version, before, public)
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """What is to be recorded, in its order."""
+        """What is to be recorded, in its order; however much it is, no more than ``HEAD_AFTER`` without a signature."""
         assert self._chain is not None
-        lines = [self._chain.append(text_of(its.time), its.kind, its.peer, its.fields) for its in entries]
-        self._rest += b"".join(lines)
+        for its in entries:
+            if self._chain.head_due:
+                self.sign()
+            self._rest += self._chain.append(text_of(its.time), its.kind, its.peer, its.fields)
 
     def gap(self, number: int, since: float) -> None:
         """So many things could not be recorded, the first at ``since``, in Unix seconds."""
@@ -177,11 +183,12 @@ class AuditLog:
             keep_head(self._options.state / HEAD_FILE, chain.signed_end(text_of(self._clock()), chain.end))
             self._kept = chain.end
 
-    def _rotate(self) -> None:
+    def _rotate(self, *, signed: bool = True) -> None:
         file, chain, options = self._file, self._chain, self._options
         assert file is not None
         assert chain is not None
-        self.sign()
+        if signed:
+            self.sign()
         self._write()
         file.move_away()
         self._file = None

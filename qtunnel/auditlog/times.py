@@ -9,8 +9,11 @@ from qtunnel.errors import AuditError
 
 def text_of(seconds: float) -> str:
     """Unix seconds as ``2026-01-31T14:05:00.123Z``."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return _text(datetime.fromtimestamp(seconds, UTC))
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"  # strftime cuts a year's zeros off
 
 
 def seconds_of(text: str) -> float:
@@ -23,7 +26,7 @@ def asked(text: str) -> str:
     ``AuditError``. The time of a whole second or minute is its beginning."""
     try:
         moment = datetime.fromisoformat(text.strip())
-        return text_of((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+        return _text(moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC))
     except (ValueError, OverflowError, OSError):
         raise AuditError(
             f"--at {text!r} is no time; write 2026-01-31T14:05 (UTC), 2026-01-31T14:05:30.5Z or 2026-01-31T15:05+01:00"

@@ -85,15 +85,15 @@ def show(
     report = _verified(files, config, heads, keys)
     known = {line.record.peer for line in report.lines if line.record is not None} - {None}
     if peer not in known:
-        names = ", ".join(sorted(str(name) for name in known)) or "none"
+        names = _plain(", ".join(sorted(str(name) for name in known))) or "none"
         raise AuditError(f"the log has nothing of a peer {peer!r}; it has: {names}")
     found = answer(report.lines, peer, moment, seconds_of)
     if as_json:
         click.echo(json.dumps(_answer(found, report), indent=2))
     else:
-        click.echo("\n".join(_words(found)))
+        click.echo("\n".join(map(_plain, _words(found))))
     for finding in report.findings:
-        click.echo(f"not as it was written: {finding}", err=True)
+        click.echo(_plain(f"not as it was written: {finding}"), err=True)
     sys.exit(0 if report.good else EXIT_FAILURE)
 
 
@@ -151,9 +151,9 @@ def _whole_log(config: Config) -> list[LogFile]:
 
 def _tell(report: Report) -> None:
     for finding in report.findings:
-        click.echo(str(finding))
+        click.echo(_plain(str(finding)))
     for note in report.notes:
-        click.echo(f"note: {note}")
+        click.echo(_plain(f"note: {note}"))
     if not report.records:
         click.echo("no records")
     elif report.good:
@@ -162,6 +162,11 @@ def _tell(report: Report) -> None:
                    f"{report.unsigned} records are newer than the last of them")  # fmt: skip
     else:
         click.echo(f"NOT as it was written: {len(report.findings)} findings in records {report.first} to {report.last}")
+
+
+def _plain(line: str) -> str:
+    """Without what a terminal obeys: who wrote the log may not be the daemon, and would have it hide what is said."""
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def _document(report: Report) -> dict[str, Any]:

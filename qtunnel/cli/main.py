@@ -13,7 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from qtunnel import __version__
-from qtunnel.errors import EXIT_FAILURE, ConfigError, QtunnelError
+from qtunnel.errors import EXIT_FAILURE, ConfigError, QtunnelError, printable
 
 COMMANDS = {
     "identity": "qtunnel.cli.identity:identity",
@@ -138,12 +138,12 @@ def _run(command: click.Command, name: str) -> None:
 
 def tell(error: QtunnelError) -> None:
     """An error on stderr: one line; of a file with several errors each with its place, and their number."""
-    lines = str(error).splitlines()
+    lines = [printable(line) for line in str(error).splitlines()]
     if len(lines) > 1:
         file = f" in {error.file}" if isinstance(error, ConfigError) and error.file is not None else ""
         click.echo("\n".join([*lines, f"qtunnel: {len(lines)} errors{file}"]), err=True)
     else:
-        click.echo(f"qtunnel: {error}", err=True)
+        click.echo(f"qtunnel: {''.join(lines)}", err=True)
 
 
 def _drop_output() -> None:

@@ -16,7 +16,12 @@ from qtunnel.cli.selectors import daemon_options, open_client
 from qtunnel.control.messages import KeySourceStatus
 from qtunnel.errors import EXIT_FAILURE, EXIT_PROTECTED
 
-COLOURS = {"well": "green", "not asked yet": "", "failing": "red", "resting": "red", "in quarantine": "red"}
+COLOURS = {
+    "well": "green", "not asked yet": "", "failing": "red", "resting": "red", "partly in quarantine": "red",
+    "in quarantine": "red",
+}  # fmt: skip
+MOST_PEERS = 20
+"""Peers with a line of their own for each source: a hub has a thousand; ``--json`` has all."""
 
 
 @click.group(invoke_without_command=True)
@@ -44,14 +49,20 @@ def sources(
 
 @sources.command()
 @click.argument("name", shell_complete=completion.sources)
+@click.option(
+    "--peer",
+    shell_complete=completion.peers,
+    help="Towards this peer alone; else the source's own, and towards all of them.",
+)
 @daemon_options
-def clear(name: str, config: Path | None, socket_path: Path | None, node: str | None) -> None:
+def clear(name: str, peer: str | None, config: Path | None, socket_path: Path | None, node: str | None) -> None:
     """End the quarantine of the key source NAME, once you know what its alarm was.
 
-    An alarm that goes on puts it there again.
+    No key is used before its next status, and an alarm that goes on puts it there again.
     """
-    open_client(config, socket_path, node).clear_source(name)
-    click.echo(f"key source {name} is out of quarantine; its next status decides")
+    open_client(config, socket_path, node).clear_source(name, peer)
+    towards = "" if peer is None else f" towards {peer}"
+    click.echo(f"key source {name} is out of quarantine{towards}; its next status decides")
 
 
 def render(found: list[KeySourceStatus]) -> RenderableType:
@@ -68,7 +79,19 @@ def render(found: list[KeySourceStatus]) -> RenderableType:
             lasts_words(its), qber_words(its), f"{its.keys_lost:,}",
         )  # fmt: skip
     details = [Text(f"{its.description}: {_words(its)}") for its in found if not its.healthy]
+    details += [Text(line) for its in found for line in _towards(its)]
     return Group(table, *([Text(), *details] if details else []))
+
+
+def _towards(its: KeySourceStatus) -> list[str]:
+    """A line for each peer that there is something to say of."""
+    told = its.doubted
+    lines = [
+        f"{its.name} towards {one.peer}: {': '.join(part for part in (one.state, one.alarm or one.problem) if part)}"
+        for one in told[:MOST_PEERS]
+    ]
+    more = len(told) - MOST_PEERS
+    return [*lines, f"{its.name}: and {more} peers more"] if more > 0 else lines
 
 
 def _words(its: KeySourceStatus) -> str:

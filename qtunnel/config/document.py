@@ -16,7 +16,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-from qtunnel.errors import ConfigError
+from qtunnel.errors import ConfigError, printable
+
+_BREAK = "\n"
 
 Location = tuple[str | int, ...]
 """Place of a value in the tree, e.g. ``("peers", 0, "qkd", "max_age")``."""
@@ -68,8 +70,10 @@ class Finding:
     what: str
 
     def at(self, name: str) -> str:
+        """One line, whatever keys and values are quoted in it."""
         place = f"{name}:{self.line}:{self.column}" if self.line else name
-        return f"{place}: {self.where}: {self.what}" if self.where else f"{place}: {self.what}"
+        said = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{place}: {printable(said.replace(_BREAK, ' '))}"
 
 
 @dataclass(slots=True, eq=False)
@@ -260,6 +264,7 @@ def parse(text: str, name: str) -> tuple[Node, list[Finding], list[Location]]:
     Raises ``ConfigError`` where there is no tree to go on with: a syntax error, an empty file, not a mapping.
     """
     yaml = YAML(typ="safe", pure=True)
+    yaml.composer.warn_double_anchors = False  # the last one counts (YAML 1.2 section 3.2.2.2)
     try:
         root = yaml.compose(text)
         reader = _Reader(yaml)

@@ -26,7 +26,14 @@ from qtunnel.control.messages import (
     SourceCleared,
     Status,
 )
-from qtunnel.errors import ConfigError, ControlError, NoDaemonError, UnknownPeerError, UnknownSourceError
+from qtunnel.errors import (
+    ConfigError,
+    ControlError,
+    NoDaemonError,
+    UnknownPeerError,
+    UnknownSourceError,
+    printable,
+)
 
 TIMEOUT = 10.0
 """Seconds for an answer that needs no work; a gateway under full load answers within one."""
@@ -56,9 +63,10 @@ class ControlClient:
         """Have the daemon read its file again; raises ``ConfigError`` where it refuses that, and nothing changed."""
         return self._ask(Request(request="reload"), ReloadOutcome, timeout)
 
-    def clear_source(self, name: str) -> SourceCleared:
-        """End a key source's quarantine; raises ``UnknownSourceError``, ``ControlError`` where it is in none."""
-        return self._ask(Request(request="clear-source", source=name), SourceCleared, self._timeout)
+    def clear_source(self, name: str, peer: str | None = None) -> SourceCleared:
+        """End a key source's quarantine, towards one peer or all; raises ``UnknownSourceError``, ``UnknownPeerError``,
+        ``ControlError`` where it is in none."""
+        return self._ask(self._request("clear-source", peer, source=name), SourceCleared, self._timeout)
 
     def events(self, peer: str | None = None, *, history: bool = False) -> Iterator[dict[str, Any]]:
         """Events as they happen, ``{"time", "kind", "peer", "fields"}`` each; ends when the daemon does."""
@@ -104,7 +112,7 @@ class ControlClient:
     def _decode(self, line: bytes) -> dict[str, Any]:
         try:
             document = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._foreign() from None
         if not isinstance(document, dict) or document.get("version") != VERSION:
             raise self._foreign()
@@ -112,7 +120,7 @@ class ControlClient:
         if error is not None:
             if not isinstance(error, dict):
                 raise self._foreign()
-            message = str(error.get("message"))
+            message = printable(str(error.get("message")))
             match error.get("code"):
                 case "unknown-peer":
                     raise UnknownPeerError(message)

@@ -30,7 +30,12 @@ MAX_REKEY_TIMEOUT = 300.0
 RequestName = Literal["ping", "status", "rekey", "reload", "events", "clear-source"]
 Protection = Literal["qkd+pqc", "pqc-only", "blocked", "starting", "expired"]
 NodeState = Literal["starting", "up", "engine-down", "interface-altered", "stopping"]
-SourceStateName = Literal["not asked yet", "well", "failing", "resting", "in quarantine"]
+SourceStateName = Literal["not asked yet", "well", "failing", "resting", "partly in quarantine", "in quarantine"]
+TrustName = Literal[
+    "not looked at yet", "no alarm", "status not known", "status unreadable", "in quarantine", "tells none"
+]
+DOUBTED: tuple[TrustName, ...] = ("status not known", "status unreadable", "in quarantine")
+"""Of these, what a person has to know of."""
 FaultKind = Literal[
     "unreachable", "timeout", "certificate", "unauthorized", "rejected", "unavailable", "key-not-found", "protocol",
     "driver",
@@ -50,8 +55,8 @@ class Message(BaseModel):
 
 
 class Request(Message):
-    """peer: for ``status`` (``None``: all) and ``rekey``; source: for ``clear-source``; timeout_s: for ``rekey``;
-    history: for ``events``."""
+    """peer: for ``status`` and ``clear-source`` (``None``: all) and ``rekey``; source: for ``clear-source``; timeout_s:
+    for ``rekey``; history: for ``events``."""
 
     version: Literal[1] = VERSION
     request: RequestName
@@ -166,13 +171,26 @@ class PlainPeerStatus(Message):
     tx_bytes: int = 0
 
 
+class SourcePeerStatus(Message):
+    """What a key source says of its keys with one peer. stored_keys, qber (a fraction): as it told them last, ``None``
+    where it does not tell. alarm: why none of them is used. problem: why the last look brought no status."""
+
+    peer: str
+    state: TrustName
+    stored_keys: int | None = None
+    qber: float | None = None
+    alarm: str | None = None
+    problem: str | None = None
+
+
 class KeySourceStatus(Message):
     """One key source; healthy is ``None`` where it was not asked yet.
 
-    stored_keys, max_keys, qber (a fraction), key_rate (secret bits per second): as it told them last, ``None`` where it
-    does not tell. keys_used_per_day: at the rate of the last hour. days_left: until it is empty, a lower bound where it
-    tells no key_rate; ``None`` where not known, and where ``lasts``: no less is made than used. keys_taken, keys_lost:
-    since the daemon's start. faults: calls that failed, by kind, likewise. alarm: why it is in quarantine.
+    stored_keys, max_keys, key_rate (secret bits per second): as it told them last of the first peer that it told them
+    of; qber (a fraction): the worst of all peers; ``None`` where it does not tell. towards: of each peer.
+    keys_used_per_day: at the rate of the last hour. days_left: until it is empty, a lower bound where it tells no
+    key_rate; ``None`` where not known, and where ``lasts``: no less is made than used. keys_taken, keys_lost: since the
+    daemon's start. faults: calls that failed, by kind, likewise. alarm: why it is in quarantine.
     """
 
     name: str
@@ -193,6 +211,12 @@ class KeySourceStatus(Message):
     keys_lost: int = 0
     faults: dict[FaultKind, int] = {}
     alarm: str | None = None
+    towards: list[SourcePeerStatus] = []
+
+    @property
+    def doubted(self) -> list[SourcePeerStatus]:
+        """Peers with which its keys are not used, or used without a status."""
+        return [its for its in self.towards if its.state in DOUBTED]
 
 
 class Status(Message):
@@ -230,10 +254,11 @@ class RekeyOutcome(Message):
 
 
 class SourceCleared(Message):
-    """The answer to ``clear-source``: its quarantine has ended."""
+    """The answer to ``clear-source``: its quarantine has ended. peer: towards whom, ``None`` for all."""
 
     version: Literal[1] = VERSION
     source: str
+    peer: str | None = None
 
 
 class ReloadOutcome(Message):

@@ -38,6 +38,7 @@ from qtunnel.errors import (
     QtunnelError,
     UnknownPeerError,
     UnknownSourceError,
+    printable,
 )
 from qtunnel.events import Event, EventStream
 from qtunnel.telemetry import log
@@ -57,6 +58,9 @@ PROBE_BOUND = 2.0
 MAX_PATH = 107
 """Bytes of a UNIX socket's path, sun_path less the final zero (unix(7))."""
 
+MAX_PLACE = 80
+"""Characters of a field's name that a refusal repeats."""
+
 ASKED = {"rekey", "reload", "clear-source"}
 """Requests that change something: an event tells who asked."""
 
@@ -72,7 +76,8 @@ class Handlers:
     status: of one peer or all; raises ``UnknownPeerError``. rekey: rekeys now and returns the outcome, a failed one
     too; it may be cancelled when its time is over, which must only end the waiting. events: what ``events`` follows.
     reload: reads the file ``config`` again; raises ``ConfigError`` for one that is not applied. clear_source: ends a
-    key source's quarantine; raises ``UnknownSourceError`` or ``ControlError``.
+    key source's quarantine, towards one peer or all; raises ``UnknownSourceError``, ``UnknownPeerError`` or
+    ``ControlError``.
     """
 
     status: Callable[[str | None], Awaitable[Status]]
@@ -80,7 +85,7 @@ class Handlers:
     events: EventStream
     reload: Callable[[], Awaitable[ReloadOutcome]] | None = None
     config: Path | None = None
-    clear_source: Callable[[str], Awaitable[None]] | None = None
+    clear_source: Callable[[str, str | None], Awaitable[None]] | None = None
 
 
 class _RefusedError(Exception):
@@ -195,8 +200,8 @@ class ControlServer:
                 case "clear-source" if self._handlers.clear_source is not None:
                     if request.source is None:
                         raise _RefusedError("bad-request", "clear-source needs a source")
-                    await self._handlers.clear_source(request.source)
-                    return SourceCleared(source=request.source)
+                    await self._handlers.clear_source(request.source, request.peer)
+                    return SourceCleared(source=request.source, peer=request.peer)
                 case "ping":
                     config = self._handlers.config
                     return Pong(pid=os.getpid(), qtunnel=__version__, config=None if config is None else str(config))
@@ -265,7 +270,7 @@ def _parse(line: bytes) -> Request:
         return Request.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "request"
+        place = printable(".".join(str(part) for part in first["loc"])[:MAX_PLACE]) or "request"
         raise _RefusedError("bad-request", f"{place}: {first['msg'].lower()}") from None
 
 

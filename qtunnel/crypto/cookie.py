@@ -78,7 +78,7 @@ class HeldCookie:
             cookie = crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, mac1, nonce, self._key)
         except CryptoError:
             return None
-        news = cookie != self._cookie or now >= self._until
+        news = not hmac.compare_digest(cookie, self._cookie) or now >= self._until
         self._cookie, self._until = cookie, now + COOKIE_LIFETIME
         return news
 

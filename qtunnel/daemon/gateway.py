@@ -8,6 +8,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from qtunnel import __version__
@@ -29,9 +30,11 @@ from qtunnel.daemon.nudges import Nudges
 from qtunnel.daemon.on_demand import OnDemand
 from qtunnel.daemon.plain import PlainPeers
 from qtunnel.daemon.plane import marked_by
+from qtunnel.daemon.reliance import CoreReliance
 from qtunnel.daemon.reload import Apply, ConfigSource, Parts, Reloader
 from qtunnel.daemon.report import Reporter
 from qtunnel.daemon.settings import all_settings, load_public
+from qtunnel.daemon.source_status import status_of
 from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.steady import Steady
 from qtunnel.daemon.stores import Stores, take_leave
@@ -122,7 +125,9 @@ class Gateway:
             ),
         )
         self._memory: StateDirectory | None = None
-        self._sources = KeySources(config, self._events, lambda peer, stock: self._core.supply(peer, stock, now()))
+        reliance = CoreReliance(lambda: self._core, self._flush)
+        self._sources = KeySources(config, self._events, lambda peer, stock: self._core.supply(peer, stock, now()),
+                                   reliance, reliance.next_rekey)  # fmt: skip
         self._core = RekeyNode(self._identity, os.urandom, source_of=source_of, cookie_source=cookie_source)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk, self._lease_of,
                               self._steward)  # fmt: skip
@@ -138,7 +143,8 @@ class Gateway:
             self._sources, self._notices, reloader, self._accounting, self._tally, lambda: self._config,
             lambda: self._peers, lambda: self._state, self._view,
         )  # fmt: skip
-        serving = served.servers(config, lambda: reporter.status(None), self._sources.book.status, self._events)
+        told = partial(status_of, self._sources.book)
+        serving = served.servers(config, lambda: reporter.status(None), told, self._events)
         announcing = publisher(config, lambda: reporter.status(None), self._events)
         settings = all_settings(config, self._public)
         try:
@@ -393,8 +399,8 @@ class Gateway:
 
     # -- control
 
-    async def _clear_source(self, name: str) -> None:
-        self._sources.clear(name)
+    async def _clear_source(self, name: str, peer: str | None) -> None:
+        self._sources.clear(name, peer)
 
     async def _rekey(self, peer: str) -> RekeyOutcome:
         if peer in self._plain:

@@ -17,6 +17,9 @@ LEVELS = {
     "reservoir.low": "warning",
     "reservoir.lost": "warning",
     "reservoir.refused": "warning",
+    "key.distrusted": "warning",
+    "source.unreadable": "error",
+    "source.unwatched": "warning",
     "source.quarantined": "error",
     "source.keys-lost": "warning",
     "source.failed": "debug",  # source.down tells it once

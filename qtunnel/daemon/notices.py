@@ -93,5 +93,5 @@ class Notices:
             tally.tell(str(notice.fields.get("detail") or notice.kind), monotonic(), proven=proven)
         self._publish(notice.kind, notice.peer or None, **notice.fields)
         source, number = notice.fields.get("source"), notice.fields.get("number")
-        if notice.kind == "reservoir.lost" and isinstance(source, str) and isinstance(number, int):
+        if notice.kind in ("reservoir.lost", "key.distrusted") and isinstance(source, str) and isinstance(number, int):
             self._lose(source, number, f"{notice.peer}: {notice.fields.get('detail')}")

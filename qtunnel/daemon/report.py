@@ -16,6 +16,7 @@ from qtunnel.daemon.endpoints import Endpoints
 from qtunnel.daemon.notices import Notices
 from qtunnel.daemon.plain import PlainPeers
 from qtunnel.daemon.reload import Reloader
+from qtunnel.daemon.source_status import status_of
 from qtunnel.daemon.sources import KeySources
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally, peer_status
@@ -78,7 +79,7 @@ class Reporter:
                 if peer in (None, name) and name in self.core.peers
             ],
             plain_peers=self.plain.status(stats, unix_now, peer),
-            key_sources=self.sources.book.status(),
+            key_sources=status_of(self.sources.book),
         )
 
     def _node(self, answers: bool, present: float) -> NodeStatus:

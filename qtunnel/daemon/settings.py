@@ -14,7 +14,7 @@ from qtunnel.files import read_secret_file
 from qtunnel.identity import PublicIdentity
 from qtunnel.rekey.model import PeerSettings
 from qtunnel.secret import Secret
-from qtunnel.terms import RECORD_SUITES, RESERVOIR, QkdPolicy
+from qtunnel.terms import RECORD_SUITES, RESERVOIR, WITHDRAWALS, QkdPolicy
 
 CPUINFO = Path("/proc/cpuinfo")
 KEY_FILE_SIZE = 32
@@ -84,7 +84,7 @@ def settings_of(peer: PeerConfig, public: PublicIdentity, capabilities: int = 0)
         has_endpoint=peer.endpoint is not None,
         sources=tuple(qkd.sources),
         mix=qkd.mix,
-        capabilities=capabilities | (RESERVOIR if qkd.reservoir.depth else 0),
+        capabilities=capabilities | (RESERVOIR | WITHDRAWALS if qkd.reservoir.depth else 0),
         reservoir=qkd.reservoir.depth,
         reservoir_low=qkd.reservoir.low,
         reservoir_age=qkd.reservoir.max_age,

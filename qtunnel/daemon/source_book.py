@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from qtunnel.config import KeySourceConfig
-from qtunnel.control.messages import FaultKind, KeySourceStatus
+from qtunnel.control.messages import FaultKind
 from qtunnel.daemon.clock import monotonic
 from qtunnel.errors import (
     KeyNotFoundError,
@@ -15,15 +15,17 @@ from qtunnel.errors import (
     KeySourceCertificateError,
     KeySourceError,
     KeySourceProtocolError,
+    KeySourceStatusError,
     KeySourceTimeoutError,
     KeySourceUnauthorizedError,
     KeySourceUnavailableError,
     KeySourceUnreachableError,
 )
 from qtunnel.events import EventStream
-from qtunnel.keys.health import DAY, SourceHealth, SourceState, days_left
+from qtunnel.keys.health import SourceHealth, SourceState
 from qtunnel.keys.quality import SeenKeys, defect
 from qtunnel.keys.source import SourceStatus
+from qtunnel.keys.trust import Trust, TrustState
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
 
@@ -39,6 +41,7 @@ FAULTS: dict[type[KeySourceError], FaultKind] = {
     KeySourceUnavailableError: "unavailable",
     KeyNotFoundError: "key-not-found",
     KeySourceProtocolError: "protocol",
+    KeySourceStatusError: "protocol",
 }
 """Each kind of failure by the word that status and metrics have for it."""
 DEFECT: FaultKind = "driver"
@@ -47,23 +50,28 @@ DEFECT: FaultKind = "driver"
 
 @dataclass(slots=True)
 class Known:
-    """One source. detail: what it said last; status: as it told it last, for the first of its peers; key_size: of the
-    key that it gave last, in bytes; faults: calls that failed, by ``FAULTS``. waited: the peer for whose key it
-    was asked last until the time was up."""
+    """One source. towards: what it says of its keys with each peer, in the order of the configuration. detail: what it
+    said last; key_size: of the key that it gave last, in bytes; faults: calls that failed, by ``FAULTS``. waited: the
+    peer for whose key it was asked last until the time was up; unread: the one towards which the last look failed."""
 
     description: str
     health: SourceHealth
+    towards: dict[str, Trust] = field(default_factory=dict)
     detail: str = ""
     last_error: str | None = None
-    status: SourceStatus | None = None
     key_size: int | None = None
     waited: str | None = None
+    unread: str | None = None
     faults: dict[FaultKind, int] = field(default_factory=dict)
 
     @property
     def healthy(self) -> bool | None:
         """``None`` where it was not asked yet."""
         return {SourceState.UNASKED: None, SourceState.WELL: True}.get(self.health.state, False)
+
+    def clear(self) -> bool:
+        """End the quarantine of the source and those towards its peers; whether there was one."""
+        return any([self.health.clear(), *[its.clear() for its in self.towards.values()]])
 
 
 class SourceBook:
@@ -78,33 +86,73 @@ class SourceBook:
         return name in self._known
 
     def keep(
-        self, sources: Mapping[str, KeySourceConfig], fresh: Mapping[str, object], intervals: Mapping[str, float]
+        self,
+        sources: Mapping[str, KeySourceConfig],
+        fresh: Mapping[str, object],
+        intervals: Mapping[str, float],
+        pairs: Collection[tuple[str, str]],
+        quiet: Collection[str] = (),
     ) -> None:
         """The sources of another configuration; fresh: those that are new, or not those of before; intervals: the
-        shortest between the rekeys that use each, in seconds. A quarantine stays in force for a source of the same
-        name: only who clears it ends it."""
+        shortest between the rekeys that use each, in seconds; pairs: of peer and source; quiet: sources whose status
+        tells neither QBER nor alarm. A quarantine stays in force for a source of the same name: only who clears it ends
+        it."""
         before, self._known = self._known, {}
         for name, source in sources.items():
             its = before.get(name)
             stays = its is not None and (name not in fresh or its.health.state is SourceState.QUARANTINED)
             if its is None or not stays:
                 its = Known(f"{source.driver}:{name}", SourceHealth(source.rules.limits, monotonic()))
-            its.description, its.health.limits = f"{source.driver}:{name}", source.rules.limits
+            its.description, its.health.quarantine.limits = f"{source.driver}:{name}", source.rules.limits
             its.health.interval = intervals.get(name, its.health.interval)
             self._known[name] = its
+            trusted = before[name].towards if name in before else {}
+            its.towards = {}
+            for peer in [peer for peer, own in pairs if own == name]:
+                known = trusted.get(peer)
+                if known is None or (name in fresh and known.state is not TrustState.QUARANTINED):
+                    known = Trust(name, peer, source.rules.limits, warns=name not in quiet)
+                known.quarantine.limits = source.rules.limits
+                its.towards[peer] = known
 
     def describe(self, name: str) -> str:
         """Driver and name, as ``etsi014:metro``."""
         return self._known[name].description if name in self._known else name
 
-    def refusal(self, name: str) -> str | None:
-        """Why it must not be asked for keys now; ``None`` where it may be."""
+    def refusal(self, name: str, peer: str) -> str | None:
+        """Why it must not be asked for keys with that peer now; ``None`` where it may be."""
+        its = self._known.get(name)
+        if its is None:
+            return None
+        refusal, trust = its.health.refusal(monotonic()), its.towards.get(peer)
+        if refusal is not None or trust is None:
+            return refusal
+        before = trust.state
+        refusal = trust.refusal(monotonic())
+        self._tell_trust(trust, before)
+        return refusal
+
+    def resting(self, name: str) -> str | None:
+        """Why it must not be asked for anything now; ``None`` where it may be."""
         its = self._known.get(name)
         return None if its is None else its.health.refusal(monotonic())
 
-    def quarantined(self, name: str) -> bool:
+    def trust(self, name: str, peer: str) -> Trust | None:
+        """What is known of its keys with that peer; ``None`` for a pair that the configuration has not."""
         its = self._known.get(name)
-        return its is not None and its.health.state is SourceState.QUARANTINED
+        return None if its is None else its.towards.get(peer)
+
+    def barred(self, name: str, peer: str) -> bool:
+        """Whether keys with that peer must not be used, also those that are here."""
+        its, trust = self._known.get(name), self.trust(name, peer)
+        quarantined = its is not None and its.health.state is SourceState.QUARANTINED
+        return quarantined or (trust is not None and trust.barred)
+
+    def why(self, name: str, peer: str) -> str:
+        """What barred them, in words."""
+        its, trust = self._known.get(name), self.trust(name, peer)
+        said = its.health.alarm if its is not None else None
+        return said or (trust.why if trust is not None else "")
 
     def check(self, ref: KeyRef, key: Secret, call: str) -> None:
         """Raises ``KeySourceProtocolError``, the key wiped, for one that no working source delivers. That it is used
@@ -131,19 +179,25 @@ class SourceBook:
         error: BaseException | None = None,
         *,
         chosen_by: str | None = None,
+        looked_at: str | None = None,
         alone: bool = True,
     ) -> None:
         """A call failed with ``problem``, in words. error: what was raised, where it says more. chosen_by: the peer
-        that said what to ask for; alone: no other peer uses the source."""
+        that said what to ask for; looked_at: the one towards which this was a look; alone: no other peer uses the
+        source."""
         its = self._known.get(name)
         if its is None:
             return  # it went while it was asked
         lost = error.lost if isinstance(error, KeySourceError) else 0
+        if chosen_by is not None and isinstance(error, KeySourceTimeoutError):
+            lost = 0  # nobody said that there is such a key, and the peer may have made its key_ID up
         if lost:
             self._events.publish("source.keys-lost", None, source=name, number=lost, detail=problem)
         fault = FAULTS.get(type(error), DEFECT) if isinstance(error, KeySourceError) else DEFECT
         its.faults[fault] = its.faults.get(fault, 0) + 1
         before = its.healthy
+        if looked_at is not None and not alone and not _of_all(its, error, looked_at):
+            return
         down = isinstance(error, DOWN)
         if down and chosen_by is not None:
             down = _met_by_all(its, error, chosen_by, alone=alone)
@@ -159,23 +213,40 @@ class SourceBook:
             its.health.lost += number
             self._events.publish("source.keys-lost", None, source=name, number=number, detail=detail)
 
-    def looked(self, name: str, status: SourceStatus) -> None:
-        """Its status was read."""
-        its = self._known.get(name)
+    def looked(self, name: str, peer: str, status: SourceStatus, begun: float) -> None:
+        """Its status towards a peer was read. begun: when that was asked for; monotonic seconds."""
+        its, trust = self._known.get(name), self.trust(name, peer)
         if its is None:
             return  # it went while it was asked
-        its.status, before = status, its.health.state
+        before = its.health.state
         if its.health.looked(status, monotonic()):
             self._tell_quarantine(name, its)
+        if trust is not None:
+            known = trust.state
+            trust.looked(status, begun, monotonic())
+            self._tell_trust(trust, known)
         if its.health.state is SourceState.QUARANTINED:
             return
+        if trust is not None and trust.state is TrustState.QUARANTINED:
+            return  # told as what it is, and the others' keys may be as good as ever
         if status.healthy:
+            its.unread = None
             self._well(name, its, status.detail, 0)
-        else:
+        elif status.for_all or not any(one.status is not None and one.status.healthy for one in its.towards.values()):
             its.health.failed(monotonic(), down=False)
             its.detail = its.last_error = status.detail
             if before in (SourceState.UNASKED, SourceState.WELL):
                 self._events.publish("source.down", None, source=name, detail=status.detail)
+
+    def unread(self, name: str, peer: str, error: KeySourceError) -> None:
+        """A look at its status towards a peer brought none."""
+        trust = self.trust(name, peer)
+        garbled, none = isinstance(error, KeySourceStatusError), isinstance(error, KeyRequestRejectedError)
+        if trust is None:
+            return
+        before = trust.state
+        trust.failed(str(error), garbled=garbled, none=none)
+        self._tell_trust(trust, before)
 
     def _well(self, name: str, its: Known, detail: str, keys: int) -> None:
         before = its.healthy
@@ -194,21 +265,54 @@ class SourceBook:
             its.detail = "its alarm has ended"
             self._events.publish("source.cleared", None, source=name, detail=its.detail)
 
-    def clear(self, name: str) -> bool:
-        """End a quarantine, by an operator; whether there was one."""
+    def _tell_trust(self, trust: Trust, before: TrustState) -> None:
+        """An event where it is another state than before."""
+        its, after = self._known.get(trust.name), trust.state
+        if after is before or its is None:
+            return
+        if trust.barred:
+            its.detail = its.last_error = f"towards {trust.peer}: {trust.why}"
+            unreadable = after is TrustState.UNREADABLE
+            self._events.publish(
+                "source.unreadable" if unreadable else "source.quarantined",
+                trust.peer, source=trust.name, detail=trust.why,
+            )  # fmt: skip
+        elif before is TrustState.QUARANTINED:
+            self._events.publish("source.cleared", trust.peer, source=trust.name, detail="its alarm has ended")
+        elif after is TrustState.UNKNOWN:
+            detail = f"its keys are used without a look at its status: {trust.why}"
+            self._events.publish("source.unwatched", trust.peer, source=trust.name, detail=detail)
+        elif before is not TrustState.UNSEEN:
+            self._events.publish("source.watched", trust.peer, source=trust.name, detail="its status is read again")
+
+    def clear(self, name: str, peer: str | None = None) -> bool:
+        """End a quarantine, by an operator: towards one peer, or the source's own and those towards all of them.
+        Whether there was one."""
         its = self._known[name]
-        if not its.health.clear():
+        if not (its.clear() if peer is None else its.towards[peer].clear()):
             return False
         its.detail = "cleared by an operator"
-        self._events.publish("source.cleared", None, source=name, detail=its.detail)
+        self._events.publish("source.cleared", peer, source=name, detail=its.detail)
         return True
+
+    def peers(self, name: str) -> list[str]:
+        """Those that have keys of that source."""
+        return list(self._known[name].towards) if name in self._known else []
 
     def names(self) -> list[str]:
         return list(self._known)
 
-    def status(self) -> list[KeySourceStatus]:
-        """For the status, by name."""
-        return [_status_of(name, its, monotonic()) for name, its in self._known.items()]
+    def __iter__(self) -> Iterator[tuple[str, Known]]:
+        return iter(self._known.items())
+
+
+def _of_all(its: Known, error: BaseException | None, peer: str) -> bool:
+    """Whether a look that failed towards one peer says something of the source: the status of a KME is one for each
+    pair of SAEs, and one of them may be unknown there, or have a link that is down. It does once it happened to two."""
+    if isinstance(error, KeySourceUnreachableError | KeySourceCertificateError):
+        return True
+    before, its.unread = its.unread, peer
+    return before not in (None, peer)
 
 
 def _met_by_all(its: Known, error: BaseException | None, peer: str, *, alone: bool) -> bool:
@@ -221,36 +325,3 @@ def _met_by_all(its: Known, error: BaseException | None, peer: str, *, alone: bo
         return True
     before, its.waited = its.waited, peer
     return before not in (None, peer)
-
-
-def _status_of(name: str, its: Known, now: float) -> KeySourceStatus:
-    told, health = its.status or SourceStatus(False, ""), its.health
-    refusal = health.alarm if health.state is SourceState.QUARANTINED else None
-    used = health.consumption.per_day(now)
-    made = _keys_a_day(told.key_rate, its.key_size)
-    days = days_left(told.stored_keys, used, made)
-    return KeySourceStatus(
-        name=name,
-        description=its.description,
-        healthy=its.healthy,
-        state=health.state.value,
-        detail=its.detail,
-        last_error=its.last_error,
-        stored_keys=told.stored_keys,
-        max_keys=told.max_keys,
-        qber=told.qber,
-        qber_limit=health.limits.qber,
-        key_rate=told.key_rate,
-        keys_used_per_day=used,
-        days_left=days if days != float("inf") else None,
-        lasts=days == float("inf"),
-        keys_taken=health.taken,
-        keys_lost=health.lost,
-        faults=dict(its.faults),
-        alarm=refusal,
-    )
-
-
-def _keys_a_day(rate: float | None, size: int | None) -> float | None:
-    """rate: secret bits per second; size: of a key, in bytes."""
-    return None if rate is None or not size else rate * DAY / (8 * size)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from qtunnel.config import Config
+from qtunnel.daemon.clock import monotonic
+from qtunnel.daemon.reliance import NoReliance, Reliance
 from qtunnel.daemon.source_book import SourceBook
-from qtunnel.daemon.steady import Steady
 from qtunnel.daemon.supply import Supply, Tell
+from qtunnel.daemon.watch import NextRekey, Watch
 from qtunnel.drivers import registry
 from qtunnel.drivers.registry import SourceHub
 from qtunnel.errors import (
@@ -21,10 +22,12 @@ from qtunnel.errors import (
     KeySourceError,
     KeySourceTimeoutError,
     KeySourceUnavailableError,
+    UnknownPeerError,
     UnknownSourceError,
 )
 from qtunnel.events import EventStream
 from qtunnel.keys.source import BatchKeySource, KeySource, SourceStatus
+from qtunnel.keys.trust import HOLD
 from qtunnel.rekey.model import Fetch, FetchAhead, FetchById, Fetched, FetchNew
 from qtunnel.secret import Secret
 from qtunnel.telemetry import log
@@ -34,9 +37,11 @@ logger = log.get("daemon.sources")
 
 CALL_LIMIT = 25.0
 """Seconds for one call, within the 30 s that an exchange waits; drivers have their own, shorter timeouts."""
-STATUS_INTERVAL = 30.0
-"""Seconds between looks at a source's status: an outage shows before the next rekey at the default 120 s, and an alarm
-ends the use of its keys."""
+LOOK_WAIT = 2.0
+"""Seconds that a key waits for the look before it where there was one already: what comes later counts all the same,
+and takes back the key where it is an alarm."""
+LOOKS_AT_ONCE = 16
+"""At one source, before keys: a hub of 1,000 peers that starts must not ask its KME for all in one moment."""
 
 FEWER = (KeySourceUnavailableError, KeyRequestRejectedError, KeyNotFoundError)
 """After these, where nothing was consumed, fewer keys at once may be had: it has not so many, gives not so many in one
@@ -60,17 +65,27 @@ class Opened:
 class KeySources:
     """All sources of the configuration; what becomes of them stands in the ``book``, which tells it as events.
 
-    tell: hears what there is for peers whose interval goes by it.
+    tell: hears what there is for peers whose interval goes by it; reliance: of looks and alarms; next_rekey: of a peer.
     """
 
-    def __init__(self, config: Config, events: EventStream, tell: Tell = lambda peer, stock: None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        events: EventStream,
+        tell: Tell = lambda peer, stock: None,
+        reliance: Reliance | None = None,
+        next_rekey: NextRekey = lambda peer: None,
+    ) -> None:
         self.book = SourceBook(events)
+        self._reliance = NoReliance() if reliance is None else reliance
+        self._looking: dict[tuple[str, str], asyncio.Task[SourceStatus | str]] = {}
+        self._turns: dict[str, asyncio.Semaphore] = {}
         self._hubs: dict[str, SourceHub] = {}
         self._sources: dict[tuple[str, str], KeySource] = {}
         self._options: dict[tuple[str, str], object] = {}
         self._retired: dict[int, tuple[SourceHub, asyncio.Task[None]]] = {}
-        self._changed = asyncio.Event()
-        self.supply = Supply((), self._ask, tell)
+        self.supply = Supply((), tell)
+        self._watch = Watch(self._look, next_rekey)
         hubs = _open(config, config.key_sources)
         self.adopt(Opened(hubs, self._towards(config, hubs), config))
 
@@ -102,15 +117,20 @@ class KeySources:
         for name in [name for name in self._hubs if name not in wanted or name in fresh]:
             hub = self._hubs.pop(name)
             self._retired[id(hub)] = hub, asyncio.create_task(self._retire(hub))
-        self.book.keep(wanted, fresh, _intervals(opened.config))
+        quiet = {name for name, source in wanted.items() if not registry.find(source.driver).warns}
+        self.book.keep(wanted, fresh, _intervals(opened.config), opened.sources.keys(), quiet)
         self._hubs |= fresh
         self._sources = opened.sources
         self._options = {
             (peer.name, name): options for peer in opened.config.peers for name, options in peer.qkd.sources.items()
         }
         moving = {peer.name for peer in opened.config.peers if peer.rekey.moves}
-        self.supply.heed(pair for pair in self._sources if pair[0] in moving)
-        self._changed.set()
+        heeded = [pair for pair in self._sources if pair[0] in moving]
+        self.supply.heed(heeded)
+        # Of a source whose status says the same of all peers, one look tells all.
+        first = [(next(peer for peer, own in self._sources if own == name), name) for _, name in self._sources]
+        watched = [pair for pair in self._sources if pair[1] not in quiet]
+        self._watch.heed(dict.fromkeys([*first, *watched, *heeded]))
 
     async def _retire(self, hub: SourceHub) -> None:
         await asyncio.sleep(CALL_LIMIT)
@@ -121,14 +141,18 @@ class KeySources:
         """Driver and name, as ``etsi014:metro``."""
         return self.book.describe(name)
 
-    def clear(self, name: str) -> None:
-        """End a source's quarantine and look at it at once. Raises ``UnknownSourceError``, or ``ControlError`` where
-        there is none."""
+    def clear(self, name: str, peer: str | None = None) -> None:
+        """End a source's quarantine, towards one peer or all, and look at it at once. Raises ``UnknownSourceError``,
+        ``UnknownPeerError``, or ``ControlError`` where there is none."""
         if name not in self.book:
             raise UnknownSourceError.of(name, self.book.names())
-        if not self.book.clear(name):
-            raise ControlError(f"key source {name} is not in quarantine")
-        self._changed.set()
+        peers = self.book.peers(name)
+        if peer is not None and peer not in peers:
+            raise UnknownPeerError(f"no peer {peer!r} has keys of {name}; there are: {', '.join(peers) or 'none'}")
+        if not self.book.clear(name, peer):
+            towards = "" if peer is None else f" towards {peer}"
+            raise ControlError(f"key source {name} is not in quarantine{towards}")
+        self._watch.anew(name, peers if peer is None else [peer])
 
     async def fetch(self, request: Fetch) -> Fetched:
         """For a rekey, ask as many at once as have to contribute, and for each that fails the next; ahead of one, ask
@@ -184,7 +208,7 @@ class KeySources:
             self.supply.delivered(peer, name, key=True)
             return found
 
-        return await self._guarded(name, "get_key", call, number)
+        return await self._guarded(peer, name, "get_key", call, number)
 
     async def _by_ids(self, peer: str, refs: Sequence[KeyRef]) -> list[tuple[str, Answer]]:
         """Keys of one source; several at once where it can. One that it does not have costs no other."""
@@ -222,7 +246,7 @@ class KeySources:
                     raise
                 return []
 
-        return await self._guarded(refs[0].source, "get_key_by_id", call, len(refs), chosen_by=peer)
+        return await self._guarded(peer, refs[0].source, "get_key_by_id", call, len(refs), chosen_by=peer)
 
     def _source(self, peer: str, name: str, call: str) -> KeySource:
         found = self._sources.get((peer, name))
@@ -232,6 +256,7 @@ class KeySources:
 
     async def _guarded(
         self,
+        peer: str,
         name: str,
         call: str,
         ask: Callable[[], Awaitable[list[tuple[KeyRef, Secret]]]],
@@ -240,13 +265,14 @@ class KeySources:
     ) -> list[Answer]:
         """The keys that a call brings, or in words why there are none. number: keys that it may cost; chosen_by: the
         peer that said which."""
-        refusal = self.book.refusal(name)
+        await self._look_before(peer, name)
+        refusal = self.book.refusal(name, peer)
         if refusal is not None:
             return [f"{name}: {refusal}"]
 
         async def checked() -> list[Answer]:
             found = await ask()
-            if found and self.book.quarantined(name):  # an alarm came meanwhile, and may be of these very keys
+            if found and self.book.barred(name, peer):  # an alarm came meanwhile, and may be of these very keys
                 for _, key in found:
                     key.wipe()
                 raise KeySourceUnavailableError(name, call, "an alarm came while the key was fetched", lost=len(found))
@@ -265,10 +291,11 @@ class KeySources:
         return ref, key
 
     async def _outcome(
-        self, name: str, call: str, ask: Callable[[], Awaitable[T]], lost: int = 0, *, chosen_by: str | None = None
-    ) -> T | str:
+        self, name: str, call: str, ask: Callable[[], Awaitable[T]], lost: int = 0, *,
+        chosen_by: str | None = None, looked_at: str | None = None,
+    ) -> T | str:  # fmt: skip
         """What a call brings, or in words why it failed. lost: keys that are gone where it takes too long, or where
-        nobody knows how far it got; chosen_by: the peer that said what to ask for."""
+        nobody knows how far it got; chosen_by: the peer that said what to ask for; looked_at: of a look, at whom."""
         failure: KeySourceError
         try:
             async with asyncio.timeout(CALL_LIMIT):
@@ -283,43 +310,68 @@ class KeySources:
             what = f"the driver failed ({type(error).__name__}); see the log"
             problem, failure = f"{name}: {what}", KeySourceError(name, call, what, lost=lost)
         alone = sum(own == name for _, own in self._sources) < 2
-        self.book.failed(name, problem, failure, chosen_by=chosen_by, alone=alone)
+        self.book.failed(name, problem, failure, chosen_by=chosen_by, looked_at=looked_at, alone=alone)
         return problem
 
     async def watch(self) -> None:
-        """Look at every source's status now and then; runs until cancelled."""
-        await asyncio.gather(self._watch(), self.supply.watch())
+        """Look at the status of every pair of peer and source now and then; runs until cancelled."""
+        await self._watch.run()
 
-    async def _watch(self) -> None:
-        steady = Steady("sources")
-        while True:
-            self._changed.clear()
-            with steady.look():
-                await asyncio.gather(*(self._look(name) for name in self._hubs))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STATUS_INTERVAL):
-                    await self._changed.wait()
-
-    async def _look(self, name: str) -> None:
-        peer = next((owner for owner, own in self._sources if own == name), None)
-        if peer is None:
+    async def _look_before(self, peer: str, name: str) -> None:
+        """A look before a key is asked for, where the last one is too old to tell; never raises, and waits its time."""
+        trust = self.book.trust(name, peer)
+        if trust is None or not trust.due(monotonic()) or self.book.resting(name) is not None:
             return
-        self.supply.told(peer, name, await self._ask(peer, name))
+        first = not trust.seen
+        self._watch.looked(peer, name)
+        await asyncio.wait({self._begin_look(peer, name)}, timeout=HOLD if first else LOOK_WAIT)
+
+    async def _look(self, peer: str, name: str) -> None:
+        await asyncio.wait({self._begin_look(peer, name)})
+
+    def _begin_look(self, peer: str, name: str) -> asyncio.Task[SourceStatus | str]:
+        """The look under way, or another one: two callers share it, and none that goes away ends it."""
+        task = self._looking.get((peer, name))
+        if task is None:
+            task = self._looking[peer, name] = asyncio.create_task(self._look_in_turn(peer, name))
+            task.add_done_callback(lambda _: self._looking.pop((peer, name), None))
+        return task
+
+    async def _look_in_turn(self, peer: str, name: str) -> SourceStatus | str:
+        async with self._turns.setdefault(name, asyncio.Semaphore(LOOKS_AT_ONCE)):
+            return await self._ask(peer, name)
 
     async def _ask(self, peer: str, name: str) -> SourceStatus | str:
         """The status of a source towards one peer, or in words why there is none."""
+        begun, trust = monotonic(), self.book.trust(name, peer)
+        if trust is not None:
+            trust.begins(begun)
+        concerned = {its: self.book.barred(name, its) for its in self.book.peers(name)}
 
         async def ask() -> SourceStatus:
-            status = await self._source(peer, name, "status").status()
-            self.book.looked(name, status)
+            try:
+                status = await self._source(peer, name, "status").status()
+            except KeySourceError as error:
+                self.book.unread(name, peer, error)
+                raise
+            self.book.looked(name, peer, status, begun)
             return status
 
-        return await self._outcome(name, "status", ask)
+        found = await self._outcome(name, "status", ask, looked_at=peer)
+        for its, before in concerned.items():
+            if not before and self.book.barred(name, its):
+                self._reliance.distrust(its, name, self.book.why(name, its))
+        if not isinstance(found, str) and not self.book.barred(name, peer):
+            self._reliance.vouch(peer, name, begun)
+        self.supply.told(peer, name, found)
+        return found
 
     async def close(self) -> None:
         for hub, task in tuple(self._retired.values()):
             task.cancel()
             await hub.close()
+        for look in tuple(self._looking.values()):
+            look.cancel()
         for hub in self._hubs.values():
             await hub.close()
 

@@ -75,7 +75,7 @@ def epoch_of(epoch: int, note: str, settings: PeerSettings) -> EpochInfo | None:
         if document["suite"] != settings.suite.id or document["peer"] != _named(settings.public):
             return None
         return EpochInfo(epoch, settings.suite, keys, bool(document["chained"]), float(document["made"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qtunnel.errors import KeySourceProtocolError
+from qtunnel.errors import KeySourceError, KeySourceProtocolError
 
 Body = bytes | bytearray
 Fail = Callable[[str], KeySourceProtocolError]
@@ -66,6 +66,19 @@ def alarm(value: object) -> str | None:
         return None
     said = "" if value is True else clean(_flat(value))
     return said or "it does not say of what"
+
+
+def qber(value: object, fail: Callable[[str], KeySourceError]) -> float | None:
+    """A quantum bit error rate, as a fraction; ``None`` where it is missing or null. Raises what ``fail`` makes of the
+    words for anything but a number from 0 to 1: a rate that cannot be read may be one above its limit."""
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:  # NaN is in no range
+        return float(value)
+    said = clean(_flat(value)) if isinstance(value, str | int | float) else type(value).__name__
+    raise fail(
+        f"its qber is {said or 'empty'}, where a number from 0 to 1 is expected; no key is used before it is one"
+    )
 
 
 def json_object(body: Body, fail: Fail) -> dict[str, Any]:

@@ -6,12 +6,15 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from qtunnel.aside import aside
 from qtunnel.errors import QtunnelError
 
 Stamp = tuple[tuple[int, int, int, int] | None, ...]
 """Of each file its inode, size, and times of the last change of content and of attributes; None where it is missing."""
+
+HANGS = "the disk with its certificate files does not answer, so those of before stay"
 
 
 class Files(Protocol):
@@ -21,11 +24,21 @@ class Files(Protocol):
     def paths(self) -> tuple[Path, ...]: ...
 
 
+LOOK_LIMIT = 1.0
+"""Seconds that a connection waits for a look at the files: a disk answers in a millisecond, and one that has to wake up
+is heard with the next connection."""
+MAKE_LIMIT = 3.0
+"""Seconds for a new context: opening a private key takes up to one, and a driver's connection has four by default."""
+
+Result = TypeVar("Result")
+
+
 class Certificates:
     """One TLS context, made anew when the files that it comes from have changed.
 
     make: makes it; raises a ``QtunnelError`` for files that cannot be used. Where that happens to files that changed,
-    the context of before stays in force, and ``problem`` says why, until they are good again.
+    the context of before stays in force, and ``problem`` says why, until they are good again. The same where the disk
+    hangs, which nothing else waits for: files are looked at aside from the event loop.
     """
 
     def __init__(self, files: Files, make: Callable[[], ssl.SSLContext]) -> None:
@@ -33,21 +46,36 @@ class Certificates:
         self._stamp = _stamp(self._paths)
         self._context = make()
         self._lock = asyncio.Lock()
+        self._under_way: asyncio.Task[object] | None = None
         self.problem: str | None = None
 
     async def current(self) -> ssl.SSLContext:
         """The context for a connection that is made now."""
-        if _stamp(self._paths) != self._stamp:
-            async with self._lock:
+        async with self._lock:
+            try:
                 # Taken before the files are read: what changes while they are is seen at the next look.
-                stamp = _stamp(self._paths)
+                stamp = await self._aside(lambda: _stamp(self._paths), LOOK_LIMIT)
                 if stamp != self._stamp:
                     await self._renew(stamp)
+                elif self.problem == HANGS:
+                    self.problem = None
+            except TimeoutError:
+                self.problem = HANGS
         return self._context
+
+    async def _aside(self, work: Callable[[], Result], limit: float) -> Result:
+        """What it returns or raises; ``TimeoutError`` where it takes longer, or one of before still does: a disk that
+        hangs costs one thread."""
+        if self._under_way is not None and not self._under_way.done():
+            raise TimeoutError
+        task = self._under_way = asyncio.create_task(aside(work, "certificates"))
+        task.add_done_callback(lambda its: its.cancelled() or its.exception())  # which nobody may wait for any more
+        async with asyncio.timeout(limit):
+            return await asyncio.shield(task)
 
     async def _renew(self, stamp: Stamp) -> None:
         try:
-            self._context = await asyncio.to_thread(self._make)  # to open a private key takes up to a second
+            self._context = await self._aside(self._make, MAKE_LIMIT)
         except QtunnelError as error:
             self.problem = f"its certificate files changed and cannot be used, so those of before stay: {error}"
         else:

@@ -160,4 +160,4 @@ def _doubts(options: Options) -> Iterator[str]:
         )
 
 
-DRIVER = Driver("etsi004", Options, PeerOptions, _open, _doubts)
+DRIVER = Driver("etsi004", Options, PeerOptions, _open, _doubts, warns=False)

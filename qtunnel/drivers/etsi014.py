@@ -177,7 +177,7 @@ class Source:
     async def status(self) -> SourceStatus:
         """GET status (clause 5.2)."""
         kme, fields = await self._hub.first_that_can("status", self._status)
-        told = answers.source_status(fields)
+        told = answers.source_status(kme.place, fields)
         more = [part for part in (self._hub.using(kme), kme.certificates.problem) if part]
         return replace(told, detail="; ".join([told.detail, *more]))
 

@@ -11,6 +11,7 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qtunnel.drivers import answers
@@ -22,6 +23,7 @@ from qtunnel.errors import (
     KeySourceCertificateError,
     KeySourceError,
     KeySourceProtocolError,
+    KeySourceStatusError,
     KeySourceUnauthorizedError,
     KeySourceUnavailableError,
 )
@@ -150,14 +152,16 @@ def status(place: str, body: Body) -> dict[str, Any]:
     return json_object(body, fail)
 
 
-def source_status(fields: Mapping[str, Any]) -> SourceStatus:
-    """What a status object says, in our terms. Fields that are missing or of another type count as not
-    told, besides an alarm, which is one in any form."""
+def source_status(place: str, fields: Mapping[str, Any]) -> SourceStatus:
+    """What a status object says, in our terms: of the keys with one SAE (clause 5.1). Fields that are missing or of
+    another type count as not told, besides an alarm, which is one in any form, and a QBER: raises
+    ``KeySourceStatusError`` for one that cannot be read."""
+    garbled = partial(KeySourceStatusError, place, "status")
     stored = _number(fields.get("stored_key_count"))
     most = _number(fields.get("max_key_count"))
     key_size = _number(fields.get("key_size"))
     extension = fields.get("status_extension")
-    extension = extension if isinstance(extension, dict) else {}
+    extension = folded(extension, garbled) if isinstance(extension, dict) else {}
     told = [f"{fields.get('source_kme_id', '?')} to {fields.get('target_kme_id', '?')}"]
     if stored is not None:
         told.append(f"{stored:g} keys stored")
@@ -166,6 +170,8 @@ def source_status(fields: Mapping[str, Any]) -> SourceStatus:
     if isinstance(extension.get("partner_problem"), str):
         told.append(f"its partner: {extension['partner_problem']}")
     alarm = answers.alarm(extension.get("alarm"))
+    rate = extension.get("qber")
+    qber = answers.qber(rate, garbled) if alarm is None else _number(rate)
     if alarm is not None:
         told.append(f"ALARM {alarm}")
     return SourceStatus(
@@ -174,9 +180,10 @@ def source_status(fields: Mapping[str, Any]) -> SourceStatus:
         stored_keys=None if stored is None else int(stored),
         max_keys=None if most is None else int(most),
         key_size=None if key_size is None else int(key_size) // 8,
-        qber=_number(extension.get("qber")),
+        qber=qber,
         key_rate=_number(extension.get("key_rate")),
         alarm=alarm,
+        for_all=False,
     )
 
 

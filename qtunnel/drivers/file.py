@@ -317,4 +317,4 @@ def _open(name: str, options: Options) -> Hub:
     return Hub(name, options)
 
 
-DRIVER = Driver("file", Options, PeerOptions, _open)
+DRIVER = Driver("file", Options, PeerOptions, _open, warns=False)

@@ -111,7 +111,9 @@ class Imprint:
         body, digest = bytes(data[: _IMPRINT.size]), bytes(data[_IMPRINT.size : IMPRINT_SIZE])
         if len(data) != IMPRINT_SIZE or digest != _digest(info, body):
             raise PadError("the record of its last use is damaged; take a new pad")
-        _, side, generation, mark = _IMPRINT.unpack(body)
+        used, side, generation, mark = _IMPRINT.unpack(body)
+        if used != _USED or side not in _SIDES:
+            raise PadError("the record of its last use is none of this version; take a new pad")
         return cls(_SIDES[side], generation, mark)
 
 

@@ -221,13 +221,26 @@ class Ledger:
         if len(slot) != SLOT_SIZE or len(digest) != _DIGEST or hashlib.sha256(body).hexdigest().encode() != digest:
             return None
         try:
-            return cls._of(json.loads(body))
+            found = cls._of(json.loads(body))
+            return found if found._is_sound() else None
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
+    def _is_sound(self) -> bool:
+        """Whether this is a ledger that the steps here can make: by any other bytes could be given twice."""
+        own, peers = self.info.lane(self.side), self.info.lane(other(self.side))
+        gaps = all(peers[0] <= start and stop <= self.reached for start, stop in self.gaps)
+        return (
+            own[0] <= self.taken <= own[1]
+            and peers[0] <= self.reached <= peers[1]
+            and gaps
+            and joined(self.gaps) == self.gaps
+            and not any(without(dirty, self.used) for dirty in self.dirty)
+        )
+
     @classmethod
     def _of(cls, fields: dict[str, Any]) -> Ledger:
-        info = PadInfo(str(fields["pad"]), int(fields["size"]), int(fields["share_a"]))
+        info = PadInfo(str(fields["pad"]), _count(fields["size"]), _count(fields["share_a"]))
         side: Side = "a" if fields["side"] == "a" else "b"
         if fields["side"] != side:
             raise ValueError("no side")

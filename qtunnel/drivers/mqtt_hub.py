@@ -90,9 +90,12 @@ class Hub:
             warned = self.reports.warned(peer)
             if warned is None:
                 raise
-            return SourceStatus(False, f"ALARM {warned}; then {error.detail}", alarm=str(warned))
+            said, whole = warned
+            return SourceStatus(False, f"ALARM {said}; then {error.detail}", alarm=str(said), for_all=whole)
         warned = self.reports.warned(peer)
-        alarm = present.alarm or link.alarm or warned
+        alarm, whole = present.alarm or link.alarm, present.alarm is not None
+        if warned is not None:
+            alarm, whole = alarm or warned[0], whole or warned[1]
         told = [f"{self.options.device} to {peer}, link {'up' if link.up else 'down'}"]
         if link.stored_keys is not None:
             told.append(f"{link.stored_keys} keys stored")
@@ -107,6 +110,7 @@ class Hub:
             qber=link.qber,
             key_rate=link.key_rate,
             alarm=None if alarm is None else str(alarm),
+            for_all=whole,
         )
 
     async def ask(self, call: str, peer: str, size: int, key_id: str | None = None) -> wire.Answer:

@@ -9,7 +9,7 @@ from qtunnel.drivers import mqtt_wire as wire
 from qtunnel.drivers.mqtt_connection import Arrived, Session
 from qtunnel.errors import (
     KeySourceError,
-    KeySourceProtocolError,
+    KeySourceStatusError,
     KeySourceTimeoutError,
     KeySourceUnavailableError,
     KeySourceUnreachableError,
@@ -62,11 +62,13 @@ class Reports:
         self._heard[topic] = Heard(report, over)
         self._tell()
 
-    def warned(self, peer: str) -> wire.Alarm | None:
-        """An alarm that came since this was asked last, of the device or of this link. Also one that has ended, or was
-        the device's last word: between two looks at the status nobody would hear of it."""
-        found = [self._warned.pop(topic, None) for topic in (self._topics.status, self._topics.link(peer))]
-        return found[0] or found[1]
+    def warned(self, peer: str) -> tuple[wire.Alarm, bool] | None:
+        """An alarm that came since this was asked last, of the device or of this link, and whether it is the device's.
+        Also one that has ended, or was the device's last word: between two looks at the status nobody would hear of
+        it."""
+        device, link = (self._warned.pop(topic, None) for topic in (self._topics.status, self._topics.link(peer)))
+        found = device or link
+        return None if found is None else (found, device is not None)
 
     def _tell(self) -> None:
         self._news.set()
@@ -98,7 +100,7 @@ class Reports:
         if heard is None:
             return None
         if isinstance(heard.report, str):
-            raise KeySourceProtocolError(self._place, call, f"the report at {topic} cannot be used: {heard.report}")
+            raise KeySourceStatusError(self._place, call, f"the report at {topic} cannot be used: {heard.report}")
         if heard.over is not None and asyncio.get_running_loop().time() > heard.over:
             raise KeySourceUnavailableError(
                 self._place, call, f"the last report at {topic} is over and no other came; does the device hang?"

@@ -52,6 +52,7 @@ def watched(watch: Watch, limit: float, largest: int) -> type[ssl.SSLSocket]:
                         _wait(self, select.POLLOUT, deadline)
             except OSError as error:
                 watch.note(error)
+                self.close()  # which the library leaves to the garbage collector
                 raise
 
         def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:

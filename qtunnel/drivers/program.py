@@ -11,6 +11,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,6 +30,7 @@ from qtunnel.errors import (
     KeyRequestRejectedError,
     KeySourceError,
     KeySourceProtocolError,
+    KeySourceStatusError,
     KeySourceTimeoutError,
     KeySourceUnauthorizedError,
     KeySourceUnavailableError,
@@ -263,7 +265,10 @@ class Source:
         ended = await self._ask("status", QKD_KEY_SIZE, "", consumes=False)
         try:
             if self._hub.options.output == "json":
-                return status_in(ended.output, lambda what: KeySourceProtocolError(place, "status", what))
+                fail, garbled = (
+                    partial(kind, place, "status") for kind in (KeySourceProtocolError, KeySourceStatusError)
+                )
+                return status_in(ended.output, fail, garbled)
             return SourceStatus(True, "the program says that it can deliver")
         finally:
             ended.wipe()

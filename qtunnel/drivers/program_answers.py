@@ -93,9 +93,10 @@ def _decoded(text: bytes, kind: str, fail: Fail) -> bytes:
         raise fail(f"the key is not {kind}") from None
 
 
-def status_in(output: bytearray, fail: Fail) -> SourceStatus:
+def status_in(output: bytearray, fail: Fail, garbled: Fail) -> SourceStatus:
     """A status object, in our terms. Fields that are missing count as not told, those of another type too, besides an
-    alarm, which is one in any form; without ``healthy`` it is healthy where it has keys, or does not tell."""
+    alarm, which is one in any form, and a QBER: raises what ``garbled`` makes of the words for one that cannot be read.
+    Without ``healthy`` it is healthy where it has keys, or does not tell."""
     fields = _object(output, fail)
     stored, size = _count(fields.get("stored_keys")), _count(fields.get("key_size"))
     healthy, alarm = fields.get("healthy"), answers.alarm(fields.get("alarm"))
@@ -111,7 +112,7 @@ def status_in(output: bytearray, fail: Fail) -> SourceStatus:
         stored_keys=stored,
         max_keys=_count(fields.get("max_keys")),
         key_size=None if size is None else size // 8,
-        qber=_number(fields.get("qber")),
+        qber=answers.qber(fields.get("qber"), garbled) if alarm is None else _number(fields.get("qber")),
         key_rate=_number(fields.get("key_rate")),
         alarm=alarm,
     )

@@ -39,6 +39,7 @@ class Driver:
     options: the pydantic model of what stands under ``key_sources.<name>`` besides ``driver``.
     peer_options: the model of what stands under ``peers[].qkd.sources.<name>``.
     doubts: what may be wrong with the options, in words, though they can be used.
+    warns: whether a status may tell a QBER or an alarm: then no key with a peer is used before a first look at it.
     open: makes the hub from the source's name and its options; may read files, but asks nobody. Raises ``ConfigError``
     or ``FilePermissionError``.
 
@@ -50,6 +51,7 @@ class Driver:
     peer_options: type[BaseModel]
     open: Callable[[str, Any], SourceHub]
     doubts: Callable[[Any], Iterable[str]] = _no_doubts
+    warns: bool = True
 
 
 @cache

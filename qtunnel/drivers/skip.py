@@ -206,4 +206,4 @@ def _open(name: str, options: Options) -> Hub:
     return Hub(name, options)
 
 
-DRIVER = Driver("skip", Options, PeerOptions, _open, doubts)
+DRIVER = Driver("skip", Options, PeerOptions, _open, doubts, warns=False)

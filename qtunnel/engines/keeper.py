@@ -64,7 +64,8 @@ def _alone(interface: str) -> Iterator[None]:
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         while True:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # No link: in that directory others may put one, by which root would make a file of their choice.
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(lock).st_nlink:  # else its owner took it away between the two
                 break

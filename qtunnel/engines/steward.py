@@ -2,7 +2,7 @@
 
 It starts the engine, sets up the interface with its routes, and marks the daemon's sockets, as a daemon without
 capabilities asks it to over a UNIX socket that their common user alone can reach. It takes no netlink message, only the
-few operations of ``Interface``, and those for the interface of its own engine alone.
+few operations of ``Interface``, and those for the interface of its own engine alone: one that was not there before it.
 
 The engine is its child and goes on when the daemon ends, however that ends: the next daemon takes it over. When the
 steward is told to end, it ends the engine; the unreachable routes behind the tunnel's stay, unless the last daemon has
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -24,12 +25,31 @@ from qtunnel.engines.host import check_tun_device, index_of
 from qtunnel.engines.interface import Interface
 from qtunnel.engines.process import ChildProcess, LogLine
 from qtunnel.engines.programs import find
-from qtunnel.engines.steward_words import MAX_LINE, PROGRAMS, SOCKETS, VERSION, config_from_plain, decode, encode
+from qtunnel.engines.steward_words import (
+    MAX_LINE,
+    PROGRAMS,
+    SOCKETS,
+    VERSION,
+    decode,
+    encode,
+    is_interface_name,
+    own_config_from_plain,
+)
 from qtunnel.errors import AlreadyRunningError, EngineError, InterfaceError
 from qtunnel.telemetry import log
 
 RECEIVE_BOUND = 2.0
 """Seconds in which a socket that is to be marked has to come behind its connection; the daemon sends both at once."""
+
+MAX_BUFFER = 16 << 20
+"""Bytes of a socket's receive buffer, four times what the daemon asks for: it is the kernel's memory."""
+
+GONE_BOUND = 5.0
+"""Seconds for the interface of an engine that has ended to go away."""
+GONE_POLL = 0.02
+
+AT_ONCE = frozenset({"hello", "part", "end", "engine.wait"})
+"""What waits for nothing else; everything else is done one after the other, in whatever pieces it was asked for."""
 
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 MARKING = struct.Struct("=II")
@@ -51,7 +71,9 @@ class Steward:
         self._parted = self._known = False
         self._owner: asyncio.StreamWriter | None = None
         self._over = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._daemons: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def serve(self, ready: Callable[[], object], stop: asyncio.Event) -> None:
         """Raises ``EngineError`` where the socket cannot be made. ready: called once it can be asked."""
@@ -71,6 +93,10 @@ class Steward:
             loop.remove_reader(marks.fileno())
             marks.close()
             server.close()
+            for writer in self._daemons.values():
+                writer.close()  # which ends what reads from it, in peace
+            if self._daemons:
+                await asyncio.wait(tuple(self._daemons), timeout=RECEIVE_BOUND)
             for task in tuple(self._tasks):
                 task.cancel()
             for path in (self._path, self._path.with_name(self._path.name + SOCKETS)):
@@ -89,6 +115,9 @@ class Steward:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         requests: set[asyncio.Task[None]] = set()
+        this = asyncio.current_task()
+        assert this is not None
+        self._daemons[this] = writer
         try:
             while line := await reader.readline():
                 task = asyncio.create_task(self._answer(decode(line), writer))
@@ -101,6 +130,7 @@ class Steward:
             for task in requests:
                 task.cancel()  # what only waits for the engine's end; the rest is over within an operation
             writer.close()
+            del self._daemons[this]
             if self._owner is writer:  # this engine knows no end of a key, so it ends with who renews them
                 self._owner = None
                 await self._stop_engine()
@@ -108,10 +138,12 @@ class Steward:
     async def _answer(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         answer: dict[str, Any] = {"id": message.get("id")}
         try:
-            do = self._operations(writer).get(str(message.get("do")))
+            what = str(message.get("do"))
+            do = self._operations(writer).get(what)
             if do is None:
                 raise EngineError("the steward does not know this; restart qtunnel-engine@ after an upgrade")
-            answer["is"] = await do(message)
+            async with contextlib.nullcontext() if what in AT_ONCE else self._turn:
+                answer["is"] = await do(message)
         except EngineError as error:
             answer["error"], answer["kind"] = str(error), "interface" if isinstance(error, InterfaceError) else "engine"
         except Exception as error:  # a defect ends neither engine nor steward
@@ -133,7 +165,7 @@ class Steward:
             "engine.wait": self._wait_engine,
             "engine.stop": self._stop,
             "interface.new": self._new,
-            "interface.change": lambda message: self._its().change(config_from_plain(message.get("config"))),
+            "interface.change": self._change,
             "interface.up": lambda message: self._its().up(self._checked(message.get("index"))),
             "interface.down": lambda message: self._its().down(),
             "interface.undo": lambda message: self._its().undo(),
@@ -156,9 +188,12 @@ class Steward:
 
     async def _start_engine(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> dict[str, Any]:
         name, interface, processes = message.get("program"), message.get("interface"), message.get("processes")
-        if name not in PROGRAMS or not isinstance(interface, str) or not isinstance(processes, int):
+        if name not in PROGRAMS or not isinstance(processes, int):
             raise EngineError(f"engine {name}: the steward starts {', '.join(PROGRAMS)} alone")
+        if not isinstance(interface, str) or not is_interface_name(interface):
+            raise EngineError("the steward was sent an interface name that can be no gateway's own")
         await self._stop_engine()
+        await _until_free(interface)
         check_tun_device()
         program = find(name).with_processes(processes)
         child = ChildProcess(program.command(interface), program.full_environment(), self._log_line)
@@ -190,11 +225,17 @@ class Steward:
     # -- the interface
 
     async def _new(self, message: dict[str, Any]) -> None:
-        config = config_from_plain(message.get("config"))
+        config = own_config_from_plain(message.get("config"))
         if self._interface is not None and self._known and self._interface.config.name == config.name:
             await self._interface.change(config)  # of this daemon, whose engine was started again
         else:
             self._interface, self._known = Interface(config), True
+
+    async def _change(self, message: dict[str, Any]) -> None:
+        config, its = own_config_from_plain(message.get("config")), self._its()
+        if (config.name, config.guard_metric) != (its.config.name, its.config.guard_metric):
+            raise InterfaceError(f"interface {its.config.name}: its name and its guards' metric stay what they are")
+        await its.change(config)
 
     def _its(self) -> Interface:
         if self._interface is None:
@@ -220,12 +261,25 @@ class Steward:
             task.add_done_callback(self._tasks.discard)
 
 
+async def _until_free(interface: str) -> None:
+    """Until nobody has the interface's name. Raises ``InterfaceError`` where one that no engine of ours made has it:
+    with such a name, one that fails a moment later would make the host's own interface pass for its own."""
+    for _ in range(round(GONE_BOUND / GONE_POLL)):
+        if index_of(interface) is None:
+            return
+        await asyncio.sleep(GONE_POLL)
+    raise InterfaceError(
+        f"interface name {interface} is taken; choose another name under tunnel.interface, or remove the old one "
+        f"(ip link del {interface})"
+    )
+
+
 def _mark(connection: socket.socket) -> None:
     """Mark the socket that comes over this connection, and give it its buffer."""
-    with contextlib.suppress(OSError, struct.error), connection:
+    with contextlib.suppress(OSError), connection:
         connection.settimeout(RECEIVE_BOUND)
         told, descriptors, *_ = socket.recv_fds(connection, MARKING.size, 1)
-        mark, buffer = MARKING.unpack(told)
+        mark, buffer = MARKING.unpack(told) if len(told) == MARKING.size else (0, -1)
         codes = [_mark_one(descriptor, mark, buffer) for descriptor in descriptors]
         connection.send(MARKED.pack(max(codes, default=-1)))
 
@@ -238,6 +292,8 @@ def _mark_one(descriptor: int, mark: int, buffer: int) -> int:
         os.close(descriptor)
         return error.errno or -1
     with theirs:
+        if not 0 <= buffer <= MAX_BUFFER:
+            return errno.EINVAL
         try:
             if mark:
                 theirs.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)

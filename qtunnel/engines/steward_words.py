@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from ipaddress import ip_interface, ip_network
 from typing import Any
 
-from qtunnel.engines.interface import InterfaceConfig
+from qtunnel.engines.bypass import mark_of
+from qtunnel.engines.interface import InterfaceConfig, guard_metric_of
 from qtunnel.errors import EngineError
 
 VERSION = 1
@@ -21,6 +23,11 @@ SOCKETS = ".sockets"
 
 PROGRAMS = ("qtunnel", "wireguard-go", "boringtun-cli")
 """The engines that a steward starts: those that the daemon drives over UAPI, without a capability of its own."""
+
+_NAME = re.compile(r"(?!(?:lo|all|default|\.\.?)\Z)[!-~]{1,15}", re.ASCII)
+_NOT_IN_A_NAME = frozenset("/:%")
+MAX_TXQUEUELEN = 10_000
+"""Packets. The kernel holds 8 bytes for each as long as the interface is there, whether packets wait or not."""
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -66,5 +73,26 @@ def config_from_plain(plain: Any) -> InterfaceConfig:
             int(plain["mark"]),
             int(plain["guard_metric"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise EngineError("the steward was sent an interface that is none") from None
+
+
+def is_interface_name(name: object) -> bool:
+    """Whether it is one that a gateway's interface can have, as the configuration's."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None and not _NOT_IN_A_NAME & set(name)
+
+
+def own_config_from_plain(plain: Any) -> InterfaceConfig:
+    """As ``config_from_plain``, of one gateway's own interface alone; raises ``EngineError`` for anything else.
+
+    Mark and metric say which routing table, which rules and which unreachable routes are cleared as this gateway's:
+    with the number of the main table, or of somebody else's, they would be the host's.
+    """
+    config = config_from_plain(plain)
+    ports = range(1 << 16)
+    port = guard_metric_of(0) - config.guard_metric
+    if not is_interface_name(config.name) or port not in ports or config.mark not in (0, mark_of(port)):
+        raise EngineError("the steward was sent an interface that can be no gateway's own")
+    if not 0 < config.txqueuelen <= MAX_TXQUEUELEN:
+        raise EngineError(f"interface {config.name}: a queue of {config.txqueuelen} packets is out of all bounds")
+    return config

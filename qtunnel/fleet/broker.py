@@ -15,9 +15,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from yarl import URL
 
 from qtunnel.errors import BrokerError, ConfigError, FilePermissionError
@@ -36,6 +38,9 @@ UNHEARD = 5.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between attempts to connect, each twice the one before, half of it by chance: a fleet whose broker was gone
 does not come back in one moment."""
+MAX_PACKET = 256 * 1024
+"""Bytes of what a broker may send: a hundred times a report, and what was subscribed to of a large fleet comes one by
+one. The library would take a packet of 256 MB, into the memory of a gateway's daemon."""
 REFUSED = {
     0x84: "it does not speak MQTT 5", 0x85: "the client ID is not allowed", 0x86: "bad user name or password",
     0x87: "not authorized", 0x88: "it is not available", 0x89: "it is busy", 0x8A: "banned",
@@ -79,9 +84,12 @@ class Broker:
         """Raises ``ConfigError`` or ``FilePermissionError``."""
         if self.ca is None:
             return None
+        files: TlsFiles | CaFile = CaFile(self.ca)
         if self.certificate is not None and self.private_key is not None:
-            return client_context(TlsFiles(self.ca, self.certificate, self.private_key))
-        return client_context(CaFile(self.ca))
+            files = TlsFiles(self.ca, self.certificate, self.private_key)
+        context = client_context(files)
+        context.sslsocket_class = _BoundedSocket
+        return context
 
     def password(self) -> Secret | None:
         """From its file, without the line break at its end; raises ``ConfigError`` or ``FilePermissionError``."""
@@ -91,9 +99,24 @@ class Broker:
             return Secret(bytes(content.reveal()).rstrip(b"\r\n"))
 
 
+class _BoundedSocket(ssl.SSLSocket):
+    """Ends the connection where the library asks for more than a packet may have, which it does for each at once."""
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        if buflen > MAX_PACKET:
+            raise ConnectionAbortedError("a packet is too large")
+        return super().recv(buflen, flags)
+
+
 @contextlib.asynccontextmanager
-async def connected(broker: Broker, client_id: str, will: aiomqtt.Will | None = None) -> AsyncIterator[aiomqtt.Client]:
-    """A session of its own. Raises ``BrokerError`` for what goes wrong with the broker, inside the block as well."""
+async def connected(
+    broker: Broker, client_id: str, will: aiomqtt.Will | None = None, *, waiting: int = 0
+) -> AsyncIterator[aiomqtt.Client]:
+    """A session of its own. Raises ``BrokerError`` for what goes wrong with the broker, inside the block as well.
+
+    waiting: messages of the broker's that are kept until somebody takes them; more are thrown away. 0: nobody asks for
+    any, and one that sends some all the same is left at once: to read them would take the time of handshakes.
+    """
     password = broker.password()
     text = None
     if password is not None:
@@ -104,17 +127,35 @@ async def connected(broker: Broker, client_id: str, will: aiomqtt.Will | None = 
                 text = ""
         if not text:
             raise ConfigError(f"{broker.password_file}: not one password in UTF-8")
+    properties = Properties(PacketTypes.CONNECT)
+    properties.MaximumPacketSize = MAX_PACKET
     client = aiomqtt.Client(
         broker.host, broker.port, username=broker.username, password=text, identifier=client_id, logger=_silent,
         protocol=aiomqtt.ProtocolVersion.V5, timeout=TIMEOUT, keepalive=KEEPALIVE, clean_start=True, will=will,
-        tls_context=broker.context(),
+        tls_context=broker.context(), max_queued_incoming_messages=max(1, waiting),
+        properties=properties,
     )  # fmt: skip
+    unasked = False
+
+    def leave(*message: object) -> None:
+        nonlocal unasked
+        unasked = True
+        found: Any = client._client.socket()
+        if found is not None:
+            with contextlib.suppress(OSError):
+                found.shutdown(socket.SHUT_RDWR)
+
+    if not waiting:
+        client._client.on_message = leave
     try:
         async with asyncio.timeout(TIMEOUT + LEAVING):
             await client.__aenter__()
+        if client._client.socket() is None:  # lost in that moment, which the library forgets
+            raise aiomqtt.MqttError("the connection was lost")
         yield client
     except (aiomqtt.MqttError, OSError, TimeoutError) as error:
-        raise BrokerError(f"{broker.name}: {_words(error)}") from None
+        words = "it sends messages, and nobody has asked for any" if unasked else _words(error)
+        raise BrokerError(f"{broker.name}: {words}") from None
     finally:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LEAVING):

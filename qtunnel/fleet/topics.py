@@ -19,6 +19,10 @@ PASSING = {
 """What changes from moment to moment: not worth a message by itself."""
 
 
+MOST_PEERS = 50
+"""Peers in the report of one source."""
+
+
 def state_topic(prefix: str, node: str) -> str:
     """Retained: ``online``, or ``offline``, which is the gateway's last will too."""
     return f"{prefix}/{node}/state"
@@ -30,8 +34,13 @@ def reports(status: Status, prefix: str, unix_now: float) -> dict[str, dict[str,
     found = {f"{base}/node": status.node.model_dump(mode="json")}
     # key_IDs are for the two ends and their auditors: the broker may be somebody else's.
     found |= {f"{base}/peer/{its.name}": its.model_dump(mode="json", exclude={"key_ids"}) for its in status.peers}
-    found |= {f"{base}/source/{its.name}": its.model_dump(mode="json") for its in status.key_sources}
+    found |= {f"{base}/source/{its.name}": _source(its) for its in status.key_sources}
     return {topic: {"version": 1, "time": round(unix_now, 3), **report} for topic, report in found.items()}
+
+
+def _source(its: KeySourceStatus) -> dict[str, Any]:
+    """Of its peers those alone that there is something to say of: a hub has a thousand."""
+    return {**its.model_dump(mode="json"), "towards": [one.model_dump(mode="json") for one in its.doubted[:MOST_PEERS]]}
 
 
 def lasting(report: Mapping[str, Any]) -> dict[str, Any]:

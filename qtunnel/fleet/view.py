@@ -27,7 +27,7 @@ MAX_REPORTS = 100_000
 class _Report(BaseModel):
     """What is read of a report: another version may say more."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
     time: float = 0.0
 
 
@@ -74,7 +74,7 @@ class Member:
 async def read_fleet(broker: Broker, prefix: str, client_id: str) -> list[Member]:
     """All gateways under ``prefix``, by name; raises ``BrokerError``."""
     members: dict[str, Member] = {}
-    async with connected(broker, client_id) as client:
+    async with connected(broker, client_id, waiting=MAX_REPORTS) as client:
         codes = await client.subscribe([(f"{prefix}/+/{rest}", 1) for rest in ("state", "node", "peer/+", "source/+")])
         if any((code if isinstance(code, int) else int(code.value)) >= REFUSED for code in codes):
             raise BrokerError(f"{broker.name}: it does not let us read {prefix}/#")
@@ -91,9 +91,10 @@ async def read_fleet(broker: Broker, prefix: str, client_id: str) -> list[Member
 
 
 def take(members: dict[str, Member], prefix: str, topic: str, data: Any) -> None:
-    """Put one message in its place; what is not a report is passed over."""
+    """Put one message in its place; what is not a report is passed over, but for one of a tunnel: that nothing is known
+    of its protection is no reason to call the gateway well."""
     levels = topic.removeprefix(f"{prefix}/").split("/")
-    if not isinstance(data, bytes) or not data or len(data) > MAX_PAYLOAD or not 2 <= len(levels) <= 3:
+    if not isinstance(data, bytes) or not data or not 2 <= len(levels) <= 3:
         return
     name, kind, *rest = levels
     member = members.setdefault(name, Member(name))
@@ -101,8 +102,8 @@ def take(members: dict[str, Member], prefix: str, topic: str, data: Any) -> None
         member.online = data == b"online"
     elif kind == "node" and (node := _parsed(NodeReport, data)) is not None:
         member.node = node
-    elif kind == "peer" and rest and (peer := _parsed(PeerReport, data)) is not None:
-        member.peers[rest[0]] = peer
+    elif kind == "peer" and rest:
+        member.peers[rest[0]] = _parsed(PeerReport, data) or PeerReport()
     elif kind == "source" and rest and (source := _parsed(SourceReport, data)) is not None:
         member.sources[rest[0]] = source
 
@@ -111,6 +112,8 @@ Report = TypeVar("Report", bound=_Report)
 
 
 def _parsed(model: type[Report], data: bytes) -> Report | None:
+    if len(data) > MAX_PAYLOAD:
+        return None
     try:
         return model.model_validate(json.loads(data))
     except (ValueError, ValidationError, RecursionError):

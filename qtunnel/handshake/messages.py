@@ -50,6 +50,11 @@ class Verdict(IntEnum):
     def words(self) -> str:
         return _VERDICT_WORDS[self]
 
+    @property
+    def reason(self) -> str:
+        """One word, for events and tests."""
+        return self.name.lower().replace("_", "-")
+
 
 _VERDICT_WORDS = {
     Verdict.ACCEPTED: "accepted",
@@ -105,6 +110,7 @@ _OFFER = struct.Struct("!12sQBBBxI")  # timestamp, epoch, qkd, min_sources, chai
 _ANSWER = struct.Struct("!BQBBBxIB16s")  # verdict, epoch, qkd, min_sources, chain policy, 0, capabilities, has chain
 _CHAIN = struct.Struct("!Q16s")
 EPOCH = struct.Struct("!Q")  # the payload of commit and committed
+_WITHDRAWS = 0x80  # in the number of marks: those of withdrawn keys follow
 
 
 class _Reader:
@@ -178,9 +184,12 @@ def _encode_ref(ref: KeyRef) -> bytes:
 
 def _encode_inventory(its: Inventory) -> bytes:
     refs = b"".join(map(_encode_ref, its.announced))
-    if len(its.announced) > MAX_ANNOUNCED or len(refs) > MAX_ANNOUNCED_BYTES or len(its.held) > MAX_MARKS:
+    marks = len(its.held) + len(its.withdrawn)
+    if len(its.announced) > MAX_ANNOUNCED or len(refs) > MAX_ANNOUNCED_BYTES or marks > MAX_MARKS:
         raise ValueError(f"an inventory holds at most {MAX_ANNOUNCED} announced keys and {MAX_MARKS} marks")
-    return its.store + bytes([len(its.announced)]) + refs + bytes([len(its.held)]) + b"".join(its.held)
+    held = bytes([len(its.held) | (_WITHDRAWS if its.withdrawn else 0)]) + b"".join(its.held)
+    more = bytes([len(its.withdrawn)]) + b"".join(its.withdrawn) if its.withdrawn else b""
+    return its.store + bytes([len(its.announced)]) + refs + held + more
 
 
 def _decode_refs(reader: _Reader, most: int) -> tuple[KeyRef, ...]:
@@ -201,12 +210,22 @@ def _decode_inventory(reader: _Reader) -> Inventory:
     if sum(ref.wire_size for ref in announced) > MAX_ANNOUNCED_BYTES:
         raise HandshakeError("malformed", f"{reader.what} announces more than {MAX_ANNOUNCED_BYTES} bytes of keys")
     count = reader.byte()
-    if count > MAX_MARKS:
+    more, count = count & _WITHDRAWS, count & ~_WITHDRAWS
+    held = _decode_marks(reader, count, MAX_MARKS)
+    number = reader.byte() if more else 0
+    withdrawn = _decode_marks(reader, number, MAX_MARKS - count)
+    if (more and not withdrawn) or (not any(store) and (announced or held or withdrawn)):
+        raise HandshakeError("malformed", f"{reader.what} has keys in no store, or an empty list")
+    return Inventory(store, announced, held, withdrawn)
+
+
+def _decode_marks(reader: _Reader, count: int, most: int) -> tuple[bytes, ...]:
+    if count > most:
         raise HandshakeError("malformed", f"{reader.what} has {count} marks")
-    held = tuple(reader.take(MARK_SIZE) for _ in range(count))
-    if len(set(held)) != len(held) or (not any(store) and (announced or held)):
-        raise HandshakeError("malformed", f"{reader.what} has a mark twice, or keys in no store")
-    return Inventory(store, announced, held)
+    marks = tuple(reader.take(MARK_SIZE) for _ in range(count))
+    if len(set(marks)) != len(marks):
+        raise HandshakeError("malformed", f"{reader.what} has a mark twice")
+    return marks
 
 
 def decode_offer(data: bytes) -> Offer:
@@ -310,7 +329,7 @@ def response_sizes(suite: Suite) -> tuple[int, ...]:
 COMMIT_SIZE = EPOCH.size + TAG_SIZE
 _MAX_REF = 2 * (1 + 255) + 2
 MIN_INVENTORY = STORE_SIZE + 2
-MAX_INVENTORY = MIN_INVENTORY + MAX_ANNOUNCED_BYTES + MAX_MARKS * MARK_SIZE
+MAX_INVENTORY = MIN_INVENTORY + MAX_ANNOUNCED_BYTES + 1 + MAX_MARKS * MARK_SIZE
 MIN_OFFER = _OFFER.size + 2 + MIN_INVENTORY + TAG_SIZE
 MAX_OFFER = MIN_OFFER - MIN_INVENTORY + MAX_CHAINS * _CHAIN.size + MAX_KEYS * _MAX_REF + MAX_INVENTORY
 MIN_ANSWER = _ANSWER.size + 2 + MIN_INVENTORY + TAG_SIZE

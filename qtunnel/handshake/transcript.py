@@ -13,7 +13,7 @@ from qtunnel.crypto.kdf import Label, derive, frame
 from qtunnel.crypto.noise import SymmetricState
 from qtunnel.errors import HandshakeError
 from qtunnel.handshake.fragments import VERSION
-from qtunnel.handshake.messages import COMMIT_SIZE, EPOCH
+from qtunnel.handshake.messages import EPOCH
 from qtunnel.handshake.suites import Suite
 from qtunnel.identity import PublicIdentity
 from qtunnel.secret import Secret
@@ -147,5 +147,4 @@ def finish(
         committed = suite.aead.seal(to_initiator, 0, EPOCH.pack(epoch), state.h)
     state.wipe()
     ephemeral.wipe()
-    assert len(commit) == len(committed) == COMMIT_SIZE
     return Sealed(EpochKeys(epoch, suite, psk, chain, keys, chained), commit, committed)

@@ -1,13 +1,14 @@
 """How well one key source is, for all peers together: when it may be asked, and when not at all.
 
 A source that is down is not asked for every peer's every rekey: it rests, ever longer up to a bound, and the first call
-after that shows whether it is back. A source that warns of an eavesdropper, or whose QBER is above its limit, is put
-into quarantine: nothing of it is used until an operator clears it, or where the configuration says so some time after
-its alarm has ended.
+after that shows whether it is back. A source that warns as a whole, of a device that was opened, is put into
+quarantine: nothing of it is used until an operator clears it, or where the configuration says so some time after its
+alarm has ended. What it says of the keys with one peer alone is for trust.py.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
@@ -29,6 +30,8 @@ WINDOW = 3600.0
 PARTS = 60
 """... so many parts."""
 DAY = 86_400.0
+CLEAR = "qtunnel sources clear"
+"""What ends a quarantine, with the source's name behind it."""
 
 
 class SourceState(Enum):
@@ -80,6 +83,35 @@ class Limits:
     quarantine: float | None = None
 
 
+class Quarantine:
+    """What forbids to use keys: an alarm, from when it came until it is cleared or, where ``limits`` say so, some time
+    after it has ended. All times are monotonic seconds."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.alarm: str | None = None
+        self._quiet_since: float | None = None
+
+    def alarmed(self, alarm: str) -> None:
+        """An alarm, in words; in quarantine as well, where it begins anew."""
+        self.alarm, self._quiet_since = alarm, None
+
+    def quiet(self, now: float) -> bool:
+        """A look found no alarm; whether that ends the quarantine."""
+        if self._quiet_since is None:  # not before it was seen to have ended: who keeps us from looking ends nothing
+            self._quiet_since = now
+        return self.limits.quarantine is not None and now - self._quiet_since >= self.limits.quarantine
+
+    def words(self, clear: str) -> str:
+        """Why no key is used, and how that ends. clear: what an operator has to type."""
+        return f"in quarantine: {self.alarm}; {self._way_out(clear)}"
+
+    def _way_out(self, clear: str) -> str:
+        if self.limits.quarantine is None:
+            return f"an operator has to clear it ({clear})"
+        return f"it ends {self.limits.quarantine:g} s after the alarm does, or by {clear}"
+
+
 class Consumption:
     """Keys taken from a source, counted over the last ``WINDOW`` seconds."""
 
@@ -119,15 +151,12 @@ class SourceHealth:
     """One source's state. All times are monotonic seconds; interval: the shortest between the rekeys that use it."""
 
     def __init__(self, limits: Limits, now: float, interval: float = LONGEST_REST / REST_SHARE) -> None:
-        self.limits, self.interval = limits, interval
+        self.interval = interval
+        self.quarantine = Quarantine(limits)
         self._machine = Machine(SOURCE_TABLE, SourceState.UNASKED)
         self._in_a_row = 0
         self._rest = FIRST_REST
         self.rests_until = 0.0
-        self.alarm: str | None = None
-        """Why it is in quarantine."""
-        self.quarantined_at = 0.0
-        self._quiet_since: float | None = None
         self.taken, self.lost = 0, 0
         """Keys that were delivered, and keys booked as lost, since the start."""
         self.consumption = Consumption(now)
@@ -139,17 +168,13 @@ class SourceHealth:
     def refusal(self, now: float) -> str | None:
         """Why the source must not be asked for a key now, in words; ``None`` where it may be."""
         if self.state is SourceState.QUARANTINED:
-            return f"in quarantine: {self.alarm}; {self._way_out()}"
+            return self.quarantine.words(f"{CLEAR} NAME")
         if self.state is SourceState.RESTING:
             if now < self.rests_until:
-                return f"was down {self._in_a_row} times in a row; it is asked again in {self.rests_until - now:.0f} s"
+                left = math.ceil(self.rests_until - now)
+                return f"was down {self._in_a_row} times in a row; it is asked again in {left} s"
             self._machine.fire(SourceEvent.RESTED)
         return None
-
-    def _way_out(self) -> str:
-        if self.limits.quarantine is None:
-            return "an operator has to clear it (qtunnel sources clear NAME)"
-        return f"it ends {self.limits.quarantine:g} s after the alarm does, or by qtunnel sources clear NAME"
 
     def delivered(self, number: int, now: float) -> None:
         """It gave ``number`` keys, or for 0 said that it is well."""
@@ -178,36 +203,34 @@ class SourceHealth:
         self._rest = min(LONGEST_REST, 2 * self._rest)
 
     def looked(self, status: SourceStatus, now: float) -> bool:
-        """What the source says of itself; whether that put it into quarantine, or ended one that ends by itself."""
-        alarm = alarm_of(status, self.limits)
+        """What the source says of itself as a whole; whether that put it into quarantine, or ended one that ends by
+        itself."""
+        alarm = alarm_of(status, self.quarantine.limits) if status.for_all else None
         if alarm is not None:
             news = self.state is not SourceState.QUARANTINED
-            if news:
-                self.quarantined_at = now
             self._machine.fire(SourceEvent.ALARMED)
-            self.alarm, self._quiet_since = alarm, None
+            self.quarantine.alarmed(alarm)
             return news
-        if self.state is not SourceState.QUARANTINED:
-            return False
-        if self._quiet_since is None:  # not before it was seen to have ended: who keeps us from looking ends nothing
-            self._quiet_since = now
-        if self.limits.quarantine is None or now - self._quiet_since < self.limits.quarantine:
-            return False
-        return self.clear()
+        return self.state is SourceState.QUARANTINED and self.quarantine.quiet(now) and self.clear()
 
     def clear(self) -> bool:
         """End the quarantine; whether there was one. An alarm that goes on brings it back at the next look."""
         if self.state is not SourceState.QUARANTINED:
             return False
         self._machine.fire(SourceEvent.CLEARED)
-        self.alarm, self._in_a_row, self._rest = None, 0, FIRST_REST
+        self.quarantine.alarm, self._in_a_row, self._rest = None, 0, FIRST_REST
         return True
+
+    @property
+    def alarm(self) -> str | None:
+        """Why it is in quarantine."""
+        return self.quarantine.alarm
 
 
 def alarm_of(status: SourceStatus, limits: Limits) -> str | None:
     """What a status says that forbids to use the source's keys, in words."""
     if status.alarm is not None:
         return f"it warns: {status.alarm}"
-    if status.qber is not None and status.qber > limits.qber:
+    if status.qber is not None and not 0 <= status.qber <= limits.qber:  # NaN is in no range
         return f"QBER {status.qber:.1%}, above its limit of {limits.qber:.1%}"
     return None

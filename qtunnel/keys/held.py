@@ -74,6 +74,13 @@ class HeldKeys:
         """When the oldest is to be wiped; monotonic seconds."""
         return min((entry.since + self._lifetime for entry in self._entries.values()), default=None)
 
+    def distrust(self, source: str, since: float) -> list[KeyRef]:
+        """Wipe what came of that source after ``since``, and say which."""
+        doubted = [ref for ref, entry in self._entries.items() if ref.source == source and entry.since > since]
+        for ref in doubted:
+            self.discard(ref)
+        return doubted
+
     def keep(self, sources: Collection[str]) -> None:
         """Wipe what is of any other source."""
         for ref in [ref for ref in self._entries if ref.source not in sources]:

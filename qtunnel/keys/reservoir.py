@@ -8,6 +8,9 @@ never offer the same one.
 ``store`` names a reservoir: as long as its process lives or, where it is kept on disk, as long as its file can be used.
 A peer that shows another store than before has lost what it held. ``image`` is what goes to disk; whoever lost a part
 of what it had learned finds it again, for a key that is announced once more is marked once more.
+
+Where a source raised an alarm, the keys that came since the last good look at it are wiped, and withdrawn: the peer
+hears of it, and wipes its own.
 """
 
 from __future__ import annotations
@@ -73,6 +76,8 @@ class Reservoir:
         self._own: dict[KeyRef, _Own] = {}
         self._theirs: dict[KeyRef, _Theirs] = {}
         self._peer_store: bytes | None = None
+        self._withdrawn: dict[bytes, None] = {}
+        """Marks of keys that the peer has to wipe, until it knows."""
         self.version = 0
         """Another one after whatever changes what is on disk."""
         self.used = False
@@ -147,11 +152,13 @@ class Reservoir:
 
     # -- what is told
 
-    def tell(self) -> Inventory:
-        """For our next message. What it says is repeated until ``heard`` tells that it arrived."""
+    def tell(self, *, withdrawals: bool = False) -> Inventory:
+        """For our next message. What it says is repeated until ``heard`` tells that it arrived. withdrawals: the peer
+        reads which keys are withdrawn."""
         if not self.depth:
             return NOTHING
-        held = [ref for ref, entry in self._theirs.items() if not entry.told][:MAX_MARKS]
+        withdrawn = self.withdrawn if withdrawals else ()
+        held = [ref for ref, entry in self._theirs.items() if not entry.told][: MAX_MARKS - len(withdrawn)]
         fresh = [ref for ref, entry in self._own.items() if entry.place is not Place.SHARED][:MAX_ANNOUNCED]
         sizes = accumulate(ref.wire_size for ref in fresh)
         announced = tuple(ref for ref, size in zip(fresh, sizes, strict=True) if size <= MAX_ANNOUNCED_BYTES)
@@ -159,10 +166,24 @@ class Reservoir:
             if self._own[ref].place is Place.FETCHED:
                 self._own[ref].place = Place.ANNOUNCED
                 self.version += 1
-        return Inventory(self.store, announced, tuple(mark_of(ref) for ref in held))
+        return Inventory(self.store, announced, tuple(mark_of(ref) for ref in held), withdrawn)
+
+    @property
+    def withdrawn(self) -> tuple[bytes, ...]:
+        """Marks of keys that the peer has to wipe, as many as one message takes."""
+        return tuple(self._withdrawn)[:MAX_MARKS]
+
+    def refusing(self) -> Inventory:
+        """For a refusal, of which nobody hears whether it arrived: another one has the next of them."""
+        marks = self.withdrawn
+        for mark in marks:
+            self._withdrawn[mark] = self._withdrawn.pop(mark)
+        return Inventory(self.store, withdrawn=marks) if marks and self.depth else NOTHING
 
     def heard(self, told: Inventory) -> None:
         """The peer has read a message with what ``tell`` gave."""
+        for mark in told.withdrawn:
+            self._withdrawn.pop(mark, None)
         marks = set(told.held)
         for ref, entry in self._theirs.items():
             if not entry.told and mark_of(ref) in marks:
@@ -179,6 +200,7 @@ class Reservoir:
                 for ref in lost:
                     self._own.pop(ref).key.wipe()
                 lost += self._drop_theirs()
+            self._withdrawn.clear()
             self._peer_store = told.store
             self.version += 1
         for ref in told.announced:
@@ -199,6 +221,38 @@ class Reservoir:
             entry.key.wipe()
         self._theirs.clear()
         return lost
+
+    def distrust(self, source: str, since: float) -> list[KeyRef]:
+        """Wipe the keys of a source that came after ``since``, of both ends, and say which; those that the peer knows
+        of are withdrawn."""
+        doubted: list[KeyRef] = []
+        # The peer's first: it may offer one at any moment.
+        for ref in [ref for ref, its in self._theirs.items() if ref.source == source and its.since > since]:
+            self._theirs.pop(ref).key.wipe()
+            doubted.append(ref)
+            self._withdrawn[mark_of(ref)] = None
+        for ref in [ref for ref, its in self._own.items() if ref.source == source and its.since > since]:
+            entry = self._own.pop(ref)
+            entry.key.wipe()
+            doubted.append(ref)
+            if entry.place is not Place.FETCHED:
+                self._withdrawn[mark_of(ref)] = None
+        while len(self._withdrawn) > 2 * MAX_DEPTH:  # of a peer that does not hear of them
+            del self._withdrawn[next(iter(self._withdrawn))]
+        if doubted:
+            self._out()
+        return doubted
+
+    def drop(self, marks: Collection[bytes]) -> list[KeyRef]:
+        """The peer has withdrawn these: wipe them, and say which they were."""
+        gone: list[KeyRef] = []
+        for entries in (self._own, self._theirs) if marks else ():
+            for ref in [ref for ref in entries if mark_of(ref) in marks]:
+                entries.pop(ref).key.wipe()
+                gone.append(ref)
+        if gone:
+            self._out()
+        return gone
 
     # -- on disk
 

@@ -21,7 +21,8 @@ class SourceStatus:
     healthy: it answered and can deliver. detail: one line for people. stored_keys: keys ready, max_keys: how many it
     can hold, key_size: their default size in bytes, qber: quantum bit error rate as a fraction (0.033), key_rate:
     secret bits per second. alarm: what the source warns of, in words, where its keys must not be trusted any more: an
-    eavesdropper, a QBER too high, a device that was opened.
+    eavesdropper, a QBER too high, a device that was opened. for_all: alarm and qber hold for the keys with every peer
+    of the source; ``False`` where they are of the keys with this one peer alone, as of one link of several.
     """
 
     healthy: bool
@@ -32,6 +33,7 @@ class SourceStatus:
     qber: float | None = None
     key_rate: float | None = None
     alarm: str | None = None
+    for_all: bool = True
 
 
 class KeySource(Protocol):

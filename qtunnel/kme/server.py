@@ -22,6 +22,7 @@ from qtunnel.kme.api import ApiError, DeliveredKey
 from qtunnel.kme.config import KmeConfig
 from qtunnel.kme.link import PATH as LINK_PATH
 from qtunnel.kme.link import decode_push
+from qtunnel.kme.listener import Listener
 from qtunnel.kme.origin import Origin, PairOrigin
 from qtunnel.kme.store import KeyStore
 from qtunnel.telemetry.log import get as get_log
@@ -217,7 +218,7 @@ def listen(address: SocketAddress) -> socket.socket:
     """A listening socket; raises ``KmeError`` with the remedy."""
     family = socket.AF_INET6 if address.address.version == 6 else socket.AF_INET
     try:
-        return socket.create_server((str(address.address), address.port), family=family, backlog=128)
+        return Listener(socket.create_server((str(address.address), address.port), family=family, backlog=128))
     except OSError as error:
         remedy = {
             errno.EADDRINUSE: "another program has this port; stop it, or change listen",

@@ -140,6 +140,11 @@ def _sources(sources: list[KeySourceStatus]) -> Iterator[Metric]:
                 (((its.name,), its.qber) for its in sources))  # fmt: skip
     yield gauge("source_qber_limit_ratio", "Quantum bit error rate above which no key is used.", source,
                 (((its.name,), its.qber_limit) for its in sources))  # fmt: skip
+    pairs = [(its.name, one) for its in sources for one in its.towards]
+    yield gauge("source_peer_state", "1 for the state of its keys with that peer; other states have none.",
+                ["source", "peer", "state"], (((name, one.peer, one.state), 1.0) for name, one in pairs))  # fmt: skip
+    yield gauge("source_peer_qber_ratio", "Quantum bit error rate of the keys with that peer.", ["source", "peer"],
+                (((name, one.peer), one.qber) for name, one in pairs))  # fmt: skip
     yield gauge("source_key_rate_bytes_per_second", "Secret key that it makes.", source,
                 (((its.name,), None if its.key_rate is None else its.key_rate / 8) for its in sources))  # fmt: skip
     yield gauge("source_used_keys_per_day", "Keys used, at the rate of the last hour.", source,

@@ -23,6 +23,7 @@ spends a microsecond on each segment: of one byte each, a record of 64 kB would 
 _LARGEST: Final = 1 << 17
 """Bytes, more than any item has."""
 
+_SHORTEST_IPV4: Final = 20
 _ENOUGH: Final = bytes(64)
 _PROTOCOL_OF: Final = {offset: protocol for protocol, offset in CHECKSUM_OFFSET.items()}
 _SHORTEST: Final = {TCP: 20, UDP: 8}
@@ -102,6 +103,8 @@ def header_size(rule: Rule, item: memoryview) -> int:
         return -1
     if version == 4:
         transport, protocol = (item[at] & 15) * 4, item[at + 9]
+        if transport < _SHORTEST_IPV4:  # its transport header would lie in its own
+            return -1
     else:
         transport, protocol = 40, item[at + 6]
         if protocol != rule.protocol:

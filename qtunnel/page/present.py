@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtunnel.control.messages import PeerStatus, Status
+from qtunnel.control.messages import KeySourceStatus, PeerStatus, Status
 from qtunnel.control.words import PROTECTION_WORDS, interval, next_rekey
 
+MOST_DOUBTED = 5
+"""Peers with a line of their own on the card of a key source."""
 MOST_PEERS = 60
 """Peers told of one by one, those that need a look first; a hub's others are counted."""
 _KEPT = {
@@ -41,8 +43,14 @@ def present(status: Status, unix_now: float) -> dict[str, Any]:
         "others": {"number": len(others), "unprotected": sum(not its.protected for its in others)},
         "plain_peers": [its.model_dump() for its in status.plain_peers[:MOST_PEERS]],
         "plain_others": max(0, len(status.plain_peers) - MOST_PEERS),
-        "sources": [its.model_dump(exclude={"faults"}) for its in status.key_sources],
+        "sources": [_source(its) for its in status.key_sources],
     }  # fmt: skip
+
+
+def _source(its: KeySourceStatus) -> dict[str, Any]:
+    towards = [one.model_dump(include={"peer", "state", "alarm", "problem"}) for one in its.doubted]
+    more = {"towards": towards[:MOST_DOUBTED], "towards_more": max(0, len(towards) - MOST_DOUBTED)}
+    return {**its.model_dump(exclude={"faults", "towards"}), **more}
 
 
 def _peer(its: PeerStatus) -> dict[str, Any]:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from qtunnel.constants import QKD_KEY_SIZE
 from qtunnel.handshake.messages import Answer, Verdict
-from qtunnel.keys.reservoir import Reservoir
+from qtunnel.keys.reservoir import Reservoir, mark_of
 from qtunnel.keys.stored import Image
 from qtunnel.rekey.context import PeerContext
 from qtunnel.rekey.model import FetchAhead, FetchById, Fetched, Keep, Now, PeerSettings
-from qtunnel.terms import RESERVOIR, STORE_SIZE, Inventory, KeyRef
+from qtunnel.terms import NOTHING, RESERVOIR, STORE_SIZE, WITHDRAWALS, Inventory, KeyRef
 
 FIRST_PAUSE = 2.0
 """Seconds until a source that gave fewer keys than it was asked for is asked again, doubling up to ..."""
 LONGEST_PAUSE = 120.0
 """... these, the usual interval between rekeys: what comes sooner would not be announced sooner."""
 CONFIGURATION_CHANGED = "the configuration has changed"
+WITHDRAWN = "the peer has withdrawn them: its key source raised an alarm"
 IN_MEMORY_ALONE = "the daemon was started anew, and they were in its memory alone"
 
 
@@ -47,6 +48,8 @@ class Ahead:
         self._own: dict[int, tuple[str, int]] = {}
         """Fetches under way for keys of ours: source and number, by ticket."""
         self._theirs: dict[int, tuple[KeyRef, ...]] = {}
+        self._unwanted: set[KeyRef] = set()
+        """Of these, the peer's that it has withdrawn since."""
         self._due: dict[str, float] = {}
         """When a source may be asked again, where not at once; monotonic seconds."""
         self._pauses: dict[str, float] = {}
@@ -61,6 +64,9 @@ class Ahead:
         context.held_ahead = self._held
         if kept.image is not None and settings.store_key is not None:
             reservoir.take_up(kept.image, now.mono, _unix_ms(now), context.is_news)
+            for source, at in context.memory.vouched:
+                if at <= _unix_ms(now):  # else the clock went back, and nobody can tell what came after the look
+                    context.vouched[source] = now.mono - (_unix_ms(now) - at) / 1000, at
             self._saved = reservoir.version
             context.notice("reservoir.kept", number=sum(held for _, held in self._held()))
             self._lost(reservoir.keep(settings.sources if settings.reservoir else ()), CONFIGURATION_CHANGED)
@@ -151,8 +157,10 @@ class Ahead:
         """What a key source answered."""
         reservoir = self.reservoir
         if ticket in self._theirs:
-            del self._theirs[ticket]
+            refs = self._theirs.pop(ticket)
             self._context.admit(reservoir.hold, result, now)
+            self._drop({mark_of(ref) for ref in self._unwanted.intersection(refs)})
+            self._unwanted.difference_update(refs)
             self.save(now)
             self._note()
             return
@@ -188,23 +196,31 @@ class Ahead:
 
     def tell(self) -> Inventory:
         """For the next offer or answer."""
-        return self.reservoir.tell()
+        return self.reservoir.tell(withdrawals=bool(self._context.peer_capabilities & WITHDRAWALS))
+
+    def refusing(self, capabilities: int) -> Inventory:
+        """For an answer that refuses an offer with those capabilities: what the peer must not offer again."""
+        return self.reservoir.refusing() if capabilities & WITHDRAWALS else NOTHING
 
     def heard(self, told: Inventory) -> None:
         """The peer has read an offer or answer with that."""
         self.reservoir.heard(told)
 
     def answered(self, told: Inventory, answer: Answer, now: Now) -> None:
-        """The answer to our offer, which told that. One that refuses says nothing of a reservoir: that is no peer whose
-        store is gone."""
+        """The answer to our offer, which told that. One that refuses says nothing of a reservoir but what is withdrawn:
+        that is no peer whose store is gone."""
         if answer.verdict is Verdict.ACCEPTED:
             self.heard(told)
             self.learn(answer.inventory, now)
+        elif self._drop(answer.inventory.withdrawn):
+            self.save(now)
+            self._note()
 
     def learn(self, told: Inventory, now: Now) -> None:
         """What a proven offer or answer says of the peer's keys; those that it announces are fetched."""
         context = self._context
-        if self._lost(self.reservoir.learn(told), "the peer has lost what it held of them, as by a restart"):
+        lost = self._lost(self.reservoir.learn(told), "the peer has lost what it held of them, as by a restart")
+        if self._drop(told.withdrawn) or lost:
             self.save(now)
             self._note()
         for source in context.settings.sources:
@@ -216,6 +232,28 @@ class Ahead:
             ticket = next(context.tickets)
             self._theirs[ticket] = wanted
             context.effects.append(FetchById(context.name, ticket, wanted))
+
+    def _drop(self, marks: Collection[bytes]) -> bool:
+        """The peer has withdrawn these; whether any of them was here."""
+        under_way = {ref for refs in self._theirs.values() for ref in refs} if marks else set[KeyRef]()
+        self._unwanted |= {ref for ref in under_way if mark_of(ref) in marks}
+        return self._lost(self.reservoir.drop(marks), WITHDRAWN)
+
+    def distrust(self, source: str, why: str, now: Now) -> list[KeyRef]:
+        """An alarm: wipe what came of that source since the last good look, also what is in hand, and let the peer know
+        what it holds of it; returns which that were."""
+        context = self._context
+        since, _ = context.vouched.get(source, (float("-inf"), 0))
+        ahead = self.reservoir.distrust(source, since)
+        in_hand = [*context.ours.distrust(source, since), *context.theirs.distrust(source, since)]
+        if ahead or in_hand:
+            number = len(ahead) + len(in_hand)
+            context.notice("key.distrusted", source=source, number=number, detail=why)
+        if ahead:
+            self._watch(source)
+            self.save(now)
+            self._note()
+        return ahead + in_hand
 
     def change(self, settings: PeerSettings, before: PeerSettings, now: Now) -> None:
         """Other settings of the same peer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -32,6 +32,7 @@ from qtunnel.rekey.limits import (
 )
 from qtunnel.rekey.model import FetchById, Fetched, Now, Send
 from qtunnel.rekey.replay import ReplayTimes
+from qtunnel.rekey.shortage import Shortage
 from qtunnel.rekey.timing import FETCH_LIMIT, PENDING_LIMIT, seconds_between, tai64n
 from qtunnel.secret import Secret
 from qtunnel.statemachine import Machine
@@ -94,7 +95,7 @@ class Inbound:
         self._init = b""
         self._usable: list[KeyRef] = []
         self._in_flight: dict[KeyRef, int] = {}
-        self._failures: dict[str, str] = {}
+        self._shortage = Shortage()
         self._sealed: Sealed | None = None
         self._policy: Policy | None = None
         self._inventories = NOTHING, NOTHING
@@ -187,7 +188,7 @@ class Inbound:
         self._drop()
         self._timestamp = responder.offer.timestamp
         self._responder, self._init, self._address = responder, body, address
-        self._failures = {}
+        self._shortage = Shortage()
         self._started = now.mono
         self._limit = now.mono + FETCH_LIMIT
         offer = responder.offer
@@ -242,11 +243,13 @@ class Inbound:
         usable: dict[str, KeyRef] = {}
         for ref in offer.keys:
             if ref.source not in context.settings.sources:
-                self._failures[ref.source] = (
+                words = (
                     f"no key source {ref.source!r} is configured for this peer here; both ends must use the same name"
                 )
+                self._shortage.mistake(ref.source, words)
             elif ref.size != QKD_KEY_SIZE:
-                self._failures[ref.source] = f"{ref.source}: a key of {ref.size} bytes was offered, not {QKD_KEY_SIZE}"
+                words = f"{ref.source}: a key of {ref.size} bytes was offered, not {QKD_KEY_SIZE}"
+                self._shortage.mistake(ref.source, words)
             else:
                 usable.setdefault(ref.source, ref)
         return list(usable.values())
@@ -258,7 +261,7 @@ class Inbound:
         self._in_flight = {ref: its for ref, its in self._in_flight.items() if its != ticket}
         if self.state is not InState.FETCHING or self._responder is None:
             return
-        self._failures |= dict(failures)
+        self._shortage.failed(dict(failures))
         if not any(ref in self._in_flight for ref in self._usable):
             self._answer(now)
 
@@ -274,9 +277,8 @@ class Inbound:
         keys = [(ref, key) for ref in usable if (key := context.theirs.get(ref)) is not None]
         chosen = context.chain.choose(chain.id for chain in offer.chains)
         shortfall = context.judge(offer.policy, len(keys), chained=chosen is not None)
-        detail = "; ".join(self._failures.values())
         if shortfall is not None:
-            self._refuse(_SHORTFALLS[shortfall], detail)
+            self._refuse(_SHORTFALLS[shortfall], self._shortage.words, self._shortage.told)
             return
         indices = tuple(offer.keys.index(ref) for ref, _ in keys)
         chain_id = None if chosen is None else chosen.id
@@ -287,7 +289,7 @@ class Inbound:
             context.settings.capabilities,
             chain_id,
             indices,
-            clip(detail),
+            clip(self._shortage.told),
             self._ahead.tell(),
         )
         self._ahead.save(now)
@@ -318,12 +320,15 @@ class Inbound:
         self._responder = None
         return sealed
 
-    def _refuse(self, verdict: Verdict, detail: str) -> None:
+    def _refuse(self, verdict: Verdict, detail: str, told: str = "") -> None:
+        """told: what the peer hears of ``detail``, where that is not all."""
         context = self._context
-        answer = Answer(verdict, context.epoch, context.policy, context.settings.capabilities, None, (), clip(detail))
+        assert self._responder is not None
+        withdrawn = self._ahead.refusing(self._responder.offer.capabilities)
+        ours, told = context.settings.capabilities, clip(told or detail)
+        answer = Answer(verdict, context.epoch, context.policy, ours, None, (), told, withdrawn)
         words = f"{verdict.words}: {detail}" if detail else verdict.words
-        reason = verdict.name.lower().replace("_", "-")
-        context.notice("rekey.failed", role="responder", reason=reason, detail=words)
+        context.notice("rekey.failed", role="responder", reason=verdict.reason, detail=words)
         self._respond(answer, None, [])
         self._end(InEvent.REFUSED)
 
@@ -379,7 +384,7 @@ class Inbound:
         if self.state is InState.IDLE or now.mono < self._limit:
             return
         if self.state is InState.FETCHING and self._responder is not None:
-            self._failures.setdefault("", f"no key source answered within {FETCH_LIMIT:.0f} s")
+            self._shortage.silent(f"no key source answered within {FETCH_LIMIT:.0f} s")
             self._answer(now)
             return
         self._context.notice("rekey.failed", role="responder", reason="no-commit", detail="the peer never committed")
@@ -389,6 +394,10 @@ class Inbound:
     def barred(self) -> bool:
         """Whether our policy as it stands now does not allow what we have answered."""
         return self._sealed is not None and self._context.overtaken(self._sealed.keys) is not None
+
+    def uses(self, refs: Collection[KeyRef]) -> bool:
+        """Whether what we have answered is made of one of these keys."""
+        return self._sealed is not None and not set(refs).isdisjoint(self._sealed.keys.keys)
 
     def forget(self) -> None:
         """What is under way is to come to nothing any more; the peer begins another exchange. What was committed

@@ -96,7 +96,8 @@ class Memory:
     epoch: the newest committed one. sent, seen: replay times (TAI64N, 12 bytes) of our newest offer, and of the peer's
     newest one that was committed. proposed: the newest epoch that we offered. lost: there was more, and it is gone.
     held: by source, how many keys agreed ahead there were. stored: generation of the newest file of these keys, 0 where
-    there was none; one with a smaller is an old copy.
+    there was none; one with a smaller is an old copy. vouched: by source, when a look last found nothing wrong with its
+    keys, in milliseconds since 1970.
     """
 
     epoch: int = 0
@@ -106,6 +107,7 @@ class Memory:
     lost: bool = False
     held: tuple[tuple[str, int], ...] = ()
     stored: int = 0
+    vouched: tuple[tuple[str, int], ...] = ()
 
     @property
     def had_epochs(self) -> bool:

@@ -183,6 +183,18 @@ class RekeyNode:
         if peer is not None:
             self._contained(peer, now, lambda: peer.supply(stock))
 
+    def vouch(self, name: str, source: str, at: float, now: Now) -> None:
+        """A look that began then (monotonic seconds) found nothing wrong with that source's keys with that peer."""
+        peer = self.peers.get(name)
+        if peer is not None:
+            peer.context.vouched[source] = at, now.unix_ns // 1_000_000 - round((now.mono - at) * 1000)
+
+    def distrust(self, name: str, source: str, why: str, now: Now) -> None:
+        """A look found an alarm: keys that came since the last good one must not be used. why: the alarm, in words."""
+        peer = self.peers.get(name)
+        if peer is not None:
+            self._contained(peer, now, lambda: peer.distrust(source, why, now))
+
     def carried(self, name: str, total_bytes: int, total_packets: int | None, now: Now) -> None:
         """The engine's counters for that peer, both directions together; packets: None where it does not count them."""
         peer = self.peers.get(name)

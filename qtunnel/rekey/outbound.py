@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from enum import Enum
 
 from qtunnel.constants import QKD_KEY_SIZE
@@ -30,7 +30,7 @@ from qtunnel.rekey.timing import (
     tai64n,
 )
 from qtunnel.statemachine import Machine
-from qtunnel.terms import CHAIN_REMEDY, QkdPolicy
+from qtunnel.terms import CHAIN_REMEDY, KeyRef, QkdPolicy
 
 
 class OutState(Enum):
@@ -122,6 +122,10 @@ class Outbound:
         if self.state is OutState.FETCHING:
             return self._fetch_limit
         return self._retransmitter.deadline if self._retransmitter is not None else None
+
+    def uses(self, refs: Collection[KeyRef]) -> bool:
+        """Whether we have offered one of these keys."""
+        return self._initiator is not None and not set(refs).isdisjoint(self._initiator.offer.keys)
 
     def asked(self, ticket: int) -> bool:
         """Whether this fetch is ours."""
@@ -268,8 +272,8 @@ class Outbound:
             context.hear_of(answer.epoch)
             if answer.verdict is Verdict.CHAIN_REQUIRED:
                 context.chain.settle(None)  # the offer listed it, and the peer holds none of them
-            outcome = self._fail(_reason(answer.verdict), _sentence(answer))
-            return Outcome.RETRY_NOW if answer.verdict is Verdict.STALE_EPOCH else outcome
+            outcome = self._fail(answer.verdict.reason, _sentence(answer))
+            return Outcome.RETRY_NOW if answer.verdict is Verdict.STALE_EPOCH or answer.inventory.withdrawn else outcome
         self._settle(answer.chain, now)
         context.peer_capabilities = answer.capabilities
         context.heed(answer.policy)
@@ -409,10 +413,6 @@ class Outbound:
         self._responses = TokenBucket(RESPONSE_BURST, RESPONSE_RATE)
         self._ticket = self.elsewhere = None
         self._cookie_wanted = False
-
-
-def _reason(verdict: Verdict) -> str:
-    return verdict.name.lower().replace("_", "-")
 
 
 def _sentence(answer: Answer) -> str:

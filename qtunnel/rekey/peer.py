@@ -128,6 +128,11 @@ class PeerRekey:
             times.append(self.context.theirs.deadline)
         return min((time for time in times if time is not None), default=None)
 
+    @property
+    def next_rekey(self) -> float | None:
+        """When this end begins one, as far as it is planned; monotonic seconds."""
+        return self._next
+
     def current_psk(self) -> tuple[int, Secret] | None:
         """Epoch and PSK (a copy) as installed."""
         return self.context.current_psk()
@@ -278,6 +283,16 @@ class PeerRekey:
         if self.outbound.state is not OutState.IDLE:
             self.outbound.yield_to_peer()
             self._ended(Outcome.FAILED, now)
+
+    def distrust(self, source: str, why: str, now: Now) -> None:
+        """That source's keys with this peer raised an alarm: those that came since the last good look are not used, and
+        exchanges under way with one of them come to nothing."""
+        doubted = self.ahead.distrust(source, why, now)
+        if self.inbound.uses(doubted):
+            self.inbound.forget()
+        if self.outbound.uses(doubted):
+            self.outbound.yield_to_peer()
+            self._ended(Outcome.RETRY_NOW, now)
 
     def offered(self, responder: Responder, message: Message, address: Hashable, now: Now) -> bool:
         """An authenticated message 1 from this peer. Whether it is news."""

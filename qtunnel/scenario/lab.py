@@ -142,7 +142,7 @@ class ScenarioLab(Stage):
         """End the quarantine of a site's key sources; whether there was one."""
         client = ControlClient(self.socket(site))
         status = await asyncio.to_thread(client.status)
-        held = [source.name for source in status.key_sources if source.state == "in quarantine"]
+        held = [source.name for source in status.key_sources if source.state.endswith("in quarantine")]
         for name in held:
             await asyncio.to_thread(client.clear_source, name)
         return bool(held)

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from qtunnel.control.server import peer_credentials
 from qtunnel.errors import NetworkError, NoNetworkError
 
 TIMEOUT = 20.0
@@ -17,10 +18,12 @@ START_HINT = "start one with: qtunnel kme run TOPOLOGY"
 
 
 def directory() -> Path:
-    """Where the sockets of networks are: one that a user can make."""
+    """Where the sockets of networks are: one that a user can make. In /tmp anybody can have made it before, so it is
+    the directory itself whose owner is looked at, and not one inside of it."""
     if os.geteuid() == 0:
         return Path("/run/qtunnel-kme")
-    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/qtunnel-kme-{os.geteuid()}") / "qtunnel-kme"  # noqa: S108
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(own) / "qtunnel-kme" if own else Path(f"/tmp/qtunnel-kme-{os.geteuid()}")  # noqa: S108
 
 
 def socket_of(network: str) -> Path:
@@ -44,6 +47,9 @@ def ask(path: Path, request: dict[str, Any]) -> Any:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(TIMEOUT)
             connection.connect(str(path))
+            _, owner = peer_credentials(connection)
+            if owner not in (0, os.geteuid()):
+                raise NoNetworkError(f"what answers at {path} is user {owner}'s, and none of yours; {START_HINT}")
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as lines:
                 line = lines.readline()

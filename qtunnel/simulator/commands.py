@@ -9,10 +9,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from qtunnel.config.types import Percentage
-from qtunnel.errors import NetworkError
+from qtunnel.errors import NetworkError, printable
 from qtunnel.qkdnet.link import Happening, Link
 from qtunnel.qkdnet.network import Network
 from qtunnel.simulator.units import Decibels, Kilometres
+
+MAX_SHOWN = 60
+"""Characters of a command's word that an error repeats."""
 
 LINK_ACTIONS = {
     "cut": "no light passes any more; keys in store can still be used",
@@ -32,6 +35,11 @@ NODE_ACTIONS = {
 }
 
 
+def _shown(word: str) -> str:
+    """A word of the command, for an error."""
+    return printable(" ".join(word.split()))[:MAX_SHOWN]
+
+
 def perform(network: Network, target: str, action: str, arguments: Sequence[str]) -> list[Happening]:
     """Do it now; what followed at once. Raises ``NetworkError`` that says what there is instead."""
     if target in network.links:
@@ -39,7 +47,7 @@ def perform(network: Network, target: str, action: str, arguments: Sequence[str]
     if target in network.nodes:
         steps: dict[str, Callable[[str], list[Happening]]] = {"cut": network.stop_node, "restore": network.start_node}
         if action not in steps or arguments:
-            raise NetworkError(f"{target} {action}: a node can be {_listed(NODE_ACTIONS)}")
+            raise NetworkError(f"{target} {_shown(action)}: a node can be {_listed(NODE_ACTIONS)}")
         return steps[action](target)
     raise NetworkError(
         f"there is no link or node {target!r}; links: {', '.join(network.links)}; nodes: {', '.join(network.nodes)}"
@@ -52,8 +60,8 @@ def _on_link(network: Network, link: Link, action: str, arguments: list[str]) ->
         return _do(link, network.now, action, arguments)
     except (ValueError, NotImplementedError, ArithmeticError) as error:
         link.noise, link.extra_loss, link.intercepted, link.blinded, link.channel = before
-        words = " ".join(str(error).split())[:300]
-        raise NetworkError(f"{link.name} {action}: {words}") from None
+        words = printable(" ".join(str(error).split()))[:300]
+        raise NetworkError(f"{link.name} {_shown(action)}: {words}") from None
 
 
 def _do(link: Link, now: float, action: str, arguments: list[str]) -> list[Happening]:

@@ -143,7 +143,7 @@ class SetOperation:
 
     def _set_private_key(self, private: Secret, now: float) -> None:
         state = self._state
-        if bytes(private.reveal()) == NO_PSK:
+        if private == Secret(NO_PSK):  # which takes the key away, as in wg(8)
             state.set_static(None)
             return
         clamped = clamp(private)

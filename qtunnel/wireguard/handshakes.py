@@ -252,7 +252,7 @@ class Handshakes:
             label=label,
             created=now,
             created_unix_ns=state.host.unix_ns(),
-            records=RecordKeys(suite, record_keys) if record_keys is not None else None,
+            records=RecordKeys(suite, record_keys, state.join_buffers) if record_keys is not None else None,
         )
         handshake.wipe()
         state.sessions[local_index] = keypair

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from qtunnel.wireguard.record_burst import ReceiveBuffer, Record
 from qtunnel.wireguard.record_format import (
@@ -24,12 +25,32 @@ MAX_PARTIAL = 8
 """Records of one session that wait for datagrams. Datagrams of two records overtake each other only where paths
 differ by more than a record takes, 0.1 ms; eight of them are half a megabyte."""
 
+MAX_BUFFERS = 1024
+"""Of all sessions of a device together, 84 MB: one for each of a hub's 1,000 peers at the same moment. Each of their
+sessions could have eight, and each of the peers four sessions, which would be gigabytes."""
+
 MAX_NEWER = 64
 """Records that may begin to wait after one, until it is taken for lost: enough that a flow of forged beginnings pushes
 out none that is under way, few enough that what will never be whole is not in the way for long."""
 
 _MAX_HEALED = 64
 """Records healed a moment ago whose missing fragment may come late."""
+
+
+class JoinBuffers:
+    """The buffers of a device's sessions; one is there for as long as somebody has it."""
+
+    def __init__(self, most: int = MAX_BUFFERS) -> None:
+        self._most = most
+        self._living: WeakSet[ReceiveBuffer] = WeakSet()
+
+    def make(self) -> ReceiveBuffer | None:
+        """One of MAX_BUFFER bytes; None where all are in use."""
+        if len(self._living) >= self._most:
+            return None
+        made = ReceiveBuffer(MAX_BUFFER)
+        self._living.add(made)
+        return made
 
 
 class _Partial:
@@ -146,10 +167,11 @@ class RecordJoiner:
     ``MAX_NEWER`` came after it; else who has the fewest fragments, the oldest of them first, so that forged datagrams
     push out each other. One whose header tells another count or size is another record: both wait, until the tag tells.
 
-    seen: whether a record of that counter was delivered already. make_buffer: a buffer of MAX_BUFFER bytes.
+    seen: whether a record of that counter was delivered already. make_buffer: a buffer of MAX_BUFFER bytes, None where
+    there is no room; then the oldest gives way.
     """
 
-    def __init__(self, seen: Callable[[int], bool], make_buffer: Callable[[], ReceiveBuffer]) -> None:
+    def __init__(self, seen: Callable[[int], bool], make_buffer: Callable[[], ReceiveBuffer | None]) -> None:
         self.counters = JoinCounters()
         self._seen = seen
         self._make_buffer = make_buffer
@@ -187,6 +209,8 @@ class RecordJoiner:
                 self.late(counter, numbers)
                 return None
             partial = self._begin(key)
+            if partial is None:
+                return None
         first, run = numbers[0], len(numbers) - (numbers[-1] == PARITY)
         if run > 1 and numbers[:run] == NUMBERS[first : first + run]:
             partial.add_run(first, run, datagrams[: run * size], size)
@@ -221,7 +245,7 @@ class RecordJoiner:
             del self._healed[counter]
             self.counters.received += 1
 
-    def _begin(self, key: _Key) -> _Partial:
+    def _begin(self, key: _Key) -> _Partial | None:
         self._begun += 1
         if len(self._partial) >= MAX_PARTIAL:
             victim = next(iter(self._partial))
@@ -229,6 +253,10 @@ class RecordJoiner:
                 victim = min(self._partial, key=lambda waiting: self._partial[waiting].received)
             self._free.append(self._partial.pop(victim).buffer)
         buffer = self._free.pop() if self._free else self._make_buffer()
+        if buffer is None:
+            if not self._partial:
+                return None
+            buffer = self._partial.popitem(last=False)[1].buffer
         _, count, last, _ = key
         made = self._partial[key] = _Partial(buffer, count, last, self._begun)
         return made

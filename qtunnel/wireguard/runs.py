@@ -93,7 +93,9 @@ class RunOpener:
         peer = keypair.peer
         replayed = self._replayed(keypair, counters)
         if replayed:
-            self._state.drops[Drop.REPLAYED] += len(replayed)
+            over = sum(counters[row] >= REJECT_AFTER_MESSAGES for row in replayed)
+            self._state.drops[Drop.EXPIRED] += over
+            self._state.drops[Drop.REPLAYED] += len(replayed) - over
             if len(replayed) == rows.count:
                 return
             length -= sum(size if row < rows.full else rows.last for row in replayed)
@@ -105,7 +107,7 @@ class RunOpener:
 
     @staticmethod
     def _replayed(keypair: Keypair, counters: list[int]) -> set[int]:
-        """The numbers of the messages that are not new."""
+        """The numbers of the messages that are not new, or have a counter beyond the last that may be used."""
         first, count = counters[0], len(counters)
         in_order = counters == list(range(first, first + count))
         if in_order and counters[-1] < REJECT_AFTER_MESSAGES and keypair.window.accept_run(first, count):

@@ -10,9 +10,8 @@ from qtunnel.crypto.kdf import Label
 from qtunnel.secret import Secret
 from qtunnel.wireguard.epoch_label import EpochLabel
 from qtunnel.wireguard.limits import PREVIOUS_KEYPAIRS, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME
-from qtunnel.wireguard.record_burst import ReceiveBuffer
-from qtunnel.wireguard.record_format import MAX_BUFFER, MAX_COUNTER
-from qtunnel.wireguard.record_join import RecordJoiner
+from qtunnel.wireguard.record_format import MAX_COUNTER
+from qtunnel.wireguard.record_join import JoinBuffers, RecordJoiner
 from qtunnel.wireguard.record_plain import Report
 from qtunnel.wireguard.replay import ReplayWindow
 
@@ -28,7 +27,8 @@ RECORD_SUITES: dict[str, tuple[Label, type[ChaCha20Poly1305] | type[AESGCM]]] = 
 
 
 class RecordKeys:
-    """Record mode's part of a session: keys and counters of its own. keys: for sending and receiving; wiped."""
+    """Record mode's part of a session: keys and counters of its own. keys: for sending and receiving; wiped. buffers:
+    of the device, for records that wait for datagrams."""
 
     __slots__ = (
         "delivered",
@@ -43,7 +43,7 @@ class RecordKeys:
         "window",
     )
 
-    def __init__(self, suite: str, keys: tuple[Secret, Secret]) -> None:
+    def __init__(self, suite: str, keys: tuple[Secret, Secret], buffers: JoinBuffers) -> None:
         _, aead = RECORD_SUITES[suite]
         sending, receiving = keys
         self.suite = suite
@@ -53,7 +53,7 @@ class RecordKeys:
         receiving.wipe()
         self.send_counter = 0
         self.window = ReplayWindow()
-        self.joiner = RecordJoiner(self.window.seen, lambda: ReceiveBuffer(MAX_BUFFER))
+        self.joiner = RecordJoiner(self.window.seen, buffers.make)
         self.next = 0
         self.delivered = 0
         self.last_report = float("-inf")

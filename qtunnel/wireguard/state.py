@@ -13,6 +13,7 @@ from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.load import RateLimiter, gauge
 from qtunnel.wireguard.noise import KeyPair
 from qtunnel.wireguard.peer import PSK_SIZE, LabelledPsk, Peer
+from qtunnel.wireguard.record_join import JoinBuffers
 from qtunnel.wireguard.session import Keypair
 from qtunnel.wireguard.timers import PeerTimers, Schedule, jitter_from
 
@@ -92,6 +93,7 @@ class DeviceState:
         self.gauge = gauge()
         self.limiter = RateLimiter()
         self.drops: Counter[Drop] = Counter()
+        self.join_buffers = JoinBuffers()
         self.outbox: list[tuple[Endpoint, bytes]] = []
         self.listen_port = 0
         self.fwmark = 0

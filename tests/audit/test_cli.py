@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from qtunnel.audit.chain import Chain
 from qtunnel.audit.head import key_name
 from qtunnel.auditlog.files import files_of
 from qtunnel.auditlog.log import AuditLog, Entry, LogOptions
@@ -16,6 +18,7 @@ from qtunnel.auditlog.times import seconds_of
 from qtunnel.cli.audit import audit
 from qtunnel.errors import AuditError
 from qtunnel.identity import Identity
+from tests.audit.support import OTHER_KEY
 
 BEGIN = seconds_of("2026-11-24T14:00:00.000Z")
 EPOCH = {"protection": "qkd+pqc", "sources": ["x25519", "ml-kem-1024", "etsi014:metro"], "chained": True}
@@ -134,6 +137,27 @@ def test_show_warns_of_a_log_that_was_changed(site: Path) -> None:
     result = ask("show", "--config", site / "alice.yaml", "--peer", "bob", "--at", "2026-11-24T14:05:30")
     assert result.exit_code == 1
     assert "not as it was written" in result.output
+
+
+def test_what_a_forger_wrote_does_not_rule_the_terminal(site: Path) -> None:
+    """A line that clears the screen would take the warning with it."""
+    path, clears = site / "forged.jsonl", "\x1b[2J\x1b[8m\u202e"
+    chain = Chain("alice", OTHER_KEY.public, OTHER_KEY.sign)
+    lines = chain.open("2026-11-24T14:00:00.000Z", "0.1", clears, base64.b64encode(OTHER_KEY.public).decode())
+    for number, kind in enumerate(("epoch.in-force", "peer.blocked")):
+        fields = {**EPOCH, "epoch": 1, "sources": [clears], "key_ids": [clears], "detail": clears}
+        lines += chain.append(f"2026-11-24T14:0{number + 1}:00.000Z", kind, "bob" + clears, fields)
+    path.write_bytes(lines)
+    for arguments in (
+        ("verify", path), ("show", path, "--peer", "bob" + clears, "--at", "2026-11-24T14:01:30"),
+        ("show", path, "--peer", "bob" + clears, "--at", "2026-11-24T14:02:00"),
+    ):  # fmt: skip
+        output = ask(*arguments, "--config", site / "alice.yaml").output
+        assert "key" in output
+        assert all(c.isprintable() or c == "\n" for c in output), output
+    with pytest.raises(AuditError) as failure:
+        ask("show", path, "--peer", "eve", "--at", "2026-11-24T14:02", "--config", site / "alice.yaml")
+    assert str(failure.value).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qtunnel.audit.chain import HEAD_AFTER
 from qtunnel.audit.head import key_name
 from qtunnel.audit.record import parse
 from qtunnel.audit.verify import Report, verify
@@ -72,7 +73,8 @@ def test_it_goes_on_where_it_ended(tmp_path: Path) -> None:
         log = opened(tmp_path)
         wrote(log, number)
         log.close()
-    assert kinds(tmp_path) == ["log.opened", "rekey.done", "rekey.done", "rekey.done"]
+    again = ["log.head", "rekey.done"]  # nobody signed at the end before
+    assert kinds(tmp_path) == ["log.opened", "rekey.done", *again, *again]
     assert checked(tmp_path).findings == []
     assert (tmp_path / "log" / "audit.jsonl").stat().st_mode & 0o777 == 0o600
 
@@ -124,7 +126,7 @@ def test_the_beginning_of_a_file_may_be_torn_too(tmp_path: Path) -> None:
         log = opened(tmp_path)
         wrote(log, 2)
         log.close()
-    assert kinds(tmp_path) == ["log.torn", "log.opened", "rekey.done", "rekey.done"]
+    assert kinds(tmp_path) == ["log.torn", "log.opened", "rekey.done", "log.head", "rekey.done"]
     assert checked(tmp_path).findings == []
 
 
@@ -137,7 +139,7 @@ def test_a_record_that_lost_only_its_end_counts(tmp_path: Path) -> None:
     log = opened(tmp_path)
     wrote(log, 2)
     log.close()
-    assert kinds(tmp_path) == ["log.opened", "rekey.done", "rekey.done"]
+    assert kinds(tmp_path) == ["log.opened", "rekey.done", "log.head", "rekey.done"]
     assert checked(tmp_path).findings == []
 
 
@@ -155,7 +157,7 @@ def test_what_was_cut_off_before_a_start_stays_visible_for_ever(tmp_path: Path) 
     (removed,) = checked(tmp_path).findings
     assert (removed.what, removed.place.line) == ("removed", 3)
     assert "records 3 to 4 stood before this line" in removed.words
-    assert kinds(tmp_path)[-2:] == ["log.missing", "rekey.done"]
+    assert kinds(tmp_path)[-3:] == ["log.missing", "log.head", "rekey.done"]
 
 
 def test_another_last_record_than_the_one_kept_stays_visible(tmp_path: Path) -> None:
@@ -221,6 +223,27 @@ def test_a_crash_between_two_files_breaks_nothing(tmp_path: Path) -> None:
     wrote(log, 2)
     log.close()
     assert checked(tmp_path).findings == []
+
+
+def test_however_it_comes_it_is_signed_often_enough(tmp_path: Path) -> None:
+    """Of many records at once, and of a daemon that is killed again and again before a signature is due."""
+    log = opened(tmp_path)
+    log.add([entry(number) for number in range(3 * HEAD_AFTER)])
+    log.sync()
+    log.close()
+    for start in range(5):
+        log = opened(tmp_path)
+        wrote(log, *range(start * 100, start * 100 + 100))
+        log.close()  # without a signature, as after a kill
+        with (tmp_path / "log" / "audit.jsonl").open("ab") as file:
+            file.write(b'{"seq":1,"ti')
+    for key in (OTHER_KEY, KEY):
+        log = opened(tmp_path, key=key)
+        wrote(log, *range(150))
+        log.close()
+    report = checked(tmp_path, KEY, OTHER_KEY)
+    assert report.findings == []
+    assert report.heads == 10
 
 
 def test_another_identity_begins_another_file(tmp_path: Path) -> None:

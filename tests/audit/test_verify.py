@@ -10,10 +10,10 @@ from random import Random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qtunnel.audit.chain import TORN, Chain, examine
+from qtunnel.audit.chain import HEAD_AFTER, TORN, Chain, examine
 from qtunnel.audit.head import SignedHead, key_name
-from qtunnel.audit.record import encode, parse
-from qtunnel.audit.verify import Finding, LogFile, verify
+from qtunnel.audit.record import GENESIS, encode, parse
+from qtunnel.audit.verify import Finding, LogFile, _missing, verify
 from tests.audit.support import KEY, OTHER_KEY, make_log, new_chain, opening, time_of
 
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=3)
@@ -149,6 +149,46 @@ def test_hashes_that_were_made_to_fit_to_the_end_are_found_by_the_signatures(siz
     changed = places(findings, "changed")
     assert changed[0] == ("audit-0", at + 2)
     assert changed[-1] == ("audit-0", len(lines))  # by the head that was kept
+
+
+@given(st.sets(st.integers(1, 40)), st.integers(1, 40), st.integers(1, 41))
+def test_what_is_missing_between_two_numbers(present: set[int], first: int, until: int) -> None:
+    gone = [number for number in range(first, until) if number not in present]
+    said = _missing(first, until, sorted(present))
+    if not gone:
+        assert said == ""
+    elif len(gone) == 1:
+        assert said == f"record {gone[0]}"
+    else:
+        whole = gone[-1] - gone[0] + 1 == len(gone)
+        assert said == f"records {gone[0]} to {gone[-1]}" + ("" if whole else f" ({len(gone)} of them)")
+
+
+def test_holes_as_large_as_a_forger_likes_take_no_time() -> None:
+    """Each of them was counted through: a megabyte of such lines took minutes, a large log days."""
+    text, counts = b"", 5000
+    for number in range(counts):
+        line, _ = encode(1 + (number << 48), time_of(0), "rekey.done", "bob", {}, GENESIS)
+        text += line + b"\n"
+    found = found_in([LogFile("audit", text)])
+    assert len(places(found, "removed")) >= counts - 1
+    assert "records 2 to 281474976710656 stood before" in str(found)
+
+
+def test_a_log_without_the_daemons_signatures_is_found_however_well_its_hashes_fit() -> None:
+    """Who has no key can make every hash, the first line with the true public key, and no signature."""
+    chain = new_chain()
+    text = opening(chain, 0)
+    for number in range(1, HEAD_AFTER + 1):
+        text += chain.append(time_of(number), "rekey.done", "bob", {"epoch": number})
+    assert found_in([LogFile("audit", text)]) == [], "so many may wait for one"
+    forged = text
+    for number in range(HEAD_AFTER + 1, HEAD_AFTER + 4):
+        forged += chain.append(time_of(number), "rekey.done", "bob", {"epoch": number})
+    lines, _ = make_log([600], 1000)
+    for files, line in (([LogFile("audit", forged)], HEAD_AFTER + 3), (lines, HEAD_AFTER + 3)):
+        (finding,) = found_in(files)
+        assert (finding.what, finding.place.line) == ("removed", line)
 
 
 def test_a_log_that_somebody_else_wrote_is_found_by_its_key() -> None:

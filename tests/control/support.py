@@ -123,10 +123,10 @@ class Canned:
             raise self.reloads
         return self.reloads
 
-    async def clear_source(self, name: str) -> None:
+    async def clear_source(self, name: str, peer: str | None) -> None:
         if self.clearing is not None:
             raise self.clearing
-        self.cleared.append(name)
+        self.cleared.append(name if peer is None else f"{name} towards {peer}")
 
     async def rekey(self, name: str) -> RekeyOutcome:
         self._find(name)

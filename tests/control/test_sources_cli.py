@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from qtunnel.control.messages import KeySourceStatus
+from qtunnel.control.messages import KeySourceStatus, SourcePeerStatus
 from qtunnel.errors import ControlError, QtunnelError, UnknownSourceError
 from tests.control.support import Serving
 from tests.control.test_cli import call
@@ -55,6 +55,28 @@ def test_an_operator_ends_a_quarantine(server: Serving) -> None:
     assert (code, errors) == (0, "")
     assert output.startswith("key source reserve is out of quarantine")
     assert server.canned.cleared == ["reserve"]
+    code, output, errors = call("sources", "clear", "reserve", "--peer", "bob", "--socket", server.path)
+    assert (code, errors) == (0, "")
+    assert output.startswith("key source reserve is out of quarantine towards bob")
+    assert server.canned.cleared[1:] == ["reserve towards bob"]
+
+
+def test_peers_towards_which_something_is_wrong_have_a_line_each(server: Serving) -> None:
+    towards = [
+        SourcePeerStatus(peer="bob", state="no alarm", qber=0.02),
+        SourcePeerStatus(peer="carol", state="in quarantine", qber=0.25, alarm="QBER 25.0%"),
+        SourcePeerStatus(peer="dave", state="status not known", problem="HTTP 404"),
+    ]
+    partly = WELL.model_copy(update={"healthy": False, "state": "partly in quarantine", "towards": towards})
+    server.canned.key_sources = [partly]
+    code, output, _ = call("sources", "--socket", server.path)
+    assert code == 1
+    assert "metro towards carol: in quarantine: QBER 25.0%" in output
+    assert "metro towards dave: status not known: HTTP 404" in output
+    assert "towards bob" not in output
+    many = [SourcePeerStatus(peer=f"p{number}", state="in quarantine", alarm="Eve") for number in range(23)]
+    server.canned.key_sources = [partly.model_copy(update={"towards": many})]
+    assert "metro: and 3 peers more" in call("sources", "--socket", server.path)[1]
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from tests.support.netns import wait_until
 pytestmark = pytest.mark.root
 
 LOOKS_OFTEN = """
-import qtunnel.daemon.supply
-qtunnel.daemon.supply.LOOK_INTERVAL = 0.5
+import qtunnel.daemon.watch
+qtunnel.daemon.watch.LOOK_INTERVAL = 0.5
 from qtunnel.cli.main import main
 main()
 """

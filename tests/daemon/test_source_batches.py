@@ -183,7 +183,8 @@ def test_a_batch_that_takes_too_long_is_booked_whole(pki: Path, call: str, monke
             monkeypatch.setattr(module, "CALL_LIMIT", 0.1)
             refs = [KeyRef("metro", f"k-{number}", 32) for number in range(6)]
             assert (await (its.ahead(6) if call == "ahead" else its.by_ids(refs))).keys == ()
-            assert its.lost == 6
+            # Of those that the peer named nobody knows whether they exist: it could make the count what it likes.
+            assert its.lost == (6 if call == "ahead" else 0)
 
     run(test)
 

@@ -13,11 +13,13 @@ import pytest
 from pydantic import BaseModel
 
 from qtunnel.config import Config, KeySourceConfig, PeerConfig, QkdConfig
-from qtunnel.control.messages import KeySourceStatus
+from qtunnel.control.messages import KeySourceStatus, SourcePeerStatus
+from qtunnel.daemon.source_status import status_of
 from qtunnel.daemon.sources import KeySources
 from qtunnel.drivers import etsi014
 from qtunnel.errors import ControlError, UnknownSourceError
 from qtunnel.events import EventStream
+from qtunnel.keys import trust
 from qtunnel.rekey.model import FetchById, Fetched, FetchNew
 from qtunnel.terms import KeyRef
 from tests.support.kme import answer, broken_server, driver_options, files, free_ports, kme_pair, make_pki, run
@@ -30,30 +32,48 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_pki(tmp_path_factory.mktemp("pki"))
 
 
-def config_of(**options: etsi014.Options) -> Config:
-    """Of alice, whose keys with bob come from these sources; all else is of no meaning here."""
+def config_of(*peers: str, **options: etsi014.Options) -> Config:
+    """Of alice, whose keys with bob, or these, come from these sources; all else is of no meaning here."""
     rules = KeySourceConfig.model_fields["rules"].default
     sources = {
         name: KeySourceConfig.model_construct(driver="etsi014", options=its, rules=rules)
         for name, its in options.items()
     }
-    towards: dict[str, BaseModel] = {name: etsi014.PeerOptions(peer_sae_id="sae-bob") for name in options}
-    peer: dict[str, Any] = {
-        "name": "bob",
-        "rekey": PeerConfig.model_fields["rekey"].default,
-        "qkd": QkdConfig.model_construct(sources=towards),
-    }
-    config: dict[str, Any] = {"key_sources": sources, "peers": (PeerConfig.model_construct(**peer),)}
+    given = []
+    for name in peers or ("bob",):
+        towards: dict[str, BaseModel] = {its: etsi014.PeerOptions(peer_sae_id=f"sae-{name}") for its in options}
+        peer: dict[str, Any] = {
+            "name": name,
+            "rekey": PeerConfig.model_fields["rekey"].default,
+            "qkd": QkdConfig.model_construct(sources=towards),
+        }
+        given.append(PeerConfig.model_construct(**peer))
+    config: dict[str, Any] = {"key_sources": sources, "peers": tuple(given)}
     return Config.model_construct(**config)
+
+
+class Heard:
+    """What is told of keys that are here already."""
+
+    def __init__(self) -> None:
+        self.vouched: list[tuple[str, str]] = []
+        self.distrusted: list[tuple[str, str, str]] = []
+
+    def vouch(self, peer: str, source: str, at: float) -> None:
+        self.vouched.append((peer, source))
+
+    def distrust(self, peer: str, source: str, why: str) -> None:
+        self.distrusted.append((peer, source, why))
 
 
 class Bench:
     def __init__(self, config: Config) -> None:
         self.events = EventStream()
-        self.sources = KeySources(config, self.events)
+        self.heard = Heard()
+        self.sources = KeySources(config, self.events, reliance=self.heard)
 
-    async def new(self, *names: str, enough: int | None = None) -> Fetched:
-        return await self.sources.fetch(FetchNew("bob", 1, names, 32, len(names) if enough is None else enough))
+    async def new(self, *names: str, enough: int | None = None, peer: str = "bob") -> Fetched:
+        return await self.sources.fetch(FetchNew(peer, 1, names, 32, len(names) if enough is None else enough))
 
     async def by_id(self, source: str, key_id: str) -> Fetched:
         return await self.sources.fetch(FetchById("bob", 1, (KeyRef(source, key_id, 32),)))
@@ -63,7 +83,10 @@ class Bench:
         return [event.kind for event in self.events.history()]
 
     def status(self, name: str) -> KeySourceStatus:
-        return next(its for its in self.sources.book.status() if its.name == name)
+        return next(its for its in status_of(self.sources.book) if its.name == name)
+
+    def towards(self, name: str, peer: str = "bob") -> SourcePeerStatus:
+        return next(its for its in self.status(name).towards if its.peer == peer)
 
 
 @contextlib.asynccontextmanager
@@ -92,6 +115,10 @@ def key_answer(key_id: str, key: bytes = KEY) -> bytes:
 def status_answer(**extension: Any) -> bytes:
     said = {"source_KME_ID": "kme-a", "stored_key_count": 7, "max_key_count": 10, "status_extension": extension}
     return answer("200 OK", json.dumps(said))
+
+
+WELL = status_answer()
+"""What a look before the first key finds."""
 
 
 def test_all_sources_that_deliver_are_mixed(pki: Path) -> None:
@@ -123,7 +150,9 @@ def test_the_next_source_is_asked_only_where_the_first_fails(pki: Path) -> None:
     run(test)
 
 
-def test_a_source_that_is_down_is_not_asked_for_every_key(pki: Path) -> None:
+def test_a_source_that_is_down_is_not_asked_for_every_key(pki: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "AGAIN", 0.0)
+
     async def test() -> None:
         async with (
             broken_server(files(pki, "kme-a"), None) as server,
@@ -147,7 +176,7 @@ def test_a_peer_that_offers_the_keys_of_others_puts_no_source_to_rest(pki: Path)
     async def test() -> None:
         replies = [answer("401 Unauthorized", '{"message": "not yours"}')] * 4
         async with (
-            broken_server(files(pki, "kme-a"), *replies, key_answer("11")) as server,
+            broken_server(files(pki, "kme-a"), WELL, *replies, key_answer("11")) as server,
             bench(config_of(metro=served(pki, server.port))) as its,
         ):
             for number in range(4):
@@ -168,7 +197,7 @@ def test_a_peer_that_offers_the_keys_of_others_puts_no_source_to_rest(pki: Path)
 def test_keys_that_are_not_random_are_refused_and_booked(pki: Path, key: bytes, said: str, by_id: bool) -> None:
     async def test() -> None:
         async with (
-            broken_server(files(pki, "kme-a"), key_answer("11", key)) as server,
+            broken_server(files(pki, "kme-a"), WELL, key_answer("11", key)) as server,
             bench(config_of(metro=served(pki, server.port))) as its,
         ):
             got = await (its.by_id("metro", "11") if by_id else its.new("metro"))
@@ -176,7 +205,7 @@ def test_keys_that_are_not_random_are_refused_and_booked(pki: Path, key: bytes, 
             assert said in got.failures[0][1]
             assert base64.b64encode(key).decode() not in got.failures[0][1]
             assert its.status("metro").keys_lost == 1
-            assert its.told() == ["source.keys-lost", "source.down"]
+            assert its.told() == ["source.up", "source.keys-lost", "source.down"]
 
     run(test)
 
@@ -184,8 +213,8 @@ def test_keys_that_are_not_random_are_refused_and_booked(pki: Path, key: bytes, 
 def test_a_key_that_came_before_is_refused_also_from_another_source(pki: Path) -> None:
     async def test() -> None:
         async with (
-            broken_server(files(pki, "kme-a"), key_answer("11"), key_answer("12")) as one,
-            broken_server(files(pki, "kme-a"), key_answer("13")) as two,
+            broken_server(files(pki, "kme-a"), WELL, key_answer("11"), key_answer("12")) as one,
+            broken_server(files(pki, "kme-a"), WELL, key_answer("13")) as two,
             bench(config_of(one=served(pki, one.port), two=served(pki, two.port))) as its,
         ):
             assert (await its.new("one")).keys
@@ -202,7 +231,7 @@ def test_the_same_key_under_its_own_key_id_again_is_not_the_sources_fault(pki: P
 
     async def test() -> None:
         async with (
-            broken_server(files(pki, "kme-a"), key_answer("11")) as server,
+            broken_server(files(pki, "kme-a"), WELL, key_answer("11")) as server,
             bench(config_of(metro=served(pki, server.port))) as its,
         ):
             first, again = [await its.by_id("metro", "11") for _ in range(2)]
@@ -216,7 +245,7 @@ def test_the_same_key_under_its_own_key_id_again_is_not_the_sources_fault(pki: P
 def test_another_source_stands_in_for_one_that_gives_a_key_out_twice(pki: Path) -> None:
     async def test() -> None:
         async with (
-            broken_server(files(pki, "kme-a"), key_answer("11"), key_answer("12")) as one,
+            broken_server(files(pki, "kme-a"), WELL, key_answer("11"), key_answer("12")) as one,
             kme_pair(pki) as pair,
             bench(config_of(one=served(pki, one.port), good=pair.options("sae-alice"))) as its,
         ):
@@ -230,7 +259,7 @@ def test_another_source_stands_in_for_one_that_gives_a_key_out_twice(pki: Path) 
 
 def test_an_alarm_is_quarantine_until_an_operator_clears_it(pki: Path) -> None:
     async def test() -> None:
-        replies = [status_answer(qber=0.13), key_answer("11")]
+        replies = [status_answer(qber=0.13), WELL, key_answer("11")]
         async with (
             broken_server(files(pki, "kme-a"), *replies) as server,
             kme_pair(pki) as pair,
@@ -250,7 +279,7 @@ def test_an_alarm_is_quarantine_until_an_operator_clears_it(pki: Path) -> None:
                 its.sources.clear("other")
             its.sources.clear("metro")
             assert (await its.new("metro")).keys
-            assert len(server.lines) == 2  # nothing was asked in between
+            assert len(server.lines) == 3  # nothing was asked in between
 
     run(test)
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from qtunnel.config import Config, KeySourceConfig, PeerConfig, QkdConfig
+from qtunnel.daemon.source_status import status_of
 from qtunnel.daemon.sources import KeySources
 from qtunnel.drivers.etsi004_options import Options
 from qtunnel.events import EventStream
@@ -42,7 +43,7 @@ def test_both_gateways_get_the_same_key_and_a_lost_one_is_booked() -> None:
                 pair.kmes["a"].faults[GET] = ["short", "2"]
                 assert "the chunk has 31 bytes" in str((await alice.fetch(new)).failures)
                 assert "status 2: not enough key" in str((await alice.fetch(new)).failures)
-                (status,) = alice.book.status()
+                (status,) = status_of(alice.book)
                 assert (status.keys_taken, status.keys_lost) == (2, 1)
                 assert len((await alice.fetch(new)).keys) == 1
             finally:

@@ -303,7 +303,7 @@ def test_a_kme_that_delivers_a_key_again(pki: Path) -> None:
 def test_a_status_that_cannot_be(pki: Path) -> None:
     """As one KME was seen to report: more keys than it can store."""
     fields = {"stored_key_count": 96000, "max_key_count": 10, "max_key_per_request": 0, "min_key_size": 512}
-    status = etsi014_answers.source_status(fields)
+    status = etsi014_answers.source_status("metro", fields)
     assert (status.healthy, status.stored_keys, status.max_keys, status.key_size) == (True, 96000, 10, None)
     limits = etsi014_answers.limits({**fields, "max_key_size": 256})
     assert (limits.max_per_request, limits.problem(32)) == (1, None), "limits that contradict each other are none"

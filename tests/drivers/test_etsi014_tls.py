@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import ssl
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,12 +16,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 
-from qtunnel.drivers import etsi014
+from qtunnel.drivers import certificates, etsi014
 from qtunnel.errors import ConfigError, FilePermissionError, KeySourceCertificateError, QtunnelError
 from qtunnel.kme.pki import Authority
 from qtunnel.tls import own_names
 from tests.drivers.front import front
-from tests.support.kme import Pair, driver_options, files, kme_pair, run, write_pair
+from tests.support.kme import Pair, driver_options, files, kme_pair, run, until, write_pair
 
 PEER = etsi014.PeerOptions(peer_sae_id="sae-bob")
 PASSWORD = "correct horse"
@@ -193,6 +195,55 @@ def test_renewed_certificates_are_in_force_without_a_restart(pki: Path, tmp_path
             here.issue(lifetime=timedelta(seconds=-60))
             with pytest.raises(KeySourceCertificateError, match="refused our certificate: expired"):
                 await here.source.get_key(32)
+            here.issue()
+            await here.source.get_key(32)
+            assert await here.problem() == ""
+
+    run(test)
+
+
+def test_a_disk_that_hangs_stops_neither_the_loop_nor_the_keys(
+    pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of a network that is down: looking at a file on it may take for ever."""
+    hangs = threading.Event()
+    over = threading.Event()
+    real = Path.stat
+    loop = threading.get_ident()
+
+    def stat(self: Path, **options: Any) -> os.stat_result:
+        if hangs.is_set() and self.name == "sae-alice.pem":
+            assert threading.get_ident() != loop, "it would stop everything"
+            over.wait(30)
+        return real(self, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(certificates, "LOOK_LIMIT", 0.05)
+
+    async def test() -> None:
+        async with kme_pair(pki) as pair:
+            here = Renewal(pair, tmp_path)
+            await here.source.get_key(32)
+            before = threading.active_count()
+            hangs.set()
+            try:
+                for _ in range(5):
+                    await here.source.get_key(32)
+                assert await here.problem() == certificates.HANGS
+                assert threading.active_count() <= before + 1, "one thread waits for it"
+            finally:
+                hangs.clear()
+                over.set()
+            here.issue(lifetime=timedelta(seconds=-60))
+
+            async def seen() -> bool:
+                try:
+                    await here.source.get_key(32)
+                except KeySourceCertificateError:
+                    return True
+                return False
+
+            await until(seen)
             here.issue()
             await here.source.get_key(32)
             assert await here.problem() == ""

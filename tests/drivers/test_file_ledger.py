@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtunnel.drivers import file_ledger
-from qtunnel.drivers.file_format import HEADER_SIZE, IMPRINT_SIZE, MAX_PAD, MIN_PAD, Imprint, PadInfo, Side
+from qtunnel.drivers.file_format import (
+    _IMPRINT,
+    HEADER_SIZE,
+    IMPRINT_SIZE,
+    MAX_PAD,
+    MIN_PAD,
+    Imprint,
+    PadInfo,
+    Side,
+    _digest,
+)
 from qtunnel.drivers.file_ledger import (
     MAX_GAPS,
     SLOT_SIZE,
@@ -71,6 +81,11 @@ def test_an_imprint_comes_back_and_no_changed_one(
     assert len(data) == IMPRINT_SIZE
     assert Imprint.decode(data, info) == imprint
     assert Imprint.decode(bytes(IMPRINT_SIZE), info) is None
+    for at, value in ((0, 0), (7, 3)):  # no imprint, or of a side that there is not, with a right digest
+        other = bytearray(data[: _IMPRINT.size])
+        other[at] = value
+        with pytest.raises(PadError, match="none of this version"):
+            Imprint.decode(bytes(other) + _digest(info, bytes(other)), info)
     data[at] ^= 1
     with pytest.raises(PadError):
         Imprint.decode(data, info)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ import pytest
 
 from qtunnel.drivers.mqtt_hub import Hub
 from qtunnel.drivers.mqtt_options import Options, PeerOptions
+from qtunnel.drivers.mqtt_socket import Watch, watched
 from qtunnel.errors import (
     KeySourceCertificateError,
     KeySourceError,
@@ -152,6 +154,24 @@ def test_a_handshake_that_never_ends_holds_nobody(pki: Path) -> None:
             await hub.close()
 
     run(test)  # its end waits for the library's thread
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""], ids=["no TLS", "silence"])
+def test_a_socket_whose_handshake_failed_is_closed_at_once(answer: bytes) -> None:
+    """And not some time later: a broker that is wrong is asked again and again."""
+
+    async def test() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.sendall(answer)
+            context = ssl.create_default_context()
+            context.sslsocket_class = watched(Watch(asyncio.get_running_loop()), 0.05, 65536)
+            wrapped = context.wrap_socket(ours, server_hostname="localhost", do_handshake_on_connect=False)
+            with pytest.raises(OSError):
+                wrapped.do_handshake()
+            assert wrapped.fileno() == -1
+
+    run(test)
 
 
 def test_a_name_that_nobody_has(pki: Path) -> None:

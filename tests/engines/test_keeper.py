@@ -9,9 +9,11 @@ import asyncio
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from qtunnel.engines import keeper
 from qtunnel.engines.host import index_of
 from qtunnel.engines.interface import Interface, InterfaceConfig
 from qtunnel.engines.kernel import KernelEngine
@@ -28,6 +30,16 @@ KEEPER = "import sys; from qtunnel.engines import keeper; keeper.KIND = 'veth'; 
 def engine(namespace: Namespace, interface: str) -> KernelEngine:
     program = replace(find("kernel"), arguments=lambda name: ["-c", KEEPER, name])
     return KernelEngine(program, interface, log_line=print)
+
+
+def test_a_link_in_the_place_of_its_lock_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service's user may write to that directory, and root's keeper would make any file for it."""
+    monkeypatch.setattr(keeper, "UAPI_DIRECTORY", str(tmp_path))
+    target = tmp_path / "nologin"
+    (tmp_path / "qt0.keeper").symlink_to(target)
+    with pytest.raises(keeper._RefusedError, match="symbolic links"), keeper._alone("qt0"):
+        pass
+    assert not target.exists()
 
 
 def kill_the_keeper(engine: KernelEngine) -> None:

@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtunnel.engines import steward_client
+from qtunnel.engines.bypass import mark_of
 from qtunnel.engines.choice import open_engine
 from qtunnel.engines.interface import InterfaceConfig
 from qtunnel.engines.programs import PROGRAMS
-from qtunnel.engines.steward import Steward
+from qtunnel.engines.steward import MARKING, MAX_BUFFER, Steward
 from qtunnel.engines.steward_client import StewardClient, StewardInterface, StewardProcess
 from qtunnel.engines.steward_words import VERSION, config_from_plain, config_to_plain
 from qtunnel.errors import AlreadyRunningError, EngineError
@@ -86,7 +87,7 @@ def test_an_interface_that_is_none_is_refused(plain: object) -> None:
 
 
 def test_whoever_reaches_the_socket_gets_no_more_than_it_offers(tmp_path: Path) -> None:
-    path = tmp_path / "steward.sock"
+    path, plain = tmp_path / "steward.sock", config_to_plain(CONFIG)
 
     async def asked() -> None:
         async with serving(path):
@@ -101,16 +102,30 @@ def test_whoever_reaches_the_socket_gets_no_more_than_it_offers(tmp_path: Path) 
                 {"do": "engine.start", "program": "qtunnel", "interface": ["qt0"], "processes": 1},
                 {"do": "engine.start", "program": "qtunnel", "interface": "qt0", "processes": "1; reboot"},
                 {"do": "interface.up", "index": 1},
+                {"do": "engine.start", "program": "qtunnel", "interface": "../qt0", "processes": 1},
                 {"do": "interface.new", "config": {"name": "lo"}},
+                # the main routing table, guards of no gateway's, another interface's name, a queue of gigabytes
+                {"do": "interface.new", "config": {**plain, "mark": 254}},
+                {"do": "interface.new", "config": {**plain, "mark": mark_of(51821)}},
+                {"do": "interface.new", "config": {**plain, "guard_metric": 1024}},
+                {"do": "interface.new", "config": {**plain, "name": "lo"}},
+                {"do": "interface.new", "config": {**plain, "txqueuelen": 1 << 31}},
             ):
                 (answer,) = await says(path, json.dumps({"id": 7, **what}).encode())
                 assert answer["id"] == 7
                 assert answer["error"], what
+            # what is there is changed, and does not become another one
+            (_, answer) = await says(
+                path,
+                json.dumps({"id": 1, "do": "interface.new", "config": plain}).encode(),
+                json.dumps({"id": 2, "do": "interface.change", "config": {**plain, "name": "eth0"}}).encode(),
+            )
+            assert "its name" in answer["error"]
             # an interface that is not of its own engine, as the host's own are, is not set up
             client = StewardClient(path)
-            foreign = StewardInterface(InterfaceConfig("lo", CONFIG.addresses), client)
-            with pytest.raises(EngineError, match="lo is not one of this steward's engine"):
-                await foreign.up(socket.if_nametoindex("lo"))
+            foreign = StewardInterface(replace(CONFIG, name="host0"), client)
+            with pytest.raises(EngineError, match="host0 is not one of this steward's engine"):
+                await foreign.up(1)
             assert await client.ask("engine.find", making={}) is None
             await client.close()
 
@@ -186,6 +201,46 @@ def test_a_steward_of_another_release_is_asked_to_end(tmp_path: Path, monkeypatc
     run(old_and_new)
 
 
+def test_an_interface_that_was_there_before_is_no_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine of that name fails, but only after a moment, in which the host's own interface would have its name."""
+    path = tmp_path / "steward.sock"
+    monkeypatch.setattr("qtunnel.engines.steward.check_tun_device", lambda: None)
+    monkeypatch.setattr("qtunnel.engines.steward.GONE_BOUND", 0.1)
+    monkeypatch.setattr("qtunnel.engines.steward.index_of", lambda name: 7 if name == "eth0" else None)
+    program = replace(PROGRAMS["qtunnel"], executable="sleep", arguments=lambda _: ["60"])
+    monkeypatch.setitem(PROGRAMS, "qtunnel", program)
+
+    async def asked() -> None:
+        async with serving(path):
+            client = StewardClient(path)
+            with pytest.raises(EngineError, match="name eth0 is taken"):
+                await client.ask("engine.start", program="qtunnel", interface="eth0", processes=1, making={})
+            assert await client.ask("engine.find", making={}) is None
+            await client.close()
+
+    run(asked)
+
+
+def test_of_engines_that_are_started_at_once_none_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "steward.sock"
+    monkeypatch.setattr("qtunnel.engines.steward.check_tun_device", lambda: None)
+    program = replace(PROGRAMS["qtunnel"], executable="sleep", arguments=lambda _: ["60"])
+    monkeypatch.setitem(PROGRAMS, "qtunnel", program)
+
+    async def both() -> None:
+        async with serving(path):
+            client = StewardClient(path)
+            begins: dict[str, Any] = {"program": "qtunnel", "interface": "qtsteward", "processes": 1, "making": {}}
+            told = await asyncio.gather(*(client.ask("engine.start", **begins) for _ in range(3)))
+            running = [its["pid"] for its in told if not gone(its["pid"])]
+            assert running == [(await client.ask("engine.find", making={}))["pid"]]
+            await client.close()
+
+    run(both)
+
+
 def over(read: int) -> bool:
     """Whether nobody holds the other end of a pipe any more."""
     try:
@@ -214,6 +269,24 @@ def test_sockets_are_marked_and_stay_the_daemons(tmp_path: Path) -> None:
             os.close(read)
 
     run(marked)
+
+
+def test_a_socket_in_a_message_that_is_none_is_let_go(tmp_path: Path) -> None:
+    """Else a daemon could use up the steward's descriptors, and with them the means to end an engine."""
+    path = tmp_path / "steward.sock"
+
+    async def sent() -> None:
+        async with serving(path):
+            for told in (b"short", MARKING.pack(0, MAX_BUFFER + 1)):
+                ours, theirs = socket.socketpair()
+                with ours, theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+                    connection.connect(f"{path}.sockets")
+                    socket.send_fds(connection, [told], [theirs.fileno()])
+                    theirs.close()
+                    ours.settimeout(5)
+                    assert await asyncio.to_thread(ours.recv, 1) == b"", "nobody has the other end any more"
+
+    run(sent)
 
 
 def test_the_kernels_engine_is_refused_with_the_remedy() -> None:

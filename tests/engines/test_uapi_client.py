@@ -33,7 +33,9 @@ def ask(
             asked.extend(await reader.readuntil(b"\n\n"))
             if answer is not None:
                 writer.write(answer)
-                writer.close()
+            else:
+                await reader.read()  # until the other side gives up
+            writer.close()
 
         server = await asyncio.start_unix_server(serve, path=path)
         async with server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from qtunnel.cli.fleet import _document, render
 from qtunnel.control.messages import KeySourceStatus, NodeStatus, PeerStatus, Status, UsedKey
 from qtunnel.errors import BrokerError
 from qtunnel.events import EventStream
@@ -214,7 +217,7 @@ asyncio.run(main())
             child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(site.port)])  # noqa: ASYNC220
             try:
                 heard: dict[str, bytes] = {}
-                async with connected(site.place("kme-b"), "listener") as client:
+                async with connected(site.place("kme-b"), "listener", waiting=1000) as client:
                     await client.subscribe([("qtunnel/#", 1), ("homeassistant/#", 1)])
                     async for message in client.messages:
                         assert isinstance(message.payload, bytes)
@@ -281,9 +284,23 @@ def test_what_strangers_write_is_passed_over() -> None:
     ]:
         take(members, "qtunnel", topic, data)
     assert list(members) == ["a"]
-    assert not members["a"].peers
     assert not members["a"].online
     assert members["a"].node.state == "up"
+    take(members, "qtunnel", "qtunnel/a/state", b"online")
+    assert not members["a"].well, "of tunnel x nothing is known"
+    take(members, "qtunnel", "qtunnel/a/peer/x", b'{"protected": true, "protection": "qkd+pqc"}')
+    assert members["a"].well
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"NaN", b"1e300", b"-1", b'"1"', b"[]"])
+def test_numbers_of_strangers_can_be_shown(number: bytes) -> None:
+    members: dict[str, Member] = {}
+    take(members, "qtunnel", "qtunnel/a/state", b"online")
+    take(members, "qtunnel", "qtunnel/a/node", b'{"state": "up", "time": %s}' % number)
+    take(members, "qtunnel", "qtunnel/a/peer/x", b'{"protected": true, "age_s": %s}' % number)
+    take(members, "qtunnel", "qtunnel/a/source/s", b'{"healthy": true, "days_left": %s}' % number)
+    Console(file=io.StringIO()).print(render(list(members.values()), 1e9))
+    json.dumps([_document(its) for its in members.values()], allow_nan=False)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from qtunnel.handshake.messages import (
     parse_response,
 )
 from qtunnel.handshake.suites import SUITES, find_suite
-from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
+from qtunnel.terms import ChainPolicy, Inventory, KeyRef, Policy, QkdPolicy
 
 texts = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=60)
 policies = st.builds(
@@ -71,6 +71,44 @@ def test_answers_survive_the_way(answer: Answer) -> None:
     assert decode_answer(encode_answer(answer), 8) == Answer(
         answer.verdict, answer.epoch, answer.policy, answer.capabilities, answer.chain, answer.keys, clip(answer.detail)
     )
+
+
+marks = st.lists(st.binary(min_size=8, max_size=8), max_size=16, unique=True).map(tuple)
+inventories = st.builds(
+    Inventory,
+    st.binary(min_size=8, max_size=8).filter(any),
+    st.lists(refs.filter(lambda ref: ref.wire_size < 70), max_size=16, unique=True).map(tuple),
+    marks,
+    marks,
+)
+
+
+@given(offers, accepted, inventories)
+def test_inventories_survive_the_way(offer: Offer, answer: Answer, inventory: Inventory) -> None:
+    assert decode_offer(encode_offer(replace(offer, inventory=inventory))).inventory == inventory
+    assert decode_answer(encode_answer(replace(answer, inventory=inventory)), 8).inventory == inventory
+
+
+def test_one_without_withdrawals_is_as_it_was_before_there_were_any() -> None:
+    """So that a peer of an older version reads it."""
+    offer = Offer(bytes(12), 1, Policy(QkdPolicy.OFF), 0, (), (), Inventory(b"s" * 8, (), (b"m" * 8,)))
+    assert encode_offer(offer).endswith(b"s" * 8 + b"\0\1" + b"m" * 8)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"s" * 8 + b"\0\x80\0",  # an empty list
+        b"s" * 8 + b"\0\x80\2" + b"m" * 16,  # a mark twice
+        b"s" * 8 + b"\0\x80\x21" + b"".join(bytes([at]) * 8 for at in range(33)),  # too many
+        b"s" * 8 + b"\0\xa0" + b"".join(bytes([at]) * 8 for at in range(32)) + b"\1" + b"m" * 8,  # together
+        bytes(8) + b"\0\x80\1" + b"m" * 8,  # of no store
+    ],
+)
+def test_withdrawals_that_cannot_be_are_refused(end: bytes) -> None:
+    encoded = encode_offer(Offer(bytes(12), 1, Policy(QkdPolicy.OFF), 0, (), ()))
+    with pytest.raises(HandshakeError, match="malformed"):
+        decode_offer(encoded[:-10] + end)
 
 
 @given(offers, st.data())

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from qtunnel.kme import listener
 from qtunnel.kme.config import KmeConfig
 from qtunnel.kme.pki import Authority
 from qtunnel.kme.server import running
@@ -37,6 +38,24 @@ def test_both_ends_get_the_same_key_once_in_both_directions(pki: Path) -> None:
                 assert await pair.sae(slave).ask("POST", f"{master}/dec_keys", asked) == (200, container)
                 status, body = await pair.sae(slave).ask("POST", f"{master}/dec_keys", asked)
                 assert (status, body["message"]) == (400, NOT_FOUND)
+
+    run(test)
+
+
+def test_who_only_connects_keeps_nobody_from_his_keys(pki: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "MOST_CONNECTIONS", 8)
+
+    async def test() -> None:
+        async with kme_pair(pki) as pair:
+            assert pair.b.partner is not None
+            ports = pair.a.listen.port, pair.b.partner.listen.port
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20) for port in ports]
+            sae = pair.sae("sae-alice")
+            for _ in range(2):
+                status, _ = await sae.ask("POST", "sae-bob/enc_keys", {})
+                assert status == 200
+            for reader, _ in silent[:24]:
+                assert await reader.read(1) == b""
 
     run(test)
 

@@ -20,6 +20,7 @@ from qtunnel.control.messages import (
     PeerStatus,
     PlainPeerStatus,
     ReservoirStatus,
+    SourcePeerStatus,
     Status,
     UsedKey,
 )
@@ -55,6 +56,7 @@ FULL = Status(
             name="metro", description="etsi014:metro", healthy=True, state="well", stored_keys=500, max_keys=1000,
             qber=0.021, qber_limit=0.11, key_rate=2000.0, keys_used_per_day=720.0, days_left=0.5, keys_taken=40,
             keys_lost=1, faults={"timeout": 4},
+            towards=[SourcePeerStatus(peer="bob", state="in quarantine", qber=0.021, alarm="Eve")],
         ),
         KeySourceStatus(name="spare", description="file:spare", healthy=False, state="in quarantine", lasts=True),
         KeySourceStatus(name="new", description="etsi014:new", healthy=None),
@@ -69,10 +71,11 @@ class Running:
 
     def __init__(self) -> None:
         self.events = EventStream()
-        self.status = FULL
+        self.status, self.asked = FULL, 0
         self.server = MetricsServer("127.0.0.1", 0, self._status, self.events)
 
     async def _status(self) -> Status:
+        self.asked += 1
         return self.status
 
     async def get(self, path: str = "/metrics", accept: str = "", method: str = "GET") -> tuple[int, str]:
@@ -150,6 +153,8 @@ def test_the_metrics_say_what_the_status_says() -> None:
     assert value(found, "source_remaining_seconds", source="spare") == float("inf")
     assert value(found, "source_up", source="spare") == 0
     assert value(found, "source_state", source="spare", state="in quarantine") == 1
+    assert value(found, "source_peer_state", source="metro", peer="bob", state="in quarantine") == 1
+    assert value(found, "source_peer_qber_ratio", source="metro", peer="bob") == 0.021
     assert value(found, "source_keys_lost_total", source="metro") == 1
     assert value(found, "rejected_messages_total", reason="mac1") == 5
     assert value(found, "engine_restarts_total") == 2
@@ -223,6 +228,32 @@ def test_a_daemon_that_does_not_answer_is_an_error_and_no_old_numbers(monkeypatc
         its = Running()
         await its.server.start()
         assert await its.get() == (503, "busy; ask again\n")
+        await its.server.stop()
+
+    asyncio.run(run())
+
+
+def test_who_asks_all_the_time_costs_a_hub_a_twentieth_of_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHARE", 1e9)
+    monkeypatch.setattr(module, "OLDEST", 60.0)
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def run() -> None:
+        its = Running()
+        await its.server.start()
+        answers = {body for _, body in await asyncio.gather(*(its.get() for _ in range(8)))}
+        assert (its.asked, len(answers)) == (1, 1)
+
+        async def noted(seconds: float) -> None:
+            slept.append(seconds)
+            await sleep(0)
+
+        monkeypatch.setattr(asyncio, "sleep", noted)
+        code, _ = await its.get(accept="application/openmetrics-text; version=1.0.0")
+        assert code == 200, "another format waits for its turn"
+        assert max(slept) > 50.0
+        assert its.asked == 2
         await its.server.stop()
 
     asyncio.run(run())

@@ -56,6 +56,15 @@ def test_headers_that_do_not_go_with_the_packet(version: int, protocol: int) -> 
     assert size(with_header(item, hdr_len=65535)) == size(item)  # it is only a hint
 
 
+@pytest.mark.parametrize("words", range(5))
+@pytest.mark.parametrize("flags", [0, vnet.NEEDS_CSUM])
+def test_a_transport_header_within_that_of_ip_is_none(words: int, flags: int) -> None:
+    """To the kernel that is the packet of a super-packet, which it would cut there."""
+    item = bytearray(packet(4, UDP).super_packet(1000, 0))
+    item[vnet.SIZE] = 0x40 | words
+    assert size(with_header(bytes(item), flags=flags, csum_start=4 * words)) == -1
+
+
 @pytest.mark.parametrize("field", [{"flags": 4}, {"gso_type": 2}, {"gso_type": vnet.GSO_TCPV4, "gso_size": 0}])
 def test_headers_that_are_none(field: dict[str, int]) -> None:
     header = vnet.VnetHeader()._replace(**field)

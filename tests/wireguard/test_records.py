@@ -28,7 +28,7 @@ from qtunnel.wireguard.record_format import (
     datagram_size,
     fragments,
 )
-from qtunnel.wireguard.record_join import MAX_NEWER, MAX_PARTIAL, RecordJoiner
+from qtunnel.wireguard.record_join import MAX_NEWER, MAX_PARTIAL, JoinBuffers, RecordJoiner
 
 AEAD = AESGCM(bytes(range(32)))
 INDEX = 0xA1B2C3D4
@@ -267,6 +267,20 @@ def test_memory_is_bounded() -> None:
     for counter in range(1000):
         to.add(memoryview(cut(5000, 1448, counter)[0]))
     assert len(made) == MAX_PARTIAL
+
+
+def test_memory_of_all_sessions_is_bounded_and_comes_back() -> None:
+    buffers = JoinBuffers(most=3)
+    first, second, third = (RecordJoiner(lambda counter: False, buffers.make) for _ in range(3))
+    records = [cut(5000, 1448, counter) for counter in range(9)]
+    for to, begun in ((first, records[:4]), (second, records[4:5])):
+        for datagrams in begun:
+            assert to.add(memoryview(datagrams[0])) is None
+    assert [number in first for number in range(4)] == [False, True, True, True], "the oldest gave way to its own"
+    assert 4 not in second, "nothing is left for another session"
+    del first
+    for datagrams, to in ((records[5], second), (records[6], third)):
+        assert join(datagrams[::-1], to) == [bytes(plain(5000))], "until that one is over"
 
 
 @given(st.binary(max_size=3000) | st.binary(min_size=17, max_size=3000).map(lambda data: b"\5" + data))

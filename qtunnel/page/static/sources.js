@@ -20,6 +20,8 @@ function card(source, view) {
     view.stale ? h("p", { class: "asof" }, `When it was last heard of, at ${clock(view.now.now)}, it was: ${sourceWords(source, { now: view.now }).toLowerCase()}.`)
       : [source.alarm ? h("p", { class: "error" }, source.alarm) : null,
          source.healthy === false && source.last_error && !source.alarm ? h("p", { class: "error" }, source.last_error) : null,
+         ...source.towards.map((one) => h("p", { class: one.alarm ? "error" : "quiet" }, `Towards ${one.peer}: ${one.state}${one.alarm || one.problem ? `, ${one.alarm ?? one.problem}` : ""}`)),
+         source.towards_more ? h("p", { class: "quiet" }, `and ${plural(source.towards_more, "peer")} more`) : null,
          source.healthy === true ? figures(source, view) : before(source),
          h("p", { class: "quiet" }, `${plural(source.keys_taken, "key")} taken, ${count(source.keys_lost)} lost since the start`)]);
 }

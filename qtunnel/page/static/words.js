@@ -78,5 +78,6 @@ export const SOURCE_WORDS = {
 
 export function sourceWords(source, view) {
   if (!view.stale && source.state === "in quarantine") return "In quarantine, none of its keys is used";
+  if (!view.stale && source.state === "partly in quarantine") return "In quarantine towards some peers";
   return SOURCE_WORDS[sourceKind(source, view)];
 }
