@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from qtunnel.constants import QKD_KEY_SIZE
@@ -62,6 +62,10 @@ class HeldKeys:
     def newest_by_source(self) -> dict[str, KeyRef]:
         """One reference per source, the newest of each."""
         return {ref.source: ref for ref in self._entries}
+
+    def came(self, refs: Iterable[KeyRef]) -> dict[KeyRef, float]:
+        """Since when these are held, those that are; monotonic seconds."""
+        return {ref: self._entries[ref].since for ref in refs if ref in self._entries}
 
     def discard(self, ref: KeyRef) -> None:
         """Wipe and forget; a reference that is not held is ignored."""

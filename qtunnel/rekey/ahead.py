@@ -243,7 +243,7 @@ class Ahead:
         """An alarm: wipe what came of that source since the last good look, also what is in hand, and let the peer know
         what it holds of it; returns which that were."""
         context = self._context
-        since, _ = context.vouched.get(source, (float("-inf"), 0))
+        since = context.good_until(source)
         ahead = self.reservoir.distrust(source, since)
         in_hand = [*context.ours.distrust(source, since), *context.theirs.distrust(source, since)]
         if ahead or in_hand:

@@ -96,6 +96,10 @@ class PeerContext:
         """Whether our identity is the higher of the two: it decides the roles."""
         return self.local.public.id > self.settings.public.id
 
+    def good_until(self, source: str) -> float:
+        """When a look last found nothing wrong with that source's keys; monotonic seconds."""
+        return self.vouched[source][0] if source in self.vouched else float("-inf")
+
     def fraction(self) -> float:
         """A random number, 0 <= x < 1."""
         return int.from_bytes(self.random_bytes(6), "big") / (1 << 48)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection, Hashable
+from collections.abc import Hashable
 from enum import Enum
 
 from qtunnel.constants import QKD_KEY_SIZE
@@ -19,6 +19,7 @@ from qtunnel.rekey.ahead import Ahead
 from qtunnel.rekey.context import OVERTAKEN, PeerContext
 from qtunnel.rekey.limits import EPOCH_JUMP, RESPONSE_BURST, RESPONSE_RATE, TokenBucket
 from qtunnel.rekey.model import Fetched, FetchNew, Now, Send
+from qtunnel.rekey.telling import NO_ANSWER, sentence
 from qtunnel.rekey.timing import (
     ATTEMPT_LIMIT,
     COMMIT_LIMIT,
@@ -64,11 +65,6 @@ OUT_TABLE = {
 }
 
 
-NO_ANSWER = (
-    "the peer is down or unreachable, does not know this gateway's identity, or the public file here is not the peer's"
-)
-"""A responder is silent to everybody whom it does not know, so these look the same from here."""
-
 KEYS_KEPT_ON = {Verdict.BUSY, Verdict.STALE_EPOCH, Verdict.CHAIN_REQUIRED}
 """Refusals that come before any key is fetched: the offered keys serve the next attempt."""
 
@@ -96,6 +92,8 @@ class Outbound:
         self._sealed_at = 0.0
         self._unconfirmed: tuple[EpochKeys | None, float] = (None, 0.0)
         """Of the exchange whose commit was never confirmed, and when they were made; monotonic seconds."""
+        self._came: dict[KeyRef, float] = {}
+        """When the keys of both came: they are in hand no more once an answer has come. Monotonic seconds."""
         self._retransmitter: Retransmitter | None = None
         self._started = 0.0
         self._failures: tuple[tuple[str, str], ...] = ()
@@ -123,9 +121,14 @@ class Outbound:
             return self._fetch_limit
         return self._retransmitter.deadline if self._retransmitter is not None else None
 
-    def uses(self, refs: Collection[KeyRef]) -> bool:
-        """Whether we have offered one of these keys."""
-        return self._initiator is not None and not set(refs).isdisjoint(self._initiator.offer.keys)
+    def distrust(self, source: str, since: float) -> bool:
+        """That source's keys which came after ``since`` are in doubt: whether the exchange under way has one. An epoch
+        that has, and was never confirmed, is not put in place any more."""
+        doubted = {ref for ref, came in self._came.items() if ref.source == source and came > since}
+        unconfirmed, _ = self._unconfirmed
+        if unconfirmed is not None and not doubted.isdisjoint(unconfirmed.keys):
+            self._unconfirmed = None, 0.0
+        return self._initiator is not None and not doubted.isdisjoint(self._initiator.offer.keys)
 
     def asked(self, ticket: int) -> bool:
         """Whether this fetch is ours."""
@@ -196,6 +199,8 @@ class Outbound:
         self._ahead.save(now)
         context.remember(sent=timestamp, proposed=offer.epoch)
         self._exchange, self._initiator = exchange, initiator
+        before = () if self._unconfirmed[0] is None else self._unconfirmed[0].keys
+        self._came = {ref: self._came[ref] for ref in before} | context.ours.came(refs)
         self._offered = now.mono
         self._send(MessageType.INIT, self._initiator.message, now, ATTEMPT_LIMIT)
         return None
@@ -272,7 +277,7 @@ class Outbound:
             context.hear_of(answer.epoch)
             if answer.verdict is Verdict.CHAIN_REQUIRED:
                 context.chain.settle(None)  # the offer listed it, and the peer holds none of them
-            outcome = self._fail(answer.verdict.reason, _sentence(answer))
+            outcome = self._fail(answer.verdict.reason, sentence(answer))
             return Outcome.RETRY_NOW if answer.verdict is Verdict.STALE_EPOCH or answer.inventory.withdrawn else outcome
         self._settle(answer.chain, now)
         context.peer_capabilities = answer.capabilities
@@ -303,7 +308,7 @@ class Outbound:
     def _judge(self, answer: Answer) -> None:
         shortfall = self._context.judge(answer.policy, len(answer.keys), chained=answer.chain is not None)
         if shortfall is Shortfall.QKD:
-            raise HandshakeError("qkd-required", _sentence(answer))
+            raise HandshakeError("qkd-required", sentence(answer))
         if shortfall is Shortfall.CHAIN:
             raise HandshakeError(
                 "chain-required", f"the peer has lost the chain, and our policy requires it; {CHAIN_REMEDY}"
@@ -413,8 +418,3 @@ class Outbound:
         self._initiator = self._sealed = self._retransmitter = self._mismatch = None
         self._responses = TokenBucket(RESPONSE_BURST, RESPONSE_RATE)
         self._ticket, self.elsewhere, self._cookie_wanted = None, None, False
-
-
-def _sentence(answer: Answer) -> str:
-    words = answer.verdict.words if answer.verdict is not Verdict.ACCEPTED else Verdict.QKD_REQUIRED.words
-    return f"{words}; the peer says: {answer.detail}" if answer.detail else words

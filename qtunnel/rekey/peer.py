@@ -291,7 +291,7 @@ class PeerRekey:
         doubted = self.ahead.distrust(source, why, now)
         if self.inbound.uses(doubted):
             self.inbound.forget()
-        if self.outbound.uses(doubted):
+        if self.outbound.distrust(source, self.context.good_until(source)):
             self.outbound.yield_to_peer()
             self._ended(Outcome.RETRY_NOW, now)
 
