@@ -32,6 +32,10 @@ from qtunnel.terms import KeyRef
 DOWN = (KeySourceUnreachableError, KeySourceTimeoutError, KeySourceCertificateError, KeySourceUnauthorizedError)
 """What the calls of all peers would meet. A source that has no key, or not this one, answers and is not down."""
 
+NOBODY = (KeySourceUnreachableError, KeySourceCertificateError)
+"""Of these, what a look at the status meets only where a call for a key would meet it too. A status that hangs or is
+forbidden says nothing of the keys; were the source put to rest by it, looks before keys would keep it there for good."""
+
 FAULTS: dict[type[KeySourceError], FaultKind] = {
     KeySourceUnreachableError: "unreachable",
     KeySourceTimeoutError: "timeout",
@@ -68,10 +72,6 @@ class Known:
     def healthy(self) -> bool | None:
         """``None`` where it was not asked yet."""
         return {SourceState.UNASKED: None, SourceState.WELL: True}.get(self.health.state, False)
-
-    def clear(self) -> bool:
-        """End the quarantine of the source and those towards its peers; whether there was one."""
-        return any([self.health.clear(), *[its.clear() for its in self.towards.values()]])
 
 
 class SourceBook:
@@ -198,7 +198,7 @@ class SourceBook:
         before = its.healthy
         if looked_at is not None and not alone and not _of_all(its, error, looked_at):
             return
-        down = isinstance(error, DOWN)
+        down = isinstance(error, DOWN if looked_at is None else NOBODY)
         if down and chosen_by is not None:
             down = _met_by_all(its, error, chosen_by, alone=alone)
         its.health.failed(monotonic(), down=down, lost=lost)
@@ -213,8 +213,27 @@ class SourceBook:
             its.health.lost += number
             self._events.publish("source.keys-lost", None, source=name, number=number, detail=detail)
 
-    def looked(self, name: str, peer: str, status: SourceStatus, begun: float) -> None:
-        """Its status towards a peer was read. begun: when that was asked for; monotonic seconds."""
+    def doubts(self, peer: str) -> dict[str, int]:
+        """By source, how often its keys with that peer became such as must not be used."""
+        return {name: its.towards[peer].doubts for name, its in self._known.items() if peer in its.towards}
+
+    def looked(self, name: str, peer: str, status: SourceStatus, begun: float) -> list[str]:
+        """Its status towards a peer was read. begun: when that was asked for; monotonic seconds. Returns the peers with
+        which its keys must not be used from now on."""
+        before = self._barred(name)
+        self._looked(name, peer, status, begun)
+        return self._newly_barred(name, before)
+
+    def _barred(self, name: str) -> set[str]:
+        return {peer for peer in self.peers(name) if self.barred(name, peer)}
+
+    def _newly_barred(self, name: str, before: set[str]) -> list[str]:
+        news = [peer for peer in self.peers(name) if peer not in before and self.barred(name, peer)]
+        for peer in news:
+            self._known[name].towards[peer].doubts += 1
+        return news
+
+    def _looked(self, name: str, peer: str, status: SourceStatus, begun: float) -> None:
         its, trust = self._known.get(name), self.trust(name, peer)
         if its is None:
             return  # it went while it was asked
@@ -238,15 +257,16 @@ class SourceBook:
             if before in (SourceState.UNASKED, SourceState.WELL):
                 self._events.publish("source.down", None, source=name, detail=status.detail)
 
-    def unread(self, name: str, peer: str, error: KeySourceError) -> None:
-        """A look at its status towards a peer brought none."""
-        trust = self.trust(name, peer)
+    def unread(self, name: str, peer: str, error: KeySourceError) -> list[str]:
+        """A look at its status towards a peer brought none. Returns what ``looked`` does."""
+        trust, barred = self.trust(name, peer), self._barred(name)
         garbled, none = isinstance(error, KeySourceStatusError), isinstance(error, KeyRequestRejectedError)
         if trust is None:
-            return
+            return []
         before = trust.state
         trust.failed(str(error), garbled=garbled, none=none)
         self._tell_trust(trust, before)
+        return self._newly_barred(name, barred)
 
     def _well(self, name: str, its: Known, detail: str, keys: int) -> None:
         before = its.healthy
@@ -289,8 +309,14 @@ class SourceBook:
         """End a quarantine, by an operator: towards one peer, or the source's own and those towards all of them.
         Whether there was one."""
         its = self._known[name]
-        if not (its.clear() if peer is None else its.towards[peer].clear()):
+        concerned = list(its.towards.values()) if peer is None else [its.towards[peer]]
+        whole = peer is None and its.health.state is SourceState.QUARANTINED
+        if not whole and all(one.state is not TrustState.QUARANTINED for one in concerned):
             return False
+        if peer is None:
+            its.health.clear()
+        for one in concerned:
+            one.clear()
         its.detail = "cleared by an operator"
         self._events.publish("source.cleared", peer, source=name, detail=its.detail)
         return True
@@ -309,7 +335,7 @@ class SourceBook:
 def _of_all(its: Known, error: BaseException | None, peer: str) -> bool:
     """Whether a look that failed towards one peer says something of the source: the status of a KME is one for each
     pair of SAEs, and one of them may be unknown there, or have a link that is down. It does once it happened to two."""
-    if isinstance(error, KeySourceUnreachableError | KeySourceCertificateError):
+    if isinstance(error, NOBODY):
         return True
     before, its.unread = its.unread, peer
     return before not in (None, peer)

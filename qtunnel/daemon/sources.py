@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from qtunnel.config import Config
+from qtunnel.daemon.answers import ALARM_CAME, Answer, sorted_out, still_good
 from qtunnel.daemon.clock import monotonic
 from qtunnel.daemon.reliance import NoReliance, Reliance
 from qtunnel.daemon.source_book import SourceBook
@@ -26,6 +27,7 @@ from qtunnel.errors import (
     UnknownSourceError,
 )
 from qtunnel.events import EventStream
+from qtunnel.keys.health import alarm_of
 from qtunnel.keys.source import BatchKeySource, KeySource, SourceStatus
 from qtunnel.keys.trust import HOLD
 from qtunnel.rekey.model import Fetch, FetchAhead, FetchById, Fetched, FetchNew
@@ -48,9 +50,6 @@ FEWER = (KeySourceUnavailableError, KeyRequestRejectedError, KeyNotFoundError)
 answer, or one of several is not there."""
 
 T = TypeVar("T")
-
-Answer = tuple[KeyRef, Secret] | str
-"""A key, or in words why there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +78,8 @@ class KeySources:
         self.book = SourceBook(events)
         self._reliance = NoReliance() if reliance is None else reliance
         self._looking: dict[tuple[str, str], asyncio.Task[SourceStatus | str]] = {}
+        self._looks: set[asyncio.Task[SourceStatus | str]] = set()
+        """Also those at sources of before."""
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._hubs: dict[str, SourceHub] = {}
         self._sources: dict[tuple[str, str], KeySource] = {}
@@ -120,6 +121,8 @@ class KeySources:
         quiet = {name for name, source in wanted.items() if not registry.find(source.driver).warns}
         self.book.keep(wanted, fresh, _intervals(opened.config), opened.sources.keys(), quiet)
         self._hubs |= fresh
+        stay = {pair for pair, source in opened.sources.items() if self._sources.get(pair) is source}
+        self._looking = {pair: task for pair, task in self._looking.items() if pair in stay}
         self._sources = opened.sources
         self._options = {
             (peer.name, name): options for peer in opened.config.peers for name, options in peer.qkd.sources.items()
@@ -157,14 +160,19 @@ class KeySources:
     async def fetch(self, request: Fetch) -> Fetched:
         """For a rekey, ask as many at once as have to contribute, and for each that fails the next; ahead of one, ask
         one source as long as it delivers, for several keys at once where it can. What fails is named, never raised."""
+        doubts = self.book.doubts(request.peer)
+        told = await self._answers(request)
+        return sorted_out(still_good(self.book, request.peer, told, doubts))
+
+    async def _answers(self, request: Fetch) -> Iterable[tuple[str, Answer]]:
         if isinstance(request, FetchAhead):
-            return _sorted_out(await self._ahead(request))
+            return await self._ahead(request)
         if isinstance(request, FetchById):
             by_source: dict[str, list[KeyRef]] = {}
             for ref in request.refs:
                 by_source.setdefault(ref.source, []).append(ref)
             found = await asyncio.gather(*(self._by_ids(request.peer, its) for its in by_source.values()))
-            return _sorted_out(answer for answers in found for answer in answers)
+            return [answer for answers in found for answer in answers]
         assert isinstance(request, FetchNew)
         waiting = list(request.sources)
         told: list[tuple[str, Answer]] = []
@@ -172,7 +180,7 @@ class KeySources:
             now, waiting = waiting[:short], waiting[short:]
             answers = await asyncio.gather(*(self._fresh(request.peer, name, request.size, 1) for name in now))
             told += [(name, answer) for name, its in zip(now, answers, strict=True) for answer in its]
-        return _sorted_out(told)
+        return told
 
     async def _ahead(self, request: FetchAhead) -> list[tuple[str, Answer]]:
         """As many keys of one source as it gives, at most those that are wanted."""
@@ -275,7 +283,7 @@ class KeySources:
             if found and self.book.barred(name, peer):  # an alarm came meanwhile, and may be of these very keys
                 for _, key in found:
                     key.wipe()
-                raise KeySourceUnavailableError(name, call, "an alarm came while the key was fetched", lost=len(found))
+                raise KeySourceUnavailableError(name, call, ALARM_CAME, lost=len(found))
             return [self._checked(name, call, ref, key) for ref, key in found]
 
         answers = await self._outcome(name, call, checked, lost=number, chosen_by=chosen_by)
@@ -334,8 +342,14 @@ class KeySources:
         task = self._looking.get((peer, name))
         if task is None:
             task = self._looking[peer, name] = asyncio.create_task(self._look_in_turn(peer, name))
-            task.add_done_callback(lambda _: self._looking.pop((peer, name), None))
+            self._looks.add(task)
+            task.add_done_callback(lambda its: self._end_look(peer, name, its))
         return task
+
+    def _end_look(self, peer: str, name: str, task: asyncio.Task[SourceStatus | str]) -> None:
+        self._looks.discard(task)
+        if self._looking.get((peer, name)) is task:
+            del self._looking[peer, name]
 
     async def _look_in_turn(self, peer: str, name: str) -> SourceStatus | str:
         async with self._turns.setdefault(name, asyncio.Semaphore(LOOKS_AT_ONCE)):
@@ -343,25 +357,30 @@ class KeySources:
 
     async def _ask(self, peer: str, name: str) -> SourceStatus | str:
         """The status of a source towards one peer, or in words why there is none."""
-        begun, trust = monotonic(), self.book.trust(name, peer)
+        begun, trust, source = monotonic(), self.book.trust(name, peer), self._sources.get((peer, name))
         if trust is not None:
             trust.begins(begun)
-        concerned = {its: self.book.barred(name, its) for its in self.book.peers(name)}
+
+        def of_now() -> bool:
+            return self._sources.get((peer, name)) is source  # else another configuration has another in its place
 
         async def ask() -> SourceStatus:
+            news = list[str]()
             try:
                 status = await self._source(peer, name, "status").status()
             except KeySourceError as error:
-                self.book.unread(name, peer, error)
+                news = self.book.unread(name, peer, error) if of_now() else []
                 raise
-            self.book.looked(name, peer, status, begun)
-            return status
+            else:
+                if of_now() or (trust is not None and alarm_of(status, trust.quarantine.limits) is not None):
+                    news = self.book.looked(name, peer, status, begun)
+                return status
+            finally:
+                for its in news:
+                    self._reliance.distrust(its, name, self.book.why(name, its))
 
         found = await self._outcome(name, "status", ask, looked_at=peer)
-        for its, before in concerned.items():
-            if not before and self.book.barred(name, its):
-                self._reliance.distrust(its, name, self.book.why(name, its))
-        if not isinstance(found, str) and not self.book.barred(name, peer):
+        if not isinstance(found, str) and of_now() and not self.book.barred(name, peer):
             self._reliance.vouch(peer, name, begun)
         self.supply.told(peer, name, found)
         return found
@@ -370,7 +389,7 @@ class KeySources:
         for hub, task in tuple(self._retired.values()):
             task.cancel()
             await hub.close()
-        for look in tuple(self._looking.values()):
+        for look in tuple(self._looks):
             look.cancel()
         for hub in self._hubs.values():
             await hub.close()
@@ -389,14 +408,3 @@ def _intervals(config: Config) -> dict[str, float]:
 def _open(config: Config, names: Iterable[str]) -> dict[str, SourceHub]:
     chosen = {name: config.key_sources[name] for name in names}
     return {name: registry.find(source.driver).open(name, source.options) for name, source in chosen.items()}
-
-
-def _sorted_out(told: Iterable[tuple[str, Answer]]) -> Fetched:
-    """The keys, and by source what the others said."""
-    keys, failures = [], []
-    for name, answer in told:
-        if isinstance(answer, str):
-            failures.append((name, answer))
-        else:
-            keys.append(answer)
-    return Fetched(tuple(keys), tuple(failures))

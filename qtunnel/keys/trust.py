@@ -78,6 +78,8 @@ class Trust:
         """Why the last look brought no status that can be used."""
         self.status: SourceStatus | None = None
         """As it was told last."""
+        self.doubts = 0
+        """How often keys that had come already became such as must not be used."""
 
     @property
     def state(self) -> TrustState:
