@@ -34,7 +34,7 @@ DOWN = (KeySourceUnreachableError, KeySourceTimeoutError, KeySourceCertificateEr
 
 NOBODY = (KeySourceUnreachableError, KeySourceCertificateError)
 """Of these, what a look at the status meets only where a call for a key would meet it too. A status that hangs or is
-forbidden says nothing of the keys; were the source put to rest by it, looks before keys would keep it there for good."""
+forbidden says nothing of the keys; were the source put to rest by it, looks before keys would keep it there."""
 
 FAULTS: dict[type[KeySourceError], FaultKind] = {
     KeySourceUnreachableError: "unreachable",
@@ -56,7 +56,8 @@ DEFECT: FaultKind = "driver"
 class Known:
     """One source. towards: what it says of its keys with each peer, in the order of the configuration. detail: what it
     said last; key_size: of the key that it gave last, in bytes; faults: calls that failed, by ``FAULTS``. waited: the
-    peer for whose key it was asked last until the time was up; unread: the one towards which the last look failed."""
+    peer with which a key failed last, in a way that may be of that peer alone; unread: the one towards which the last
+    look failed."""
 
     description: str
     health: SourceHealth
@@ -178,13 +179,14 @@ class SourceBook:
         problem: str,
         error: BaseException | None = None,
         *,
+        towards: str | None = None,
         chosen_by: str | None = None,
         looked_at: str | None = None,
         alone: bool = True,
     ) -> None:
-        """A call failed with ``problem``, in words. error: what was raised, where it says more. chosen_by: the peer
-        that said what to ask for; looked_at: the one towards which this was a look; alone: no other peer uses the
-        source."""
+        """A call failed with ``problem``, in words. error: what was raised, where it says more. towards: the peer for
+        whose key that was; chosen_by: the same, where it said what to ask for; looked_at: the one towards which this
+        was a look; alone: no other peer uses the source."""
         its = self._known.get(name)
         if its is None:
             return  # it went while it was asked
@@ -199,8 +201,8 @@ class SourceBook:
         if looked_at is not None and not alone and not _of_all(its, error, looked_at):
             return
         down = isinstance(error, DOWN if looked_at is None else NOBODY)
-        if down and chosen_by is not None:
-            down = _met_by_all(its, error, chosen_by, alone=alone)
+        if down and towards is not None:
+            down = _met_by_all(its, error, towards, chosen=chosen_by is not None, alone=alone)
         its.health.failed(monotonic(), down=down, lost=lost)
         its.detail = its.last_error = problem
         if before is not False:
@@ -341,13 +343,14 @@ def _of_all(its: Known, error: BaseException | None, peer: str) -> bool:
     return before not in (None, peer)
 
 
-def _met_by_all(its: Known, error: BaseException | None, peer: str, *, alone: bool) -> bool:
-    """Whether the calls of all peers would fail as the one for a key that this peer chose: else one could put the
-    source to rest for all. A KME refuses the key of another SAE with 401 (ETSI GS QKD 014 clause 5.4), and a program
-    may wait in vain for a key that never comes; that counts once it happened to two."""
-    if isinstance(error, KeySourceUnauthorizedError):
+def _met_by_all(its: Known, error: BaseException | None, peer: str, *, chosen: bool, alone: bool) -> bool:
+    """Whether the calls of all peers would fail as this one for a key with that peer: else one could put the source to
+    rest for all. A KME refuses the key of another SAE with 401 (ETSI GS QKD 014 clause 5.4), or where it does not know
+    the peer's, and it may wait in vain for the peer's KME, or for a key that never comes; that counts once it happened
+    to two. chosen: whether the peer said which key."""
+    if chosen and isinstance(error, KeySourceUnauthorizedError):
         return False
-    if alone or not isinstance(error, KeySourceTimeoutError):
+    if alone or isinstance(error, NOBODY):
         return True
     before, its.waited = its.waited, peer
     return before not in (None, peer)

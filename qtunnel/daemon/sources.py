@@ -286,7 +286,7 @@ class KeySources:
                 raise KeySourceUnavailableError(name, call, ALARM_CAME, lost=len(found))
             return [self._checked(name, call, ref, key) for ref, key in found]
 
-        answers = await self._outcome(name, call, checked, lost=number, chosen_by=chosen_by)
+        answers = await self._outcome(name, call, checked, lost=number, towards=peer, chosen_by=chosen_by)
         return [answers] if isinstance(answers, str) else answers
 
     def _checked(self, name: str, call: str, ref: KeyRef, key: Secret) -> Answer:
@@ -300,10 +300,10 @@ class KeySources:
 
     async def _outcome(
         self, name: str, call: str, ask: Callable[[], Awaitable[T]], lost: int = 0, *,
-        chosen_by: str | None = None, looked_at: str | None = None,
+        towards: str | None = None, chosen_by: str | None = None, looked_at: str | None = None,
     ) -> T | str:  # fmt: skip
         """What a call brings, or in words why it failed. lost: keys that are gone where it takes too long, or where
-        nobody knows how far it got; chosen_by: the peer that said what to ask for; looked_at: of a look, at whom."""
+        nobody knows how far it got; towards, chosen_by, looked_at: as in ``SourceBook.failed``."""
         failure: KeySourceError
         try:
             async with asyncio.timeout(CALL_LIMIT):
@@ -318,7 +318,7 @@ class KeySources:
             what = f"the driver failed ({type(error).__name__}); see the log"
             problem, failure = f"{name}: {what}", KeySourceError(name, call, what, lost=lost)
         alone = sum(own == name for _, own in self._sources) < 2
-        self.book.failed(name, problem, failure, chosen_by=chosen_by, looked_at=looked_at, alone=alone)
+        self.book.failed(name, problem, failure, towards=towards, chosen_by=chosen_by, looked_at=looked_at, alone=alone)
         return problem
 
     async def watch(self) -> None:

@@ -194,3 +194,32 @@ def test_a_status_that_hangs_or_is_forbidden_keeps_nobody_s_keys_for_good(
                 assert its.towards("metro", peer).state == "status not known"
 
     run(test)
+
+
+@pytest.mark.parametrize("failure", [KeySourceTimeoutError, KeySourceUnauthorizedError])
+def test_one_peer_without_keys_puts_the_source_to_rest_for_nobody_else(
+    pki: Path, failure: type[KeySourceTimeoutError | KeySourceUnauthorizedError]
+) -> None:
+    """A KME that does not know one of the SAEs, or whose own link to that peer's KME hangs."""
+
+    async def fails(size: int) -> tuple[KeyRef, Secret]:
+        raise failure("metro", "get_key", "no")
+
+    async def test() -> None:
+        peers = ("bob", "carol", "dave")
+        config = config_of(*peers, metro=nobody(pki))
+        async with bench(config) as its:
+            found = scripted(its, config, *peers)
+            for peer, source in zip(peers, found, strict=True):
+                source.answers.put_nowait(WELL)
+                await its.sources._ask(peer, "metro")
+            found[1].get_key = fails  # type: ignore[method-assign]  # a fault of this one's
+            for _ in range(4):
+                assert not (await its.new("metro", peer="carol")).keys
+            assert await works(its, "bob")
+            found[2].get_key = fails  # type: ignore[method-assign]
+            for peer in ("carol", "dave", "carol", "dave"):
+                assert not (await its.new("metro", peer=peer)).keys
+            assert its.status("metro").state == "resting", "two of them are everybody"
+
+    run(test)
