@@ -66,11 +66,14 @@ def carries_cookie(datagram: bytes, source: bytes, its: CookieMint, now: float) 
     return mac2 != NO_COOKIE and its.is_valid(source, datagram[:-MAC_SIZE], mac2, now)
 
 
-def reply_to(datagram: bytes, fragment: Fragment, source: bytes, its: CookieMint, now: float) -> bytes | None:
-    """The reply with the cookie of ``source``; None to a datagram that is not of full size. Every first message has
-    one that is, and what is answered is never smaller than its answer."""
-    if len(datagram) != MAX_DATAGRAM:
-        return None
+def may_answer(datagram: bytes) -> bool:
+    """Whether it is of full size. Every first message has one that is, and what is answered is never smaller than its
+    answer."""
+    return len(datagram) == MAX_DATAGRAM
+
+
+def reply_to(datagram: bytes, fragment: Fragment, source: bytes, its: CookieMint, now: float) -> bytes:
+    """The reply with the cookie of ``source``, to a datagram that ``may_answer``."""
     nonce, sealed = its.seal(source, datagram[-2 * MAC_SIZE : -MAC_SIZE], now)
     return CookieReply(fragment.suite, fragment.index, fragment.exchange, nonce, sealed).pack()
 

@@ -109,7 +109,7 @@ def parse(datagram: bytes, key: bytes, known: Callable[[MessageType, bytes], boo
     if not OVERHEAD < size <= MAX_DATAGRAM:
         raise HandshakeError("malformed", "not the size of a datagram of the handshake")
     kind, version, suite, index, count, length, exchange = _HEADER.unpack_from(datagram)
-    if index >= count or count > MAX_FRAGMENTS or count != -(-length // MAX_PAYLOAD):
+    if index >= count or count != -(-length // MAX_PAYLOAD):  # so count is at most MAX_FRAGMENTS
         raise HandshakeError("malformed", "fragment numbers that do not fit each other, the length or the size")
     end = size - 2 * MAC_SIZE
     if end - _HEADER.size != (MAX_PAYLOAD if index < count - 1 else length - (count - 1) * MAX_PAYLOAD):

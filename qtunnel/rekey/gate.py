@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from qtunnel.crypto.cookie import CookieMint
 from qtunnel.errors import HandshakeError
-from qtunnel.handshake.cookies import carries_cookie, reply_to
-from qtunnel.handshake.fragments import MAX_DATAGRAM, Fragment, Message, MessageType, Reassembler
+from qtunnel.handshake.cookies import carries_cookie, may_answer, reply_to
+from qtunnel.handshake.fragments import Fragment, Message, MessageType, Reassembler
 from qtunnel.load import LoadGauge
 from qtunnel.rekey.limits import (
     CALM_FRAGMENTS,
@@ -97,10 +97,9 @@ class Gate:
     def _ask(self, fragment: Fragment, datagram: bytes, address: Hashable, now: float) -> None:
         """Send a cookie to where the datagram came from."""
         # Only what is answered counts: else small datagrams, which are not, would use the answers up.
-        if len(datagram) == MAX_DATAGRAM and self._answers.take(now):
+        if may_answer(datagram) and self._answers.take(now):
             reply = reply_to(datagram, fragment, self._cookie_source(address), self._cookies, now)
-            if reply is not None:
-                self.replies.append((reply, address))
+            self.replies.append((reply, address))
 
     def unproven(self, address: Hashable, now: float, *, at_home: bool, costly: bool = False) -> None:
         """A whole first message is about to be read; raises ``HandshakeError`` where there are too many."""

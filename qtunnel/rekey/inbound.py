@@ -357,8 +357,8 @@ class Inbound:
             self._end(InEvent.EXPIRED)
             return False
         self._machine.fire(InEvent.COMMIT)
-        if self._policy is not None:
-            context.heed(self._policy)
+        assert self._policy is not None  # it came with what is sealed
+        context.heed(self._policy)
         theirs, ours = self._inventories
         self._ahead.learn(theirs, now)
         self._ahead.heard(ours)

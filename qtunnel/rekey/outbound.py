@@ -348,10 +348,10 @@ class Outbound:
 
     def repeat(self, address: Hashable, now: Now) -> None:
         """Send the first message under way to ``address``, too, from which the peer's own has come just now."""
+        assert self._retransmitter is not None  # as in OFFERED
         self.elsewhere = address
-        if self._retransmitter is not None:
-            datagrams = stamped(self._retransmitter.datagrams, self._context.cookie, now.mono)
-            self._context.effects.append(Send(self._context.name, datagrams, address))
+        datagrams = stamped(self._retransmitter.datagrams, self._context.cookie, now.mono)
+        self._context.effects.append(Send(self._context.name, datagrams, address))
 
     def yield_to_peer(self) -> None:
         """The other end's exchange goes first: drop ours, keep its keys, unless they are wrong."""

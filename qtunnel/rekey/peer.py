@@ -83,6 +83,8 @@ class PeerRekey:
         self.inbound = Inbound(self.context, self.ahead)
         self._old_offers = OldOffers()
         self._put_off: bytes | None = None
+        self._unsuited: bytes | None = None
+        """The replay time of the peer's last offer of a suite that was not ours."""
         """Replay time of the offer that gave way to ours: where ours comes to nothing, a copy of it is looked at once
         more, or the peer would wait out its attempt."""
         self._reachable = settings.has_endpoint
@@ -285,8 +287,7 @@ class PeerRekey:
             self._ended(Outcome.FAILED, now)
 
     def distrust(self, source: str, why: str, now: Now) -> None:
-        """That source's keys with this peer raised an alarm: those that came since the last good look are not used, and
-        exchanges under way with one of them come to nothing."""
+        """An alarm: keys since that source's last good look are not used, and an exchange with one comes to nothing."""
         doubted = self.ahead.distrust(source, why, now)
         if self.inbound.uses(doubted):
             self.inbound.forget()
@@ -298,7 +299,9 @@ class PeerRekey:
         """An authenticated message 1 from this peer. Whether it is news."""
         context = self.context
         insists = context.higher and self.outbound.insists(now)
+        suits = responder.suite.id == self.settings.suite.id
         again = responder.offer.timestamp == self._put_off and not insists
+        again = again or (responder.offer.timestamp == self._unsuited and suits)  # ours is another one since
         if not self.inbound.fresh(responder.offer.timestamp, again=again):
             self._refuse_old(responder.offer.timestamp, now)
             return False
@@ -310,7 +313,8 @@ class PeerRekey:
         self._reachable = True
         if self._next is None and self.outbound.state is OutState.IDLE:
             self._next = context.schedule.overdue(now.mono)  # should nothing come of it, nor the peer begin again
-        if responder.suite.id != self.settings.suite.id:
+        self._unsuited = None if suits else responder.offer.timestamp
+        if not suits:
             context.notice(
                 "rekey.failed", role="responder", reason="suite",
                 detail=f"the peer uses suite {responder.suite.name}, this end {self.settings.suite.name}; "
@@ -363,8 +367,7 @@ class PeerRekey:
                 moved, before = address == self.outbound.elsewhere, self.outbound.state
                 self._ended(self.outbound.response(message.body, now), now)
                 return moved and self.outbound.state is not before
-            if message.type is MessageType.COMMITTED:
-                self._ended(self.outbound.committed(message.body, now), now)
+            self._ended(self.outbound.committed(message.body, now), now)
         return False
 
     def tick(self, now: Now) -> None:

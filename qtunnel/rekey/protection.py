@@ -136,6 +136,6 @@ class Guard:
             self._machine.fire(GuardEvent.EXPIRED_RELAX)
             return GuardEvent.EXPIRED_RELAX
         self._machine.fire(GuardEvent.EXPIRED_BLOCK)
-        if self.installed is not None:
-            self._start = self.installed.made  # other settings may allow PQC alone later: max_age after this epoch
+        assert self.installed is not None  # which was PROTECTED or RELAXED
+        self._start = self.installed.made  # other settings may allow PQC alone later: max_age after this epoch
         return GuardEvent.EXPIRED_BLOCK

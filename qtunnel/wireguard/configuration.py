@@ -137,7 +137,7 @@ class SetOperation:
             if value != state.fwmark and state.listen_port:
                 self._bind(state.listen_port, value)
             state.fwmark = value
-        elif key == "replace_peers":
+        else:  # replace_peers
             for peer in list(state.peers.values()):
                 state.remove_peer(peer)
 

@@ -100,10 +100,7 @@ class Handshakes:
         peer.endpoint = endpoint
         peer.rx_bytes += len(data)
         peer.timers.authenticated_received(now)
-        try:
-            self._respond(peer, handshake, message.sender, now)
-        except dh.LowOrderPointError:
-            raise RejectedError(Drop.BAD_HANDSHAKE) from None
+        self._respond(peer, handshake, message.sender, now)  # keys of low order were found out above
         return peer
 
     def _respond(self, peer: Peer, handshake: NoiseHandshake, remote_index: int, now: float) -> None:

@@ -273,6 +273,7 @@ def test_suites_in_use() -> None:
     assert use.get(1) is SUITES[1]
     assert use.get(one.id) is None
     use.set("a", one)
+    assert use.get(one.id) is one
     use.set("b", SUITES[2])
     use.set("c", other)
     assert use.get(one.id) is one

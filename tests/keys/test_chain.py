@@ -7,6 +7,7 @@ import pytest
 from qtunnel.errors import SecretWipedError
 from qtunnel.keys.chain import ChainLink, EpochChain, link
 from qtunnel.secret import Secret
+from tests.decoder.primitives import expand
 
 
 def of(epoch: int) -> ChainLink:
@@ -68,3 +69,49 @@ def test_wipe_forgets_all() -> None:
     chain.wipe()
     assert chain.links == []
     assert one.secret.wiped
+
+
+def test_a_newer_doubt_takes_the_place_of_one_that_was_never_settled() -> None:
+    chain, two, three = EpochChain(), of(2), of(3)
+    assert chain.in_doubt == 0
+    chain.doubt(two)
+    assert chain.in_doubt == 2
+    chain.doubt(three)
+    assert (chain.in_doubt, epochs(chain)) == (3, [3])
+    assert (two.secret.wiped, three.secret.wiped) == (True, False)
+
+
+def test_nothing_in_doubt_is_nothing_to_settle() -> None:
+    chain, one = EpochChain(), of(1)
+    chain.commit(one)
+    assert chain.settle(one.id) is None
+    assert epochs(chain) == [1]
+    assert not one.secret.wiped
+
+
+@pytest.mark.parametrize(("epoch", "wiped"), [(2, True), (3, True), (1, False)])
+def test_a_commit_of_an_epoch_as_new_ends_a_doubt_and_an_older_one_does_not(epoch: int, wiped: bool) -> None:
+    chain, doubted = EpochChain(), of(2)
+    chain.doubt(doubted)
+    chain.commit(link(epoch, Secret(b"\xcc" * 64), qkd=True))
+    assert doubted.secret.wiped == wiped
+    assert chain.in_doubt == (0 if wiped else 2)
+
+
+def test_wipe_forgets_what_is_in_doubt_too() -> None:
+    chain, one, two = EpochChain(), of(1), of(2)
+    chain.commit(one)
+    chain.doubt(two)
+    assert chain.secrets == {one.id: one.secret, two.id: two.secret}
+    chain.wipe()
+    assert (chain.links, chain.in_doubt) == ([], 0)
+    assert one.secret.wiped
+    assert two.secret.wiped
+
+
+def test_the_name_of_a_chain_secret_is_that_of_the_document() -> None:
+    """docs/protocol.md, section 4.7."""
+    secret = bytes(range(64))
+    assert link(0x0102030405, Secret(secret), qkd=True).id == expand(
+        secret, "epoch/chain-id", b"\x00\x00\x00\x01\x02\x03\x04\x05", 16
+    )

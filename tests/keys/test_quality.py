@@ -64,3 +64,29 @@ def test_what_is_remembered_is_bounded() -> None:
         seen.taken_for(key_id, Secret(bytes([fill]) * 32))
     assert seen.taken_for("d", Secret(bytes([3]) * 32)) == "c"
     assert seen.taken_for("e", Secret(bytes([1]) * 32)) is None
+
+
+def test_keys_that_only_look_a_little_like_a_bad_one_pass() -> None:
+    nine = bytes([*range(9), 3, 1, 4, 1, 5, 2, 6, 5, 3, 5, 8, 7, 0, 7, 2, 3, 8, 4, 6, 2, 6, 4, 3])
+    assert len(nine) == 32
+    for key in (
+        bytes(range(31)) + b"\xff",  # counts, but not to its end
+        nine,  # of nine different bytes
+        RANDOM[:9] + RANDOM[:7],  # begins as it ends, with less than half of it
+    ):
+        assert defect(Secret(key)) is None
+
+
+def test_text_in_hexadecimal_may_have_every_digit() -> None:
+    found = defect(Secret(b"0123456789abcdefABCDEF" + b"9f3c07A1e8"))
+    assert found == "it is text in hexadecimal"
+
+
+def test_so_many_keys_are_remembered_and_no_more() -> None:
+    seen, keys = SeenKeys(Secret(bytes(32)), 2), [Secret(bytes([number]) + RANDOM[1:]) for number in range(3)]
+    for name, key in zip("ab", keys, strict=False):
+        assert seen.taken_for(name, key) is None
+    assert seen.taken_for("again", keys[0]) == "a"
+    assert seen.taken_for("c", keys[2]) is None
+    assert seen.taken_for("again", keys[1]) == "b"
+    assert seen.taken_for("again", keys[0]) is None, "it was the oldest"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qtunnel.crypto.aead import CHACHA20_POLY1305
+from qtunnel.crypto.kdf import Label, derive, frame
 from qtunnel.errors import StoreError
 from qtunnel.keys.stored import FORMAT, SALT_SIZE, Image, StoredKey, seal, unseal
 from qtunnel.secret import Secret
@@ -93,3 +97,54 @@ def test_the_same_key_twice_is_refused() -> None:
     image = Image(b"12345678", None, (stored("1"), stored("1")), ())
     with pytest.raises(StoreError, match="not what this version writes"):
         unseal(seal(image, 7, KEY, SALT, ENDS), KEY, ENDS)
+
+
+def test_a_wiped_image_holds_no_key() -> None:
+    image = Image(b"12345678", None, (stored("1"),), (stored("2"),))
+    image.wipe()
+    assert all(entry.key.wiped for entry in (*image.own, *image.theirs))
+
+
+HEAD = struct.Struct(">8sB8sHH")
+ENTRY = struct.pack(">BQBBH", 0, 5, 1, 1, 2) + b"sk" + b"!?"
+"""A key of two bytes, of a source and with a key_ID of one each."""
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        HEAD.pack(b"12345678", 2, b"abcdefgh", 1, 0) + ENTRY,  # neither known nor not
+        HEAD.pack(b"12345678", 1, b"abcdefgh", 2, 0) + ENTRY,  # one key less than it says
+        HEAD.pack(b"12345678", 1, b"abcdefgh", 1, 0) + ENTRY[:-1],
+        HEAD.pack(b"12345678", 1, b"abcdefgh", 1, 0) + ENTRY + b"!",
+        HEAD.pack(b"12345678", 1, b"abcdefgh", 0, 2) + ENTRY + ENTRY,
+        HEAD.pack(b"12345678", 1, b"abcdefgh", 1, 0) + b"\x03" + ENTRY[1:],  # a state that there is not
+        HEAD.pack(b"12345678", 1, b"abcdefgh", 1, 0) + struct.pack(">BQBBH", 0, 5, 1, 1, 0) + b"sk",  # without bits
+        HEAD.pack(b"12345678", 1, b"abcdefgh", 1, 0) + ENTRY.replace(b"sk", b"s\xff"),
+        b"1234",
+    ],
+)
+def test_what_another_version_may_have_sealed_is_refused_whole(plain: bytes) -> None:
+    """It opens, as whoever wrote it had the key; but it is not what this version writes."""
+    head = struct.pack(f">8sQ{SALT_SIZE}s", FORMAT, 7, SALT)
+    with derive(KEY, Label.RESERVOIR_STORE, SALT, 32) as own:
+        content = head + CHACHA20_POLY1305.seal(own, 0, plain, frame(head, *ENDS))
+    with pytest.raises(StoreError, match="its content is not what this version writes"):
+        unseal(content, KEY, ENDS)
+
+
+def test_a_key_of_both_ends_may_have_one_reference() -> None:
+    """Sources name their keys by themselves, each end's apart; the same one is refused only within an end's."""
+    image = Image(b"12345678", b"abcdefgh", (stored("1"),), (stored("1"),))
+    assert unseal(seal(image, 7, KEY, SALT, ENDS), KEY, ENDS) == (7, image)
+    twice = Image(b"12345678", None, (), (stored("1"), stored("1")))
+    with pytest.raises(StoreError, match="not what this version writes"):
+        unseal(seal(twice, 7, KEY, SALT, ENDS), KEY, ENDS)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"", "it is empty"), (b"q", "it is cut short"), (b"q" * 48, "it is no store of keys, .*")]
+)
+def test_what_is_no_store_is_told_apart(content: bytes, words: str) -> None:
+    with pytest.raises(StoreError, match=f"^{words}"):
+        unseal(content, KEY, ENDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections.abc import Iterator
@@ -81,7 +82,8 @@ def test_results_that_wait_while_the_engine_is_away_are_no_sign_of_a_stuck_worke
 ) -> None:
     job = farm.submit(*task())
     assert job is not None
-    time.sleep(0.3)
+    assert select.select(farm.descriptors, [], [], 60)[0], "the result waits"
+    time.sleep(0.1)  # longer than what follows
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     farm.end_stuck()
     assert job.done

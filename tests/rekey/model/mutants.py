@@ -96,8 +96,8 @@ MUTANTS = (
         "a key past max_age goes on protecting",
         (
             GUARD,
-            "        self._machine.fire(GuardEvent.EXPIRED_BLOCK)\n        if self.installed",
-            "        return None\n        if self.installed",
+            "        self._machine.fire(GuardEvent.EXPIRED_BLOCK)\n        assert self.installed",
+            "        return None\n        assert self.installed",
         ),
     ),
     mutant(

@@ -1,0 +1,1 @@
+"""Which lines and branches of the package the tests run: ``make coverage``."""
