@@ -12,7 +12,7 @@ KERNEL_TOOLS := qemu-system-x86 qemu-system-common busybox-static $(TEST_TOOLS)
 TOOLS  := .tools
 OUT    := >&2
 
-.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel deb test-systemd test-netns sim soak mutants mutation coverage rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean formal lock audit-deps sbom wheel test-minimum test-pythons timing man fuzz
+.PHONY: venv dev demo-tools test-tools bench-tools kernel-tools liboqs demo scenarios test test-faults test-kernel deb test-systemd test-netns sim soak mutants rekeys outage page-pictures lint diagrams bench sweep plots install uninstall clean formal lock audit-deps sbom wheel test-minimum test-pythons timing man fuzz model-plans mutation coverage
 
 venv: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -61,9 +61,18 @@ else
 endif
 
 # every fault under load, a quarter of an hour, and the table of what came of it: also into docs/reliability.md.
-# ARGS="link cut,disk" tries those with one of these words, and leaves the other rows as they are
+# ARGS="link cut,disk" tries those with one of these words, and leaves the other rows as they are; ENGINE=wireguard-go
+# those that another engine can pass, with it at both ends, and ENGINE=wireguard-go,qtunnel at alice's alone
 test-faults: dev test-tools
-	@$(BIN)/python -m tests.faults $(ARGS)
+	@ENGINE=$(ENGINE) $(BIN)/python -m tests.faults $(ARGS)
+
+# two gateways under load, with a rekey a second and a random fault every half a minute, for MINUTES; what of it is to be
+# plotted goes into SOAK_RECORD. ARGS="--seed 7 --faults 20" are other ones, and fewer
+MINUTES ?= 60
+SOAK_RECORD ?= $(TOOLS)/soak.jsonl
+soak: dev test-tools
+	@mkdir -p $(dir $(SOAK_RECORD))
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) --into $(SOAK_RECORD) $(ARGS)
 
 # engine: kernel, against this machine's kernel or, where that has no WireGuard, Debian's in a virtual machine: within half
 # an hour without help of the processor (KVM); KERNEL_VM_LIMIT=seconds is another bound
@@ -135,7 +144,7 @@ sim: dev
 # on is 50 plans, and repeats itself. ARGS="-n auto" uses all processors; 10,000 plans take a core some 20 minutes
 SOAK_RUNS ?= 10000
 SOAK_SEED ?= 1000
-soak: dev
+model-plans: dev
 	QTUNNEL_SOAK_RUNS=$(SOAK_RUNS) QTUNNEL_SOAK_SEED=$(SOAK_SEED) \
 		$(BIN)/pytest tests/rekey/model/test_model.py --timeout=3600 $(ARGS)
 
@@ -204,7 +213,7 @@ bench: venv bench-tools
 	done; \
 	$(BIN)/qtunnel bench rekey
 
-# what docs/performance.md plots: half an hour on a quiet machine, then the plots
+# what docs/performance.md plots: half an hour on a quiet machine; then the plots, also that of the newest `make soak`
 RESULTS := benchmarks/results
 sweep: venv bench-tools
 	@set -e; rival=$$(scripts/build-wireguard-go $(TOOLS)); scripts/bench-sweep $(BIN)/qtunnel "$$rival" $(RESULTS)
@@ -212,6 +221,7 @@ sweep: venv bench-tools
 plots: venv
 	@$(BIN)/pip install --quiet '.[plots]' $(OUT)
 	@$(BIN)/python scripts/plot-performance $(RESULTS) docs/plots
+	@if [ -e $(SOAK_RECORD) ]; then $(BIN)/python scripts/plot-soak $(SOAK_RECORD) docs/plots; fi
 
 # as a service: the program in a virtual environment of its own that nobody's checkout changes, a link to it, the unit.
 # APP_DIR has to be its own, for it is removed as a whole; DESTDIR is put in front of all paths

@@ -76,6 +76,11 @@ class InterfaceError(EngineError):
     """The network interface cannot be created or configured."""
 
 
+class ShortageError(EngineError):
+    """This process has no descriptor or memory left to ask an engine with, which ends each key by itself. Says nothing
+    of the engine."""
+
+
 class MissingPeerError(EngineError):
     """An interface of somebody else's has no such peer. Says nothing of the interface's other peers."""
 

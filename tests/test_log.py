@@ -237,3 +237,27 @@ def test_in_the_journal_lines_have_priorities_and_text_no_time(tmp_path: Path, s
         first, second = stream.read().splitlines()
     assert first.startswith("<6>level=info" if style == "text" else '<6>{"ts"')
     assert second.startswith("<3>")
+
+
+def test_connections_that_cannot_be_accepted_are_one_line_with_the_remedy() -> None:
+    """asyncio has a hundred tracebacks a second of it."""
+    program = """
+import asyncio, resource, socket
+from qtunnel.telemetry import log
+log.configure()
+async def main():
+    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    clients = [socket.socket() for _ in range(3)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    for client in clients:
+        client.connect(("127.0.0.1", port))
+    await asyncio.sleep(1.5)
+    asyncio.get_running_loop().call_exception_handler({"message": "another thing"})
+asyncio.run(main())
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    first, second = result.stderr.splitlines()
+    assert 'message="connections cannot be accepted: too many open files; raise the limit (LimitNOFILE' in first
+    assert "traceback" not in first
+    assert 'message="another thing"' in second

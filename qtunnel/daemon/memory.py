@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from qtunnel.aside import Aside
 from qtunnel.daemon.records import Header, Place, header_line, peer_line, read
 from qtunnel.errors import AlreadyRunningError, ConfigError, QtunnelError
 from qtunnel.identity import fingerprint_of
@@ -186,15 +187,25 @@ class StateDirectory:
             with contextlib.suppress(RuntimeError):  # the daemon ended meanwhile
                 loop.call_soon_threadsafe(tell, error)
 
-        # Not of a pool: at the end of the process nobody may wait for a disk that hangs.
-        threading.Thread(target=write, name="state", daemon=True).start()
+        thread = None
         try:
+            thread = Aside(write)
             async with asyncio.timeout(WRITE_LIMIT):
                 error = await done
         except TimeoutError:
+            if thread is not None and thread.give_up():
+                raise self._not_begun(OSError(errno.EAGAIN, "a thread did not begin: out of memory")) from None
             raise OSError(errno.ETIMEDOUT, f"the disk takes longer than {WRITE_LIMIT:g} s") from None
+        except OSError as raised:
+            raise self._not_begun(raised) from None
         if error is not None:
             raise error
+
+    def _not_begun(self, error: OSError) -> OSError:
+        """Another write may be begun."""
+        with self._guard:
+            self._writing = False
+        return error
 
     def _write_wanted(self) -> OSError | None:
         """Write until what is wanted is written, or was tried; what came of the last try."""

@@ -164,7 +164,7 @@ class Reloader:
 
     async def _plan(self, parts: Parts) -> _Plan:
         try:
-            return await self._prepare(parts, await aside(self._read, "reload"))
+            return await self._prepare(parts, await aside(self._read))
         except QtunnelError:
             raise
         except Exception as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import threading
 
+from qtunnel.aside import Aside
 from qtunnel.daemon.transport import Address, host_of
 
 AT_ONCE = 32
@@ -50,5 +50,9 @@ class Resolver:
                 loop.call_soon_threadsafe(tell, found)
 
         # Not of a pool: at the end of the process nobody may wait for a resolver that is silent.
-        threading.Thread(target=look_up, name="resolver", daemon=True).start()
+        try:
+            Aside(look_up)
+        except OSError:
+            self._slots.release()
+            raise
         return answer

@@ -78,7 +78,7 @@ class Stores:
         path = self._directory / file_name(settings.public.id)
         try:
             async with asyncio.timeout(READ_LIMIT):
-                content = await aside(lambda: _read(path), "store")
+                content = await aside(lambda: _read(path))
             generation, image = unseal(content, key, (own, settings.public.id))
             if not memory.stored or generation < memory.stored:
                 image.wipe()
@@ -101,7 +101,7 @@ class Stores:
     async def sweep(self, kept: Iterable[PeerSettings]) -> None:
         """Remove what is of no peer that keeps its keys on disk."""
         names = {file_name(its.public.id) for its in kept if its.store_key is not None}
-        await aside(lambda: self._sweep(names), "sweep")
+        await aside(lambda: self._sweep(names))
 
     def _sweep(self, names: Collection[str]) -> None:
         with contextlib.suppress(OSError):  # what stays is too old for the state file, once there is a newer one
@@ -139,9 +139,14 @@ class Stores:
             return OSError(errno.ETIMEDOUT, "the disk hangs"), False
         try:
             async with asyncio.timeout(WRITE_LIMIT):
-                return await aside(lambda: self._work(name, effect), "store")
+                return await aside(lambda: self._work(name, effect))
         except TimeoutError:
             return OSError(errno.ETIMEDOUT, f"the disk takes longer than {WRITE_LIMIT:g} s"), False
+        except OSError as error:  # it was not begun
+            with self._guard:
+                self._busy.discard(name)
+            _wipe(effect)
+            return error, False
 
     def _work(self, name: str, effect: Keep) -> tuple[OSError | None, bool]:
         try:

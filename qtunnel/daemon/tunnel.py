@@ -23,7 +23,7 @@ from qtunnel.engines.interface import Interface
 from qtunnel.engines.ledger import SESSION_TIME
 from qtunnel.engines.owners import OwnersInterface
 from qtunnel.engines.steward_client import StewardClient
-from qtunnel.errors import EngineError
+from qtunnel.errors import EngineError, ShortageError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity, PublicIdentity
 from qtunnel.telemetry import log
@@ -414,7 +414,8 @@ class Tunnel(EngineKeys):
             try:
                 found = await self.engine.stats()
             except EngineError as error:
-                await self._distrust("get", error)
+                if not isinstance(error, ShortageError):
+                    await self._distrust("get", error)
                 raise
             self._strikes["get"] = 0
         return {name: found[key] for name, key in self._keys.items() if key in found}

@@ -14,6 +14,7 @@ from qtunnel.errors import QtunnelError
 Stamp = tuple[tuple[int, int, int, int] | None, ...]
 """Of each file its inode, size, and times of the last change of content and of attributes; None where it is missing."""
 
+NO_THREAD = "its certificate files cannot be looked at, so those of before stay: no thread can be started"
 HANGS = "the disk with its certificate files does not answer, so those of before stay"
 
 
@@ -57,10 +58,12 @@ class Certificates:
                 stamp = await self._aside(lambda: _stamp(self._paths), LOOK_LIMIT)
                 if stamp != self._stamp:
                     await self._renew(stamp)
-                elif self.problem == HANGS:
+                elif self.problem in (HANGS, NO_THREAD):
                     self.problem = None
             except TimeoutError:
                 self.problem = HANGS
+            except OSError:
+                self.problem = NO_THREAD
         return self._context
 
     async def _aside(self, work: Callable[[], Result], limit: float) -> Result:
@@ -68,7 +71,7 @@ class Certificates:
         hangs costs one thread."""
         if self._under_way is not None and not self._under_way.done():
             raise TimeoutError
-        task = self._under_way = asyncio.create_task(aside(work, "certificates"))
+        task = self._under_way = asyncio.create_task(aside(work))
         task.add_done_callback(lambda its: its.cancelled() or its.exception())  # which nobody may wait for any more
         async with asyncio.timeout(limit):
             return await asyncio.shield(task)

@@ -49,7 +49,7 @@ class IndexFile:
         """
         if self._running is not None and not self._running.done():
             raise IndexesError(f"index_file {self._path}: the disk hangs")
-        running = self._running = asyncio.ensure_future(aside(lambda: self._take(count, chunk), "indexes"))
+        running = self._running = asyncio.ensure_future(aside(lambda: self._take(count, chunk)))
         running.add_done_callback(_heard)
         done, _ = await asyncio.wait({running}, timeout=WRITE_LIMIT)
         if not done:

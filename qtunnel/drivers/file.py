@@ -251,7 +251,7 @@ class Source:
             raise KeySourceTimeoutError(
                 self._place, call, f"not asked: the disk is busy with calls from {TURN_LIMIT:g} s ago"
             ) from None
-        running = asyncio.ensure_future(aside(lambda: self._shared.use(work), "pad"))
+        running = asyncio.ensure_future(aside(lambda: self._shared.use(work)))
         # Not before the thread is done, or threads would heap up behind a disk that hangs.
         running.add_done_callback(self._over)
         done, _ = await asyncio.wait({running}, timeout=DISK_LIMIT)

@@ -12,7 +12,7 @@ from typing import Any
 from qtunnel.engines import survivor
 from qtunnel.engines.base import Left
 from qtunnel.engines.device import Client
-from qtunnel.engines.host import index_of
+from qtunnel.engines.host import index_of, is_other
 from qtunnel.engines.ledger import EpochLedger
 from qtunnel.engines.peers import DeviceEngine
 from qtunnel.engines.process import ChildProcess, LogLine
@@ -190,7 +190,7 @@ class ChildEngine(DeviceEngine):
                 if done:
                     last = f"; it said: {child.tail[-1]}" if child.tail else ""
                     return f"engine {self.name} of {self._interface} {ended.result()}{last}"
-                if index_of(self._interface) != self._index:
+                if is_other(self._interface, self._index):
                     return f"interface {self._interface} is gone, or another one has its name"
                 lost = self._lost()
                 if lost:

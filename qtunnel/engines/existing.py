@@ -24,7 +24,7 @@ from qtunnel.constants import UAPI_DIRECTORY
 from qtunnel.engines.base import KEY_SIZE, MAX_KEEPALIVE, Endpoint, Lease, PeerSpec, PeerStats
 from qtunnel.engines.child import WATCH_POLL
 from qtunnel.engines.device import Client, DevicePeer, Line, added, existing, mark_of_psk, removed, spec_of
-from qtunnel.engines.host import index_of
+from qtunnel.engines.host import index_of, is_other
 from qtunnel.engines.kernel_client import KernelClient
 from qtunnel.engines.ledger import EpochLedger
 from qtunnel.engines.peers import DeviceEngine
@@ -214,7 +214,7 @@ class ExistingEngine(DeviceEngine):
 
     async def wait_dead(self) -> str:
         while self._index is not None:
-            if index_of(self._interface) != self._index:
+            if is_other(self._interface, self._index):
                 return f"interface {self._interface} is gone, or was made anew"
             stranger = self._client.stranger if isinstance(self._client, UapiClient) else None
             if stranger is not None:  # the keys that are in place there are of nobody we know

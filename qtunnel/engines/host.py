@@ -13,11 +13,26 @@ TUN_DEVICE = "/dev/net/tun"
 
 def index_of(name: str) -> int | None:
     """The interface's number in this process's network namespace, which the kernel gives to no other one by itself;
-    ``None`` where there is none of that name."""
+    ``None`` where there is none of that name. Raises ``InterfaceError`` where nobody can tell: the C library asks with
+    a socket, and says "no interface" as well where it gets none."""
+    for _ in range(2):  # a descriptor may have become free in between
+        try:
+            return socket.if_nametoindex(name)
+        except OSError:
+            try:
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise InterfaceError(f"interface {name} cannot be looked at: {reason}") from None
+    return None
+
+
+def is_other(name: str, index: int | None) -> bool:
+    """Whether the interface of that name is gone or has another number; false where nobody can tell."""
     try:
-        return socket.if_nametoindex(name)
-    except OSError:
-        return None
+        return index_of(name) != index
+    except InterfaceError:
+        return False
 
 
 def interface_exists(name: str) -> bool:

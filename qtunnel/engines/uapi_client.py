@@ -19,11 +19,14 @@ from collections.abc import Callable, Iterable
 from qtunnel.crypto import dh
 from qtunnel.engines.base import KEY_SIZE, Endpoint
 from qtunnel.engines.device import Device, DevicePeer, Line, mark_of_psk
-from qtunnel.errors import EngineError
+from qtunnel.errors import EngineError, ShortageError
 from qtunnel.secret import Secret
 
 TIMEOUT = 5.0
 """Seconds for one operation. wireguard-go answers in under 1 ms; a busy engine on a loaded machine within a second."""
+
+SHORTAGES = (errno_names.EMFILE, errno_names.ENFILE, errno_names.ENOBUFS, errno_names.ENOMEM)
+"""What says nothing of the other end."""
 
 MAX_ANSWER = 64 * 1024 * 1024
 """Bytes. 130,560 allowed IPs make an answer of 3 MB; twenty times that is no answer but a fault."""
@@ -189,7 +192,10 @@ class UapiClient:
         except ValueError as error:
             raise self._error(name, str(error)) from None
         except OSError as error:
-            raise self._error(name, (error.strerror or str(error)).lower()) from None
+            failure = self._error(name, (error.strerror or str(error)).lower())
+            if error.errno in SHORTAGES and name == "get" and self._unchanged is not None:
+                failure = ShortageError(str(failure))
+            raise failure from None
 
     def _check(self, connection: socket.socket, name: str) -> None:
         """Refuses a connection to another process than the one that has to be there."""

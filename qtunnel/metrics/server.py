@@ -100,7 +100,7 @@ class MetricsServer:
                 began = time.monotonic()
                 status, now = await self._status(), time.time()
                 # Aside: of a hub's thousand peers it takes a tenth of a second, which no handshake may wait.
-                body = await aside(lambda: encode(_Everything(status, now, self._counted)), "metrics")
+                body = await aside(lambda: encode(_Everything(status, now, self._counted)))
                 made = time.monotonic()
                 self._made, self._rest = (content_type, body), made + min(OLDEST, SHARE * (made - began))
         except TimeoutError:

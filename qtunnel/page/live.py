@@ -91,7 +91,7 @@ class Live:
         number = self._past.number
         then = self._past.view(now, told(status)) if number != self._then_number else None
         # Aside: of a hub's thousand peers it takes a tenth of a second, which no handshake may wait.
-        frame = await aside(lambda: _frame("now", {**present(status, now), "clock": time.monotonic()}), "page")
+        frame = await aside(lambda: _frame("now", {**present(status, now), "clock": time.monotonic()}))
         if then is not None:
             self._then, self._then_number = _frame("past", then), number
         self._now = frame

@@ -354,9 +354,12 @@ class Outbound:
         self._context.effects.append(Send(self._context.name, datagrams, address))
 
     def yield_to_peer(self) -> None:
-        """The other end's exchange goes first: drop ours, keep its keys."""
+        """The other end's exchange goes first: drop ours, keep its keys, unless they are not the peer's: they would be
+        offered again and again, as long as there is always another exchange that goes first."""
         self._silence_told = False  # it speaks
         if self._machine.can(OutEvent.YIELDED):
+            if self._mismatch is not None and self._initiator is not None:
+                self._spend(self._initiator.offer)
             self._machine.fire(OutEvent.YIELDED)
             self._clear()
 

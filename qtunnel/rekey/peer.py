@@ -83,6 +83,8 @@ class PeerRekey:
         self.inbound = Inbound(self.context, self.ahead)
         self._old_offers = OldOffers()
         self._put_off: bytes | None = None
+        self._unsuited: bytes | None = None
+        """The replay time of the peer's last offer of a suite that was not ours."""
         """Replay time of the offer that gave way to ours: where ours comes to nothing, a copy of it is looked at once
         more, or the peer would wait out its attempt."""
         self._reachable = settings.has_endpoint
@@ -298,7 +300,9 @@ class PeerRekey:
         """An authenticated message 1 from this peer. Whether it is news."""
         context = self.context
         insists = context.higher and self.outbound.insists(now)
+        suits = responder.suite.id == self.settings.suite.id
         again = responder.offer.timestamp == self._put_off and not insists
+        again = again or (responder.offer.timestamp == self._unsuited and suits)  # ours is another one since
         if not self.inbound.fresh(responder.offer.timestamp, again=again):
             self._refuse_old(responder.offer.timestamp, now)
             return False
@@ -310,7 +314,8 @@ class PeerRekey:
         self._reachable = True
         if self._next is None and self.outbound.state is OutState.IDLE:
             self._next = context.schedule.overdue(now.mono)  # should nothing come of it, nor the peer begin again
-        if responder.suite.id != self.settings.suite.id:
+        self._unsuited = None if suits else responder.offer.timestamp
+        if not suits:
             context.notice(
                 "rekey.failed", role="responder", reason="suite",
                 detail=f"the peer uses suite {responder.suite.name}, this end {self.settings.suite.name}; "

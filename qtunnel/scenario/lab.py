@@ -125,7 +125,9 @@ class ScenarioLab(Stage):
         self._moved ^= {site}
 
     async def reload(self, sites: tuple[str, ...]) -> None:
-        """Have their daemons read their files again, or start or stop those that now have a first peer or none."""
+        """Have their daemons read their files again, all at once, or start or stop those that now have a first peer or
+        none."""
+        reloads = []
         for site in sites:
             running = self.daemons.get(site)
             if running is None:
@@ -136,7 +138,8 @@ class ScenarioLab(Stage):
                 await running.stop()
                 del self.daemons[site]
             else:
-                await asyncio.to_thread(ControlClient(self.socket(site)).reload)
+                reloads.append(asyncio.to_thread(ControlClient(self.socket(site)).reload))
+        await asyncio.gather(*reloads)
 
     async def clear(self, site: str) -> bool:
         """End the quarantine of a site's key sources; whether there was one."""

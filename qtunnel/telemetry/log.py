@@ -31,6 +31,9 @@ ROOT = "qtunnel"
 MAX_TEXT = 8192
 """Characters of one value; a longer one is cut, so that a hostile peer or server cannot fill the log with one line."""
 
+REPEAT_AFTER = 10.0
+"""Seconds until the same trouble is told again."""
+
 MAX_DEPTH = 5
 """Levels of lists and mappings in a field."""
 
@@ -199,6 +202,30 @@ def under_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return (status.st_dev, status.st_ino) == (device, inode)
 
 
+class _Accepting(logging.Filter):
+    """asyncio tells of a connection that it cannot accept for want of descriptors or memory with a traceback, a hundred
+    times a second. This leaves a line in ``REPEAT_AFTER`` of it, with the remedy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not str(record.msg).startswith("socket.accept() out of system resource"):
+            return True
+        if record.created - self._said < REPEAT_AFTER and record.created >= self._said:
+            return False
+        self._said = record.created
+        error = record.exc_info[1] if record.exc_info else None
+        reason = str(getattr(error, "strerror", None) or "out of system resources").lower()
+        record.msg, record.args = (
+            f"connections cannot be accepted: {reason}; raise the limit (LimitNOFILE, ulimit -n)",
+            (),
+        )
+        record.exc_info = record.exc_text = None
+        return True
+
+
 def configure(
     style: LogFormat = "text",
     level: str = "info",
@@ -219,4 +246,5 @@ def configure(
     root.handlers[:] = [handler]
     root.setLevel(LEVELS[level] if level in ("debug", "error") else logging.WARNING)
     logging.getLogger(ROOT).setLevel(LEVELS[level])
+    logging.getLogger("asyncio").filters[:] = [_Accepting()]
     logging.captureWarnings(True)

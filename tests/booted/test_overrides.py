@@ -180,7 +180,7 @@ def test_a_new_identity_is_in_force_after_a_restart_alone_and_never_in_silence(m
     machine.run("qtunnel", "reload", "--node", "bob")
     assert "secrets" not in machine.run("qtunnel", "reload", "--node", "bob"), "bob has a new public file alone"
 
-    doctor = ["ip", "netns", "exec", "alice", "qtunnel", "doctor", "/etc/qtunnel/alice.yaml"]
+    doctor = ["ip", "netns", "exec", "alice", "qtunnel", "doctor", "--json", "/etc/qtunnel/alice.yaml"]
     assert "has changed since the start of qtunnel@alice" in machine.run(*doctor, check=False)
 
     # a restart takes it, with another engine, as the one that runs has the old key

@@ -246,22 +246,24 @@ def test_a_terminal_that_wants_it_plain_gets_no_control_sequence(server: Serving
 
 def test_into_a_pipe_the_daemon_that_is_away_is_told_once(directory: Path) -> None:
     path = directory / "alice.sock"
-    with serving(path):
-        process = subprocess.Popen([*WATCH, "--socket", str(path)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        while "transfer" not in process.stdout.readline():
+    with contextlib.ExitStack() as stack:
+        with serving(path):
+            command = [*WATCH, "--socket", str(path)]
+            process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            stack.callback(process.kill)  # where something fails: by itself it would go on
+            assert process.stdout is not None
+            while "transfer" not in process.stdout.readline():
+                pass
+        while "alice: the daemon is away" not in process.stdout.readline():
             pass
-    while "alice: the daemon is away" not in process.stdout.readline():
-        pass
-    time.sleep(1.0)  # five looks
-    with serving(path):
-        said = ""
-        while "transfer" not in said:
-            said += process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-    assert "away" not in said
-    process.stdout.close()
+        time.sleep(1.0)  # five looks
+        with serving(path):
+            said = ""
+            while "transfer" not in said:
+                said += process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        assert "away" not in said
 
 
 def test_a_peer_that_a_reload_takes_out_ends_it(server: Serving) -> None:

@@ -17,7 +17,7 @@ from qtunnel.config import load_config
 from qtunnel.daemon.settings import load_public
 from qtunnel.daemon.tunnel import REFUSALS, Tunnel
 from qtunnel.engines.base import Endpoint, Lease, Left, PeerSpec, PeerStats
-from qtunnel.errors import EngineError
+from qtunnel.errors import EngineError, ShortageError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity
 from qtunnel.rekey.model import Install
@@ -361,6 +361,20 @@ def test_a_refused_endpoint_is_placed_later(make: Callable[[], Made]) -> None:
         engine.refusing = False
         await tunnel.reconcile()
         assert engine.endpoint == ("192.0.2.9", 51820)
+
+    running(make, test)
+
+
+def test_an_engine_that_could_not_be_asked_for_want_of_descriptors_goes_on(make: Callable[[], Made]) -> None:
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        async def stats() -> dict[bytes, PeerStats]:
+            raise ShortageError("too many open files")
+
+        engine.stats = stats  # type: ignore[method-assign]
+        for _ in range(2 * REFUSALS):
+            with pytest.raises(ShortageError):
+                await tunnel.stats()
+        assert tunnel.up
 
     running(make, test)
 

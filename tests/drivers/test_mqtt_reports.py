@@ -13,6 +13,7 @@ from qtunnel.drivers import mqtt_hub
 from qtunnel.drivers.mqtt_options import PeerOptions
 from qtunnel.errors import (
     KeySourceProtocolError,
+    KeySourceStatusError,
     KeySourceTimeoutError,
     KeySourceUnavailableError,
     KeySourceUnreachableError,
@@ -63,7 +64,7 @@ def test_an_alarm_is_told_and_no_key_is_asked_for_while_it_goes_on(pki: Path, tm
             said["alarm"] = {"code": "eavesdropping", "message": "QBER 0.14 at 12:03"}
             await site.device.report()
             words = "eavesdropping: QBER 0.14 at 12:03"
-            await until(lambda: told(alice, alarm=words, healthy=False))
+            await until(lambda: told(alice, alarm=words, healthy=False, for_all=of == "present"))
             error = await failing(alice)
             assert isinstance(error, KeySourceUnavailableError)
             assert (error.lost, error.detail) == (0, f"not asked: the device warns of {words}")
@@ -92,6 +93,7 @@ def test_an_alarm_that_came_and_went_between_two_looks_is_told_once(pki: Path, t
             await until(lambda: heard(alice, topic, 51))
             status = await alice.status()
             assert (status.alarm, status.healthy) == ("tamper", False)
+            assert status.for_all is (of == "present"), "a device's alarm is for all peers, a link's for this one"
             assert await told(alice, alarm=None, healthy=True)
 
     run(test)
@@ -111,7 +113,7 @@ def test_an_alarm_that_was_a_devices_last_word_is_told(pki: Path, tmp_path: Path
             await site.device.report()
             await until(lambda: gone(alice))
             status = await alice.status()
-            assert (status.alarm, status.healthy) == ("tamper: the case is open", False)
+            assert (status.alarm, status.healthy, status.for_all) == ("tamper: the case is open", False, True)
             assert isinstance(await failing(alice), KeySourceUnreachableError)
 
     run(test)
@@ -213,7 +215,7 @@ def test_a_report_that_cannot_be_read_stops_requests(
 
             await until(refused)
             error = await failing(alice)
-            assert (type(error), error.lost) == (KeySourceProtocolError, 0)
+            assert (type(error), error.lost) == (KeySourceStatusError, 0)
             assert len(site.device.asked) == 1
 
     run(test)

@@ -1,19 +1,24 @@
 """``make test-faults``: every fault, and the table of what came of it, printed and put into docs/reliability.md.
 
-``python -m tests.faults [WORDS,...]``: only faults with such words in their names; of the others the rows stay.
+``python -m tests.faults [WORDS,...]``: only faults with such words in their names; of the others the rows stay. ENGINE
+in the environment: of both ends, or ALICE'S,BOB'S; then without what takes our own, and into a table of its own.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
 import tempfile
 import time
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import missing_for_root_tests
-from tests.faults.faults import FAULTS, LABS, Fault, Outcome
+from tests.faults.fault import LABS, Fault, Outcome
+from tests.faults.faults import FAULTS
 from tests.faults.lab import FaultLab, fault_lab
 from tests.faults.table import DOCUMENT, Row, row_of, written
 
@@ -26,26 +31,43 @@ def main(words: str) -> int:
     if reason:
         print(f"make test-faults {reason}", file=sys.stderr)
         return 1
+    engines = os.environ.get("ENGINE", "")
+    options: dict[str, Any] = {}
+    if engines:
+        first, _, second = engines.partition(",")
+        options = {"engines": (first, second or first)}
     chosen = [fault for fault in FAULTS if any(part.strip() in fault.name for part in words.split(","))]
+    if engines:
+        chosen = [fault for fault in chosen if not fault.own and "engines" not in LABS[fault.lab]]
     rows: list[Row] = []
     begin = time.monotonic()
     for lab in LABS:
         faults = [fault for fault in chosen if fault.lab == lab]
         while faults:
-            faults = _in_a_lab(lab, faults, rows)
+            faults = _in_a_lab({**LABS[lab], **options}, faults, rows, engines)
     held = sum(row.holds for row in rows)
     print(f"\n{held} of {len(rows)} hold, in {time.monotonic() - begin:.0f} s")
-    DOCUMENT.write_text(written(DOCUMENT.read_text(), rows))
     return 0 if held == len(rows) else 1
 
 
-def _in_a_lab(name: str, faults: list[Fault], rows: list[Row]) -> list[Fault]:
+def keep(row: Row, engines: str) -> None:
+    """In the document at once, where others may write rows, too."""
+    with DOCUMENT.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        text = written(file.read(), [row], engines)
+        file.seek(0)
+        file.truncate()
+        file.write(text)
+
+
+def _in_a_lab(options: dict[str, Any], faults: list[Fault], rows: list[Row], engines: str) -> list[Fault]:
     """Until one goes wrong; those that are left then need another lab."""
-    with tempfile.TemporaryDirectory() as directory, fault_lab(Path(directory), **LABS[name]) as lab:
+    with tempfile.TemporaryDirectory() as directory, fault_lab(Path(directory), **options) as lab:
         for number, fault in enumerate(faults):
             outcome = _try(fault, lab)
             rows.append(row_of(fault, outcome, datetime.now(UTC).date()))
             print(rows[-1].text, flush=True)
+            keep(rows[-1], engines)
             if outcome.problems:
                 _keep(fault, lab, outcome)
                 return faults[number + 1 :]

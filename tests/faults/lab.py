@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,17 @@ from qtunnel.control.client import ControlClient
 from qtunnel.control.messages import PeerStatus, Status
 from qtunnel.errors import QtunnelError
 from qtunnel.identity import Identity
+from tests.daemon.accounts import REPORTS, start_broker
 from tests.daemon.kmes import READY, Kme, Kmes
-from tests.daemon.lab import Gateway
-from tests.faults.traffic import Traffic, kill
+from tests.daemon.lab import Gateway, qtunnel
+from tests.faults.traffic import RATE, SLOW_RATE, Traffic, kill
+from tests.support.clock import SteppedClock
+from tests.support.link import Link, emulated
 from tests.support.netns import Namespace, join, namespaces, run, stop, wait_until
 
 ROOT = Path(__file__).parents[2]
 RELAY_PORT = 9443
+OWN = "qtunnel"
 TUNNEL = {"alice": "10.77.0.1", "bob": "10.77.0.2"}
 KME = {"alice": "kme-a", "bob": "kme-b"}
 MESSAGES = {1: "bob", 2: "alice", 3: "bob", 4: "alice"}
@@ -41,6 +47,22 @@ table inet leak {
     }
 }
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """When an epoch gets too old, as its end tells: some time from ``low`` to ``high``, monotonic seconds, for an age
+    may be read at any moment between question and answer."""
+
+    epoch: int
+    low: float
+    high: float
+
+    def with_(self, earlier: Expiry | None) -> Expiry:
+        """What both tell, where it is about one epoch."""
+        if earlier is None or earlier.epoch != self.epoch:
+            return self
+        return Expiry(self.epoch, max(self.low, earlier.low), min(self.high, earlier.high))
 
 
 class Filler:
@@ -64,6 +86,9 @@ class Site(Gateway):
     def __init__(self, directory: Path, namespace: Namespace, name: str, address: str, kme: Kme) -> None:
         super().__init__(directory, namespace, name, address)
         self.kme = kme
+        self.clock = SteppedClock(directory / f"clock-{name}")
+        self.relay_options: tuple[str, ...] = ()
+        self.outer = ""  # the peer's outer address
         self.said: list[str] = []
         (directory / f"{name}.log").touch()
 
@@ -72,7 +97,8 @@ class Site(Gateway):
     def start(self) -> None:
         with (self.directory / f"{self.name}.log").open("a") as log:
             self.process = self.namespace.start(
-                sys.executable, *self.program, "run", "--config", str(self.file), stdout=log, stderr=log
+                sys.executable, *self.program, "run", "--config", str(self.file), stdout=log, stderr=log,
+                env=self.clock.environment,
             )  # fmt: skip
 
     def restart(self) -> None:
@@ -100,19 +126,26 @@ class Site(Gateway):
         status = self.look()
         return status.peers[0] if status is not None and status.peers else None
 
+    def audit_verified(self) -> tuple[int, str, str]:
+        """``qtunnel audit verify``: exit code, standard output, standard error."""
+        done = qtunnel("audit", "verify", "--config", self.file)
+        return done.returncode, done.stdout, done.stderr
+
     def engine(self) -> int:
         status = self.look()
         assert status is not None
         assert status.node.engine_pid is not None
         return status.node.engine_pid
 
-    def expiry(self) -> tuple[int, float] | None:
-        """The epoch in force, and when it is too old, or a moment before that; monotonic seconds. None: unprotected."""
+    def expiry(self) -> Expiry | None:
+        """Of the epoch in force. None: unprotected."""
         asked = time.monotonic()
         peer = self.shown
+        answered = time.monotonic()
         if peer is None or peer.epoch_in_force is None or peer.age_s is None or peer.max_age_s is None:
             return None
-        return (peer.epoch_in_force, asked - peer.age_s + peer.max_age_s) if peer.protected else None
+        left = peer.max_age_s - peer.age_s
+        return Expiry(peer.epoch_in_force, asked + left, answered + left) if peer.protected else None
 
     def rekey(self) -> None:
         """Begin a rekey; its outcome is for the test to see."""
@@ -144,6 +177,28 @@ class Site(Gateway):
                 (place / name).write_bytes(content)
             self.restart()
 
+    # names
+
+    def know_names(self) -> None:
+        """The peer's endpoint is a name, which this host's files know (ip-netns(8)); its name server never answers."""
+        peer = self.config["peers"][0]
+        peer["endpoint"] = f"{peer['name']}.example"
+        self._names.mkdir(parents=True, exist_ok=True)
+        (self._names / "hosts").write_text(f"127.0.0.1 localhost\n{self.outer} {peer['endpoint']}\n")
+        (self._names / "resolv.conf").write_text("nameserver 198.51.100.1\n")
+
+    def forget_names(self) -> None:
+        (self._names / "hosts").write_text("127.0.0.1 localhost\n")
+
+    def remove_names(self) -> None:
+        shutil.rmtree(self._names, ignore_errors=True)
+        with suppress(OSError):
+            self._names.parent.rmdir()
+
+    @property
+    def _names(self) -> Path:
+        return Path("/etc/netns") / self.namespace.name
+
     # the KME
 
     def start_kme(self) -> None:
@@ -164,7 +219,7 @@ class Site(Gateway):
         sae = f"sae-{self.name}"
         self._relay = self.namespace.start(
             sys.executable, "-m", "tests.faults.relay", str(RELAY_PORT), str(self.directory / "pki"), KME[self.name],
-            sae, stdin=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            sae, *self.relay_options, stdin=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         threading.Thread(target=self._listen, args=(self._relay,), daemon=True).start()
         self.hear("ready", 0)
@@ -214,13 +269,15 @@ class Site(Gateway):
 
 
 class FaultLab:
-    """alice and bob. interval, max_age: of their rekeys, as in the configuration."""
+    """alice and bob. interval, max_age: of their rekeys, as in the configuration. engines: of alice and of bob. link:
+    where it is an emulated one. subnet: of the gateways' outer addresses; the KMEs' is always 10.99.0."""
 
     def __init__(
         self, directory: Path, hosts: tuple[Namespace, Namespace], *, interval: str, max_age: str,
-        engine: str = "qtunnel",
+        engines: tuple[str, str] = (OWN, OWN), link: Link | None = None, subnet: str = "10.99.0",
     ) -> None:  # fmt: skip
-        self.directory, self.own = directory, engine == "qtunnel"
+        self.directory, self.own, self._link = directory, engines == (OWN, OWN), link
+        self.broker: subprocess.Popen[str] | None = None
         kmes = Kmes(directory, hosts, saes=(("sae-carol",), ()))
         self.alice, self.bob = (
             Site(directory, host, name, TUNNEL[name], kme)
@@ -234,7 +291,9 @@ class FaultLab:
             (directory / f"{site.name}.public").write_text(identity.public.to_text())
             site.identity = identity
             site.namespace.run("nft", "-f", "-", input=FILTER)
-        for site, other, there in ((self.alice, self.bob, "10.99.0.2"), (self.bob, self.alice, "10.99.0.1")):
+        pairs = ((self.alice, self.bob, f"{subnet}.2"), (self.bob, self.alice, f"{subnet}.1"))
+        for (site, other, there), engine in zip(pairs, engines, strict=True):
+            site.outer = there
             site.source("metro", f"https://127.0.0.1:{RELAY_PORT}")
             site.config["key_sources"]["metro"]["timeout"] = "15s"
             sources = {"metro": {"peer_sae_id": f"sae-{other.name}"}}
@@ -261,9 +320,16 @@ class FaultLab:
                     site.restart()
             if site.process is not None:
                 stop(site.process)
+            site.remove_names()
 
-    def traffic(self) -> Traffic:
-        return Traffic(self.alice.namespace, self.bob.namespace, TUNNEL["bob"])
+    @property
+    def link(self) -> Link:
+        assert self._link is not None
+        return self._link
+
+    def traffic(self, seconds: int = 900) -> Traffic:
+        rate = RATE if self.own else SLOW_RATE
+        return Traffic(self.alice.namespace, self.bob.namespace, TUNNEL["bob"], seconds, rate)
 
     @property
     def epoch(self) -> int:
@@ -322,16 +388,38 @@ class FaultLab:
             site.tell("pass")
 
 
+def reporting(lab: FaultLab) -> None:
+    """Alice reports to a broker, where there is Mosquitto."""
+    lab.broker = start_broker(lab.directory, lab.alice.namespace)
+    if lab.broker is not None:
+        lab.alice.config |= REPORTS
+
+
+def named(lab: FaultLab) -> None:
+    """Both know each other by names."""
+    for site in lab.sites.values():
+        site.know_names()
+
+
 @contextmanager
-def fault_lab(directory: Path, **options: Any) -> Iterator[FaultLab]:
-    """With both ends protected; afterwards nothing of it is left."""
-    with namespaces(2) as (left, right):
-        join(left, right)
+def fault_lab(
+    directory: Path, *, faulty_link: bool = False, prepare: Callable[[FaultLab], None] | None = None, **options: Any
+) -> Iterator[FaultLab]:
+    """With both ends protected; afterwards nothing of it is left. faulty_link: one that can be told to lose. prepare:
+    what is done before anything is started."""
+    with ExitStack() as stack:
+        left, right = stack.enter_context(namespaces(2))
+        link = stack.enter_context(emulated(left, right)) if faulty_link else None
+        if link is None:
+            join(left, right)
         left.address("eth0", "10.99.0.1/24")
         right.address("eth0", "10.99.0.2/24")
-        lab = FaultLab(directory, (left, right), **options)
-        try:
-            lab.start()
-            yield lab
-        finally:
-            lab.stop()
+        if (subnet := options.get("subnet")) is not None:
+            left.address("eth0", f"{subnet}.1/24")
+            right.address("eth0", f"{subnet}.2/24")
+        lab = FaultLab(directory, (left, right), link=link, **options)
+        stack.callback(lab.stop)
+        if prepare is not None:
+            prepare(lab)
+        lab.start()
+        yield lab

@@ -164,6 +164,25 @@ def test_an_answer_that_the_new_policy_bars_is_withdrawn_and_nobody_waits_for_it
     assert len(installed.sources) == (1 if policy is REQUIRED else 0)
 
 
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_another_suite_comes_soon_after_the_second_end_has_it(first: str) -> None:
+    """The first end's offer came before it and was refused; its copies are not old ones then."""
+    simulation = up(interval=1000.0, jitter=0.0)
+    second = "ab".replace(first, "")
+    host = simulation.hosts[first]
+    before = host.engine.epoch
+    change(simulation, first, suite=SUITES[3])
+    host.node.rekey_now(second, simulation.clock())
+    simulation._carry_out(host)
+    refused = simulation.hosts[second]
+    simulation.run_until(lambda: refused.count("rekey.failed", reason="suite") > 0, limit=20)
+    start = simulation.now
+    change(simulation, second, suite=SUITES[3])
+    simulation.run_until(lambda: simulation.agreed and host.engine.epoch != before, limit=20)
+    assert simulation.now - start < 3.0
+    assert refused.count("rekey.failed", reason="suite") == 1
+
+
 def test_keys_of_a_source_that_goes_are_wiped() -> None:
     simulation = up()
     simulation.conditions.loss = 1.0

@@ -215,6 +215,25 @@ def test_a_lying_kme_installs_nothing_and_is_named() -> None:
     assert first.count("rekey.unanswered") == 0, "there was an answer, and what is wrong with it was told"
 
 
+def test_a_wrong_key_is_offered_by_no_further_exchange_where_the_peers_went_first() -> None:
+    """The higher end's exchanges overtake each of the lower one's, whose wrong key came back in every one of them."""
+    simulation = Simulation(1, CLEAN, interval=1.0, jitter=0.0)
+    done(simulation)
+    lower, higher = sorted(simulation.hosts.values(), key=lambda host: host.node.local.public.id)
+    honest = simulation.kme.get_by_id
+    simulation.kme.get_by_id = lambda who, ref: (ref, Secret(bytes(range(32))))  # type: ignore[method-assign]
+    assert lower.node.rekey_now(higher.name, simulation.present(lower.name))
+    simulation.run_until(lambda: lower.count("message.rejected", reason="key-mismatch") > 0, limit=5)
+    simulation.kme.get_by_id = honest  # type: ignore[method-assign]
+    begun = higher.count("rekey.done", role="initiator")
+    simulation.run_until(lambda: higher.count("rekey.done", role="initiator") > begun, limit=20)
+    rejected = lower.count("message.rejected", reason="key-mismatch")
+    assert lower.node.rekey_now(higher.name, simulation.present(lower.name))
+    simulation._carry_out(lower)
+    simulation.run_until(lambda: lower.count("rekey.done", role="initiator") > 0, limit=5)
+    assert lower.count("message.rejected", reason="key-mismatch") == rejected
+
+
 def test_a_dead_peer_does_not_drain_the_kme() -> None:
     simulation = Simulation(1, CLEAN)
     done(simulation)

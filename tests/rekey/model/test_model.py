@@ -1,7 +1,7 @@
 """The rekeying core against its rules, in whatever worlds hypothesis makes (tests/rekey/model/plan.py).
 
-The suite runs QTUNNEL_SOAK_RUNS plans, always the same ones; ``make soak`` other ones and more. A plan that fails is
-printed as small as it could be made, as a call that goes into an ``@example``.
+The suite runs QTUNNEL_SOAK_RUNS plans, always the same ones; ``make model-plans`` other ones and more. One that fails
+is printed as small as it could be made, as a call that goes into an ``@example``.
 """
 
 from __future__ import annotations
