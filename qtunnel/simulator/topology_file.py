@@ -42,6 +42,8 @@ QBER_SAMPLE = 2000.0
 NOISE_SAMPLE = 1e6
 """Symbols of ``cv``: the usual block of an estimate of excess noise in the laboratory."""
 
+MOST_FADES = 10_000.0
+"""Of a link in a second of the clock: each takes some 30 us of a processor, and one network has several links."""
 
 _CLICKS = {"clock", "efficiency", "dark", "misalignment", "leak", "gate", "passband"}
 _PULSES = _CLICKS | {"dead_time", "signal"}
@@ -208,6 +210,11 @@ def _links(topology: Topology) -> Iterator[Problem]:
             yield Problem(("links", name), f"needs one of fibre, free_space and satellite, and has {found}")
         if link.initial > link.store:
             yield Problem(("links", name, "initial"), f"is more than the store holds ({link.store} bit)")
+        place = link.free_space or link.satellite
+        if place is not None and place.fading is not None and topology.time_scale / place.fading.interval > MOST_FADES:
+            kind = "free_space" if link.free_space is not None else "satellite"
+            what = f"must be {topology.time_scale / MOST_FADES:g} s or more with this time_scale, or time falls behind"
+            yield Problem(("links", name, kind, "fading", "interval"), what)
         orbit = link.satellite
         if orbit is not None and orbit.lowest >= orbit.highest:
             yield Problem(("links", name, "satellite", "highest"), "must be above lowest (10 deg), or it never rises")

@@ -90,6 +90,17 @@ def test_each_mistake_is_named_with_its_place_and_remedy(tmp_path: Path, expecte
     assert any(expected in line for line in found), "\n".join(found)
 
 
+def test_fades_are_not_faster_than_they_can_be_played(tmp_path: Path) -> None:
+    text = """
+network: fast
+time_scale: 1s = 1h
+nodes: {alice: {}, bob: {}}
+links: {air: {between: [alice, bob], free_space: {distance: 1 km, fading: {deviation: 2 dB, interval: 10ms}}}}
+"""
+    what = "links.air.free_space.fading.interval: must be 0.36 s or more with this time_scale, or time falls behind"
+    assert what in problems(tmp_path, text)[0]
+
+
 def test_a_topology_becomes_what_it_says(tmp_path: Path) -> None:
     path = tmp_path / "good.yaml"
     path.write_text(
