@@ -400,10 +400,8 @@ class Tunnel(EngineKeys):
                 left = await self.engine.block_all()
                 names = [name for name, key in self._keys.items() if key in left]
                 if names:
-                    detail = (
-                        f"not certainly blocked: {short(names)}; a session that is there may last {SESSION_TIME:g} s"
-                    )
-                    self._events.publish("engine.trouble", None, detail=detail)
+                    words = f"not certainly blocked: {short(names)}; a session there may last {SESSION_TIME:g} s"
+                    self._events.publish("engine.trouble", None, detail=words)
             await self.engine.stop()
 
     async def stats(self) -> dict[str, PeerStats]:

@@ -354,12 +354,9 @@ class Outbound:
         self._context.effects.append(Send(self._context.name, datagrams, address))
 
     def yield_to_peer(self) -> None:
-        """The other end's exchange goes first: drop ours, keep its keys, unless they are not the peer's: they would be
-        offered again and again, as long as there is always another exchange that goes first."""
+        """The other end's exchange goes first: drop ours, keep its keys, unless they are wrong."""
         self._silence_told = False  # it speaks
         if self._machine.can(OutEvent.YIELDED):
-            if self._mismatch is not None and self._initiator is not None:
-                self._spend(self._initiator.offer)
             self._machine.fire(OutEvent.YIELDED)
             self._clear()
 
@@ -382,8 +379,7 @@ class Outbound:
             if self.state is OutState.COMMITTING and self._sealed is not None:
                 self._unconfirmed = self._sealed.keys, self._sealed_at
                 return self._fail("unconfirmed", "the peer did not confirm the commit; a new exchange settles it")
-            if self._mismatch is not None and self._initiator is not None:
-                self._spend(self._initiator.offer)
+            if self._mismatch is not None:
                 return self._fail("key-mismatch", self._mismatch)
             return self._fail("no-answer", f"the peer did not answer: {NO_ANSWER}")
         if retransmitter.due(now.mono, pressed=self._cookie_wanted or self._context.pressed(now.mono)):
@@ -411,11 +407,12 @@ class Outbound:
 
     def _clear(self) -> None:
         if self._initiator is not None:
+            if self._mismatch is not None:  # each further exchange would have the wrong keys again
+                self._spend(self._initiator.offer)
             self._initiator.wipe()
         self._initiator = self._sealed = self._retransmitter = self._mismatch = None
         self._responses = TokenBucket(RESPONSE_BURST, RESPONSE_RATE)
-        self._ticket = self.elsewhere = None
-        self._cookie_wanted = False
+        self._ticket, self.elsewhere, self._cookie_wanted = None, None, False
 
 
 def _sentence(answer: Answer) -> str:

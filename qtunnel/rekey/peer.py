@@ -287,8 +287,7 @@ class PeerRekey:
             self._ended(Outcome.FAILED, now)
 
     def distrust(self, source: str, why: str, now: Now) -> None:
-        """That source's keys with this peer raised an alarm: those that came since the last good look are not used, and
-        exchanges under way with one of them come to nothing."""
+        """An alarm: keys since that source's last good look are not used, and an exchange with one comes to nothing."""
         doubted = self.ahead.distrust(source, why, now)
         if self.inbound.uses(doubted):
             self.inbound.forget()

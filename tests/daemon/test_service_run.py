@@ -161,7 +161,7 @@ def test_a_service_from_its_start_to_its_end(service: Service) -> None:
     """One run, as each step needs the one before."""
     alice, began = service.alice, time.time()
     daemon = service.daemon()
-    with terminal(*QTUNNEL, "status", "--watch", "--interval", "0.2", "--socket", str(alice.socket)) as watch:
+    with terminal(*QTUNNEL, "status", "--watch", "--interval", "0.5", "--socket", str(alice.socket)) as watch:
         steps(service, daemon, began, watch)
 
 

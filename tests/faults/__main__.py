@@ -17,13 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import missing_for_root_tests
-from tests.faults.fault import LABS, Fault, Outcome
+from tests.faults.fault import BLOCKS, LABS, Fault, Outcome
 from tests.faults.faults import FAULTS
 from tests.faults.lab import FaultLab, fault_lab
 from tests.faults.table import DOCUMENT, Row, row_of, written
 
 KEEP = Path(tempfile.gettempdir()) / "qtunnel-faults"
 """Logs of faults whose outcome was not what it has to be."""
+
+
+UNHURRIED = "10m"
+"""max_age with engines of others: they take an epoch's key with their next handshake, two minutes later, so they cannot
+keep a shorter one, and what has to block at its end takes too long for a table."""
 
 
 def main(words: str) -> int:
@@ -35,10 +40,11 @@ def main(words: str) -> int:
     options: dict[str, Any] = {}
     if engines:
         first, _, second = engines.partition(",")
-        options = {"engines": (first, second or first)}
+        options = {"engines": (first, second or first), "max_age": UNHURRIED}
     chosen = [fault for fault in FAULTS if any(part.strip() in fault.name for part in words.split(","))]
     if engines:
         chosen = [fault for fault in chosen if not fault.own and "engines" not in LABS[fault.lab]]
+        chosen = [fault for fault in chosen if fault.expectation != BLOCKS and "max_age" not in fault.name]
     rows: list[Row] = []
     begin = time.monotonic()
     for lab in LABS:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-AGAIN = 0.2
+AGAIN = 1.0
 """Seconds between two requests of the same page."""
 
 
