@@ -126,10 +126,14 @@ def show_map(topology: Path | None, socket_path: Path | None, as_json: bool, svg
     """
     from qtunnel.simulator.topology_file import load_topology
 
+    if topology is not None and socket_path is not None:
+        raise ConfigError("TOPOLOGY is a network that does not run, --socket one that does; give one of the two")
     loaded = None if topology is None else load_topology(topology)
-    if loaded is not None and socket_path is None:
+    if loaded is not None:
         from qtunnel.simulator.service import Service
+        from qtunnel.telemetry.log import configure
 
+        configure("text", "error", sys.stderr)  # what happened in that hour is nobody's log
         times = iter((0.0, AFTER))
         told = Service(loaded, clock=lambda: next(times), time_scale=1.0).map()
     else:

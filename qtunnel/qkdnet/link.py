@@ -104,7 +104,7 @@ class Link:
         self.alarms = 0
         self.keys_until_alarm: int | None = None
         """Keys that went over the link between the first light that the last eavesdropper touched and the alarm;
-        ``None`` before one."""
+        ``None`` before one. An alarm without an eavesdropper leaves it as it was."""
         self._keys_unnoticed: int | None = None
         self._touched = True
         """Whether light has passed since the last eavesdropper came: in the dark there is nothing for her."""
@@ -253,13 +253,15 @@ class Link:
         if why is not None and self.state is LinkState.UP:
             self._machine.fire(LinkEvent.ALARMED)
             self.alarms += 1
-            self.keys_until_alarm, self._keys_unnoticed = self._keys_unnoticed or 0, None
+            keys, self._keys_unnoticed = self._keys_unnoticed, None
+            if keys is not None:  # somebody was there, and it is no alarm of noise alone
+                self.keys_until_alarm = keys
             lost = self.reservoir.distrust()
             while self._read and self._read[-1][1] > self.reservoir.kept:  # of what was thrown away
                 begin, _ = self._read.pop()
                 if begin < self.reservoir.kept:
                     self._read.append((begin, self.reservoir.kept))
-            yield "link.alarm", f"{why}; {lost} bits thrown away, {self.keys_until_alarm} keys used meanwhile"
+            yield "link.alarm", f"{why}; {lost} bits thrown away, {keys or 0} keys used meanwhile"
         elif why is None and self.state is LinkState.ALARMED:
             self._machine.fire(LinkEvent.CLEARED)
             yield "link.cleared", f"{self.metric} not above {self.shown(self.spec.threshold)}"

@@ -23,15 +23,23 @@ Ask = Callable[[dict[str, Any]], Awaitable[Any]]
 
 async def attack(ask: Ask, link: str) -> Verdict:
     """Attack it, and see whether it warns in time; raises ``NetworkError``."""
-    before = link_of(await ask({"request": "map"}), link)["alarms"]
-    for action in (["restore"], ["eavesdrop", "intercept-resend"]):
-        await ask({"request": "command", "target": link, "action": action[0], "arguments": action[1:]})
-    limit = time.monotonic() + BOUND
-    told = link_of(await ask({"request": "map"}), link)
-    while told["alarms"] == before and time.monotonic() < limit:
-        await asyncio.sleep(POLL)
-        told = link_of(await ask({"request": "map"}), link)
+    await ask({"request": "command", "target": link, "action": "restore", "arguments": []})
+    # one that warns already could not begin to
+    before = await _until(ask, link, lambda told: told["alarm"] is None)
+    eavesdrop = {"request": "command", "target": link, "action": "eavesdrop", "arguments": ["intercept-resend"]}
+    await ask(eavesdrop)
+    told = await _until(ask, link, lambda told: told["alarms"] != before["alarms"])
     says = f"An intercept-resend attack on {link} is alarmed before {MOST_KEYS} further keys are delivered."
-    if told["alarms"] == before:
+    if told["alarms"] == before["alarms"]:
         return Verdict(says, False, f"no alarm within {BOUND:g} s; the link is {told['state']}")
     return Verdict(says, *alarm_of(told, MOST_KEYS))
+
+
+async def _until(ask: Ask, link: str, met: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The link as it is once it is so, or when the time is over."""
+    limit = time.monotonic() + BOUND
+    told = link_of(await ask({"request": "map"}), link)
+    while not met(told) and time.monotonic() < limit:
+        await asyncio.sleep(POLL)
+        told = link_of(await ask({"request": "map"}), link)
+    return told

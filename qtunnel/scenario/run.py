@@ -55,6 +55,7 @@ class Run:
         self.failures: list[str] = []
         self.verdicts: list[Verdict] = []
         self._pingers: dict[str, tuple[Pinger, asyncio.Task[None]]] = {}
+        self._opening: list[asyncio.Task[None]] = []
         self._say = say
 
     async def start(self) -> None:
@@ -117,6 +118,8 @@ class Run:
                 looking = group.create_task(self._watch_network())
                 await self._watch()
                 await happening
+                for opening in self._opening:  # one that comes up late has a pinger to finish, too
+                    await opening
                 looking.cancel()
                 for pinger, reading in self._pingers.values():
                     await pinger.finish(reading)
@@ -190,7 +193,7 @@ class Run:
             return f"{event.change.tunnel}: other settings at both ends"
         if event.open is not None:
             await lab.reload(lab.files.set_open(event.open, on=True))
-            group.create_task(self._opened(event.open, group))
+            self._opening.append(group.create_task(self._opened(event.open, group)))
             return f"{event.open}: a new tunnel"
         assert event.close is not None  # checked when it was loaded
         await self._closed(event.close)

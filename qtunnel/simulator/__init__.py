@@ -3,7 +3,7 @@
 For programs (the scenarios of the demo, tests), the way in is:
 
 - ``topology_file.load_topology(path)``: a topology file; ``topology.network(now)`` would be its core.
-- ``service.running(topology, sockets=..., quiet=...)``: an async context manager with a ``Service``: all KMEs serve,
+- ``service.running(topology, sockets=...)``: an async context manager with a ``Service``: all KMEs serve,
   time passes, and until its end ``service.command("alice-bob", "cut")`` does what ``qtunnel kme ctl`` does,
   ``service.map()`` gives what ``qtunnel kme map --json`` prints (keys made, relayed, used; who learned what), and
   ``service.happenings`` are the alarms and the rest so far. sockets: listening sockets by node, made in whatever

@@ -42,6 +42,8 @@ QBER_SAMPLE = 2000.0
 NOISE_SAMPLE = 1e6
 """Symbols of ``cv``: the usual block of an estimate of excess noise in the laboratory."""
 
+MOST_FADES = 10_000.0
+"""Of a link in a second of the clock: each takes some 30 us of a processor, and one network has several links."""
 
 _CLICKS = {"clock", "efficiency", "dark", "misalignment", "leak", "gate", "passband"}
 _PULSES = _CLICKS | {"dead_time", "signal"}
@@ -110,7 +112,7 @@ class Topology(Section):
 
 def load_topology(path: Path | str) -> Topology:
     """The topology; raises ``ConfigError`` with one line per problem."""
-    return load(path, Topology, checks=[_nodes, _links, _hardware, _pairs, _physics])
+    return load(path, Topology, checks=[_key_sizes, _nodes, _links, _hardware, _pairs, _physics])
 
 
 def _spec(topology: Topology, name: str, link: LinkSection) -> LinkSpec:
@@ -158,6 +160,13 @@ def _fading(section: FadingSection | None, seed: str) -> Fading | None:
     return None if section is None else Fading(section.deviation, section.interval, seed)
 
 
+def _key_sizes(topology: Topology) -> Iterator[Problem]:
+    key = topology.key
+    if not key.min_size <= key.size <= key.max_size:
+        what = f"is {key.size}; must be from min_size ({key.min_size}) to max_size ({key.max_size})"
+        yield Problem(("key", "size"), what, (("key", "size"), ("key", "min_size"), ("key", "max_size")))
+
+
 def _nodes(topology: Topology) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     for name, node in topology.nodes.items():
@@ -201,6 +210,11 @@ def _links(topology: Topology) -> Iterator[Problem]:
             yield Problem(("links", name), f"needs one of fibre, free_space and satellite, and has {found}")
         if link.initial > link.store:
             yield Problem(("links", name, "initial"), f"is more than the store holds ({link.store} bit)")
+        place = link.free_space or link.satellite
+        if place is not None and place.fading is not None and topology.time_scale / place.fading.interval > MOST_FADES:
+            kind = "free_space" if link.free_space is not None else "satellite"
+            what = f"must be {topology.time_scale / MOST_FADES:g} s or more with this time_scale, or time falls behind"
+            yield Problem(("links", name, kind, "fading", "interval"), what)
         orbit = link.satellite
         if orbit is not None and orbit.lowest >= orbit.highest:
             yield Problem(("links", name, "satellite", "highest"), "must be above lowest (10 deg), or it never rises")
@@ -263,16 +277,29 @@ def _fits(edges: list[Edge], one: str, other: str, number: int, relays: frozense
 
 
 def _physics(topology: Topology) -> Iterator[Problem]:
-    """Every link once, so that what the package refuses is said before the network runs."""
+    """Every link once with all that it has in the file, so that what the package refuses is said before the network
+    runs."""
     for name, link in topology.links.items():
         try:
             spec = _spec(topology, name, link)
-            figures(Conditions(spec.hardware, spec.channel.length, spec.channel.attenuation))
+            loss = _first_loss(spec.channel)
+        except (KeyError, AssertionError):
+            continue  # another check has said why
+        except (ValueError, ArithmeticError):
+            what = "has a beam whose loss has no number; check divergence, receiver, sender and fading"
+            yield Problem(("links", name), what)
+            continue
+        conditions = Conditions(spec.hardware, spec.channel.length, spec.channel.attenuation, loss, spec.classical)
+        try:
+            figures(conditions)
         except ConfigError as error:
             yield Problem(("links", name, "hardware"), str(error))
             return
         except (ValueError, NotImplementedError, ArithmeticError) as error:
             first = " ".join(str(error).split())[:200]
             yield Problem(("links", name, "hardware"), f"has no key rate: {first}")
-        except (KeyError, AssertionError):
-            continue  # another check has said why
+
+
+def _first_loss(channel: Channel) -> float:
+    """dB besides the fibre's, at the first light."""
+    return channel.loss_at(channel.first if isinstance(channel, Satellite) else 0.0) or 0.0

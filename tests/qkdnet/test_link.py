@@ -205,6 +205,23 @@ def test_keys_that_were_used_before_light_came_to_the_eavesdropper_do_not_count(
     assert one.keys_until_alarm == 1
 
 
+def test_an_alarm_of_noise_alone_is_none_over_an_eavesdropper() -> None:
+    one = link(initial=100 * 256)
+    one.add_noise(0.0, 0.2)
+    assert words(one.advance(1.0)) == ["link.alarm"]
+    assert (one.alarms, one.keys_until_alarm) == (1, None)
+    one.restore(1.0)
+    list(one.advance(2.0))
+    one.eavesdrop(2.0, "intercept-resend")
+    one.take(256)
+    list(one.advance(3.0))
+    one.restore(3.0)
+    list(one.advance(4.0))
+    one.add_noise(4.0, 0.2)
+    list(one.advance(5.0))
+    assert (one.alarms, one.keys_until_alarm) == (3, 1)
+
+
 def test_passes_follow_from_the_orbit() -> None:
     """500 km: 94.6 minutes round the Earth (Kepler); above the horizon at most 11.6 minutes of them."""
     overhead = Satellite(500.0, math.radians(90), 0.0, first=0.0, every=10_000.0)

@@ -119,6 +119,13 @@ def test_a_file_is_shown_and_certified_without_running(metro: Path, tmp_path: Pa
     told = json.loads(out)
     assert told["time_s"] == 3600
     assert told["pairs"][0]["key_rate"] == pytest.approx(3.4656e6, rel=1e-3)
+    noisy = tmp_path / "noisy.yaml"
+    noisy.write_text(metro.read_text().replace("misalignment: 1%", "misalignment: 20%"))
+    code, out, err = typed("map", noisy)
+    assert (code, err) == (0, "")
+    assert "alice-hub: QBER above the threshold" in out
+    code, _, err = typed("map", metro, "--socket", tmp_path / "x.sock")
+    assert (code, err.startswith("qtunnel: TOPOLOGY is a network that does not run")) == (2, True)
     code, out, _ = typed("pki", tmp_path / "made", "--topology", metro)
     assert code == 0
     assert {path.name for path in (tmp_path / "made").glob("*.pem")} == {

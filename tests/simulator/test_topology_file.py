@@ -36,6 +36,10 @@ links:
   f: {between: [alice, bob], fibre: {length: 1 km}, free_space: {distance: 1 km}, initial: 1 Gbit}
   g: {between: [alice, bob], fibre: {length: -1 km}}
   bob: {between: [alice, bob], fibre: {length: 1 km}}
+  h: {between: [alice, bob], fibre: {length: 1 km, classical: {channels: 200, launch: 200 dBm}}}
+  i: {between: [alice, bob], fibre: {length: 1 km, attenuation: 0 dB/km, classical: {channels: 2, backward: true}}}
+  j: {between: [alice, bob], free_space: {distance: 1 km, divergence: 1e-200 rad, sender: 1e-200 m}}
+key: {size: 256, min_size: 512}
 pairs: [{between: [carol, bob], disjoint: 2}]
 time_scale: fast
 """
@@ -71,6 +75,10 @@ def problems(tmp_path: Path, text: str) -> list[str]:
         "links.e.satellite.highest: must be above lowest (10 deg), or it never rises",
         "links.f: needs one of fibre, free_space and satellite, and has fibre and free_space",
         "links.f.initial: is more than the store holds (2560000 bit)",
+        "links.h.hardware: has no key rate: dark must be",
+        "links.i.hardware: has no key rate: float division by zero",
+        "links.j: has a beam whose loss has no number; check divergence, receiver, sender and fading",
+        "key.size: is 256; must be from min_size (512) to max_size (4096)",
         "links.bob: is a node's name too, and commands could not tell them apart",
         "links.g.fibre.length: must not be negative; write 25 km",
         "pairs[0].disjoint: asks for 2 ways without a common node; the links have 0; add links, or ask for fewer",
@@ -80,6 +88,17 @@ def problems(tmp_path: Path, text: str) -> list[str]:
 def test_each_mistake_is_named_with_its_place_and_remedy(tmp_path: Path, expected: str) -> None:
     found = problems(tmp_path, BAD)
     assert any(expected in line for line in found), "\n".join(found)
+
+
+def test_fades_are_not_faster_than_they_can_be_played(tmp_path: Path) -> None:
+    text = """
+network: fast
+time_scale: 1s = 1h
+nodes: {alice: {}, bob: {}}
+links: {air: {between: [alice, bob], free_space: {distance: 1 km, fading: {deviation: 2 dB, interval: 10ms}}}}
+"""
+    what = "links.air.free_space.fading.interval: must be 0.36 s or more with this time_scale, or time falls behind"
+    assert what in problems(tmp_path, text)[0]
 
 
 def test_a_topology_becomes_what_it_says(tmp_path: Path) -> None:
