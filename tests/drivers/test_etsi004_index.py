@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import fcntl
 import stat
@@ -97,10 +98,11 @@ def test_a_disk_that_hangs_takes_one_thread_and_none_of_those_that_look_up_names
         file = IndexFile(tmp_path / "index", KSID)
         with (tmp_path / "index").open("wb") as held:  # whose lock nobody gets: all that a disk can be made to do here
             fcntl.flock(held, fcntl.LOCK_EX)
+            before = _thread._count()
             for number in range(40):
                 with pytest.raises(IndexesError, match="hangs" if number else "did not answer"):
                     await file.take(1, 32)
-            assert sum(thread.name == "indexes" for thread in threading.enumerate()) == 1
+            assert _thread._count() - before == 1
             async with asyncio.timeout(30):
                 assert await asyncio.to_thread(lambda: 7) == 7
         assert file._running is not None
