@@ -33,6 +33,8 @@ TIMEOUT = 10.0
 """Seconds for a connection, and for the broker to confirm a message."""
 LEAVING = 2.0
 """Seconds for a polite end."""
+LAST_WORD = 1.0
+"""Seconds for the word that we leave; without it the broker says so itself, a little later."""
 UNHEARD = 5.0
 """Seconds after which a cancellation was not heard: a last word and a polite end take three."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -160,6 +162,19 @@ async def connected(
         with contextlib.suppress(Exception):
             async with asyncio.timeout(LEAVING):
                 await client.__aexit__(None, None, None)
+
+
+@contextlib.asynccontextmanager
+async def present(broker: Broker, client_id: str, topic: str, gone: bytes | str) -> AsyncIterator[aiomqtt.Client]:
+    """``connected``, with ``gone`` kept at ``topic`` once we are not there any more, however that came about."""
+    async with connected(broker, client_id, aiomqtt.Will(topic, gone, qos=1, retain=True)) as client:
+        try:
+            yield client
+        finally:
+            # Said here, as a polite end does not make the broker tell the will. A lost connection does.
+            with contextlib.suppress(aiomqtt.MqttError, OSError, TimeoutError):
+                async with asyncio.timeout(LAST_WORD):
+                    await client.publish(topic, gone, qos=1, retain=True)
 
 
 async def kept(attend: Callable[[], Awaitable[None]], failed: Callable[[str], None]) -> NoReturn:

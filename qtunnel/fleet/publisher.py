@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,7 +11,7 @@ import aiomqtt
 
 from qtunnel.control.messages import Status
 from qtunnel.events import Event, EventStream, Subscription
-from qtunnel.fleet.broker import Broker, connected, kept
+from qtunnel.fleet.broker import Broker, kept, present
 from qtunnel.fleet.topics import (
     OFFLINE,
     ONLINE,
@@ -29,8 +28,6 @@ GATHER = 0.5
 SHARE = 20
 """A look at the status is followed by none for so many times as long: that of a hub takes a part of a second, and
 events come all the time."""
-LAST_WORD = 1.0
-"""Seconds for the word that we leave; without it the broker says so itself, a little later."""
 UNTOLD = ("mqtt.", "message.", "rekey.started")
 """Events that go to no broker: of the connection itself, and what anybody on the Internet can cause."""
 
@@ -61,20 +58,13 @@ class Publisher:
 
     async def _attend(self) -> None:
         state = state_topic(self._prefix, self._node)
-        will = aiomqtt.Will(state, OFFLINE, qos=1, retain=True)
         with self._events.subscribe() as events:
-            async with connected(self._broker, f"qtunnel-{self._node}", will) as client:
+            async with present(self._broker, f"qtunnel-{self._node}", state, OFFLINE) as client:
                 self._sent.clear()
                 await client.publish(state, ONLINE, qos=1, retain=True)
                 self._up = True
                 self._events.publish("mqtt.up", None, detail=f"{self._broker.name} gets reports")
-                try:
-                    await self._report(client, events)
-                finally:
-                    # Said here, as a polite end does not make the broker tell the will. A lost connection does.
-                    with contextlib.suppress(aiomqtt.MqttError, OSError, TimeoutError):
-                        async with asyncio.timeout(LAST_WORD):
-                            await client.publish(state, OFFLINE, qos=1, retain=True)
+                await self._report(client, events)
 
     async def _report(self, client: aiomqtt.Client, events: Subscription) -> None:
         due = look_at = earliest = 0.0

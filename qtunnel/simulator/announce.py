@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import aiomqtt
 
 from qtunnel.events import Event, Subscription
-from qtunnel.fleet.broker import Broker, connected, kept
+from qtunnel.fleet.broker import Broker, kept, present
 from qtunnel.simulator.alarms import LASTING, Json, happening, payload, presence, report
 from qtunnel.simulator.model import AlarmsSection
 from qtunnel.telemetry.log import get as get_log
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from qtunnel.simulator.service import Service
 
 log = get_log("network")
-
-LAST_WORD = 1.0
-"""Seconds for the word that we leave; without it the broker says so itself, a little later."""
 
 
 class Announcer:
@@ -53,18 +50,11 @@ class Announcer:
 
     async def _attend(self) -> None:
         status, gone = f"{self._base}/status", payload(presence(online=False))
-        will = aiomqtt.Will(status, gone, qos=1, retain=True)
         with self._service.news.subscribe() as news:
             client_id = f"qtunnel-network-{self._service.topology.network}"
-            async with connected(self._broker, client_id, will) as client:
+            async with present(self._broker, client_id, status, gone) as client:
                 self._sent.clear()
-                try:
-                    await self._report(client, news)
-                finally:
-                    # Said here, as a polite end does not make the broker tell the will. A lost connection does.
-                    with contextlib.suppress(aiomqtt.MqttError, OSError, TimeoutError):
-                        async with asyncio.timeout(LAST_WORD):
-                            await client.publish(status, gone, qos=1, retain=True)
+                await self._report(client, news)
 
     async def _report(self, client: aiomqtt.Client, news: Subscription) -> None:
         due = 0.0

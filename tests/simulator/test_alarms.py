@@ -85,11 +85,11 @@ def test_a_broker_has_the_alarm_of_each_link_and_the_driver_reads_it(
 
     @contextlib.asynccontextmanager
     async def recorded(*arguments: Any) -> AsyncIterator[aiomqtt.Client]:
-        async with fleet_broker.connected(*arguments) as client:
+        async with fleet_broker.present(*arguments) as client:
             clients.append(client)
             yield client
 
-    monkeypatch.setattr(announce, "connected", recorded)
+    monkeypatch.setattr(announce, "present", recorded)
     with free_ports(1) as (port,):
         pass
     topology = load_topology(reporting(metro, network_pki, port))
