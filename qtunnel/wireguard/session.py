@@ -186,12 +186,10 @@ class Keypairs:
         self.current, self.next = new, None
         return self._retire(retired)
 
-    def confirm(self, keypair: Keypair) -> list[Keypair] | None:
-        """The peer sent with ``keypair``; if that was the next session it is now the current one, else None."""
-        if keypair is not self.next:
-            return None
+    def confirm(self) -> list[Keypair]:
+        """The peer sent with the next session, which is the current one from now on."""
         retired = [self.current] if self.current else []
-        self.current, self.next = keypair, None
+        self.current, self.next = self.next, None
         return self._retire(retired)
 
     def clear(self) -> list[Keypair]:

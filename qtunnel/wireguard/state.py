@@ -157,8 +157,8 @@ class DeviceState:
     def forget(self, keypairs: list[Keypair]) -> None:
         for keypair in keypairs:
             keypair.peer.past_packets += keypair.packets
-            if self.sessions.pop(keypair.local_index, None) is not None:
-                self.host.session_ended(keypair.local_index)
+            del self.sessions[keypair.local_index]
+            self.host.session_ended(keypair.local_index)
 
     def set_static(self, private: Secret | None) -> None:
         """The private key, clamped already; None for none. All sessions end, since they were of another identity."""

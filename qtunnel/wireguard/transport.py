@@ -215,7 +215,7 @@ class Transport:
         peer.timers.authenticated_received(now)
         keypairs = peer.keypairs
         if keypair is keypairs.next:
-            self._state.forget(keypairs.confirm(keypair) or [])
+            self._state.forget(keypairs.confirm())
             self._handshakes.complete(peer, now)
             self.send_staged(peer, now)
         elif (

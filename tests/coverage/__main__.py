@@ -13,10 +13,10 @@ import sys
 from datetime import UTC, datetime
 
 from tests.coverage.rooms import DOCUMENT, Measured, judge, measure, written
-from tests.coverage.start import DATA, ROOT, environment
+from tests.coverage.start import DATA, PLUGIN, ROOT, environment
 
 PYTEST = str(ROOT / ".venv/bin/pytest")
-OPTIONS = "-p tests.coverage.plugin --timeout=900"
+OPTIONS = f"-p {PLUGIN} --timeout=900"
 """Seconds for a test: measured, it takes several times as long."""
 
 

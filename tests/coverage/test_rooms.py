@@ -8,8 +8,9 @@ from datetime import date
 from pathlib import Path
 
 from tests.architecture import ROOMS
+from tests.coverage.__main__ import OPTIONS, PYTEST
 from tests.coverage.rooms import BEGIN, BOUND, END, HEAD, SANS_IO_BOUND, Measured, judge, of, written
-from tests.coverage.start import ROOT, environment
+from tests.coverage.start import ROOT, environment, programs
 
 
 def found(statements: int, run: int, branches: int, taken: int) -> dict[str, dict[str, int]]:
@@ -72,3 +73,20 @@ def test_a_process_is_measured_whatever_is_left_of_its_environment(tmp_path: Pat
         )  # fmt: skip
     measured = {file.name.split(".pid")[1].partition(".")[0] for file in tmp_path.glob("measured.*")}
     assert len(measured) == 3, "of the second one its child as well"
+
+
+def test_pytest_measures_what_it_runs(tmp_path: Path) -> None:
+    """Also where it is started from its file, with nothing of the tree on its path."""
+    (tmp_path / "test_it.py").write_text("def test_it() -> None:\n    import qtunnel.terms\n")
+    done = subprocess.run(
+        [PYTEST, "-q", "test_it.py"], cwd=tmp_path, timeout=60, check=False, capture_output=True, text=True,
+        env=environment(tmp_path / "data") | {"PYTEST_ADDOPTS": OPTIONS},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list((tmp_path / "data").glob("measured.*"))
+
+
+def test_programs_that_nothing_can_measure_are_left_out_by_what_they_say() -> None:
+    names = [str(file.relative_to(ROOT / "qtunnel")) for file in programs()]
+    assert {"sandbox/delay.py", "engines/launch.py", "bench/stream.py"} <= set(names)
+    assert len(names) < 10, "these are few, and small"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qtunnel.keys.reservoir import TRANSIT, Reservoir, mark_of
+from qtunnel.keys.reservoir import MAX_DEPTH, TRANSIT, Reservoir, mark_of
 from qtunnel.secret import Secret
 from qtunnel.terms import MAX_ANNOUNCED, MAX_ANNOUNCED_BYTES, NOTHING, KeyRef
 
@@ -62,6 +62,26 @@ def test_a_key_is_offered_only_once_the_other_end_holds_it() -> None:
     assert given_key == taken[1]
     assert one.take("metro") is None
     assert other.give(ref(1)) is None
+
+
+def test_a_key_that_comes_once_more_is_wiped_and_the_first_stays() -> None:
+    other, first, again = reservoir("b"), key(1), key(1)
+    other.hold(ref(1), first, 0.0)
+    other.hold(ref(1), again, 1.0)
+    assert (first.wiped, again.wiped) == (False, True)
+    assert other.give(ref(1)) is first
+
+
+def test_withdrawals_that_a_peer_never_hears_of_take_bounded_memory() -> None:
+    one = reservoir("a", depth=16)
+    numbers = range(2 * MAX_DEPTH + 100)
+    for number in numbers:
+        held = key(number)
+        one.hold(ref(number), held, 1.0)
+        assert one.distrust("metro", 0.0) == [ref(number)]
+        assert held.wiped
+    assert len(one._withdrawn) == 2 * MAX_DEPTH
+    assert mark_of(ref(numbers[-1])) in one._withdrawn, "the newest, which the peer may offer yet"
 
 
 def test_the_oldest_goes_first() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from qtunnel.offload import vnet
+from qtunnel.offload import runs, vnet
 from qtunnel.offload.chunk import chunk
 from qtunnel.offload.coalesce import Coalescer
 from qtunnel.offload.errors import OffloadError
@@ -140,6 +140,18 @@ def test_a_packet_too_short_for_its_tcp_header_is_refused(version: int) -> None:
         parse(short, 0, len(short))
 
 
+@pytest.mark.parametrize("protocol", [TCP, UDP])
+def test_headers_that_are_longer_than_their_packet_are_refused(protocol: int) -> None:
+    whole = bytearray(replace(WHOLE, protocol=protocol, payload=b"").pack())
+    if protocol == TCP:
+        whole[20 + 12] = 15 << 4
+    else:
+        del whole[-1]
+        whole[2:4] = len(whole).to_bytes(2, "big")
+    with pytest.raises(OffloadError, match=f"^headers of {80 if protocol == TCP else 28} bytes in a packet of"):
+        parse(whole, 0, len(whole))
+
+
 def test_extension_headers_without_end_are_not_followed_for_ever() -> None:
     option = struct.pack(">BB6x", 60, 0)
     packet = b"\x60" + bytes(5) + b"\x3c" + bytes(33) + option * 100
@@ -182,8 +194,7 @@ def test_one_packet_whatever_the_length_of_others() -> None:
 
 
 def test_more_flows_than_are_remembered_are_coalesced_all_the_same() -> None:
-    """Of each flow two packets, which differ in what a form is known by: more than 64 signatures, and of TCP headers'
-    lengths more than 4 shapes."""
+    """Of each flow two packets, of TCP headers' lengths more than 4 shapes."""
     singles: list[bytes] = []
     for number in range(70):
         options = b"\x01" * 4 * (number % 6)
@@ -194,3 +205,13 @@ def test_more_flows_than_are_remembered_are_coalesced_all_the_same() -> None:
     assert len({len(packet) for packet in singles}) == 1
     assert check(singles) == [2] * 70
     assert len(coalesced(singles)) == 70
+
+
+def test_memory_of_headers_is_bounded_and_what_was_forgotten_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends through the tunnel picks what is in them."""
+    monkeypatch.setattr(runs, "_MAX_SIGNATURES", 4)
+    stretch = runs.Stretch(buffer := bytearray(10_000), 0, 1040, 1040)
+    for time_to_live in [*range(1, 20)] * 2:
+        buffer[:1040] = replace(WHOLE, payload=bytes(1000), hop_limit=time_to_live).pack()
+        assert stretch.form(0) == parse(buffer, 0, 1040)
+        assert len(stretch._forms) <= 4

@@ -13,9 +13,11 @@ from qtunnel.wireguard.record_cut import RecordCutter
 from qtunnel.wireguard.record_format import TAG_SIZE
 from qtunnel.wireguard.record_link import SILENCE, RecordState
 from qtunnel.wireguard.record_plain import VNET_HEADER
+from qtunnel.wireguard.runs import RunOpener, RunSealer
 from tests.wireguard.test_record_mode import AES, agreed, packets
-from tests.wireguard.test_records import cut, join, plain
-from tests.wireguard.test_runs import flow, opened, sealed
+from tests.wireguard.test_records import AEAD, plain
+from tests.wireguard.test_records import opened as opened_record
+from tests.wireguard.test_runs import flow, opened
 from tests.wireguard.world import End, World, connected, ip_packet
 
 
@@ -124,11 +126,30 @@ def test_records_of_two_peers_in_one_burst_are_each_its_own() -> None:
     buffer.view[:] = b"".join([*made[:2], stranger, made[2], b"\x05" * 10, bytes(132)])
     found = [
         (peer, [bytes(one[VNET_HEADER:]) for one in its])
-        for peer, its in hub.device.records.open_burst(buffer, 0, 4 * 132, 132, b.endpoint, world.now)
+        for peer, its in hub.device.records.open_burst(buffer, 0, 4 * 132 + 10, 132, b.endpoint, world.now)
     ]
     assert [peer for peer, _ in found] == [hub.peer(b), hub.peer(c), hub.peer(b)]
     assert [its for _, its in found] == [packets(end, hub, 1, 70) for end in (b, c, b)]
-    assert hub.drops == {"unknown-index": 1}
+    assert hub.drops == {"unknown-index": 1, "malformed": 1}, "the last is no header"
+
+
+def test_one_burst_may_complete_more_records_than_there_is_memory_for_at_once() -> None:
+    """Each record waited for one datagram, and all of those come together."""
+    world, alice, bob = agreed()
+    made, late = plains(alice, bob, [60_000] * 4), []
+    views = [memoryview(bytearray(one)) for one in made]
+    for burst, size in alice.device.records.seal_many(alice.peer(bob), views, 60_000, world.now):
+        early = [bytes(burst[at : at + size]) for at in range(0, len(burst), size)]
+        late.append(early.pop(0))
+        for one in early:
+            bob.receive(one, alice.endpoint)
+    assert (len(late), bob.delivered) == (4, [])
+    buffer = ReceiveBuffer(4 * size)
+    buffer.view[:] = b"".join(late)
+    burst_of = bob.device.records.open_burst(buffer, 0, 4 * size, size, alice.endpoint, world.now)
+    found = [[bytes(one) for one in its] for _, its in burst_of]
+    assert found == [made[:2], made[2:]]
+    assert bob.drops == {}
 
 
 def test_silence_is_noticed_where_something_is_sent_too(caplog: pytest.LogCaptureFixture) -> None:
@@ -160,20 +181,38 @@ def test_no_report_goes_where_there_is_no_record_mode_or_no_room_for_it() -> Non
     assert len(alice.device.outbox) == 1
 
 
-def test_memories_of_places_and_layouts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memories_of_places_are_bounded_and_what_was_forgotten_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (record_burst, record_cut):
         monkeypatch.setattr(module, "_MAX_PLACES", 2)
-    monkeypatch.setattr(rows, "_MAX_LAYOUTS", 2)
     cutter, buffer = RecordCutter(1448), ReceiveBuffer(80_000)
     for length in (2000, 4000, 6000, 8000) * 2:
-        datagrams = b"".join(cut(length, 1448))
+        datagrams = cutter.cut(AEAD.encrypt_into, plain(length), 7, 0, parity=False)
         buffer.view[: len(datagrams)] = datagrams
-        assert whole_record(buffer, 0, len(datagrams), 1448) is not None
-        assert join(cut(length, 1448, parity=True)) == [bytes(plain(length))]
-    assert len(buffer._places) <= 2
-    assert cutter.room(0) >= 2 * 56
+        record = whole_record(buffer, 0, len(datagrams), 1448)
+        assert record is not None
+        assert opened_record(record) == bytes(plain(length))
+        assert len(cutter._places) <= 2
+        assert len(buffer._places) <= 2
+
+
+def test_memories_of_layouts_are_bounded_and_what_was_forgotten_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "_MAX_LAYOUTS", 2)
     world, alice, bob = connected()
-    assert opened(world, bob, alice, sealed(world, alice, bob, flow(alice, bob, 3))) == flow(alice, bob, 3)
+    source, target = bytearray(200_000), bytearray(200_000)
+    sealer = RunSealer(alice.device.transport, source)
+    opener = RunOpener(bob.device.state, bob.device.transport, target)
+    keypair = alice.peer(bob).keypairs.current
+    assert keypair is not None
+    for stride in (160, 320, 480, 640) * 2:
+        sent = flow(alice, bob, 3, stride)
+        source[: 3 * stride] = b"".join(sent)
+        messages, size = sealer.seal(alice.peer(bob), keypair, stride, 0, 3, stride, world.now)
+        target[: len(messages)] = messages
+        (run,) = opener.open(0, len(messages), size, alice.endpoint, world.now)
+        assert [bytes(opener.buffer[row * stride : (row + 1) * stride]) for row in range(3)] == sent
+        assert run.lengths == [stride] * 3
+        assert len(sealer._rows._layouts) <= 2
+        assert len(opener._rows._layouts) <= 2
 
 
 # -- the rest of the device

@@ -9,6 +9,7 @@ import pytest
 
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.routing_loops import comes_back, hops_left, may_be_nested, udp_header
+from tests.wireguard.world import connected
 
 V4: Endpoint = ("192.0.2.7", 5)
 V6: Endpoint = ("2001:db8::7", 5, 0, 0)
@@ -127,3 +128,17 @@ def test_a_quick_look_lets_through_what_a_longer_one_would(to: str, kind: int, s
         assert may_be_nested(view, 3, len(whole))
     if shape == "plain":
         assert may_be_nested(view, 3, len(whole)) == (kind in (4, 5))
+
+
+def test_a_tunnel_in_a_tunnel_goes_on_with_fewer_hops_until_none_are_left() -> None:
+    _, alice, bob = connected()
+    for came, left in ((64, 56), (9, 1)):
+        alice.send(packet(bob.inner, (1, 5), hops=came, payload=DATA))
+        assert alice.device.transport.hops == left
+        assert alice.device.outbox.pop()[0] == bob.endpoint
+    alice.send(packet(bob.inner, (1, 5), hops=8, payload=DATA))
+    assert alice.device.outbox == []
+    assert alice.drops == {"too-many-tunnels-in-tunnels": 1}
+    alice.send(packet(bob.inner, (1, 5), hops=8, payload=b"a query"))
+    assert alice.device.transport.hops == 0, "the host's own"
+    assert alice.device.outbox.pop()[0] == bob.endpoint
