@@ -249,11 +249,13 @@ async def main():
     server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     clients = [socket.socket() for _ in range(3)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
     for client in clients:
         client.connect(("127.0.0.1", port))
     await asyncio.sleep(1.5)
     asyncio.get_running_loop().call_exception_handler({"message": "another thing"})
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)  # what measures the process writes a file at its end
 asyncio.run(main())
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

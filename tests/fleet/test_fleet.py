@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -100,8 +101,9 @@ class Site:
                      "--certificate", f"{self.pki}/kme-b.pem", "--private-key", f"{self.pki}/kme-b.key"]  # fmt: skip
         command = [sys.executable, "-m", "qtunnel", "fleet", "status", *arguments, *more]
         done = await asyncio.to_thread(
-            subprocess.run, command, capture_output=True, text=True, timeout=60, check=False, env={"COLUMNS": "200"}
-        )
+            subprocess.run, command, capture_output=True, text=True, timeout=60, check=False,
+            env=os.environ | {"COLUMNS": "200"},
+        )  # fmt: skip
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout, done.stderr
 

@@ -235,6 +235,23 @@ def test_passes_follow_from_the_orbit() -> None:
     assert far == pytest.approx(math.sqrt(6871**2 - 6371**2), rel=1e-6)
 
 
+def test_a_plan_of_a_satellite_s_fades_has_the_mean_of_what_is_played_in_a_pass_and_nothing_between() -> None:
+    orbit = Satellite(500.0, math.radians(70), math.radians(10), first=1000.0, every=86_400.0, loss=-20.0,
+                      fading=Fading(1.0, 1.0, "s"))  # fmt: skip
+    faded = spec("down", "sky", "ground", channel=orbit)
+    played, averaged = Link(faded, simple, 0.0), Link(faded, simple, 0.0, average=True)
+    made = []
+    for moment in (1000.0 - orbit.pass_length / 2, 1000.0 + orbit.pass_length / 2, 80_000.0):
+        for one in (played, averaged):
+            list(one.advance(moment))
+        made.append((played.reservoir.made, averaged.reservoir.made))
+    before, behind, later = made
+    assert before == (0, 0)
+    assert behind[0] == pytest.approx(behind[1], rel=0.05)
+    assert later == behind
+    assert behind[0] > 1000
+
+
 def test_fades_are_the_same_in_every_run_and_have_the_deviation_that_was_asked_for() -> None:
     fading = Fading(3.0, 1.0, "seed")
     several = [fading.at(second) for second in range(4000)]

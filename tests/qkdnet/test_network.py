@@ -42,6 +42,7 @@ def test_a_key_over_one_hop_is_known_to_its_ends_alone() -> None:
     (key,) = network.make("a", ["b"], 32, ["k"], counting())
     assert not key.deliveries[0].relayed
     assert key.deliveries[0].knowing == frozenset()
+    assert [key.deliveries[0].known_to(frozenset(one)) for one in "abc"] == [True, True, False]
 
 
 def test_over_disjoint_ways_no_node_knows_the_key_and_one_of_each_way_together_do() -> None:
@@ -56,6 +57,17 @@ def test_over_disjoint_ways_no_node_knows_the_key_and_one_of_each_way_together_d
     assert delivery.known_to(frozenset("bce"))
     assert all(network.ledger.node(name).shares == 1 for name in "bcef")
     assert all(network.ledger.node(name).whole == 0 for name in "bcef")
+
+
+def test_shares_of_a_key_whose_other_way_fails_are_thrown_away_and_it_goes_on_two_others() -> None:
+    network = ring()
+    network.advance(1.0)
+    network.links["cd"].meddle(0.0, "lose")
+    (key,) = network.make("a", ["d"], 32, ["k"], counting(), disjoint=2)
+    assert key.at_source == key.at_targets["d"]
+    assert {path.between for path in key.deliveries[0].paths} == {("b",), ("e", "f")}
+    assert [network.ledger.node(name).shares for name in "bcef"] == [1, 0, 1, 1], "what was thrown away is in no book"
+    assert not any(node.waiting for node in network.relay.nodes.values())
 
 
 @given(st.integers(1, 3), st.integers(8, 64), st.integers(1, 4))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from qtunnel.qkdnet.channel import Satellite
+from qtunnel.qkdnet.channel import Fibre, Satellite
 from qtunnel.qkdnet.network import Network, NodeSpec
 from qtunnel.qkdnet.plan import Tunnel, plan
 from qtunnel.qkdnet.relay import TAG_BITS
@@ -36,6 +36,20 @@ def test_one_that_takes_more_starves_when_the_store_is_empty() -> None:
     assert tunnel.starved[0][0] == pytest.approx(10_000, abs=20)
     assert tunnel.interval == pytest.approx(1.1)
     assert "a-b has" in tunnel.why
+
+
+def test_a_rekey_that_finds_its_usual_way_used_up_goes_another_one() -> None:
+    dark = Fibre(100.0)
+    links = [
+        spec("direct", "a", "b", channel=dark, initial=5 * 256),
+        spec("to", "a", "c", channel=dark, initial=100_000),
+        spec("from", "c", "b", channel=dark, initial=100_000),
+    ]
+    network = Network([NodeSpec(name) for name in "abc"], links, simple)
+    found = plan(network, [Tunnel("t", "a", "b", 10.0, begin=10.0)], 300.0)
+    assert found.ok
+    (tunnel,) = found.tunnels
+    assert {str(path): number for (path,), number in tunnel.ways.items()} == {"a - b": 5, "a - c - b": 25}
 
 
 def test_links_that_several_tunnels_share_say_what_interval_all_can_have() -> None:

@@ -89,6 +89,12 @@ def test_a_full_detour_is_preferred_to_an_empty_link_but_not_to_a_full_one() -> 
     assert ways(0.05) == ("to", "from")
 
 
+def test_a_way_joins_two_nodes_and_there_is_one_at_least() -> None:
+    for goal, number in (("a", 1), ("b", 0)):
+        with pytest.raises(ValueError, match="a way joins two nodes"):
+            disjoint_paths([Edge("ab", ("a", "b"))], "a", goal, number, relays=frozenset())
+
+
 def test_a_node_that_does_not_relay_is_no_way() -> None:
     edges = [Edge("to", ("a", "c")), Edge("from", ("c", "b"))]
     assert disjoint_paths(edges, "a", "b", 1, relays=frozenset()) is None
