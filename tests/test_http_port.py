@@ -13,6 +13,8 @@ from qtunnel import http_port
 from qtunnel.http_port import HttpPort
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+LARGE = bytes(range(256)) * 100_000
+"""More than the buffers of both ends hold."""
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -28,7 +30,11 @@ async def serving() -> AsyncIterator[tuple[HttpPort, asyncio.Event]]:
     async def quick(request: web.Request) -> web.Response:
         return web.Response(text="quick")
 
+    async def large(request: web.Request) -> web.Response:
+        return web.Response(body=LARGE)
+
     app = web.Application()
+    app.router.add_get("/large", large)
     app.router.add_get("/", quick)
     app.router.add_get("/slow", slow)
     port = HttpPort(app, "127.0.0.1", 0, "test.listen")
@@ -113,6 +119,34 @@ def test_where_all_are_busy_nobody_is_thrown_out(monkeypatch: pytest.MonkeyPatch
                 assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
 
     run(test)
+
+
+def test_who_reads_slowly_gets_a_large_answer_whole() -> None:
+    async def test() -> None:
+        async with serving() as (port, _):
+            reader, writer = await connect(port)
+            writer.write(GET.replace(b" / ", b" /large "))
+            (connection,) = port._open.values()
+            await until(lambda: connection.transport is not None and connection.transport.get_write_buffer_size() > 0)
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(len(LARGE)) == LARGE
+
+    run(test)
+
+
+def test_who_goes_before_the_answer_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with serving() as (port, go_on):
+            _, writer = await connect(port)
+            writer.write(GET.replace(b" / ", b" /slow "))
+            await until(lambda: [its.busy for its in port._open.values()] == [True])
+            writer.transport.abort()
+            await until(lambda: not port._open)
+            go_on.set()
+            assert await answered(await connect(port)), "others are answered"
+
+    run(test)
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: ", GET])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -71,6 +73,15 @@ def test_a_with_block_wipes() -> None:
     with Secret(KEY) as secret:
         view = secret.reveal()
     assert bytes(view) == bytes(len(KEY))
+
+
+def test_one_that_never_came_to_be_goes_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    with pytest.raises(TypeError):
+        Secret(None)  # type: ignore[arg-type]
+    gc.collect()
+    assert said == []
 
 
 def test_the_view_cannot_be_written() -> None:

@@ -37,8 +37,19 @@ exclude_also =
     if __name__ == .__main__.:
 """
 HOOK = """\
-import os
+import _thread, os, sys, threading
 
+start = _thread.start_new_thread
+
+def started(function, arguments, named={{}}):
+    # as threading does it for its own threads; qtunnel.aside makes others
+    def measured(*arguments, **named):
+        sys.settrace(threading.gettrace())
+        function(*arguments, **named)
+
+    return start(measured, arguments, named)
+
+_thread.start_new_thread = started
 os.environ["COVERAGE_PROCESS_START"] = {settings!r}
 try:
     import coverage

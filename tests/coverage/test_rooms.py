@@ -7,6 +7,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from coverage import Coverage
+
 from tests.architecture import ROOMS
 from tests.coverage.__main__ import OPTIONS, PYTEST
 from tests.coverage.rooms import BEGIN, BOUND, END, HEAD, SANS_IO_BOUND, Measured, judge, of, written
@@ -73,6 +75,20 @@ def test_a_process_is_measured_whatever_is_left_of_its_environment(tmp_path: Pat
         )  # fmt: skip
     measured = {file.name.split(".pid")[1].partition(".")[0] for file in tmp_path.glob("measured.*")}
     assert len(measured) == 3, "of the second one its child as well"
+
+
+def test_threads_are_measured_whoever_makes_them(tmp_path: Path) -> None:
+    given = environment(tmp_path)
+    script = "import asyncio; from qtunnel.aside import aside; print(asyncio.run(aside(lambda: 7)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, cwd=ROOT, timeout=60, env=given, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("7\n", "")
+    measured = Coverage(config_file=str(tmp_path / "settings"))
+    measured.combine(keep=True)
+    source = ROOT / "qtunnel" / "aside.py"
+    in_a_thread = source.read_text().splitlines().index("        self._work()") + 1
+    assert in_a_thread in (measured.get_data().lines(str(source)) or ())
 
 
 def test_pytest_measures_what_it_runs(tmp_path: Path) -> None:

@@ -198,6 +198,27 @@ def test_a_fleet_of_three_is_seen_as_it_is(tmp_path: Path, monkeypatch: pytest.M
 
 
 @needs_mosquitto
+def test_a_broker_that_sends_what_nobody_asked_for_is_left(tmp_path: Path) -> None:
+    """To read it would take the time of handshakes."""
+
+    async def test() -> None:
+        async with running(tmp_path) as site:
+            async with connected(site.place("sae-alice"), "sae-alice") as client:
+                await client.publish("qtunnel/sae-alice/state", b"online", qos=1, retain=True)
+
+            async def ask() -> None:
+                async with connected(site.place("kme-b"), "kme-b") as client:
+                    await client.subscribe("qtunnel/#", 1)
+                    async for _ in client.messages:
+                        raise AssertionError("it was read")
+
+            with pytest.raises(BrokerError, match="it sends messages, and nobody has asked for any"):
+                await ask()
+
+    asyncio.run(test())
+
+
+@needs_mosquitto
 def test_who_dies_is_offline_by_its_will_and_events_pass_by(tmp_path: Path) -> None:
     code = """
 import asyncio, sys

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from qtunnel.cli.install_service import install_service
+from qtunnel.errors import ServiceError
 from qtunnel.service import install
 from qtunnel.service.places import HEADER, PLACES, files
 
@@ -97,6 +98,72 @@ def test_a_program_that_the_service_cannot_see_is_refused(tmp_path: Path, monkey
     monkeypatch.setattr(install, "HIDDEN", (str(hidden),))
     for program in (link, hidden / "qtunnel"):
         assert "the service does not see" in (install.program_problem(program) or "")
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host where systemd runs, as far as its commands: what each was asked goes into this file, and one that is
+    named there as failing fails. ``systemctl list-units`` says what is in a file of its pattern's name."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    told = tmp_path / "told"
+    for name in ("systemctl", "systemd-sysusers", "systemd-tmpfiles"):
+        program = place / name
+        program.write_text(
+            f'#!/bin/sh\necho "{name} $*" >>{told}\n'
+            f'[ -e {tmp_path}/{name}.fails ] && {{ echo "Access denied" >&2; exit 1; }}\n'
+            f'for last; do :; done\ncat "{tmp_path}/$last" 2>/dev/null\nexit 0\n'
+        )
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:/usr/bin:/bin")
+    monkeypatch.setattr(install, "RUNNING", tmp_path)
+    return told
+
+
+def test_systemd_makes_the_user_before_its_directories_and_reads_the_units_last(systemd: Path) -> None:
+    said: list[str] = []
+    install.tell_systemd(files(Path("/")), gone=False, say=said.append)
+    users, directories, reload = systemd.read_text().splitlines()
+    assert users == "systemd-sysusers /etc/sysusers.d/qtunnel.conf"
+    assert directories == "systemd-tmpfiles --create /etc/tmpfiles.d/qtunnel.conf"
+    assert reload == "systemctl daemon-reload"
+    systemd.unlink()
+    install.tell_systemd(files(Path("/")), gone=True, say=said.append)
+    assert systemd.read_text() == "systemctl daemon-reload\n"
+    assert said == []
+
+
+def test_what_systemd_refuses_is_told_with_the_command_and_nothing_follows(systemd: Path) -> None:
+    (systemd.parent / "systemd-sysusers.fails").touch()
+    with pytest.raises(ServiceError, match=r"^systemd-sysusers /etc/sysusers.d/qtunnel.conf: Access denied$"):
+        install.tell_systemd(files(Path("/")), gone=False, say=print)
+    assert len(systemd.read_text().splitlines()) == 1
+
+
+def test_gateways_that_run_are_found_and_else_engines_that_were_left(systemd: Path) -> None:
+    assert install.running() == []
+    (systemd.parent / "qtunnel-engine@*").write_text("qtunnel-engine@a.service loaded active running engine\n")
+    assert install.running() == ["qtunnel-engine@a.service"]
+    (systemd.parent / "qtunnel@*").write_text(
+        "qtunnel@a.service loaded active running gateway\n\nqtunnel@b.service loaded activating start gateway\n"
+    )
+    assert install.running() == ["qtunnel@a.service", "qtunnel@b.service"]
+
+
+def test_without_systemd_nothing_is_started_and_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install, "RUNNING", tmp_path / "nothing")
+    said: list[str] = []
+    install.tell_systemd(files(Path("/")), gone=False, say=said.append)
+    assert said == ["systemd does not run here: nothing is started"]
+    assert install.running() == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "etc").write_text("no directory")
+    code, said = run(tmp_path)
+    assert code != 0
+    assert f"{tmp_path}/etc" in said
+    assert "run as root" in said
 
 
 def test_every_unit_of_the_tree_has_its_place() -> None:
