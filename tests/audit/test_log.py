@@ -178,6 +178,32 @@ def test_another_last_record_than_the_one_kept_stays_visible(tmp_path: Path) -> 
     assert (found.what, found.place.line) == ("changed", 3)
 
 
+def test_a_kept_head_that_somebody_changed_or_replaced_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    wrote(log, 1)
+    log.close()
+    path, head = tmp_path / "log" / "audit.jsonl", tmp_path / "state" / HEAD_FILE
+    before, kept = path.read_bytes(), head.read_text()
+    forged = re.sub(r'"seq":\d+', '"seq":1', kept)
+    assert forged != kept
+    head.write_text(forged)
+    with pytest.raises(AuditError, match=r"audit\.head: was changed: its signature does not hold"):
+        opened(tmp_path)
+    head.write_bytes(bytes(1 << 20))
+    with pytest.raises(AuditError, match="bytes are too many for the head of an audit log"):
+        opened(tmp_path)
+    head.unlink()
+    os.mkfifo(head)
+    with pytest.raises(AuditError, match="not a regular file; the head of an audit log is expected here"):
+        opened(tmp_path)
+    assert path.read_bytes() == before
+    head.unlink()
+    head.write_text(kept)
+    wrote(again := opened(tmp_path), 2)
+    again.close()
+    assert checked(tmp_path).findings == []
+
+
 def test_a_file_that_was_taken_away_leaves_its_numbers(tmp_path: Path) -> None:
     log = opened(tmp_path)
     wrote(log, 1, 2)

@@ -93,6 +93,36 @@ def test_a_disk_that_hangs_keeps_nobody_waiting_and_is_seen(tmp_path: Path, monk
     assert report.findings == []
 
 
+def test_a_defect_is_told_and_what_it_took_along_stays_visible_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    add, broken = AuditLog.add, threading.Event()
+    broken.set()
+
+    def breaks(self: AuditLog, entries: list[Entry]) -> None:
+        if broken.is_set():
+            raise ZeroDivisionError("a defect")
+        add(self, entries)
+
+    monkeypatch.setattr(AuditLog, "add", breaks)
+    writer = make(tmp_path, told)
+    for number in range(3):
+        writer.put(event(number))
+    wait_until(lambda: told.last() is not None, "it is told")
+    assert "internal error (ZeroDivisionError: a defect)" in str(told.last())
+    broken.clear()
+    writer.put(event(3))
+    wait_until(lambda: told.last() is None, "it writes again")
+    writer.lost(2)
+    assert writer.close(20) == 0
+    report = checked(tmp_path)
+    assert report.findings == []
+    records = [its.record for its in report.lines if its.record]
+    assert [its.fields["epoch"] for its in records if its.kind == "rekey.done"] == [3]
+    assert sum(int(str(its.fields["number"])) for its in records if its.kind == "log.gap") == 5
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "log"
