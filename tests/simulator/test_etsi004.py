@@ -7,7 +7,7 @@ import contextlib
 import struct
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import given
@@ -19,8 +19,9 @@ from qtunnel.drivers.etsi004_qubip import QubipFraming
 from qtunnel.drivers.etsi004_terms import Qos as DriverQos
 from qtunnel.errors import KeySourceError, KeySourceUnavailableError
 from qtunnel.simulator import etsi004_messages as messages
-from qtunnel.simulator.etsi004_messages import MalformedError
-from qtunnel.simulator.service import running
+from qtunnel.simulator import etsi004_server
+from qtunnel.simulator.etsi004_messages import MalformedError, Status
+from qtunnel.simulator.service import Service, running
 from qtunnel.simulator.topology_file import Topology, load_topology
 from qtunnel.tls import client_context
 from tests.simulator.support import write_metro
@@ -94,6 +95,100 @@ def test_streams_are_relayed_and_know_of_faults(topology: Topology) -> None:
                     await one_hub.close()
 
     run(test)
+
+
+class Ends:
+    """The streams of a network under a clock that the test moves; each end asks as ``sae-NAME``."""
+
+    def __init__(self, topology: Topology) -> None:
+        self.now = 1000.0
+        self.service = Service(topology, lambda: self.now)
+        self.streams = self.service.streams
+
+    def open(self, name: str, other: str = "", ksid: UUID | None = None, chunk: int = 32) -> tuple[int, UUID | None]:
+        """Status, and the stream."""
+        other = other or ("bob" if name == "alice" else "alice")
+        qos = messages.Qos(chunk, 60, (0, 0, 0, 0, 0), b"")
+        asked = messages.Open(f"qkd://sae-{name}", f"qkd://sae-{other}/a/tunnel", qos, ksid or UUID(int=0))
+        body, ksid = self.streams.open(f"sae-{name}", asked)
+        return int.from_bytes(body[:4], "big"), ksid
+
+    def pair(self) -> UUID:
+        _, ksid = self.open("alice")
+        assert ksid is not None
+        assert self.open("bob", ksid=ksid) == (Status.SUCCESSFUL, ksid)
+        return ksid
+
+    def get(self, name: str, ksid: UUID, index: int = 0, room: int = 1024) -> tuple[int, bytes]:
+        """Status, and the chunk."""
+        body = self.streams.get(f"sae-{name}", messages.Get(ksid, index, room))
+        return int.from_bytes(body[:4], "big"), bytes(body[12:44])
+
+
+@pytest.fixture
+def ends(topology: Topology) -> Ends:
+    return Ends(topology)
+
+
+def test_who_is_no_end_of_a_stream_opens_and_reads_none(ends: Ends) -> None:
+    assert ends.open("alice", "alice") == (Status.NO_QKD_CONNECTION, None)
+    assert ends.open("alice", "nobody") == (Status.NO_QKD_CONNECTION, None)
+    code, ksid = ends.open("alice")
+    assert (code, ends.get("bob", ksid or uuid4())[0]) == (Status.PEER_NOT_CONNECTED, Status.PEER_NOT_YET_CONNECTED)
+    assert ends.open("alice", ksid=ksid) == (Status.KSID_IN_USE, None), "it has it open"
+    assert ends.get("alice", uuid4())[0] == Status.PEER_NOT_YET_CONNECTED
+    assert not ends.streams.leave("sae-bob", ksid or uuid4())
+    assert ends.open("bob", ksid=ksid, chunk=4)[0] == Status.QOS_NOT_MET, "other chunks than the stream has"
+
+
+def test_streams_are_bounded(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etsi004_server, "MAX_STREAMS", 2)
+    found = [ends.open("alice") for _ in range(3)]
+    assert [code for code, _ in found] == [Status.PEER_NOT_CONNECTED] * 2 + [Status.NO_QKD_CONNECTION]
+    ends.streams.leave("sae-alice", found[0][1] or uuid4())
+    ends.streams.sweep()
+    assert ends.open("alice")[0] == Status.PEER_NOT_CONNECTED
+
+
+def test_a_chunk_waits_for_the_other_end_as_long_as_was_agreed_and_is_never_made_twice(ends: Ends) -> None:
+    ksid = ends.pair()
+    (code, key), (_, late) = ends.get("alice", ksid, 0), ends.get("alice", ksid, 1)
+    assert code == Status.SUCCESSFUL
+    assert ends.get("bob", ksid, 0) == (Status.SUCCESSFUL, key)
+    for name in ("alice", "bob"):
+        assert ends.get(name, ksid, 0)[0] == Status.INSUFFICIENT_KEY
+    held = [waiting for waiting, _ in ends.streams._streams[ksid].waiting.values()]
+    ends.now += 60
+    assert ends.get("bob", ksid, 1)[0] == Status.INSUFFICIENT_KEY
+    assert [one.wiped for one in held] == [True]
+    assert late != key
+    ends.get("alice", ksid, 2)
+    held = [waiting for waiting, _ in ends.streams._streams[ksid].waiting.values()]
+    ends.now += 60
+    ends.streams.sweep()
+    assert [one.wiped for one in held] == [True]
+    assert ends.streams._streams[ksid].waiting == {}
+
+
+def test_chunks_that_nobody_fetches_are_bounded_and_wiped_at_the_end(topology: Topology) -> None:
+    most = 8
+    key = topology.key.model_copy(update={"max_count": most})
+    ends = Ends(topology.model_copy(update={"key": key}))
+    ksid = ends.pair()
+    codes = [ends.get("alice", ksid, index)[0] for index in range(most + 1)]
+    assert codes == [Status.SUCCESSFUL] * most + [Status.INSUFFICIENT_KEY]
+    held = [waiting for waiting, _ in ends.streams._streams[ksid].waiting.values()]
+    ends.streams.clear()
+    assert len(held) == most
+    assert all(one.wiped for one in held)
+
+
+def test_an_answer_that_has_no_room_for_its_metadata_says_how_much_it_takes(ends: Ends) -> None:
+    ksid = ends.pair()
+    asked = messages.Get(ksid, 0, 4)
+    code, room = struct.unpack("!II", ends.streams.get("sae-alice", asked))
+    assert code == Status.METADATA_TOO_SMALL
+    assert ends.get("alice", ksid, 0, room)[0] == Status.SUCCESSFUL
 
 
 @pytest.mark.parametrize(

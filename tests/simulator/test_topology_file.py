@@ -22,6 +22,7 @@ hardware:
   rated: {protocol: bb84-decoy, key_rate: 5 kbit/s}
   cow: {protocol: cow, signal: 0.9}
   decoys: {signal: 0.1, decoy: 0.2}
+  bought: {protocol: measured, key_rate: 5 kbit/s, qber: 2%}
   blocks: {protocol: bbm92, block: 1e9}
 nodes:
   alice: {listen: "127.0.0.1:8443", saes: [sae-alice]}
@@ -39,8 +40,12 @@ links:
   h: {between: [alice, bob], fibre: {length: 1 km, classical: {channels: 200, launch: 200 dBm}}}
   i: {between: [alice, bob], fibre: {length: 1 km, attenuation: 0 dB/km, classical: {channels: 2, backward: true}}}
   j: {between: [alice, bob], free_space: {distance: 1 km, divergence: 1e-200 rad, sender: 1e-200 m}}
+  k: {between: [alice, bob], hardware: bought, free_space: {distance: 1 km}}
+  l: {between: [alice, bob], hardware: bought, fibre: {length: 1 km, classical: {channels: 2}}}
+  m: {between: [alice, bob], threshold: 0.2 shot, fibre: {length: 1 km}}
+  n: {between: [alice, bob], threshold: 0, fibre: {length: 1 km}}
 key: {size: 256, min_size: 512}
-pairs: [{between: [carol, bob], disjoint: 2}]
+pairs: [{between: [carol, bob], disjoint: 2}, {between: [bob, bob]}, {between: [bob, dave]}]
 time_scale: fast
 """
 
@@ -68,7 +73,7 @@ def problems(tmp_path: Path, text: str) -> list[str]:
         "nodes.carol.quirks[0]: is 'slow'; must be one of: upper-case-ids,",
         "links.a.between[1]: there is no node 'bobb'; there are: alice, bob, carol",
         "links.a.fibre.length: must be a number with a unit (km, m), such as 25 km",
-        "links.b.hardware: there is no hardware 'foo'; there are: odd, given, rated, cow, decoys, blocks",
+        "links.b.hardware: there is no hardware 'foo'; there are: odd, given, rated, cow, decoys, bought, blocks",
         "links.c.hardware: has no key rate: e_phase 0.1 is below the 0.2275 multiphoton fraction",
         "links.d.between: joins a node to itself; name two",
         "links.d.threshold: must be a QBER below 50%; the usual is 11%",
@@ -81,6 +86,12 @@ def problems(tmp_path: Path, text: str) -> list[str]:
         "key.size: is 256; must be from min_size (512) to max_size (4096)",
         "links.bob: is a node's name too, and commands could not tell them apart",
         "links.g.fibre.length: must not be negative; write 25 km",
+        "links.k.hardware: is measured, which goes with fibre only",
+        "links.l.fibre.classical: is in the measured rate already; remove it",
+        "links.m.threshold: must be a QBER such as 11%, or for cv shot noise units such as 0.1",
+        "links.n.threshold: must be above 0; the usual are 11%, and 0.1 for cv",
+        "pairs[1].between: is one node twice; name two",
+        "pairs[2].between: there is no node 'dave'; there are: alice, bob, carol",
         "pairs[0].disjoint: asks for 2 ways without a common node; the links have 0; add links, or ask for fewer",
         "time_scale: must be a number, or a comparison such as '1s = 1h'",
     ],
@@ -88,6 +99,13 @@ def problems(tmp_path: Path, text: str) -> list[str]:
 def test_each_mistake_is_named_with_its_place_and_remedy(tmp_path: Path, expected: str) -> None:
     found = problems(tmp_path, BAD)
     assert any(expected in line for line in found), "\n".join(found)
+
+
+def test_a_time_scale_that_cannot_be_played_is_refused(tmp_path: Path) -> None:
+    for scale in ("1ms = 1000d", "0", "0s = 1h", "1e-9"):
+        found = problems(tmp_path, f"network: n\nnodes: {{alice: {{}}}}\nlinks: {{}}\ntime_scale: {scale}\n")
+        what = "time_scale: must be from 0.001 to 10000000 seconds of the network in one of the clock"
+        assert any(what in line for line in found), found
 
 
 def test_fades_are_not_faster_than_they_can_be_played(tmp_path: Path) -> None:
