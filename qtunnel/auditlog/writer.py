@@ -148,11 +148,15 @@ class AuditWriter:
             self._lost = 0
         try:
             self._log.add(batch)
+            batch.clear()
+            if lost:  # those came when the batch was waiting already
+                self._log.gap(lost, since)
         except Exception:
-            self.lost(len(batch))
+            with self._changed:
+                if lost:  # no record says so yet
+                    self._lost, self._lost_since = self._lost + lost, since
+                self._count_lost(len(batch))
             raise
-        if lost:  # those came when the batch was waiting already
-            self._log.gap(lost, since)
         if self._closing:
             self._log.sign()
         self._log.sync()
