@@ -70,7 +70,10 @@ async def aside(work: Callable[[], Result]) -> Result:
             loop.call_soon_threadsafe(tell, result, failure)
 
     thread = Aside(run)
-    finished, _ = await asyncio.wait([done], timeout=BIRTH)
-    if not finished and thread.give_up():
-        raise OSError(errno.EAGAIN, "a thread did not begin: out of memory")
-    return await done
+    try:
+        finished, _ = await asyncio.wait([done], timeout=BIRTH)
+        if not finished and thread.give_up():
+            raise OSError(errno.EAGAIN, "a thread did not begin: out of memory")
+        return await done
+    finally:
+        done.cancel()  # where nobody waits any more, the loop would tell of an error that nobody has asked for

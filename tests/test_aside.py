@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import errno
+import gc
 import threading
 from collections.abc import Callable
 
@@ -57,6 +58,35 @@ def test_a_thread_that_dies_at_its_birth_holds_nobody_up_and_never_does_its_work
     asyncio.run(main())
     born[0]()  # late after all
     assert done == []
+
+
+@pytest.mark.parametrize("birth", [0.01, 60.0])
+def test_who_does_not_wait_any_more_hears_nothing_of_work_that_fails_later(
+    monkeypatch: pytest.MonkeyPatch, birth: float
+) -> None:
+    """Whether the work was known to have begun or not."""
+    monkeypatch.setattr(module, "BIRTH", birth)
+    go = threading.Event()
+
+    def work() -> None:
+        go.wait(60)
+        raise FileNotFoundError(2, "no such file")
+
+    async def main() -> list[object]:
+        wrong: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+        running = asyncio.create_task(aside(work))
+        await asyncio.sleep(0.1)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        del running
+        go.set()
+        await asyncio.sleep(0.1)
+        gc.collect()
+        return wrong
+
+    assert asyncio.run(main()) == []
 
 
 def test_work_that_takes_long_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from qtunnel.cli.fleet import _document, render
 from qtunnel.control.messages import KeySourceStatus, NodeStatus, PeerStatus, Status, UsedKey
-from qtunnel.errors import BrokerError
+from qtunnel.errors import BrokerError, ConfigError
 from qtunnel.events import EventStream
 from qtunnel.fleet import broker as module
 from qtunnel.fleet import view
@@ -198,22 +198,41 @@ def test_a_fleet_of_three_is_seen_as_it_is(tmp_path: Path, monkeypatch: pytest.M
 
 
 @needs_mosquitto
-def test_a_broker_that_sends_what_nobody_asked_for_is_left(tmp_path: Path) -> None:
-    """To read it would take the time of handshakes."""
+def test_a_broker_that_knows_us_by_a_password_and_what_is_said_where_it_does_not(tmp_path: Path) -> None:
+    login, own = tmp_path / "passwords", tmp_path / "own"
+    login.touch(mode=0o600)
+    make_pki(tmp_path / "pki")
+    for name in ("kme-b", "sae-alice"):
+        subprocess.run(["mosquitto_passwd", "-b", login, name, "pässword 1"], check=True, capture_output=True)
+    own.touch(mode=0o600)
+
+    async def said(port: int, host: str = "localhost") -> str:
+        place = Place.at(f"mqtts://{host}:{port}", tmp_path / "pki" / "ca.pem", None, None, "kme-b", own)
+        try:
+            async with connected(place, "watcher", waiting=1):
+                return "connected"
+        except (BrokerError, ConfigError) as error:
+            return str(error)
 
     async def test() -> None:
-        async with running(tmp_path) as site:
-            async with connected(site.place("sae-alice"), "sae-alice") as client:
-                await client.publish("qtunnel/sae-alice/state", b"online", qos=1, retain=True)
-
-            async def ask() -> None:
-                async with connected(site.place("kme-b"), "kme-b") as client:
-                    await client.subscribe("qtunnel/#", 1)
-                    async for _ in client.messages:
-                        raise AssertionError("it was read")
-
-            with pytest.raises(BrokerError, match="it sends messages, and nobody has asked for any"):
-                await ask()
+        with free_ports(1) as (port,):
+            broker = Broker(tmp_path, tmp_path / "pki", "kme-a", port, rules=RULES, login=login)
+            await broker.start()
+            try:
+                own.write_text("pässword 1\n")
+                assert await said(port) == "connected"
+                own.write_text("pässword 2\n")
+                assert await said(port) == f"broker localhost port {port}: it refuses us: not authorized"
+                for content in (b"", b"\n", b"p\xe4ssword"):
+                    own.write_bytes(content)
+                    assert await said(port) == f"{own}: not one password in UTF-8"
+            finally:
+                broker.stop()
+            own.write_text("pässword 1\n")
+            assert await said(port) == f"broker localhost port {port}: connection refused"
+            assert (
+                await said(port, "broker.invalid") == f"broker broker.invalid port {port}: its host name is not found"
+            )
 
     asyncio.run(test())
 

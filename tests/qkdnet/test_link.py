@@ -222,6 +222,14 @@ def test_an_alarm_of_noise_alone_is_none_over_an_eavesdropper() -> None:
     assert (one.alarms, one.keys_until_alarm) == (3, 1)
 
 
+def test_a_satellite_that_never_rises_high_enough_gives_no_light_and_costs_no_moments() -> None:
+    low = Satellite(500.0, math.radians(10), math.radians(10), first=1000.0, every=86_400.0)
+    assert low.pass_length == 0.0
+    assert low.next_change(0.0) == math.inf
+    assert [low.loss_at(moment) for moment in (0.0, 1000.0, 87_400.0)] == [None] * 3
+    assert low.typical(1000.0) == []
+
+
 def test_passes_follow_from_the_orbit() -> None:
     """500 km: 94.6 minutes round the Earth (Kepler); above the horizon at most 11.6 minutes of them."""
     overhead = Satellite(500.0, math.radians(90), 0.0, first=0.0, every=10_000.0)

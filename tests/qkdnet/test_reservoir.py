@@ -85,6 +85,14 @@ def test_the_monitor_says_beforehand_when_it_crosses_a_limit(
         assert (monitor.estimate > limit) == above or monitor.estimate == pytest.approx(limit)
 
 
+def test_a_limit_that_was_crossed_already_is_no_bits_away() -> None:
+    monitor = Monitor(1000.0)
+    monitor.begin(0.2)
+    assert monitor.bits_until(0.1, above=True) == 0.0
+    assert monitor.bits_until(0.3, above=False) == 0.0
+    assert monitor.bits_until(0.3, above=True) == math.inf
+
+
 def test_the_mean_over_the_window_moves_in_a_straight_line() -> None:
     monitor = Monitor(1000.0)
     monitor.begin(0.02)
