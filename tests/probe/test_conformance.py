@@ -193,3 +193,47 @@ def test_configurations_that_do_not_belong_together(pki: Path, tmp_path: Path) -
     ):
         with pytest.raises(ConfigError, match=what):
             find_target(alice, source, peer, other)
+
+
+def test_configurations_that_do_not_say_whom_to_ask(pki: Path, tmp_path: Path) -> None:
+    file = write_config(tmp_path, pki, "sae-alice", "https://127.0.0.1:8443")
+    told = json.loads(file.read_text())
+    (peer,), metro = told["peers"], told["key_sources"]["metro"]
+    away = peer | {"name": "away", "allowed_ips": ["10.77.0.3/32"]}
+    carol = away | {"qkd": {"sources": {"metro": {"peer_sae_id": "sae-carol"}}}}
+    none = away | {"qkd": {"policy": "off"}}
+    pad = {"driver": "file", "ledger": str(tmp_path / "pad")}
+
+    def changed(name: str, **fields: object) -> Path:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(json.dumps(told | fields))
+        return path
+
+    two = changed("two", key_sources={"metro": metro, "backbone": metro})
+    for path, source, asked, what in (
+        (
+            changed("several", peers=[peer, carol]),
+            None,
+            None,
+            "several peers have metro; say one with --peer: away, peer",
+        ),
+        (changed("without", peers=[peer, none]), None, "away", "peer away has no source metro under qkd.sources"),
+        (two, None, None, "several key sources; say one with --source: backbone, metro"),
+        (two, "backbone", None, "no peer has the source backbone under qkd.sources"),
+        (
+            changed("pad", key_sources={"pad": pad}, peers=[none]),
+            None,
+            None,
+            "no key source with driver: etsi014 in it",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=f"{path}: {what}"):
+            find_target(path, source, asked, None)
+    assert find_target(changed("several", peers=[peer, carol]), None, "away", None).slave_sae == "sae-carol"
+    assert find_target(two, "metro", None, None).slave_sae == "sae-bob"
+    bob = write_config(tmp_path, pki, "sae-bob", "https://127.0.0.1:8443")
+    theirs = json.loads(bob.read_text())
+    theirs["peers"][0]["qkd"]["sources"]["metro"]["peer_sae_id"] = "sae-carol"
+    bob.write_text(json.dumps(theirs))
+    with pytest.raises(ConfigError, match=f"{bob}: none of its peers has peer_sae_id: sae-alice at metro"):
+        find_target(file, None, None, bob)
