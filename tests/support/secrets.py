@@ -37,7 +37,11 @@ def recording(directory: Path) -> Path:
     """Prepare ``directory`` as an entry of PYTHONPATH; the file that the secrets go to."""
     directory.mkdir()
     file = directory / "secrets"
-    (directory / "sitecustomize.py").write_text(HOOK.format(path=str(file)))
+    hook = HOOK.format(path=str(file))
+    for entry in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        before = Path(entry) / "sitecustomize.py"  # of `make coverage`: a process has one such module only
+        hook += before.read_text() if before.is_file() else ""
+    (directory / "sitecustomize.py").write_text(hook)
     return file
 
 
