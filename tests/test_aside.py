@@ -60,15 +60,29 @@ def test_a_thread_that_dies_at_its_birth_holds_nobody_up_and_never_does_its_work
     assert done == []
 
 
+def begun_at_once(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """To be set by the work: nobody goes on before, however busy the machine is."""
+    begun = threading.Event()
+
+    class Begun(Aside):
+        def __init__(self, work: Callable[[], object]) -> None:
+            super().__init__(work)
+            assert begun.wait(60)
+
+    monkeypatch.setattr(module, "Aside", Begun)
+    return begun
+
+
 @pytest.mark.parametrize("birth", [0.01, 60.0])
 def test_who_does_not_wait_any_more_hears_nothing_of_work_that_fails_later(
     monkeypatch: pytest.MonkeyPatch, birth: float
 ) -> None:
     """Whether the work was known to have begun or not."""
     monkeypatch.setattr(module, "BIRTH", birth)
-    go = threading.Event()
+    begun, go = begun_at_once(monkeypatch), threading.Event()
 
     def work() -> None:
+        begun.set()
         go.wait(60)
         raise FileNotFoundError(2, "no such file")
 
@@ -91,10 +105,14 @@ def test_who_does_not_wait_any_more_hears_nothing_of_work_that_fails_later(
 
 def test_work_that_takes_long_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BIRTH", 0.01)
-    go = threading.Event()
+    begun, go = begun_at_once(monkeypatch), threading.Event()
+
+    def work() -> bool:
+        begun.set()
+        return go.wait(60)
 
     async def main() -> bool:
-        running = asyncio.create_task(aside(lambda: go.wait(60)))
+        running = asyncio.create_task(aside(work))
         await asyncio.sleep(0.1)
         assert not running.done()
         go.set()
