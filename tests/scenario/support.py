@@ -8,6 +8,7 @@ from typing import Any
 
 from qtunnel.demo.observe import FULL, Observer, Period
 from qtunnel.demo.traffic import Pings
+from qtunnel.scenario.report import COUNTED
 from qtunnel.scenario.facts import Epoch, Facts, TunnelFacts
 
 BEGAN = 1000.0
@@ -22,7 +23,7 @@ def link(name: str = "fibre", **given: Any) -> dict[str, Any]:
 
 
 def network_map(**given: Any) -> dict[str, Any]:
-    totals = dict.fromkeys(("made", "used", "overflowed", "discarded", "delivered", "relayed", "refused", "alarms"), 0)
+    totals = dict.fromkeys(COUNTED, 0)
     return {
         "time_s": 0.0,
         "key_size": 10,
