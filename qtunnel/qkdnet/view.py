@@ -32,6 +32,7 @@ def look(network: Network, pairs: Iterable[Pair], key_bits: int) -> dict[str, An
         "eavesdropper": {
             "keys": network.ledger.eavesdropper.whole,
             "shares": network.ledger.eavesdropper.shares,
+            "touched_bits": round(sum(link.touched_bits for link in network.links.values())),
         },
         "totals": totals(network, key_bits),
     }

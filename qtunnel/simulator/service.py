@@ -93,7 +93,7 @@ class Service:
         self.advance()
         places = {name: list(node.at) for name, node in self.topology.nodes.items() if node.at is not None}
         told = {"network": self.topology.network, "time_scale": self._scale, "places": places}
-        found = told | look(self.core, self.topology.shown_pairs, self.topology.key.size)
+        found: dict[str, Any] = told | look(self.core, self.topology.shown_pairs, self.topology.key.size)
         found["totals"]["expired"] = sum(store.expired for store in self.stores.values()) + self.streams.expired
         return found
 

@@ -131,6 +131,7 @@ def _spec(topology: Topology, name: str, link: LinkSection) -> LinkSpec:
         capacity=link.store,
         initial=link.initial,
         watched=link.watched,
+        waits=link.waits,
         classical=classical,
     )
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from qtunnel.demo.observe import FULL, Observer, Period
 from qtunnel.demo.traffic import Pings
-from qtunnel.scenario.report import COUNTED
 from qtunnel.scenario.facts import Epoch, Facts, TunnelFacts
+from qtunnel.scenario.report import COUNTED
 
 BEGAN = 1000.0
 SECONDS = 20.0
@@ -30,7 +30,7 @@ def network_map(**given: Any) -> dict[str, Any]:
         "links": [link()],
         "nodes": [{"name": "middle", "learned_keys": 0, "learned_shares": 0}],
         "pairs": [{"stored_keys": 5}],
-        "eavesdropper": {"keys": 0},
+        "eavesdropper": {"keys": 0, "touched_bits": 0},
         "totals": totals,
     } | given
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -41,7 +42,8 @@ def test_a_network_runs_is_ruled_and_shown_and_ends(metro: Path, tmp_path: Path,
         code, out, _ = typed("ctl", "--socket", socket, "alice-hub", "distance", "80", "km")
         assert (code, out) == (0, "alice-hub: link.distance: 80 km\n")
         code, out, _ = typed("ctl", "--socket", socket, "hub-bob", "eavesdrop", "blind")
-        assert out.splitlines()[1].startswith("hub-bob: link.alarm: bright light blinds the detectors; 0 bits thrown")
+        words = r"hub-bob: link\.alarm: bright light blinds the detectors; \d+ bits thrown away, 0 keys used meanwhile"
+        assert re.fullmatch(words, out.splitlines()[1])
         code, out, _ = typed("map", "--socket", socket, "--json", "--svg", picture)
         told = json.loads(out)
         assert {link["name"]: link["state"] for link in told["links"]}["hub-bob"] == "alarmed"
