@@ -135,7 +135,6 @@ def test_who_intercepts_knows_what_a_link_gives_out_before_it_knows_the_error(wa
 def test_a_share_below_the_threshold_is_taken_away_once_it_is_known() -> None:
     for waits, known in ((True, 0), (False, WINDOW)):
         one = link(waits=waits)
-        one.eavesdrop(0.0, "intercept-resend", 0.0)
         list(one.advance(1.0))
         one.eavesdrop(1.0, "intercept-resend", 0.2)  # 7 %
         assert words(one.advance(3.0)) == []
