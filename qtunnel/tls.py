@@ -333,7 +333,8 @@ def _check_readable(path: Path) -> None:
     try:
         path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
+        remedy = "check the path (for a trial, qtunnel kme pki makes certificates)"
+        raise ConfigError(f"{path}: no such file; {remedy}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -32,6 +32,9 @@ AFTER = 3600.0
 LONGEST = 3660.0
 """Days of a plan: ten years."""
 
+PICTURES = (".png", ".svg", ".pdf")
+"""Of a plan."""
+
 
 @click.command()
 @click.argument("topology", type=TOPOLOGY)
@@ -50,6 +53,7 @@ def run(topology: Path, socket_path: Path | None, make_pki: bool, log_format: Li
     The quantum channels are simulated; the KMEs are real ones for their SAEs. docs/simulator.md has the format.
     """
     from qtunnel.simulator.client import socket_of
+    from qtunnel.simulator.pki import check_pki
     from qtunnel.simulator.topology_file import load_topology
     from qtunnel.telemetry.log import configure
 
@@ -57,6 +61,7 @@ def run(topology: Path, socket_path: Path | None, make_pki: bool, log_format: Li
     loaded = load_topology(topology)
     if make_pki and not (loaded.pki / "ca.pem").exists():
         _make_pki(loaded)
+    check_pki(loaded, topology)
     configure(log_format, "info", sys.stderr)
     asyncio.run(_run(loaded, socket_path or socket_of(loaded.network)))
 
@@ -109,6 +114,12 @@ def ctl(socket_path: Path | None, target: str, action: str, arguments: tuple[str
         click.echo(f"{one['place']}: {one['what']}" + (f": {one['detail']}" if one["detail"] else ""))
 
 
+def _check_picture(option: str, file: Path | None) -> None:
+    """Before anything is computed for it."""
+    if file is not None and not file.parent.is_dir():
+        raise ConfigError(f"{option} {file}: there is no directory {file.parent}; make it, or name another")
+
+
 @click.command(name="map")
 @click.argument("topology", type=TOPOLOGY, required=False)
 @SOCKET
@@ -126,6 +137,7 @@ def show_map(topology: Path | None, socket_path: Path | None, as_json: bool, svg
     """
     from qtunnel.simulator.topology_file import load_topology
 
+    _check_picture("--svg", svg)
     if topology is not None and socket_path is not None:
         raise ConfigError("TOPOLOGY is a network that does not run, --socket one that does; give one of the two")
     loaded = None if topology is None else load_topology(topology)
@@ -145,7 +157,7 @@ def show_map(topology: Path | None, socket_path: Path | None, as_json: bool, svg
         try:
             svg.write_text(drawn(told, places))
         except OSError as error:
-            raise NetworkError(f"--svg {svg}: {(error.strerror or str(error)).lower()}") from None
+            raise NetworkError(f"--svg {svg}: {(error.strerror or str(error)).lower()}; name another file") from None
     if as_json:
         click.echo(json.dumps(told))
     elif svg is None:
@@ -178,7 +190,10 @@ def plan(topology: Path, days: float, tunnels: Path, as_json: bool, plot: Path |
     from qtunnel.simulator.topology_file import load_topology
 
     if not 0 < days <= LONGEST:
-        raise ConfigError(f"--days {days:g}: from a part of a day to {LONGEST:g}")
+        raise ConfigError(f"--days {days:g}: must be above 0, such as 0.5, and {LONGEST:g} at most")
+    _check_picture("--plot", plot)
+    if plot is not None and plot.suffix.lower() not in PICTURES:
+        raise ConfigError(f"--plot {plot}: is no picture by its name; name it .png, .svg or .pdf")
     loaded = load_topology(topology)
     wanted = load_tunnels(tunnels, loaded)
     found = simulate(loaded.core(average=True), wanted, days * plan_report.DAY)

@@ -297,7 +297,7 @@ def take_socket(path: Path) -> socket.socket:
     Raises ``AlreadyRunningError`` where somebody answers on it, ``ControlError`` where the path cannot be used.
     """
     if len(os.fsencode(path)) > MAX_PATH:
-        raise ControlError(f"control socket {path}: the path is longer than {MAX_PATH} bytes")
+        raise ControlError(f"control socket {path}: the path is longer than {MAX_PATH} bytes; name a shorter one")
     with _locked_directory(path):
         _remove_stale(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

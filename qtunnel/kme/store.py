@@ -27,10 +27,23 @@ class KeyStore:
     def __init__(self, *, max_count: int, ttl: float) -> None:
         self._max_count = max_count
         self._ttl = ttl
+        self.expired = 0
+        """Keys that were wiped because not all their slaves fetched them in time."""
         self._keys: dict[str, _Waiting] = {}  # in the order of their ends, since all live equally long
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def check_room(self, number: int, now: float) -> None:
+        """Whether so many more keys have room, for who makes keys only where they have; raises ``ApiError`` 503."""
+        self.sweep(now)
+        if len(self._keys) + number > self._max_count:
+            raise ApiError(
+                503,
+                "the key store is full: fetch waiting keys or wait until they expire",
+                waiting_keys=len(self._keys),
+                max_key_count=self._max_count,
+            )
 
     def put(self, keys: Sequence[DeliveredKey], *, master: str, slaves: Sequence[str], now: float) -> None:
         """Keep copies of all ``keys``, or none, until each of ``slaves`` has fetched them.
@@ -46,13 +59,7 @@ class KeyStore:
                 fresh.append(item)
             elif known.master != master or known.key != item.key:
                 raise ApiError(400, "a key_ID is taken by another key", key_ID=item.key_id)
-        if len(self._keys) + len(fresh) > self._max_count:
-            raise ApiError(
-                503,
-                "the key store is full: fetch waiting keys or wait until they expire",
-                waiting_keys=len(self._keys),
-                max_key_count=self._max_count,
-            )
+        self.check_room(len(fresh), now)
         for item in fresh:
             self._keys[item.key_id] = _Waiting(item.key.copy(), master, frozenset(slaves), set(slaves), now + self._ttl)
 
@@ -100,6 +107,7 @@ class KeyStore:
                 break
             expired.append(key_id)
         self.discard(expired)
+        self.expired += len(expired)
         return expired
 
     def clear(self) -> None:

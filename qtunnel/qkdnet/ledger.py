@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -64,12 +65,14 @@ class Learned:
 
 @dataclass(slots=True)
 class PairCount:
-    """Of two nodes. keys, bits: delivered; relayed: of these by other nodes; refused: requests that found none."""
+    """Of two nodes. keys, bits: delivered; relayed: of these by other nodes; refused: requests that found none; lost:
+    keys for which link key was used and that nobody has, given up on their way or at its end."""
 
     keys: int = 0
     bits: int = 0
     relayed: int = 0
     refused: int = 0
+    lost: int = 0
     last_paths: tuple[Path, ...] = ()
 
 
@@ -103,3 +106,15 @@ class Ledger:
             self.eavesdropper.whole += 1
         elif key.seen_on:
             self.eavesdropper.shares += 1
+
+    def lost(self, key: Delivery) -> None:
+        """It was delivered, and its end could not keep it: nobody has it. What nodes on its way learned stays."""
+        count = self.pair(key.source, key.target)
+        count.keys -= 1
+        count.bits -= key.bits
+        count.relayed -= key.relayed
+        count.lost += 1
+        for name in (key.source, key.target):
+            self.node(name).own -= 1
+        with contextlib.suppress(ValueError):  # forgotten already
+            self.recent.remove(key)

@@ -19,7 +19,7 @@ from qtunnel.qkdnet.conditions import (
     Physics,
     averaged,
 )
-from qtunnel.qkdnet.monitor import Monitor
+from qtunnel.qkdnet.monitor import Monitor, Piece
 from qtunnel.qkdnet.reservoir import Reservoir
 from qtunnel.statemachine import Machine
 
@@ -58,7 +58,7 @@ class LinkSpec:
 
     threshold: the error above which it gives up, a fraction, or shot noise units for ``cv``. sample: sifted bits over
     which the error is estimated. capacity, initial: bits in store at most and at the start. watched: its receiver
-    notices bright light in its detectors.
+    notices bright light in its detectors. waits: a key is given out once the error of the window after it is known.
     """
 
     name: str
@@ -70,6 +70,7 @@ class LinkSpec:
     capacity: int = 2_560_000
     initial: int = 0
     watched: bool = True
+    waits: bool = True
     classical: Classical | None = None
 
 
@@ -105,11 +106,15 @@ class Link:
         self.keys_until_alarm: int | None = None
         """Keys that went over the link between the first light that the last eavesdropper touched and the alarm;
         ``None`` before one. An alarm without an eavesdropper leaves it as it was."""
+        self.touched_bits = 0.0
+        """Sifted bits of light that an eavesdropper touched, noticed or not."""
         self._keys_unnoticed: int | None = None
         self._touched = True
         """Whether light has passed since the last eavesdropper came: in the dark there is nothing for her."""
         self._read: deque[tuple[int, int]] = deque()
         """Bits of the store, by their numbers from and to, that an eavesdropper knows and nobody noticed."""
+        self._believed = 0.0
+        """Bits of key that a sifted bit left when the window was last of one error, for a link that does not wait."""
         self._physics = physics
         self._average = average
         self._machine = Machine(LINK_TABLE, LinkState.UP)
@@ -153,19 +158,36 @@ class Link:
             moment = self._next_moment()
             until = min(now, moment)
             seconds = max(0.0, until - self._at)
-            if self.state is LinkState.UP:
-                self._grow(self.figures.key_rate * seconds)
             if self.state in (LinkState.UP, LinkState.ALARMED):
-                self._monitor.take(self.figures.sifted_rate * seconds)
+                self._pass(self.figures.sifted_rate * seconds)
             self._at = until
             if until == moment:
                 yield from self._look(until)
 
-    def _grow(self, bits: float) -> None:
+    def _pass(self, bits: float) -> None:
+        """So many sifted bits come, and the keys that are due go into the store."""
+        figures, up = self.figures, self.state is LinkState.UP
+        if self.blinded or self.intercepted > 0:
+            self.touched_bits += bits
+        per_bit = figures.key_rate / figures.sifted_rate if up and figures.sifted_rate > 0 else 0.0
+        if self.spec.waits:
+            due = self._monitor.take(bits, figures.error, per_bit, known=self.blinded)
+        else:
+            # Both ends take away what an eavesdropper learned by the error that they know, which was another's.
+            settled = self._monitor.settled(figures.error)
+            if settled:
+                self._believed = per_bit
+            known = self.blinded or (self.intercepted > 0 and not settled)
+            self._monitor.take(bits, figures.error)
+            due = [Piece(bits, figures.error, self._believed if up else 0.0, known)]
+        for piece in due:
+            self._grow(piece)
+
+    def _grow(self, piece: Piece) -> None:
         before = self.reservoir.kept
-        self.reservoir.grow(bits, confirmed=self._monitor.settled)
+        self.reservoir.grow(piece.key)
         after = self.reservoir.kept
-        if self.blinded and after > before:
+        if piece.known and after > before:
             if self._read and self._read[-1][1] == before:
                 before = self._read.pop()[0]
             self._read.append((before, after))
@@ -176,9 +198,10 @@ class Link:
         if self.state in (LinkState.UP, LinkState.ALARMED) and self.figures.sifted_rate > 0:
             bits = math.inf
             if not self.dazzled:  # an alarm for another reason ends with that reason
-                bits = self._monitor.bits_until(self.spec.threshold, above=self.state is LinkState.UP)
-            if not self._monitor.settled:
-                bits = min(bits, self._monitor.bits_until_settled())
+                up = self.state is LinkState.UP
+                bits = self._monitor.bits_until(self.spec.threshold, self.figures.error, above=up)
+            if not self.spec.waits and not self._monitor.settled(self.figures.error):
+                bits = min(bits, self._monitor.bits_until_settled(self.figures.error))
             moment = min(moment, self._at + bits / self.figures.sifted_rate)
         return max(moment, self._at + SETTLING)
 
@@ -234,14 +257,10 @@ class Link:
             return
         if not self._touched:
             self._touched, self._keys_unnoticed = True, self._keys_unnoticed or 0
-        if self._measured:
-            self._monitor.change(self.figures.error)
-        else:
+        if not self._measured:
             self._monitor.begin(self.figures.error)
             self._measured = True
         yield from self._watch()
-        if self._monitor.settled and self.state is LinkState.UP:
-            self.reservoir.confirm()
 
     def _watch(self) -> Iterator[tuple[str, str]]:
         """Alarms that begin or end."""
@@ -256,11 +275,7 @@ class Link:
             keys, self._keys_unnoticed = self._keys_unnoticed, None
             if keys is not None:  # somebody was there, and it is no alarm of noise alone
                 self.keys_until_alarm = keys
-            lost = self.reservoir.distrust()
-            while self._read and self._read[-1][1] > self.reservoir.kept:  # of what was thrown away
-                begin, _ = self._read.pop()
-                if begin < self.reservoir.kept:
-                    self._read.append((begin, self.reservoir.kept))
+            lost = self.reservoir.discard(self._monitor.throw_away())
             yield "link.alarm", f"{why}; {lost} bits thrown away, {keys or 0} keys used meanwhile"
         elif why is None and self.state is LinkState.ALARMED:
             self._machine.fire(LinkEvent.CLEARED)

@@ -201,6 +201,8 @@ class Network:
                     one = Delivery(self.now, key_id, source, target, bits, paths, seen[number])
                     deliveries[number].append(one)
         except TransferError:
+            for target in ways:  # what is made in their place is another key
+                self.ledger.pair(source, target).lost += len(sending.keys)
             for key in (*sending.keys, *(copy for made in copies.values() for copy in made)):
                 key.wipe()
             raise

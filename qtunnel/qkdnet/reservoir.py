@@ -13,8 +13,8 @@ class ShortageError(Exception):
 class Reservoir:
     """Bits of one link. At all times made = used + stored + overflowed + discarded.
 
-    overflowed: what was made while it was full. discarded: what was thrown away because the link raised an alarm.
-    unconfirmed: of what is stored, the newest bits, whose error rate is not known well enough yet.
+    overflowed: what was made while it was full. discarded: what was thrown away because the link raised an alarm, and
+    was never stored.
     """
 
     capacity: int
@@ -22,7 +22,6 @@ class Reservoir:
     used: int = 0
     overflowed: int = 0
     discarded: int = 0
-    unconfirmed: int = 0
     _carry: float = 0.0
 
     @property
@@ -34,19 +33,13 @@ class Reservoir:
         """The number of the next bit that is stored: bits are numbered as they come, and used in this order."""
         return self.used + self.stored
 
-    def grow(self, bits: float, *, confirmed: bool = True) -> None:
-        """So many bits were distilled; parts of a bit are kept for the next time."""
+    def grow(self, bits: float) -> None:
+        """So many bits came; parts of a bit are kept for the next time."""
         self._carry += bits
         whole = int(self._carry)
         self._carry -= whole
         self.made += whole
-        kept = whole
-        if self.stored > self.capacity:
-            over = self.stored - self.capacity
-            self.overflowed += over
-            kept -= over
-        if not confirmed:
-            self.unconfirmed += kept
+        self.overflowed += max(0, self.stored - self.capacity)
 
     def take(self, bits: int) -> int:
         """Use ``bits``, the oldest; the number of the first of them, which no other call ever gets.
@@ -57,16 +50,12 @@ class Reservoir:
             raise ShortageError
         first = self.used
         self.used += bits
-        self.unconfirmed = min(self.unconfirmed, self.stored)
         return first
 
-    def confirm(self) -> None:
-        """The error rate of all that is stored is known to be low."""
-        self.unconfirmed = 0
-
-    def distrust(self) -> int:
-        """Throw away what is not confirmed; how many bits that were."""
-        lost, self.unconfirmed = self.unconfirmed, 0
-        self.discarded += lost
+    def discard(self, bits: float) -> int:
+        """So many bits came and are thrown away; how many whole ones these were."""
+        lost = int(bits + self._carry)
         self._carry = 0.0
+        self.made += lost
+        self.discarded += lost
         return lost

@@ -149,5 +149,5 @@ def explain(start: str, goal: str, number: int, blocked: Sequence[str]) -> str:
     """Why there is no way, in words. blocked: what stands in it, one entry for each link, the worst first."""
     wanted = "no path" if number == 1 else f"fewer than {number} disjoint paths"
     more = [f"and {len(blocked) - NAMED} more"] if len(blocked) > NAMED else []
-    why = "; ".join([*blocked[:NAMED], *more]) or "no links lead there"
+    why = "; ".join([*blocked[:NAMED], *more]) or "the links have no more ways"
     return f"{wanted} from {start} to {goal} with enough keys: {why}"

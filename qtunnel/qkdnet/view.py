@@ -32,6 +32,7 @@ def look(network: Network, pairs: Iterable[Pair], key_bits: int) -> dict[str, An
         "eavesdropper": {
             "keys": network.ledger.eavesdropper.whole,
             "shares": network.ledger.eavesdropper.shares,
+            "touched_bits": round(sum(link.touched_bits for link in network.links.values())),
         },
         "totals": totals(network, key_bits),
     }
@@ -51,6 +52,7 @@ def totals(network: Network, key_bits: int) -> dict[str, int]:
         "delivered": sum(pair.keys for pair in pairs),
         "relayed": sum(pair.relayed for pair in pairs),
         "refused": sum(pair.refused for pair in pairs),
+        "lost": sum(pair.lost for pair in pairs),
         "alarms": sum(link.alarms for link in network.links.values()),
     }
 
@@ -103,6 +105,7 @@ def _pair(network: Network, pair: Pair, key_bits: int) -> dict[str, Any]:
         "delivered": count.keys,
         "relayed": count.relayed,
         "refused": count.refused,
+        "lost": count.lost,
         "stored_keys": 0,
         "key_rate": 0.0,
         "paths": [],

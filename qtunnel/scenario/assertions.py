@@ -190,9 +190,12 @@ def _unknown_to_nodes(case: Case) -> Found:
 
 
 def _unknown_to_eavesdropper(case: Case) -> Found:
-    keys = case.facts.last_map["eavesdropper"]["keys"]
+    """No key was delivered that was made of light that she touched before both ends knew of the errors that this makes,
+    or that blinded detectors gave. She was there, or it says nothing."""
+    known = case.facts.last_map["eavesdropper"]
     delivered = case.facts.grown("delivered")
-    return keys == 0 and delivered > 0, f"{keys} of {delivered} delivered keys known to an eavesdropper"
+    words = f"{known['keys']} of {delivered} delivered keys known to an eavesdropper, who touched "
+    return known["keys"] == 0 and delivered > 0 and known["touched_bits"] > 0, f"{words}{known['touched_bits']} bits"
 
 
 def _weakest_hop(case: Case) -> Found:

@@ -11,7 +11,7 @@ from qtunnel.scenario.assertions import Verdict
 from qtunnel.scenario.facts import Facts, TunnelFacts
 from qtunnel.scenario.gallery import Scenario
 
-COUNTED = ("made", "used", "overflowed", "discarded", "delivered", "relayed", "refused", "alarms")
+COUNTED = ("made", "used", "overflowed", "discarded", "delivered", "relayed", "refused", "lost", "alarms")
 """Totals of the network, of which the run's share is told."""
 
 
@@ -69,7 +69,8 @@ def in_words(told: dict[str, Any], *, as_json: bool) -> str:
     if keys:
         lines.append(
             f"  keys: {keys['made']} made by the links, {keys['used']} used of them, {keys['delivered']} delivered, "
-            f"{keys['relayed']} of these relayed, {keys['refused']} requests refused, {keys['alarms']} alarms"
+            f"{keys['relayed']} of these relayed, {keys['refused']} requests refused, "
+            f"{keys['lost']} lost on their way, {keys['alarms']} alarms"
         )
     for tunnel in told["tunnels"]:
         lines.append(

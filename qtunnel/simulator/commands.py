@@ -73,7 +73,10 @@ def _do(link: Link, now: float, action: str, arguments: list[str]) -> list[Happe
         case "eavesdrop", ["blind"]:
             return link.eavesdrop(now, "blind")
         case "eavesdrop", ["intercept-resend", *rest] if len(rest) < 2:
-            return link.eavesdrop(now, "intercept-resend", _share(rest[0]) if rest else 1.0)
+            share = _share(rest[0]) if rest else 1.0
+            if share == 0:
+                raise ValueError("who intercepts nothing is nobody; name a share above 0%, or restore the link")
+            return link.eavesdrop(now, "intercept-resend", share)
         case "messages", ["lose", *rest] if len(rest) < 2:
             return link.meddle(now, "lose", _share(rest[0]) if rest else 1.0)
         case "messages", ["late" | "forge" as how]:

@@ -53,6 +53,8 @@ class KeyStreams:
         self._topology, self._core = topology, core
         self._advance, self._clock = advance, clock
         self._streams: dict[uuid.UUID, _Stream] = {}
+        self.expired = 0
+        """Chunks that the second end did not fetch in time."""
 
     def open(self, caller: str, asked: messages.Open) -> tuple[bytes, uuid.UUID | None]:
         """The body of the answer, and the stream that is open now."""
@@ -110,6 +112,7 @@ class KeyStreams:
         if expires > self._clock():
             return key
         key.wipe()
+        self.expired += 1
         return None
 
     def _made(self, stream: _Stream, caller: str, asked: messages.Get) -> RelayedKey:
@@ -146,6 +149,7 @@ class KeyStreams:
             for place, (key, expires) in list(stream.waiting.items()):
                 if expires <= now:
                     key.wipe()
+                    self.expired += 1
                     del stream.waiting[place]
             if not stream.open and not stream.waiting:
                 del self._streams[ksid]

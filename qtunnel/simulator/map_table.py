@@ -25,8 +25,10 @@ def tables(told: dict[str, Any]) -> Group:
     sums = (
         f"Links made {totals['made']} keys: {totals['used']} used, {totals['stored']} stored, "
         f"{totals['overflowed']} overflowed, {totals['discarded']} thrown away. "
-        f"Delivered {totals['delivered']}, {totals['relayed']} of them relayed; {totals['refused']} requests refused."
+        f"Delivered {totals['delivered']}, {totals['relayed']} of them relayed; {totals['refused']} requests refused, "
+        f"{totals['lost']} keys lost on their way"
     )
+    sums += f", {totals['expired']} fetched at one end only." if totals.get("expired") else "."
     parts: list[Any] = [Text(title, style="bold"), _links(told), _pairs(told), _nodes(told), Text(LEARNED), Text(sums)]
     parts += [Text(f"{link['name']}: {link['alarm']}", style="bold red") for link in told["links"] if link["alarm"]]
     known = told["eavesdropper"]

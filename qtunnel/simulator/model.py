@@ -113,6 +113,7 @@ class LinkSection(Section):
     store: Annotated[Bits, Field(ge=256, le=10**15)] = 2_560_000
     initial: Annotated[Bits, Field(ge=0)] = 0
     watched: StrictBool = True
+    waits: StrictBool = True
 
 
 class NodeSection(Section):

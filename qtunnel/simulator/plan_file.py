@@ -13,7 +13,7 @@ from qtunnel.config.loader import load
 from qtunnel.config.types import Duration, Name, Section, at_least
 from qtunnel.kme.config import KeySize
 from qtunnel.qkdnet.plan import Tunnel
-from qtunnel.simulator.topology_file import Topology
+from qtunnel.simulator.topology_file import Topology, too_many_ways
 
 
 class TunnelSection(Section):
@@ -48,12 +48,17 @@ def load_tunnels(path: Path | str, topology: Topology) -> list[Tunnel]:
             nodes = [_node(topology, end) for end in tunnel.between]
             for number, node in enumerate(nodes):
                 if node is None:
-                    what = f"there is no node or SAE '{tunnel.between[number]}' in the topology; there are: "
+                    unknown = f"there is no node or SAE '{tunnel.between[number]}' in the topology; there are: "
                     yield Problem(
-                        ("tunnels", index, "between", number), what + ", ".join([*topology.nodes, *topology.homes])
+                        ("tunnels", index, "between", number), unknown + ", ".join([*topology.nodes, *topology.homes])
                     )
             if nodes[0] is not None and nodes[0] == nodes[1]:
                 yield Problem(("tunnels", index, "between"), f"both ends are at {nodes[0]}, which takes no link")
+            elif nodes[0] is not None and nodes[1] is not None:
+                wanted = tunnel.disjoint or topology.disjoint(nodes[0], nodes[1])
+                what = too_many_ways(topology, nodes[0], nodes[1], wanted)
+                if what is not None:
+                    yield Problem(("tunnels", index, "between" if tunnel.disjoint is None else "disjoint"), what)
 
     file = load(path, TunnelsFile, checks=[ends])
     return [_tunnel(topology, one) for one in file.tunnels]

@@ -36,7 +36,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def _finite(value: float) -> float | None:
-    return round(value, 3) if math.isfinite(value) else None
+    return round(value, 9) if math.isfinite(value) else None
 
 
 def _tunnel(one: TunnelOutcome, seconds: float) -> dict[str, Any]:
@@ -171,4 +171,4 @@ def plot(plan: Plan, file: Path) -> None:
     except ValueError as error:
         raise ConfigError(f"--plot {file}: {str(error).splitlines()[0][:120]}; name it .png, .svg or .pdf") from None
     except OSError as error:
-        raise NetworkError(f"--plot {file}: {(error.strerror or str(error)).lower()}") from None
+        raise NetworkError(f"--plot {file}: {(error.strerror or str(error)).lower()}; name another file") from None

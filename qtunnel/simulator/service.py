@@ -93,7 +93,9 @@ class Service:
         self.advance()
         places = {name: list(node.at) for name, node in self.topology.nodes.items() if node.at is not None}
         told = {"network": self.topology.network, "time_scale": self._scale, "places": places}
-        return told | look(self.core, self.topology.shown_pairs, self.topology.key.size)
+        found: dict[str, Any] = told | look(self.core, self.topology.shown_pairs, self.topology.key.size)
+        found["totals"]["expired"] = sum(store.expired for store in self.stores.values()) + self.streams.expired
+        return found
 
     def deliver(self, node: str, request: KeyRequest, master: str, slaves: Sequence[str]) -> list[DeliveredKey]:
         """Keys of an SAE at ``node`` that wait for all ``slaves``; raises ``ApiError``."""
@@ -103,6 +105,7 @@ class Service:
             if homes[slave] not in self.stores:
                 raise ApiError(400, f"{slave} is at {homes[slave]}, which serves ETSI GS QKD 004 alone")
         targets = sorted({homes[slave] for slave in slaves} - {node})
+        self._check_room(node, request.number, {homes[slave] for slave in slaves})
         key_ids = [str(uuid.uuid4()) for _ in range(request.number)]
         size = request.size // 8
         if targets:
@@ -119,12 +122,26 @@ class Service:
         except BaseException:
             for store in self.stores.values():
                 store.discard(key_ids)
+            for key in made:
+                key.at_source.wipe()
+                for one in key.deliveries:
+                    self.core.ledger.lost(one)
             raise
         finally:
             for key in made:
                 for copy in key.at_targets.values():
                     copy.wipe()
         return [DeliveredKey(key.key_id, key.at_source) for key in made]
+
+    def _check_room(self, node: str, number: int, homes: set[str]) -> None:
+        """Before link key is used for keys that a store could not take; raises ``ApiError``."""
+        for there in sorted(homes):
+            try:
+                self.stores[there].check_room(number, self._clock())
+            except ApiError:
+                for target in homes - {node}:
+                    self.core.ledger.pair(node, target).refused += 1
+                raise
 
     def _store(self, made: Sequence[RelayedKey], node: str, master: str, slaves: Sequence[str]) -> None:
         keys = [DeliveredKey(key.key_id, key.at_targets.get(node, key.at_source)) for key in made]

@@ -131,6 +131,7 @@ def _spec(topology: Topology, name: str, link: LinkSection) -> LinkSpec:
         capacity=link.store,
         initial=link.initial,
         watched=link.watched,
+        waits=link.waits,
         classical=classical,
     )
 
@@ -255,8 +256,6 @@ def _hardware(topology: Topology) -> Iterator[Problem]:
 
 
 def _pairs(topology: Topology) -> Iterator[Problem]:
-    edges = [Edge(name, (link.between[0], link.between[1])) for name, link in topology.links.items()]
-    relays = frozenset(name for name, node in topology.nodes.items() if node.relays)
     for index, pair in enumerate(topology.pairs):
         unknown = [end for end in pair.between if end not in topology.nodes]
         for end in unknown:
@@ -266,14 +265,28 @@ def _pairs(topology: Topology) -> Iterator[Problem]:
         one, other = pair.between
         if one == other:
             yield Problem(("pairs", index, "between"), "is one node twice; name two")
-        elif not _fits(edges, one, other, pair.disjoint, relays):
-            number = next(n for n in range(pair.disjoint, -1, -1) if n == 0 or _fits(edges, one, other, n, relays))
-            what = f"asks for {pair.disjoint} ways without a common node; the links have {number}"
-            yield Problem(("pairs", index, "disjoint"), f"{what}; add links, or ask for fewer")
+        else:
+            what = too_many_ways(topology, one, other, pair.disjoint)
+            if what is not None:
+                yield Problem(("pairs", index, "disjoint"), what)
 
 
-def _fits(edges: list[Edge], one: str, other: str, number: int, relays: frozenset[str]) -> bool:
-    return disjoint_paths(edges, one, other, number, relays=relays) is not None
+def too_many_ways(topology: Topology, one: str, other: str, wanted: int) -> str | None:
+    """What is wrong where two nodes want more ways without a common node than all links of the topology have, however
+    full; ``None`` where they have as many."""
+    edges = [Edge(name, (link.between[0], link.between[1])) for name, link in topology.links.items()]
+    relays = frozenset(name for name, node in topology.nodes.items() if node.relays)
+
+    def fits(number: int) -> bool:
+        return number == 0 or disjoint_paths(edges, one, other, number, relays=relays) is not None
+
+    found = next(number for number in range(wanted, -1, -1) if fits(number))
+    if found == wanted:
+        return None
+    if found == 0:
+        return f"there is no way from {one} to {other} over nodes that relay; add links"
+    asked = "a way" if wanted == 1 else f"{wanted} ways without a common node"
+    return f"asks for {asked}; the links have {found}; add links, or ask for fewer"
 
 
 def _physics(topology: Topology) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from typing import Any
 from qtunnel.demo.observe import FULL, Observer, Period
 from qtunnel.demo.traffic import Pings
 from qtunnel.scenario.facts import Epoch, Facts, TunnelFacts
+from qtunnel.scenario.report import COUNTED
 
 BEGAN = 1000.0
 SECONDS = 20.0
@@ -22,14 +23,14 @@ def link(name: str = "fibre", **given: Any) -> dict[str, Any]:
 
 
 def network_map(**given: Any) -> dict[str, Any]:
-    totals = dict.fromkeys(("made", "used", "overflowed", "discarded", "delivered", "relayed", "refused", "alarms"), 0)
+    totals = dict.fromkeys(COUNTED, 0)
     return {
         "time_s": 0.0,
         "key_size": 10,
         "links": [link()],
         "nodes": [{"name": "middle", "learned_keys": 0, "learned_shares": 0}],
         "pairs": [{"stored_keys": 5}],
-        "eavesdropper": {"keys": 0},
+        "eavesdropper": {"keys": 0, "touched_bits": 0},
         "totals": totals,
     } | given
 

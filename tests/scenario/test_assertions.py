@@ -69,9 +69,9 @@ def with_node(keys: int, shares: int) -> Facts:
     return facts(maps=[network_map(), network_map(nodes=[node])])
 
 
-def read(keys: int) -> Facts:
+def read(keys: int, touched: int = 900) -> Facts:
     made = grown(delivered=7)
-    made.last_map["eavesdropper"]["keys"] = keys
+    made.last_map["eavesdropper"] = {"keys": keys, "touched_bits": touched}
     return made
 
 
@@ -176,7 +176,12 @@ CASES: dict[str, list[tuple[dict[str, Any], Callable[[], Facts], bool]]] = {
         ({}, lambda: with_node(keys=1, shares=4), False),
         ({}, facts, False),
     ],
-    "unknown-to-eavesdropper": [({}, lambda: read(0), True), ({}, lambda: read(1), False), ({}, facts, False)],
+    "unknown-to-eavesdropper": [
+        ({}, lambda: read(0), True),
+        ({}, lambda: read(1), False),
+        ({}, lambda: read(0, touched=0), False),
+        ({}, facts, False),
+    ],
     "weakest-hop": [
         ({"link": "fibre", "within": "10%"}, lambda: hop(9500, 300), True),
         ({"link": "fibre", "within": "10%"}, lambda: hop(8000, 300), False),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +13,10 @@ import pytest
 from qtunnel.config import load_config
 from qtunnel.errors import ConfigError
 from qtunnel.qkdnet.link import LinkState
+from qtunnel.qkdnet.network import NoPathError
+from qtunnel.qkdnet.view import look
+from qtunnel.scenario.assertions import RULES, Case
+from qtunnel.scenario.facts import Facts
 from qtunnel.scenario.files import GatewayFiles
 from qtunnel.scenario.gallery import find, gallery, load_scenario, title
 from qtunnel.simulator.commands import perform
@@ -94,9 +100,44 @@ def test_an_attack_on_any_link_of_a_scenario_is_alarmed_before_100_further_keys(
             now += topology.time_scale / DEMAND
             list(link.advance(now))
             if link.usable and link.reservoir.stored >= topology.key.size:
-                link.take(topology.key.size)
+                assert not link.take(topology.key.size), f"{link_name} gave a key out that she knows"
         assert link.keys_until_alarm is not None
         assert link.keys_until_alarm < 100, link_name
+
+
+@pytest.mark.parametrize("name", ["bt-london", "battelle"])
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_link_that_gives_keys_out_before_it_knows_the_error_does_not_pass(name: str, waits: bool) -> None:
+    """By the rule of the scenario's run, with the network's own maps."""
+    scenario = find(name)
+    own = scenario.topology
+    links = {link: section.model_copy(update={"waits": waits}) for link, section in own.links.items()}
+    topology = own.model_copy(update={"links": links})
+    (rule,) = [one for one in scenario.file.assertions if one.that == "unknown-to-eavesdropper"]
+    (attack,) = [one.network for one in scenario.file.timeline if one.network is not None and "eaves" in one.network]
+    where, action, *arguments = attack.split()
+    network, ends, now = topology.core(), sorted(topology.homes.values()), 10.0
+    network.advance(now)
+    for one in network.links.values():  # keys that nobody knows would go first
+        one.take(one.reservoir.stored)
+    maps = [(now, look(network, [], 256))]
+    perform(network, where, action, arguments)
+    attacked = network.links[where]
+    while attacked.alarms == 0:
+        now += 0.1
+        network.advance(now)
+    perform(network, where, "restore", [])
+    delivered = 0
+    while delivered < 20:
+        now += 0.1
+        network.advance(now)
+        with contextlib.suppress(NoPathError):
+            network.make(ends[0], ends[-1:], 32, ["k"], os.urandom)
+            delivered += 1
+    maps.append((now, look(network, [], 256)))
+    facts = Facts(maps[0][0], now, {}, maps=maps)
+    found, words = RULES["unknown-to-eavesdropper"](Case(facts, [], rule, 10.0, now))
+    assert found is waits, words
 
 
 def test_no_scenario_asks_for_more_keys_than_the_attack_is_tried_with() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -41,7 +42,8 @@ def test_a_network_runs_is_ruled_and_shown_and_ends(metro: Path, tmp_path: Path,
         code, out, _ = typed("ctl", "--socket", socket, "alice-hub", "distance", "80", "km")
         assert (code, out) == (0, "alice-hub: link.distance: 80 km\n")
         code, out, _ = typed("ctl", "--socket", socket, "hub-bob", "eavesdrop", "blind")
-        assert out.splitlines()[1].startswith("hub-bob: link.alarm: bright light blinds the detectors; 0 bits thrown")
+        words = r"hub-bob: link\.alarm: bright light blinds the detectors; \d+ bits thrown away, 0 keys used meanwhile"
+        assert re.fullmatch(words, out.splitlines()[1])
         code, out, _ = typed("map", "--socket", socket, "--json", "--svg", picture)
         told = json.loads(out)
         assert {link["name"]: link["state"] for link in told["links"]}["hub-bob"] == "alarmed"
@@ -60,6 +62,7 @@ def test_a_network_runs_is_ruled_and_shown_and_ends(metro: Path, tmp_path: Path,
             (["alice-hub", "cut", "now"], "alice-hub cut: a link can be told:"),
             (["alice-hub", "noise", "3"], "alice-hub noise: a percentage needs its sign; write 3%"),
             (["alice-hub", "eavesdrop", "intercept-resend", "120%"], "must be from 0% to 100%"),
+            (["alice-hub", "eavesdrop", "intercept-resend", "0%"], "who intercepts nothing is nobody"),
             (["alice-hub", "distance", "0"], "a fibre has from 1 m to 20000 km"),
             (["alice-hub", "loss", "-3"], "must not be negative"),
             (["alice", "noise", "3%"], "alice noise: a node can be cut, restore"),
@@ -107,10 +110,26 @@ def test_a_plan_says_who_starves_and_is_drawn(metro: Path, tmp_path: Path, typed
     assert code == 0
     assert "No tunnel starves in 1 d." in out
     code, _, err = typed("plan", topology, "--tunnels", tunnels, "--days", "nan")
-    assert (code, err) == (2, "qtunnel: --days nan: from a part of a day to 3660\n")
+    assert (code, err) == (2, "qtunnel: --days nan: must be above 0, such as 0.5, and 3660 at most\n")
     code, _, err = typed("plan", topology, "--tunnels", tunnels, "--days", "1", "--plot", tmp_path / "plan.docx")
     assert code == 2
     assert "name it .png, .svg or .pdf" in err
+    code, _, err = typed("plan", topology, "--tunnels", tunnels, "--plot", tmp_path / "plan")
+    assert (code, err.count("\n"), (tmp_path / "plan.png").exists()) == (2, 1, False)
+    for command, option in ((("plan", topology, "--tunnels", tunnels), "--plot"), (("map", topology), "--svg")):
+        place = tmp_path / "none" / "x.svg"
+        code, _, err = typed(*command, option, place)
+        assert (code, err) == (
+            2,
+            f"qtunnel: {option} {place}: there is no directory {place.parent}; make it, or name another\n",
+        )
+    tunnels.write_text("tunnels: [{name: x, between: [alice, bob], disjoint: 3}]")
+    code, out, err = typed("plan", topology, "--tunnels", tunnels)
+    assert (code, out) == (2, "")
+    assert err == (
+        f"qtunnel: {tunnels}:1:54: tunnels[0].disjoint: asks for 3 ways without a common node; the links have 2; add "
+        "links, or ask for fewer\n"
+    )
 
 
 def test_a_file_is_shown_and_certified_without_running(metro: Path, tmp_path: Path, typed: Typed) -> None:
@@ -134,10 +153,21 @@ def test_a_file_is_shown_and_certified_without_running(metro: Path, tmp_path: Pa
     code, _, err = typed("run", tmp_path / "none.yaml")
     assert code == 2
     assert "no such file" in err
-    metro.write_text(metro.read_text().replace(str(tmp_path), "/nowhere").replace("pki: ", "pki: /nowhere"))
+    made = tmp_path / "made"
+    metro.write_text(re.sub("pki: .*", f"pki: {made}", metro.read_text()))
+    sign = f"sign with the same CA: qtunnel kme pki {made} --add --kme kme-bob=127.0.0.1"
+    for file, how in (("kme-bob.key", f"remove {made}/kme-bob.pem, and {sign}"), ("kme-bob.pem", sign)):
+        (made / file).unlink()
+        code, _, err = typed("run", metro, "--socket", tmp_path / "x.sock")
+        assert (code, err) == (2, f"qtunnel: {made / file}: no such file; {how}\n")
+    code, _, err = typed("pki", made, "--add", "--kme", "kme-bob=127.0.0.1")
+    assert (code, err) == (0, "")
+    assert (made / "kme-bob.pem").exists()
+    metro.write_text(re.sub("pki: .*", "pki: nowhere", metro.read_text()))
     code, _, err = typed("run", metro, "--socket", tmp_path / "x.sock")
     assert code == 2
-    assert "Traceback" not in err
+    assert "nowhere/ca.pem: no such file; the KMEs need certificates: start with --make-pki, or make them:" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_without_the_package_the_remedy_is_said(metro: Path, tmp_path: Path) -> None:

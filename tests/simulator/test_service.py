@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from qtunnel.errors import KeyRequestRejectedError, KeySourceUnavailableError, NetworkError
 from qtunnel.keys.health import Limits, alarm_of
+from qtunnel.kme.api import ApiError
 from qtunnel.kme.server import listen
 from qtunnel.simulator.service import Service, running
 from qtunnel.simulator.topology_file import load_topology
@@ -59,7 +61,8 @@ def test_keys_are_relayed_and_the_network_is_ruled_while_it_runs(metro: Path) ->
                 assert (node(service, "hub")["learned_shares"], node(service, "spare")["learned_shares"]) == (1, 1)
                 await twice_hub.close()
                 thrice_hub = hub(topology, "sae-alice", extension_mandatory={"disjoint_paths": 3})
-                with pytest.raises(KeySourceUnavailableError, match="fewer than 3 disjoint paths from alice to bob"):
+                words = "fewer than 3 disjoint paths from alice to bob with enough keys: the links have no more ways"
+                with pytest.raises(KeySourceUnavailableError, match=words):
                     await source(thrice_hub, "sae-bob").get_key(32)
                 await thrice_hub.close()
                 for wrong in (0, "two", True):
@@ -124,6 +127,64 @@ def test_keys_are_relayed_and_the_network_is_ruled_while_it_runs(metro: Path) ->
                 await bobs.close()
 
     run(test)
+
+
+def test_a_full_store_costs_no_link_key_and_what_nobody_has_is_not_delivered(tmp_path: Path, network_pki: Path) -> None:
+    path = write_metro(tmp_path, network_pki)
+    path.write_text(path.read_text().replace("nodes:", "key: {max_count: 4}\nnodes:", 1))
+    topology = load_topology(path)
+
+    async def test() -> None:
+        async with running(topology) as service:
+            now = [time.monotonic()]
+            service._clock = lambda: now[0]  # so that keys expire when the test says so, and links make none
+            alices, bobs = hub(topology, "sae-alice"), hub(topology, "sae-bob")
+            alice, bob = source(alices, "sae-bob"), source(bobs, "sae-alice")
+            try:
+                refs = [(await alice.get_key(32))[0] for _ in range(3)]
+                before, links = totals(service), service.map()["links"]
+                with pytest.raises(KeySourceUnavailableError, match="the key store is full") as full:
+                    await alice.get_keys(32, 2)  # there is room for one
+                assert full.value.lost == 0
+                assert service.map()["links"] == links  # not a bit of any link
+                assert totals(service) == before | {"refused": 1}
+                assert before["delivered"] == sum(node(service, name)["learned_keys"] for name in ("hub", "spare")) == 3
+
+                await bob.get_key_by_id(refs[0])
+                refs += [ref for ref, _ in await alice.get_keys(32, 2)]
+                assert totals(service)["delivered"] == 5
+
+                # what a link loses on its way is made again, and is no delivered key
+                await bob.get_key_by_id(refs[1])
+                (way,) = service.core.paths("alice", "bob", 256)
+                service.command(way.links[0], "messages", "lose")
+                await bob.get_key_by_id((await alice.get_key(32))[0])
+                assert (totals(service)["delivered"], totals(service)["lost"]) == (6, 1)
+
+                # the end's store refuses after all: nobody has it
+                service.command(way.links[0], "restore")
+                store, used = service.stores["bob"], totals(service)["used"]
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(store, "put", refuse)
+                    with pytest.raises(KeySourceUnavailableError, match="for the test"):
+                        await alice.get_key(32)
+                found = totals(service)
+                assert found["used"] > used
+                assert (found["delivered"], found["relayed"], found["lost"]) == (6, 6, 2)
+                assert node(service, "bob")["own_keys"] == 6
+
+                now[0] += topology.key.ttl + 1
+                store.sweep(now[0])
+                assert totals(service)["expired"] == 3
+            finally:
+                await alices.close()
+                await bobs.close()
+
+    run(test)
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise ApiError(503, "for the test")
 
 
 async def told(service: Service, link: str, alarmed: bool = True) -> bool:

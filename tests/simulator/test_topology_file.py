@@ -92,7 +92,7 @@ def problems(tmp_path: Path, text: str) -> list[str]:
         "links.n.threshold: must be above 0; the usual are 11%, and 0.1 for cv",
         "pairs[1].between: is one node twice; name two",
         "pairs[2].between: there is no node 'dave'; there are: alice, bob, carol",
-        "pairs[0].disjoint: asks for 2 ways without a common node; the links have 0; add links, or ask for fewer",
+        "pairs[0].disjoint: there is no way from carol to bob over nodes that relay; add links",
         "time_scale: must be a number, or a comparison such as '1s = 1h'",
     ],
 )
@@ -176,4 +176,23 @@ def test_tunnels_are_checked_against_the_topology(metro: Path, tmp_path: Path) -
     assert "tunnels[1].interval: a duration needs a unit; write 5s for seconds" in told
     file.write_text("tunnels: [{name: one, between: [sae-alice, bob], interval: 1h, size: 128, keys: 2}]")
     (tunnel,) = load_tunnels(file, topology)
+    assert tunnel.disjoint == 1
     assert (tunnel.source, tunnel.target, tunnel.interval, tunnel.bits_per_rekey) == ("alice", "bob", 3600, 256)
+
+
+def test_no_tunnel_is_planned_over_more_ways_than_there_are(metro: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tunnels.yaml"
+    file.write_text(
+        "tunnels:\n"
+        "  - {name: two, between: [sae-alice, bob], disjoint: 2}\n"
+        "  - {name: three, between: [sae-alice, bob], disjoint: 3}\n"
+        "  - {name: one, between: [alice, island]}\n"
+    )
+    metro.write_text(metro.read_text().replace("  hub:", "  island: {}\n  hub:"))
+    with pytest.raises(ConfigError) as failure:
+        load_tunnels(file, load_topology(metro))
+    assert str(failure.value).splitlines() == [
+        f"{file}:3:56: tunnels[1].disjoint: asks for 3 ways without a common node; the links have 2; add links, or ask "
+        "for fewer",
+        f"{file}:4:26: tunnels[2].between: there is no way from alice to island over nodes that relay; add links",
+    ]
