@@ -29,8 +29,8 @@ from qtunnel.errors import (
 from qtunnel.events import EventStream
 from qtunnel.keys.health import alarm_of
 from qtunnel.keys.source import BatchKeySource, KeySource, SourceStatus
-from qtunnel.keys.trust import HOLD
-from qtunnel.rekey.model import Fetch, FetchAhead, FetchById, Fetched, FetchNew
+from qtunnel.keys.trust import AGAIN, HOLD
+from qtunnel.rekey.model import Fetch, FetchAhead, FetchById, Fetched, FetchNew, Look
 from qtunnel.secret import Secret
 from qtunnel.telemetry import log
 from qtunnel.terms import KeyRef
@@ -165,6 +165,9 @@ class KeySources:
         return sorted_out(still_good(self.book, request.peer, told, doubts))
 
     async def _answers(self, request: Fetch) -> Iterable[tuple[str, Answer]]:
+        if isinstance(request, Look):
+            await asyncio.gather(*(self._first_look(request.peer, name) for name in request.sources))
+            return []
         if isinstance(request, FetchAhead):
             return await self._ahead(request)
         if isinstance(request, FetchById):
@@ -333,6 +336,13 @@ class KeySources:
         first = not trust.seen
         self._watch.looked(peer, name)
         await asyncio.wait({self._begin_look(peer, name)}, timeout=HOLD if first else LOOK_WAIT)
+
+    async def _first_look(self, peer: str, name: str) -> None:
+        """Before keys of before the start are used: until somebody has looked, or for as long as a fresh one waits."""
+        await self._look_before(peer, name)
+        while self.book.waits(name, peer):
+            await asyncio.sleep(AGAIN)
+            await self._look_before(peer, name)
 
     async def _look(self, peer: str, name: str) -> None:
         await asyncio.wait({self._begin_look(peer, name)})
