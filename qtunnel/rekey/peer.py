@@ -13,6 +13,7 @@ from qtunnel.keys.used import UsedKeys
 from qtunnel.keys.volume import least_gap
 from qtunnel.rekey.ahead import NOTHING_KEPT, Ahead, Kept
 from qtunnel.rekey.context import PeerContext
+from qtunnel.rekey.doubt import Doubts
 from qtunnel.rekey.inbound import Inbound
 from qtunnel.rekey.model import Block, Effect, EpochInfo, Fetched, Memory, Now, PeerSettings
 from qtunnel.rekey.outbound import Outbound
@@ -55,6 +56,7 @@ class PeerRekey:
         self.ahead = Ahead(self.context, kept, now)
         self.outbound = Outbound(self.context, self.ahead)
         self.inbound = Inbound(self.context, self.ahead)
+        self._doubts = Doubts(self.context, self.ahead)
         self._old_offers = OldOffers()
         self._put_off: bytes | None = None
         self._unsuited: bytes | None = None
@@ -267,6 +269,7 @@ class PeerRekey:
     def vouch(self, source: str, at: float) -> None:
         """A look that began then (monotonic seconds) found nothing wrong with that source's keys."""
         self.ahead.vouch(source, at)
+        self._doubts.vouch(source)
 
     def distrust(self, source: str, why: str, now: Now) -> None:
         """An alarm: keys since that source's last good look are not used, and an exchange with one comes to nothing."""
@@ -276,6 +279,16 @@ class PeerRekey:
         if self.outbound.distrust(source, self.context.good_until(source)):
             self.outbound.yield_to_peer()
             self._ended(Outcome.RETRY_NOW, now)
+        self._replace(source, now)
+
+    def _replace(self, source: str, now: Now) -> None:
+        """Begin a rekey sooner where the epoch in force has a key of that source's that is in doubt."""
+        due = self._doubts.due(source, now.mono, initiates=self._initiates)
+        # An exchange under way has none, and a failed one is tried again in its own time.
+        busy = self.outbound.state is not OutState.IDLE or self.context.schedule.failures
+        if due is not None and not busy and self._next is not None and due < self._next:
+            self._next = due
+            self.context.notice("rekey.due", limit="doubt", source=source, seconds=round(due - now.mono, 3))
 
     def offered(self, responder: Responder, message: Message, address: Hashable, now: Now) -> bool:
         """An authenticated message 1 from this peer. Whether it is news."""

@@ -424,12 +424,13 @@ def test_kept_keys_wait_for_a_status_that_does_not_come_as_long_as_fresh_ones_an
             monkeypatch.setattr(sources, "AGAIN", 0.05)
             said.hangs = {"sae-bob"}
             if how == "away":
-                there = etsi014.Hub("metro", nobody(pki)).for_peer(etsi014.PeerOptions(peer_sae_id="sae-bob"))
-                its.sources._sources["bob", "metro"] = there
+                its.sources._hubs["away"] = away = etsi014.Hub("metro", nobody(pki))
+                its.sources._sources["bob", "metro"] = away.for_peer(etsi014.PeerOptions(peer_sae_id="sae-bob"))
             if how == "rests":
                 for _ in range(3):
                     its.sources.book.failed("metro", "away", KeySourceUnreachableError("metro", "status", "away"))
                 assert its.status("metro").state == "resting"
+                dict(its.sources.book)["metro"].health.rests_until += 1000.0
             waiting = asyncio.create_task(its.sources.fetch(Look("bob", 1, ("metro",))))
             await asyncio.sleep(0)
             assert not waiting.done()
