@@ -62,9 +62,10 @@ endif
 
 # every fault under load, a quarter of an hour, and the table of what came of it: also into docs/reliability.md.
 # ARGS="link cut,disk" tries those with one of these words, and leaves the other rows as they are; ENGINE=wireguard-go
-# those that another engine can pass, with it at both ends, and ENGINE=wireguard-go,qtunnel at alice's alone
+# those that another engine can pass, with it at both ends, and ENGINE=wireguard-go,qtunnel at alice's alone, with the newest
+# one where scripts/build-wireguard-go .tools has made it
 test-faults: dev test-tools
-	@ENGINE=$(ENGINE) $(BIN)/python -m tests.faults $(ARGS)
+	@PATH="$(CURDIR)/$(TOOLS):$$PATH" ENGINE=$(ENGINE) $(BIN)/python -m tests.faults $(ARGS)
 
 # two gateways under load, with a rekey a second and a random fault every half a minute, for MINUTES; what of it is to be
 # plotted goes into SOAK_RECORD. ARGS="--seed 7 --faults 20" are other ones, and fewer

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from qtunnel.bench.hub_tunnel import RECEIVED_AT_ONCE, PeerTunnel
+from qtunnel.bench.processes import stand_back
 from qtunnel.drivers.etsi014 import Options, PeerOptions
 from qtunnel.drivers.registry import find
 from qtunnel.errors import KeySourceError
@@ -44,6 +45,11 @@ INTERVAL = 3600.0
 MAX_AGE = 2 * INTERVAL
 CALLS = 32
 """Calls of this process to the KME at once: what is measured is the hub, not how the KME takes a thousand at a time."""
+
+
+PRIORITY = 10
+"""Steps of nice(1) that these processes stand back: in earnest each peer has a machine of its own, and here all of them
+share the hub's two processors."""
 
 
 def name_of(number: int) -> str:
@@ -227,6 +233,7 @@ async def _serve(peers: Peers, lines: asyncio.StreamReader) -> None:
 
 
 async def _main(directory: str, first: str, count: str, hub: str, port: str, kme: str) -> None:
+    stand_back(PRIORITY)
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     peers = Peers(Path(directory), int(first), int(count), (hub, int(port)), None if kme == "-" else kme)

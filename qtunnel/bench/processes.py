@@ -35,6 +35,14 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS
 
 
+def stand_back(steps: int) -> None:
+    """Lower this process's priority by steps of nice(1), among others of its session and, where the kernel groups
+    processes by session (sched(7), autogroup), its session's among others."""
+    os.nice(steps)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(steps))
+
+
 def peak_memory(pid: int) -> int:
     """The most bytes that were ever resident at once (VmHWM)."""
     return _status(pid, "VmHWM")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -150,11 +151,12 @@ class PeerConfig(Section):
     @property
     def policy(self) -> Policy:
         """What this end demands of an epoch, in the handshake's terms."""
-        return Policy(
-            QkdPolicy[self.qkd.policy.upper()],
-            self.qkd.min_sources,
-            ChainPolicy[self.qkd.chain.upper().replace("-", "_")],
-        )
+        return _policy(self.qkd.policy, self.qkd.min_sources, self.qkd.chain)
+
+
+@functools.lru_cache
+def _policy(qkd: str, min_sources: int, chain: str) -> Policy:
+    return Policy(QkdPolicy[qkd.upper()], min_sources, ChainPolicy[chain.upper().replace("-", "_")])
 
 
 _EXAMPLE_TUNNEL = {"interface": "qt0", "addresses": ["10.77.0.1/24"]}

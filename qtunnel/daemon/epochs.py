@@ -28,6 +28,8 @@ class Epochs:
         seen = self._last_seen.setdefault(view.name, {})
         for epoch, info in view.epochs.items():
             seen[epoch] = info, now
+        if len(seen) == len(view.epochs):
+            return view
         for epoch in [epoch for epoch, (_, at) in seen.items() if now - at > KEPT]:
             del seen[epoch]
         return replace(view, epochs={epoch: info for epoch, (info, _) in seen.items()})

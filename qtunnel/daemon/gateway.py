@@ -42,7 +42,7 @@ from qtunnel.daemon.takeover import lease_of, take_up
 from qtunnel.daemon.transport import Address, Datagram, HandshakeSockets, cookie_source, source_of
 from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally, in_force, is_stale, key_ids_of, protection_in_force, sources_of
-from qtunnel.engines.base import Lease
+from qtunnel.engines.base import Lease, PeerStats
 from qtunnel.engines.steward_client import StewardClient
 from qtunnel.errors import EngineError, QtunnelError, UnknownPeerError
 from qtunnel.events import EventStream
@@ -76,6 +76,7 @@ class Gateway:
         self._public = load_public(config)
         self._tally: dict[str, Tally] = defaultdict(Tally)
         self._shown: dict[str, tuple[int | None, Protection]] = {}
+        self._counted: dict[str, PeerStats] = {}
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._work = Lanes(self._carry_out, self._spawn)
@@ -239,6 +240,7 @@ class Gateway:
         for name in gone:
             self._tally.pop(name, None)
             self._shown.pop(name, None)
+            self._counted.pop(name, None)
             self._epochs.forget(name)
             self._nudges.forget(name)
 
@@ -335,7 +337,7 @@ class Gateway:
     # -- what is in force
 
     def _view(self, peer: str) -> PeerView:
-        return self._epochs.complete(self._core.peers[peer].view(), monotonic())
+        return self._epochs.complete(self._core.view(peer), monotonic())
 
     async def _poll(self, *steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
         expected, looks = Steady("expect"), [(step, Steady(step.__name__.strip("_"))) for step in steps]
@@ -372,7 +374,8 @@ class Gateway:
             if name not in self._core.peers:
                 continue  # taken away, or not added yet
             view, its = self._view(name), stats.get(name)
-            if its is not None:
+            if its is not None and its is not self._counted.get(name):
+                self._counted[name] = its
                 self._core.carried(name, its.rx_bytes + its.tx_bytes, its.packets, now())
             protection = protection_in_force(config, view, its, present)
             epoch = None if its is None else its.epoch_in_force

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from qtunnel.config import KeySourceConfig
@@ -157,9 +157,8 @@ class SourceBook:
 
     def barred(self, name: str, peer: str) -> bool:
         """Whether keys with that peer must not be used, also those that are here."""
-        its, trust = self._known.get(name), self.trust(name, peer)
-        quarantined = its is not None and its.health.state is SourceState.QUARANTINED
-        return quarantined or (trust is not None and trust.barred)
+        trust = self.trust(name, peer)
+        return self._quarantined(name) or (trust is not None and trust.barred)
 
     def why(self, name: str, peer: str) -> str:
         """What barred them, in words."""
@@ -234,18 +233,28 @@ class SourceBook:
     def looked(self, name: str, peer: str, status: SourceStatus, begun: float) -> list[str]:
         """Its status towards a peer was read. begun: when that was asked for; monotonic seconds. Returns the peers with
         which its keys must not be used from now on."""
-        before = self._barred(name)
-        self._looked(name, peer, status, begun)
-        return self._newly_barred(name, before)
+        return self._newly_barred(name, peer, lambda: self._looked(name, peer, status, begun))
 
-    def _barred(self, name: str) -> set[str]:
-        return {peer for peer in self.peers(name) if self.barred(name, peer)}
-
-    def _newly_barred(self, name: str, before: set[str]) -> list[str]:
-        news = [peer for peer in self.peers(name) if peer not in before and self.barred(name, peer)]
-        for peer in news:
-            self._known[name].towards[peer].doubts += 1
+    def _newly_barred(self, name: str, peer: str, look: Callable[[], None]) -> list[str]:
+        """What a look towards that peer barred: nothing, or the keys with that peer, or with all. The others are gone
+        through only for the last: a hub looks at each of a thousand peers by itself."""
+        its = self._known.get(name)
+        before = self._quarantined(name), self.barred(name, peer)
+        look()
+        if its is None:
+            return []
+        news: list[str] = []
+        if self._quarantined(name) and not before[0]:
+            news = [other for other, trust in its.towards.items() if other != peer and not trust.barred]
+        if peer in its.towards and self.barred(name, peer) and not before[1]:
+            news.append(peer)
+        for other in news:
+            its.towards[other].doubts += 1
         return news
+
+    def _quarantined(self, name: str) -> bool:
+        its = self._known.get(name)
+        return its is not None and its.health.state is SourceState.QUARANTINED
 
     def _looked(self, name: str, peer: str, status: SourceStatus, begun: float) -> None:
         its, trust = self._known.get(name), self.trust(name, peer)
@@ -273,14 +282,17 @@ class SourceBook:
 
     def unread(self, name: str, peer: str, error: KeySourceError) -> list[str]:
         """A look at its status towards a peer brought none. Returns what ``looked`` does."""
-        trust, barred = self.trust(name, peer), self._barred(name)
+        trust = self.trust(name, peer)
         garbled, none = isinstance(error, KeySourceStatusError), isinstance(error, KeyRequestRejectedError)
         if trust is None:
             return []
         before = trust.state
-        trust.failed(str(error), garbled=garbled, none=none)
-        self._tell_trust(trust, before)
-        return self._newly_barred(name, barred)
+
+        def failed() -> None:
+            trust.failed(str(error), garbled=garbled, none=none)
+            self._tell_trust(trust, before)
+
+        return self._newly_barred(name, peer, failed)
 
     def _well(self, name: str, its: Known, detail: str, keys: int) -> None:
         before = its.healthy

@@ -86,7 +86,7 @@ class KeySources:
         self._options: dict[tuple[str, str], object] = {}
         self._retired: dict[int, tuple[SourceHub, asyncio.Task[None]]] = {}
         self.supply = Supply((), tell)
-        self._watch = Watch(self._look, next_rekey)
+        self._watch = Watch(self._look, next_rekey, lambda name: self.book.resting(name) is not None)
         hubs = _open(config, config.key_sources)
         self.adopt(Opened(hubs, self._towards(config, hubs), config))
 
@@ -331,9 +331,11 @@ class KeySources:
     async def _look_before(self, peer: str, name: str) -> None:
         """A look before a key is asked for, where the last one is too old to tell; never raises, and waits its time."""
         trust = self.book.trust(name, peer)
-        if trust is None or not trust.due(monotonic()) or self.book.resting(name) is not None:
+        if trust is None or self.book.resting(name) is not None:
             return
         first = not trust.seen
+        if not trust.due(monotonic()) and not (first and trust.warns and (peer, name) in self._looking):
+            return
         self._watch.looked(peer, name)
         await asyncio.wait({self._begin_look(peer, name)}, timeout=HOLD if first else LOOK_WAIT)
 

@@ -13,6 +13,10 @@ LOOK_INTERVAL = 30.0
 CALL_GAP = 0.5
 """Seconds from one look at a source to the next: a KME that serves a thousand peers is asked twice a second at most, a
 quarter of what their rekeys cost it, and each peer's turn comes every eight minutes, besides those before its keys."""
+FIRST_AT_ONCE = 8
+"""First looks under way at one source: before them no key is used, so a hub that starts has to come through those of
+all its peers in a few seconds. Half the calls that a KME gets at a time, so that keys for peers which were looked at
+already do not wait for the looks at others."""
 SOON = 30.0
 """Seconds before its rekey from which a peer's turn comes before others'."""
 
@@ -23,15 +27,18 @@ NextRekey = Callable[[str], float | None]
 
 
 class Watch:
-    """Looks at all pairs in turn: first those that nobody has looked at, then by turns one that rekeys soon, and the
-    one that was not looked at for longest. One look at a time for each source; one that hangs keeps no other
-    source's."""
+    """Looks at all pairs in turn: first those that nobody has looked at, several at once, then by turns one that rekeys
+    soon, and the one that was not looked at for longest, one at a time for each source. One that hangs keeps no other
+    source's.
 
-    def __init__(self, look: Look, next_rekey: NextRekey) -> None:
-        self._look, self._next_rekey = look, next_rekey
+    resting: whether a source is left alone for now, so that first looks, too, go there one at a time.
+    """
+
+    def __init__(self, look: Look, next_rekey: NextRekey, resting: Callable[[str], bool] = lambda name: False) -> None:
+        self._look, self._next_rekey, self._resting = look, next_rekey, resting
         self._looked: dict[str, dict[str, float]] = {}
         """By source and peer, when a look last began; monotonic seconds."""
-        self._under_way: dict[str, asyncio.Future[object]] = {}
+        self._under_way: dict[str, list[asyncio.Future[object]]] = {}
         self._turns: dict[str, bool] = {}
         self._news = asyncio.Event()
 
@@ -68,21 +75,29 @@ class Watch:
                 except TimeoutError:
                     pass
         finally:
-            for task in self._under_way.values():
-                task.cancel()
+            for tasks in self._under_way.values():
+                for task in tasks:
+                    task.cancel()
 
     def _begin(self, name: str) -> None:
-        """The next look at that source, where its turn has come; raises what the one before failed with."""
-        before = self._under_way.get(name)
-        if before is not None:
-            if not before.done():
-                return
-            del self._under_way[name]
-            before.result()
-        peer = self.choose(name, monotonic())
-        if peer is not None:
+        """The next looks at that source, where their turn has come; raises what one before failed with."""
+        tasks = self._under_way.get(name, [])
+        self._under_way[name] = going = [task for task in tasks if not task.done()]
+        for task in tasks:
+            if task.done():
+                task.result()
+        known = self._looked[name]
+        firsts = [peer for peer, looked in known.items() if looked == float("-inf")]
+        most = 1 if not firsts or self._resting(name) else FIRST_AT_ONCE
+        while len(going) < most:
+            peer = firsts.pop(0) if firsts else None if going else self.choose(name, monotonic())
+            if peer is None:
+                break
             self.looked(peer, name)
-            self._under_way[name] = asyncio.ensure_future(self._look(peer, name))
+            task = asyncio.ensure_future(self._look(peer, name))
+            if firsts:
+                task.add_done_callback(lambda _: self._news.set())  # the next one's turn has come
+            going.append(task)
 
     def choose(self, name: str, now: float) -> str | None:
         """The peer towards which that source is looked at next; ``None`` where none is due."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -25,6 +26,8 @@ class Files(Protocol):
     def paths(self) -> tuple[Path, ...]: ...
 
 
+LOOK_AGAIN = 1.0
+"""Seconds from one look at the files to the next: a hub makes ten calls a second, and each look takes a thread."""
 LOOK_LIMIT = 1.0
 """Seconds that a connection waits for a look at the files: a disk answers in a millisecond, and one that has to wake up
 is heard with the next connection."""
@@ -39,11 +42,14 @@ class Certificates:
 
     make: makes it; raises a ``QtunnelError`` for files that cannot be used. Where that happens to files that changed,
     the context of before stays in force, and ``problem`` says why, until they are good again. The same where the disk
-    hangs, which nothing else waits for: files are looked at aside from the event loop.
+    hangs, which nothing else waits for: files are looked at aside from the event loop. clock: monotonic seconds.
     """
 
-    def __init__(self, files: Files, make: Callable[[], ssl.SSLContext]) -> None:
-        self._paths, self._make = files.paths, make
+    def __init__(
+        self, files: Files, make: Callable[[], ssl.SSLContext], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._paths, self._make, self._clock = files.paths, make, clock
+        self._looked = float("-inf")
         self._stamp = _stamp(self._paths)
         self._context = make()
         self._lock = asyncio.Lock()
@@ -51,11 +57,15 @@ class Certificates:
         self.problem: str | None = None
 
     async def current(self) -> ssl.SSLContext:
-        """The context for a connection that is made now."""
+        """The context for a connection that is made now; of a change of the files a second ago it may not know yet."""
         async with self._lock:
+            if self._clock() - self._looked < LOOK_AGAIN:
+                return self._context
             try:
                 # Taken before the files are read: what changes while they are is seen at the next look.
+                begun = self._clock()
                 stamp = await self._aside(lambda: _stamp(self._paths), LOOK_LIMIT)
+                self._looked = begun
                 if stamp != self._stamp:
                     await self._renew(stamp)
                 elif self.problem in (HANGS, NO_THREAD):

@@ -60,6 +60,8 @@ class DeviceEngine:
         self._peers: dict[bytes, PeerSpec] = {}
         self._ledgers: dict[bytes, EpochLedger] = {}
         self._held: dict[bytes, _Held] = {}
+        self._told: dict[bytes, tuple[DevicePeer, PeerStats]] = {}
+        """The last ``stats``, each with what the client told of it."""
 
     @property
     def name(self) -> str:
@@ -223,7 +225,13 @@ class DeviceEngine:
 
     async def stats(self) -> dict[bytes, PeerStats]:
         device = await self._client.get()
-        return {public_key: self._peer_stats(peer) for public_key, peer in device.peers.items()}
+        told, self._told = self._told, {}
+        for public_key, peer in device.peers.items():
+            before = told.get(public_key)
+            # What a ledger has to tell changes by the time alone.
+            same = self._epochs and before is not None and before[0] is peer
+            self._told[public_key] = before if same and before is not None else (peer, self._peer_stats(peer))
+        return {public_key: stats for public_key, (_, stats) in self._told.items()}
 
     def _peer_stats(self, peer: DevicePeer) -> PeerStats:
         epoch, newest = None, None

@@ -309,10 +309,12 @@ class _Unchanged:
         told, self._told = self._told, {}
         for block in self._blocks:
             key = block[:_HEX_KEY]
-            name = _public_key(key.decode())
-            if name not in device.peers:
-                device.peers[name] = told[key][1]
-            self._told[key] = block, device.peers[name]
+            before = told.get(key)
+            if before is None or before[0] != block:
+                before = block, device.peers[_public_key(key.decode())]
+            else:
+                device.peers[before[1].public_key] = before[1]
+            self._told[key] = before
 
 
 def _number(text: str, highest: int = 2**64 - 1) -> int:

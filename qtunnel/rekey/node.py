@@ -34,7 +34,7 @@ from qtunnel.rekey.model import (
     PeerSettings,
     Remember,
 )
-from qtunnel.rekey.peer import PeerRekey
+from qtunnel.rekey.peer import PeerRekey, PeerView
 from qtunnel.rekey.timing import RESTART_AFTER_DEFECT
 from qtunnel.secret import RandomBytes
 
@@ -68,6 +68,8 @@ class RekeyNode:
         self._used = UsedKeys(random_bytes)
         self.peers: dict[str, PeerRekey] = {}
         self._by_id: dict[bytes, PeerRekey] = {}
+        self._views: dict[str, PeerView] = {}
+        """Of peers with which nothing was done since."""
         self._exchanges = Exchanges()
         self._suites = SuitesInUse()
         self._tickets = count(1)
@@ -108,6 +110,7 @@ class RekeyNode:
 
     def _take_out(self, name: str) -> None:
         peer = self.peers.pop(name)
+        self._views.pop(name, None)
         del self._by_id[peer.settings.public.id]
         self._exchanges.forget(name)
         self._suites.forget(name)
@@ -140,6 +143,7 @@ class RekeyNode:
         received: a datagram is being read, so a ``HandshakeError`` is its sender's doing, and raised.
         """
         name = peer.settings.name
+        self._views.pop(name, None)
         try:
             result = bool(action())
             self._exchanges.set_ours(name, peer.outbound.exchange)
@@ -160,6 +164,13 @@ class RekeyNode:
             ]
             self._add(peer.settings, memory, now, RESTART_AFTER_DEFECT, Kept(why="an internal error"))
             return False
+
+    def view(self, name: str) -> PeerView:
+        """What there is to see of a peer, which must be there."""
+        view = self._views.get(name)
+        if view is None:
+            view = self._views[name] = self.peers[name].view()
+        return view
 
     def unkept(self, name: str, now: Now) -> None:
         """A ``Keep`` with keys that are used failed, and what was on disk before may be there still."""
@@ -285,6 +296,7 @@ class RekeyNode:
     def _init(self, passed: Passed, gate: Gate, address: Hashable, now: Now) -> Heard | None:
         message = passed.message
         for owner in self._exchanges.of_theirs(message.exchange):
+            self._views.pop(owner, None)
             if self.peers[owner].inbound.repeated(message.exchange, message.body, address, now):
                 return None
         suite = self._suites.get(message.suite)

@@ -27,6 +27,12 @@ PEER = etsi014.PeerOptions(peer_sae_id="sae-bob")
 PASSWORD = "correct horse"
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are looked at for each call, not each second."""
+    monkeypatch.setattr(certificates, "LOOK_AGAIN", 0.0)
+
+
 def secret_file(path: Path, data: bytes) -> Path:
     path.touch(0o600)
     path.write_bytes(data)
@@ -198,6 +204,30 @@ def test_renewed_certificates_are_in_force_without_a_restart(pki: Path, tmp_path
             here.issue()
             await here.source.get_key(32)
             assert await here.problem() == ""
+
+    run(test)
+
+
+def test_files_are_looked_at_once_a_second(pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificates, "LOOK_AGAIN", 1.0)
+    chain = tmp_path / "own.pem"
+    shutil.copy(files(pki, "sae-alice").certificate, chain)
+    now = [100.0]
+
+    class Paths:
+        paths = (chain,)
+
+    async def test() -> None:
+        kept = certificates.Certificates(Paths(), ssl.create_default_context, lambda: now[0])
+        first = await kept.current()
+        chain.write_text("another")
+        assert await kept.current() is first
+        now[0] += 0.99
+        assert await kept.current() is first
+        now[0] += 0.01
+        renewed = await kept.current()
+        assert renewed is not first
+        assert await kept.current() is renewed
 
     run(test)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from qtunnel.drivers import skip, skip_tls
+from qtunnel.drivers import certificates, skip, skip_tls
 from qtunnel.errors import ConfigError, FilePermissionError, KeySourceCertificateError, KeySourceError
 from tests.support.kme import files, run
 from tests.support.skip import Pair, TellingObject, key_providers, response, server_context
@@ -194,7 +194,11 @@ def test_a_psk_file_that_others_may_read(tmp_path: Path) -> None:
         skip.Hub("kp", skip.Options(url="https://127.0.0.1:1", psk_identity="a", psk_file=psk))
 
 
-def test_a_psk_that_is_renewed_is_in_force_for_the_next_connection(pki: Path, tmp_path: Path) -> None:
+def test_a_psk_that_is_renewed_is_in_force_for_the_next_connection(
+    pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificates, "LOOK_AGAIN", 0.0)
+
     async def test() -> None:
         async with key_providers(pki, psk_servers(tmp_path)) as pair:
             psk = write_psk(tmp_path, "mine", KEYS["bob"])

@@ -40,7 +40,8 @@ def mutant(what: str, *edits: tuple[str, str, str]) -> Mutant:
 
 
 CONTEXT, INBOUND, OUTBOUND = "rekey/context.py", "rekey/inbound.py", "rekey/outbound.py"
-PEER, GUARD, VIEW, POLICY = "rekey/peer.py", "rekey/protection.py", "daemon/view.py", "keys/policy.py"
+AHEAD, PEER, GUARD = "rekey/ahead.py", "rekey/peer.py", "rekey/protection.py"
+VIEW, POLICY = "daemon/view.py", "keys/policy.py"
 
 MUTANTS = (
     mutant(
@@ -184,6 +185,22 @@ MUTANTS = (
     mutant(
         "a session of the epoch before goes on under a policy that forbids it",
         (VIEW, "    if relaxed or view.installed is None or", "    if True or"),
+    ),
+    mutant(
+        "keys in hand outlive an alarm",
+        (
+            AHEAD,
+            "        in_hand = [*context.ours.distrust(source, since), *context.theirs.distrust(source, since)]\n",
+            "        in_hand = list[KeyRef]()\n",
+        ),
+    ),
+    mutant(
+        "an exchange with a key in doubt goes on at its initiator",
+        (PEER, "        if self.outbound.distrust(source, self.context.good_until(source)):\n", "        if False:\n"),
+    ),
+    mutant(
+        "an exchange with a key in doubt goes on at its responder",
+        (PEER, "        if self.inbound.uses(doubted):\n", "        if False:\n"),
     ),
 )  # fmt: skip
 

@@ -75,6 +75,7 @@ class Oracle:
         self._refused: dict[str, float] = {"a": -1e9, "b": -1e9}
         self._still_relaxed: set[str] = set()
         self._forgot: dict[str, float] = {"a": -1e9, "b": -1e9}
+        self._doubted: dict[str, set[KeyRef]] = {"a": set(), "b": set()}
 
     def _hold(self, rule: bool, text: str) -> None:
         if not rule:
@@ -96,6 +97,11 @@ class Oracle:
     def forgets(self, end: str) -> None:
         """The end's state directory is lost."""
         self._forgot[end] = self._world.now
+
+    def doubts(self, end: str, refs: set[KeyRef]) -> None:
+        """An alarm: of these, those in no epoch of the end's yet must never get into one."""
+        mine = {ref for its in self.epochs.values() if end in its.made for ref in its.info.keys}
+        self._doubted[end] |= refs - mine
 
     def changes(self, end: str, before: Side) -> None:
         """The policy is another one from now on; what is in place has to satisfy it, or goes. Where nothing is, or PQC
@@ -192,6 +198,7 @@ class Oracle:
             self._hold(known, f"{name} is installed by its responder before the initiator can have it")
         for ref in info.keys:
             self._hold(self._used.setdefault(ref, psk) == psk, f"{name}: {ref.key_id} is used a second time")
+            self._hold(ref not in self._doubted[end], f"{name}: {ref.key_id} came before an alarm with no look since")
             both = world.keys.bits(end, ref) == world.keys.bits(other, ref) is not None
             self._hold(both, f"{name}: claims {ref.key_id}, which the two ends do not share")
         sources = len(info.sources)

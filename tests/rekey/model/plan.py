@@ -76,6 +76,17 @@ class Kme(Action):
 
 
 @dataclass(frozen=True)
+class Alarm(Action):
+    """A source's status has an alarm at that end, seen in the middle of what it does: after so many further effects.
+    source: 0 for the first, 1 for the second, where there is one."""
+
+    end: str
+    source: int
+    effects: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Weather(Action):
     """The network is worse for a while. spread: seconds by which delays differ, which reorders."""
 
@@ -192,6 +203,7 @@ _actions = st.one_of(
     st.builds(Rekey, _after, st.sampled_from([*ENDS, "both"])),
     st.builds(Crash, _after, _end, st.integers(0, 5), _short, st.booleans()),
     st.builds(Kme, _after, _end, st.sampled_from(["down", "slow", "lies", "loses"]), _while),
+    st.builds(Alarm, _after, _end, st.integers(0, 1), st.integers(0, 5), _while),
     st.builds(
         Weather, _after, st.sampled_from([0.1, 0.3, 0.6]), st.sampled_from([0.0, 0.3]),
         st.sampled_from([0.0, 0.5, 3.0]), _while,

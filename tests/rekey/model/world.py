@@ -34,6 +34,7 @@ from tests.rekey.model.oracle import BrokenRuleError, Oracle
 from tests.rekey.model.plan import (
     ENDS,
     Action,
+    Alarm,
     Change,
     Clock,
     Crash,
@@ -57,28 +58,38 @@ TUNNEL_LOSS = 0.05
 """Share of WireGuard's own packets that are lost on top of what the network loses: it must get along with it."""
 SLOW_KME = 10.0
 UNKNOWN = object()
+VOUCH_EVERY = 10
+"""Seconds between two looks at the status of a source."""
 RECORDED = 12
 STANDSTILL = 10_000
 """Steps at one moment: the most that happen at once are some hundred, of a replay."""
 
 
 class RecordedKmes(KmePair):
-    """The pair, with a memory of what it delivered to whom."""
+    """The pair, with a memory of what it delivered to whom and when. barred: whether an end asks a source for nothing,
+    as the daemon does while there is an alarm."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, clock: Callable[[], float], barred: Callable[[str, str], bool]) -> None:
         super().__init__(rng)
+        self._clock, self._barred = clock, barred
         self._bits: dict[tuple[str, KeyRef], bytes] = {}
+        self.came: dict[tuple[str, KeyRef], float] = {}
         self.since_start: dict[str, set[KeyRef]] = {end: set() for end in ENDS}
 
     def get(self, who: str, source: str, size: int) -> tuple[KeyRef, Secret] | str:
+        if self._barred(who, source):
+            return f"{source}: in quarantine"
         return self._note(who, super().get(who, source, size))
 
     def get_by_id(self, who: str, ref: KeyRef) -> tuple[KeyRef, Secret] | str:
+        if self._barred(who, ref.source):
+            return f"{ref.source}: in quarantine"
         return self._note(who, super().get_by_id(who, ref))
 
     def _note(self, who: str, answer: tuple[KeyRef, Secret] | str) -> tuple[KeyRef, Secret] | str:
         if not isinstance(answer, str):
             self._bits[who, answer[0]] = bytes(answer[1].reveal())
+            self.came[who, answer[0]] = self._clock()
             self.since_start[who].add(answer[0])
         return answer
 
@@ -106,11 +117,16 @@ class World(Simulation):
         """Ends whose next key comes without the one before it, which a session that had to go was of."""
         self.incarnation = dict.fromkeys(ENDS, 0)
         self._cut: dict[str, Crash] = {}
+        self._warnings: list[tuple[int, Alarm]] = []
+        """Alarms that wait for their moment, each with the effects of its end by then."""
+        self._effects = dict.fromkeys(ENDS, 0)
         self._still = 0
         self._due: float | None = None
         self._asides: set[int] = set()
         self._done = dict.fromkeys(ENDS, 0)
         self._until: dict[tuple[str, str], float] = {}
+        self._vouched: dict[tuple[str, str], float] = {}
+        """By end and source, when the last look that found no alarm began."""
         self._weather: list[tuple[float, Conditions]] = []
         self._recorded: list[tuple[str, Hashable, tuple[bytes, ...]]] = []
         self._wg_rng = random.Random(plan.seed)
@@ -245,7 +261,11 @@ class World(Simulation):
                     self.crash(host.name, crash.down, crash.keep)
                     return
                 self._done[host.name] += 1
+            self._effects[host.name] += 1
             self._effect(host, effect)
+        for due, alarm in tuple(self._warnings):
+            if alarm.end == host.name and due <= self._effects[host.name]:
+                self._alarm(due, alarm)
 
     def _effect(self, host: Host, effect: Effect) -> None:
         name = host.name
@@ -331,6 +351,8 @@ class World(Simulation):
             self._look_up()
         for host in list(self.hosts.values()):
             self.wires[host.name].tick()
+            if int(self.now) % VOUCH_EVERY == 0:
+                self._vouch(host)
             self._reconcile(host)
             if self.oracle.look(host):
                 self._drop_session(host)
@@ -360,7 +382,7 @@ class World(Simulation):
     # -- key sources
 
     def _make_kme(self) -> KmePair:
-        self.keys = RecordedKmes(self.rng)
+        self.keys = RecordedKmes(self.rng, lambda: self.now, self._alarmed)
         return self.keys
 
     def _set_kmes(self) -> None:
@@ -372,6 +394,31 @@ class World(Simulation):
     def _fetch(self, host: Host, effect: FetchNew | FetchAhead | FetchById) -> None:
         self._set_kmes()
         super()._fetch(host, effect)
+
+    def _alarmed(self, end: str, source: str) -> bool:
+        return self._holds(f"alarm at {source}", end)
+
+    def _vouch(self, host: Host) -> None:
+        for source in SOURCES:
+            if not self._alarmed(host.name, source):
+                self._vouched[host.name, source] = self.now
+                host.node.vouch(host.peer, source, self.now, self.present(host.name))
+
+    def _alarm(self, due: int, alarm: Alarm) -> None:
+        """The keys that came to the end since its last good look are in doubt."""
+        if (due, alarm) not in self._warnings:
+            return
+        self._warnings.remove((due, alarm))
+        end, source = alarm.end, SOURCES[alarm.source]
+        self._hold(f"alarm at {source}", end, alarm.seconds)
+        since = self._vouched.get((end, source), float("-inf"))
+        self.oracle.doubts(
+            end,
+            {ref for (who, ref), at in self.keys.came.items() if who == end and ref.source == source and at > since},
+        )
+        host = self.hosts.get(end)
+        if host is not None:
+            host.node.distrust(host.peer, source, "an eavesdropper", self.present(end))
 
     # -- faults
 
@@ -409,6 +456,11 @@ class World(Simulation):
                     self.kme.lose_keys()
                 else:
                     self._hold(action.what, action.end, action.seconds)
+            case Alarm():
+                waiting = self._effects[action.end] + action.effects, action
+                self._warnings.append(waiting)
+                # Where it does nothing meanwhile, it comes all the same.
+                self._at(self.now + self.plan.interval, lambda: self._alarm(*waiting))
             case Weather():
                 worse = Conditions(action.loss, action.duplicate, 0.02, 0.02 + action.spread)
                 self._weather.append((self.now + action.seconds, worse))
@@ -443,8 +495,8 @@ class World(Simulation):
 
     @property
     def settled(self) -> bool:
-        """Whether both ends are there, and no crash waits for its moment."""
-        return len(self.hosts) == len(ENDS) and not self._cut
+        """Whether both ends are there, and no crash or alarm waits for its moment."""
+        return len(self.hosts) == len(ENDS) and not self._cut and not self._warnings
 
     def faults_end(self) -> float:
         """When the last fault that is under way is over."""
