@@ -40,14 +40,12 @@ logger = log.get("daemon.sources")
 CALL_LIMIT = 25.0
 """Seconds for one call, within the 30 s that an exchange waits; drivers have their own, shorter timeouts."""
 LOOK_WAIT = 2.0
-"""Seconds that a key waits for the look before it where there was one already: what comes later counts all the same,
-and takes back the key where it is an alarm."""
+"""Seconds that a key waits for a look before it that is not the first: an alarm that comes later takes it back."""
 LOOKS_AT_ONCE = 16
 """At one source, before keys: a hub of 1,000 peers that starts must not ask its KME for all in one moment."""
 
 FEWER = (KeySourceUnavailableError, KeyRequestRejectedError, KeyNotFoundError)
-"""After these, where nothing was consumed, fewer keys at once may be had: it has not so many, gives not so many in one
-answer, or one of several is not there."""
+"""After these, where nothing was consumed, fewer keys at once may be had, or those of several that are there."""
 
 T = TypeVar("T")
 

@@ -34,8 +34,9 @@ from qtunnel.rekey.model import (
     PeerSettings,
     Remember,
 )
-from qtunnel.rekey.peer import PeerRekey, PeerView
+from qtunnel.rekey.peer import PeerRekey
 from qtunnel.rekey.timing import RESTART_AFTER_DEFECT
+from qtunnel.rekey.view import PeerView
 from qtunnel.secret import RandomBytes
 
 _COOKIE = bytes([COOKIE_TYPE])
