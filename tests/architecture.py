@@ -15,9 +15,8 @@ from pathlib import Path
 from qtunnel.keys.health import SOURCE_TABLE, SourceState
 from qtunnel.keys.trust import TRUST_TABLE, TrustState
 from qtunnel.qkdnet.link import LINK_TABLE, LinkState
-from qtunnel.rekey.inbound import IN_TABLE, InState
-from qtunnel.rekey.outbound import OUT_TABLE, OutState
 from qtunnel.rekey.protection import GUARD_TABLE, GuardState
+from qtunnel.rekey.states import IN_TABLE, OUT_TABLE, InState, OutState
 from qtunnel.statemachine import mermaid
 from qtunnel.wireguard.record_link import RECORD_TABLE, RecordState
 

@@ -37,8 +37,8 @@ from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import IDENTITY_SEED_SIZE, MAX_PUBLIC_FILE, Identity, PublicIdentity
 from qtunnel.keys.chain import EpochChain
 from qtunnel.keys.reservoir import mark_of
-from qtunnel.rekey.inbound import IN_TABLE, InState
-from qtunnel.rekey.outbound import KEYS_KEPT_ON, OUT_TABLE, OutState
+from qtunnel.rekey.outbound import KEYS_KEPT_ON
+from qtunnel.rekey.states import IN_TABLE, OUT_TABLE, InState, OutState
 from qtunnel.secret import Secret
 from qtunnel.terms import ChainPolicy, Inventory, KeyRef, Policy, QkdPolicy
 from qtunnel.wireguard import limits, record_join, record_link, record_size, uapi

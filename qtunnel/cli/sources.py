@@ -13,13 +13,16 @@ from rich.text import Text
 
 from qtunnel.cli import completion
 from qtunnel.cli.selectors import daemon_options, open_client
-from qtunnel.control.messages import KeySourceStatus
+from qtunnel.control.messages import KeySourceStatus, SourcePeerStatus
+from qtunnel.control.words import duration
 from qtunnel.errors import EXIT_FAILURE, EXIT_PROTECTED
 
 COLOURS = {
     "well": "green", "not asked yet": "", "failing": "red", "resting": "red", "partly in quarantine": "red",
     "in quarantine": "red",
 }  # fmt: skip
+OLD = 60.0
+"""Seconds from which on a QBER has its age: two of the usual 30 s between looks, as one that is late is no news."""
 MOST_PEERS = 20
 """Peers with a line of their own for each source: a hub has a thousand; ``--json`` has all."""
 
@@ -86,10 +89,8 @@ def render(found: list[KeySourceStatus]) -> RenderableType:
 def _towards(its: KeySourceStatus) -> list[str]:
     """A line for each peer that there is something to say of."""
     told = its.doubted
-    lines = [
-        f"{its.name} towards {one.peer}: {': '.join(part for part in (one.state, one.alarm or one.problem) if part)}"
-        for one in told[:MOST_PEERS]
-    ]
+    said = [(one.peer, state_words(one), one.alarm or one.problem) for one in told[:MOST_PEERS]]
+    lines = [f"{its.name} towards {peer}: {state}" + (f": {why}" if why else "") for peer, state, why in said]
     more = len(told) - MOST_PEERS
     return [*lines, f"{its.name}: and {more} peers more"] if more > 0 else lines
 
@@ -127,4 +128,11 @@ def qber_words(its: KeySourceStatus) -> str:
     if its.qber is None:
         return "-"
     limit = "" if its.qber_limit is None else f" of {its.qber_limit:.1%}"
-    return f"{its.qber:.1%}{limit}"
+    old = its.qber_age_s is not None and its.qber_age_s > OLD
+    return f"{its.qber:.1%}{limit}" + (f", {duration(its.qber_age_s or 0.0)} ago" if old else "")
+
+
+def state_words(its: SourcePeerStatus) -> str:
+    """What is in force of a source's keys with one peer, and since when where that is no status."""
+    silent = its.state == "status not known" and its.silent_s is not None
+    return f"{its.state} for {duration(its.silent_s or 0.0)}" if silent else its.state

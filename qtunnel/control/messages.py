@@ -173,7 +173,9 @@ class PlainPeerStatus(Message):
 
 class SourcePeerStatus(Message):
     """What a key source says of its keys with one peer. stored_keys, qber (a fraction): as it told them last, ``None``
-    where it does not tell. alarm: why none of them is used. problem: why the last look brought no status."""
+    where it does not tell. alarm: why none of them is used. problem: why the last look brought no status. status_age_s:
+    seconds since the last status that came was asked for; silent_s: for how many none has come, ``None`` where the last
+    look brought one."""
 
     peer: str
     state: TrustName
@@ -181,13 +183,16 @@ class SourcePeerStatus(Message):
     qber: float | None = None
     alarm: str | None = None
     problem: str | None = None
+    status_age_s: float | None = None
+    silent_s: float | None = None
 
 
 class KeySourceStatus(Message):
     """One key source; healthy is ``None`` where it was not asked yet.
 
     stored_keys, max_keys, key_rate (secret bits per second): as it told them last of the first peer that it told them
-    of; qber (a fraction): the worst of all peers; ``None`` where it does not tell. towards: of each peer.
+    of; qber (a fraction): the worst of all peers, and qber_age_s how old that is in seconds; ``None`` where it does not
+    tell. towards: of each peer.
     keys_used_per_day: at the rate of the last hour. days_left: until it is empty, a lower bound where it tells no
     key_rate; ``None`` where not known, and where ``lasts``: no less is made than used. keys_taken, keys_lost: since the
     daemon's start. faults: calls that failed, by kind, likewise. alarm: why it is in quarantine.
@@ -202,6 +207,7 @@ class KeySourceStatus(Message):
     stored_keys: int | None = None
     max_keys: int | None = None
     qber: float | None = None
+    qber_age_s: float | None = None
     qber_limit: float | None = None
     key_rate: float | None = None
     keys_used_per_day: float | None = None

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from qtunnel.engines.ledger import SESSION_TIME
 from qtunnel.rekey.model import EpochInfo
-from qtunnel.rekey.peer import PeerView
+from qtunnel.rekey.view import PeerView
 
 KEPT = SESSION_TIME + 20.0
 """Seconds beyond the core's own memory: a handshake is put down to a key that was replaced up to ``SESSION_TIME``

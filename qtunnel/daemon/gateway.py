@@ -50,7 +50,7 @@ from qtunnel.identity import Identity, PublicIdentity
 from qtunnel.keys.policy import Protection
 from qtunnel.rekey.model import Block, Defect, Effect, Fetch, Install, Keep, Notice, Remember, Send
 from qtunnel.rekey.node import RekeyNode
-from qtunnel.rekey.peer import PeerView
+from qtunnel.rekey.view import PeerView
 from qtunnel.sd_notify import Notifier
 from qtunnel.secret import Secret
 from qtunnel.telemetry import log

@@ -17,7 +17,7 @@ from qtunnel.errors import QtunnelError
 from qtunnel.events import Event, EventStream
 from qtunnel.keys.policy import satisfies
 from qtunnel.rekey.node import RekeyNode
-from qtunnel.rekey.peer import PeerView
+from qtunnel.rekey.view import PeerView
 
 IN_FORCE_LIMIT = 10.0
 """Seconds that ``qtunnel rekey`` waits for WireGuard to take the new epoch up: two of its handshake retries."""

@@ -87,8 +87,6 @@ def peer_line(identity: str, memory: Memory, place: Place | None) -> str:
         entry["held"] = dict(memory.held)
     if memory.stored:
         entry["stored"] = memory.stored
-    if memory.vouched:
-        entry["vouched"] = dict(memory.vouched)
     if place is not None:
         entry["place"] = {"endpoint": place.endpoint, "host": place.host}
     return _line({identity: entry})
@@ -185,12 +183,12 @@ def _peers(entries: dict[str, dict[str, Any]]) -> tuple[dict[str, Memory], dict[
 
 def _memory(entry: dict[str, Any]) -> Memory:
     epoch, proposed, stored = entry["epoch"], entry.get("proposed", 0), entry.get("stored", 0)
-    held, vouched = entry.get("held", {}), entry.get("vouched", {})
-    for number in (epoch, proposed, stored, *held.values(), *vouched.values()):
+    held = entry.get("held", {})
+    for number in (epoch, proposed, stored, *held.values()):
         if type(number) is not int or not 0 <= number < EPOCH_BOUND:
             raise ValueError("a number out of range")
-    lost, counts, looks = bool(entry.get("lost", False)), tuple(sorted(held.items())), tuple(sorted(vouched.items()))
-    return Memory(epoch, _time(entry["sent"]), _time(entry["seen"]), proposed, lost, counts, stored, looks)
+    lost, counts = bool(entry.get("lost", False)), tuple(sorted(held.items()))
+    return Memory(epoch, _time(entry["sent"]), _time(entry["seen"]), proposed, lost, counts, stored)
 
 
 def _time(text: object) -> bytes:

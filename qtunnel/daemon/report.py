@@ -22,7 +22,7 @@ from qtunnel.daemon.tunnel import Tunnel
 from qtunnel.daemon.view import Tally, peer_status
 from qtunnel.errors import EngineError, UnknownPeerError
 from qtunnel.rekey.node import RekeyNode
-from qtunnel.rekey.peer import PeerView
+from qtunnel.rekey.view import PeerView
 
 STATUS_LIMIT = 2.0
 """Seconds that a status waits for the engine; what an engine does that takes longer is not known to work."""

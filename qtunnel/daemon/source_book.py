@@ -133,6 +133,18 @@ class SourceBook:
         self._tell_trust(trust, before)
         return refusal
 
+    def waits(self, name: str, peer: str) -> bool:
+        """Whether its keys with that peer that are here already wait for the first look; not for longer than one that
+        is asked for now, also where a source that rests is not looked at."""
+        trust = self.trust(name, peer)
+        if trust is None or trust.seen:
+            return False
+        if not trust.begun:
+            trust.begins(monotonic())
+        before, waits = trust.state, trust.refusal(monotonic()) is not None
+        self._tell_trust(trust, before)
+        return waits
+
     def resting(self, name: str) -> str | None:
         """Why it must not be asked for anything now; ``None`` where it may be."""
         its = self._known.get(name)

@@ -19,7 +19,8 @@ def _source(name: str, its: Known, now: float) -> KeySourceStatus:
     """Store and rate are those towards the first peer that they were told of; the QBER is the worst of all."""
     towards, health = list(its.towards.values()), its.health
     told = next((one.status for one in towards if one.status is not None), None) or SourceStatus(False, "")
-    rates = [one.status.qber for one in towards if one.status is not None and one.status.qber is not None]
+    rates = [(one.status.qber, one.age(now)) for one in towards if one.status and one.status.qber is not None]
+    qber, qber_age = max(rates, key=lambda rate: rate[0], default=(None, None))
     barred = [one for one in towards if one.barred]
     used = health.consumption.per_day(now)
     days = days_left(told.stored_keys, used, _keys_a_day(told.key_rate, its.key_size))
@@ -32,7 +33,8 @@ def _source(name: str, its: Known, now: float) -> KeySourceStatus:
         last_error=its.last_error,
         stored_keys=told.stored_keys,
         max_keys=told.max_keys,
-        qber=max(rates, default=None),
+        qber=qber,
+        qber_age_s=qber_age,
         qber_limit=health.quarantine.limits.qber,
         key_rate=told.key_rate,
         keys_used_per_day=used,
@@ -42,7 +44,7 @@ def _source(name: str, its: Known, now: float) -> KeySourceStatus:
         keys_lost=health.lost,
         faults=dict(its.faults),
         alarm=_alarm(its, barred),
-        towards=[_towards(one) for one in towards],
+        towards=[_towards(one, now) for one in towards],
     )
 
 
@@ -64,15 +66,17 @@ def _alarm(its: Known, barred: list[Trust]) -> str | None:
     return first if len(barred) == 1 else f"{first}; and towards {len(barred) - 1} more"
 
 
-def _towards(trust: Trust) -> SourcePeerStatus:
-    status = trust.status or SourceStatus(False, "")
+def _towards(trust: Trust, now: float) -> SourcePeerStatus:
+    status, shown = trust.status or SourceStatus(False, ""), trust.shown(now)
     return SourcePeerStatus(
         peer=trust.peer,
-        state=trust.state.value if trust.warns or trust.state is not TrustState.UNSEEN else "tells none",
+        state=shown.value if trust.warns or shown is not TrustState.UNSEEN else "tells none",
         stored_keys=status.stored_keys,
         qber=status.qber,
         alarm=trust.why if trust.barred else None,
         problem=trust.problem or (None if status.healthy or trust.status is None else status.detail),
+        status_age_s=trust.age(now),
+        silent_s=trust.silent(now),
     )
 
 

@@ -29,8 +29,8 @@ from qtunnel.errors import (
 from qtunnel.events import EventStream
 from qtunnel.keys.health import alarm_of
 from qtunnel.keys.source import BatchKeySource, KeySource, SourceStatus
-from qtunnel.keys.trust import HOLD
-from qtunnel.rekey.model import Fetch, FetchAhead, FetchById, Fetched, FetchNew
+from qtunnel.keys.trust import AGAIN, HOLD
+from qtunnel.rekey.model import Fetch, FetchAhead, FetchById, Fetched, FetchNew, Look
 from qtunnel.secret import Secret
 from qtunnel.telemetry import log
 from qtunnel.terms import KeyRef
@@ -40,14 +40,12 @@ logger = log.get("daemon.sources")
 CALL_LIMIT = 25.0
 """Seconds for one call, within the 30 s that an exchange waits; drivers have their own, shorter timeouts."""
 LOOK_WAIT = 2.0
-"""Seconds that a key waits for the look before it where there was one already: what comes later counts all the same,
-and takes back the key where it is an alarm."""
+"""Seconds that a key waits for a look before it that is not the first: an alarm that comes later takes it back."""
 LOOKS_AT_ONCE = 16
 """At one source, before keys: a hub of 1,000 peers that starts must not ask its KME for all in one moment."""
 
 FEWER = (KeySourceUnavailableError, KeyRequestRejectedError, KeyNotFoundError)
-"""After these, where nothing was consumed, fewer keys at once may be had: it has not so many, gives not so many in one
-answer, or one of several is not there."""
+"""After these, where nothing was consumed, fewer keys at once may be had, or those of several that are there."""
 
 T = TypeVar("T")
 
@@ -165,6 +163,9 @@ class KeySources:
         return sorted_out(still_good(self.book, request.peer, told, doubts))
 
     async def _answers(self, request: Fetch) -> Iterable[tuple[str, Answer]]:
+        if isinstance(request, Look):
+            await asyncio.gather(*(self._first_look(request.peer, name) for name in request.sources))
+            return []
         if isinstance(request, FetchAhead):
             return await self._ahead(request)
         if isinstance(request, FetchById):
@@ -335,6 +336,13 @@ class KeySources:
             return
         self._watch.looked(peer, name)
         await asyncio.wait({self._begin_look(peer, name)}, timeout=HOLD if first else LOOK_WAIT)
+
+    async def _first_look(self, peer: str, name: str) -> None:
+        """Before keys of before the start are used: until somebody has looked, or for as long as a fresh one waits."""
+        await self._look_before(peer, name)
+        while self.book.waits(name, peer):
+            await asyncio.sleep(AGAIN)
+            await self._look_before(peer, name)
 
     async def _look(self, peer: str, name: str) -> None:
         await asyncio.wait({self._begin_look(peer, name)})

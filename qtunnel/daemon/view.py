@@ -10,7 +10,7 @@ from qtunnel.control.messages import PeerStatus, ReservoirStatus, UsedKey
 from qtunnel.engines.base import PeerStats, format_endpoint
 from qtunnel.keys.policy import Protection, level, satisfies, sources_required
 from qtunnel.rekey.model import EpochInfo
-from qtunnel.rekey.peer import PeerView
+from qtunnel.rekey.view import PeerView
 
 PROVEN_KEPT = 60.0
 """Seconds: long enough to be read."""

@@ -144,24 +144,30 @@ def _decoded(text: str) -> bytes | None:
 
 
 def status(place: str, body: Body) -> dict[str, Any]:
-    """The status object (clause 6.1) with its field names in lower case; raises ``KeySourceProtocolError``."""
+    """The status object (clause 6.1) with its field names in lower case.
+
+    Raises ``KeySourceStatusError`` for one that cannot be read: it may have an alarm in it. Nothing, or a page for
+    people, as servers have for paths that they do not know, is no status: ``KeySourceProtocolError``.
+    """
+    none = bytes(body).lstrip()[:1] in (b"", b"<")
+    kind = KeySourceProtocolError if none else KeySourceStatusError
 
     def fail(what: str) -> KeySourceProtocolError:
-        return KeySourceProtocolError(place, "status", f"HTTP 200, but {what}")
+        return kind(place, "status", f"HTTP 200, but {what}")
 
     return json_object(body, fail)
 
 
 def source_status(place: str, fields: Mapping[str, Any]) -> SourceStatus:
     """What a status object says, in our terms: of the keys with one SAE (clause 5.1). Fields that are missing or of
-    another type count as not told, besides an alarm, which is one in any form, and a QBER: raises
-    ``KeySourceStatusError`` for one that cannot be read."""
+    another type count as not told, besides an alarm, which is one in any form. Raises ``KeySourceStatusError`` for a
+    QBER that cannot be read, and for an extension that is no object: nobody knows what it says. An empty one says
+    nothing, in whatever type; some languages write an empty object as an empty list."""
     garbled = partial(KeySourceStatusError, place, "status")
     stored = _number(fields.get("stored_key_count"))
     most = _number(fields.get("max_key_count"))
     key_size = _number(fields.get("key_size"))
-    extension = fields.get("status_extension")
-    extension = folded(extension, garbled) if isinstance(extension, dict) else {}
+    extension = _extension(fields.get("status_extension"), garbled)
     told = [f"{fields.get('source_kme_id', '?')} to {fields.get('target_kme_id', '?')}"]
     if stored is not None:
         told.append(f"{stored:g} keys stored")
@@ -185,6 +191,14 @@ def source_status(place: str, fields: Mapping[str, Any]) -> SourceStatus:
         alarm=alarm,
         for_all=False,
     )
+
+
+def _extension(value: object, garbled: Fail) -> dict[str, Any]:
+    if value is None or value in ("", [], {}):
+        return {}
+    if not isinstance(value, dict):
+        raise garbled("HTTP 200, but its status_extension is not a JSON object, so that no QBER or alarm can be read")
+    return folded(value, garbled)
 
 
 @dataclass(frozen=True, slots=True)

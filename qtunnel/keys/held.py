@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from qtunnel.constants import QKD_KEY_SIZE
@@ -11,6 +11,10 @@ from qtunnel.terms import KeyRef
 
 MAX_KEY_ID = 255
 """Bytes of a key_ID in an offer (docs/protocol.md, Offer); ETSI GS QKD 014 clause 6 has UUIDs of 36."""
+
+ARRIVALS = 64
+"""Keys of which is known when they came, though they are in hand no more: those of the epoch in force, and what was
+fetched since, which at one rekey in 120 s and 16 sources is eight minutes."""
 
 
 def problem_of(ref: KeyRef, key: Secret, sources: Collection[str]) -> str | None:
@@ -40,6 +44,7 @@ class HeldKeys:
     def __init__(self, lifetime: float) -> None:
         self._lifetime = lifetime
         self._entries: dict[KeyRef, _Entry] = {}
+        self._arrivals: dict[KeyRef, float] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -47,12 +52,23 @@ class HeldKeys:
     def __contains__(self, ref: KeyRef) -> bool:
         return ref in self._entries
 
-    def put(self, ref: KeyRef, key: Secret, now: float) -> None:
-        """Keep ``key``; one that is held already under this reference stays."""
+    def __iter__(self) -> Iterator[KeyRef]:
+        return iter(tuple(self._entries))
+
+    def put(self, ref: KeyRef, key: Secret, now: float, came: float | None = None) -> None:
+        """Keep ``key`` from now on; one that is held already under this reference stays. came: when its source gave it,
+        where not now."""
         if ref in self._entries:
             key.wipe()
-        else:
-            self._entries[ref] = _Entry(key, now)
+            return
+        self._entries[ref] = _Entry(key, now)
+        self._arrivals[ref] = now if came is None else came
+        while len(self._arrivals) > ARRIVALS:
+            del self._arrivals[next(iter(self._arrivals))]
+
+    def arrived(self, ref: KeyRef) -> float | None:
+        """When its source gave a key that is held, or was one of the last that were; ``None`` for any other."""
+        return self._arrivals.get(ref)
 
     def get(self, ref: KeyRef) -> Secret | None:
         """The key, which stays held."""

@@ -10,13 +10,15 @@ A peer that shows another store than before has lost what it held. ``image`` is 
 of what it had learned finds it again, for a key that is announced once more is marked once more.
 
 Where a source raised an alarm, the keys that came since the last good look at it are wiped, and withdrawn: the peer
-hears of it, and wipes its own.
+hears of it, and wipes its own. Until it has, none of them is taken up again, also after a restart where ``image`` is
+kept.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
@@ -30,6 +32,10 @@ TRANSIT = 2
 """Keys beyond the depth: where each rekey takes one, as many are on their way to being shared."""
 MAX_DEPTH = 1024
 """Keys: a day and a half at the usual 120 s."""
+MOST_WITHDRAWN = 8 * MAX_DEPTH
+"""Marks of keys that a peer has not heard of: both ends' whole reservoirs of four sources, in 64 KB on disk. The oldest
+give way."""
+NONE_VOUCHED: Mapping[str, float] = {}
 
 
 class Place(Enum):
@@ -77,7 +83,7 @@ class Reservoir:
         self._theirs: dict[KeyRef, _Theirs] = {}
         self._peer_store: bytes | None = None
         self._withdrawn: dict[bytes, None] = {}
-        """Marks of keys that the peer has to wipe, until it knows."""
+        """Marks of keys that the peer has to wipe, until it knows: the oldest first."""
         self.version = 0
         """Another one after whatever changes what is on disk."""
         self.used = False
@@ -108,14 +114,22 @@ class Reservoir:
         """Keys of that source that both ends hold and that we may offer."""
         return sum(ref.source == source and entry.place is Place.SHARED for ref, entry in self._own.items())
 
+    def came(self, ref: KeyRef) -> float:
+        """When a key came that is held here."""
+        return (self._own.get(ref) or self._theirs[ref]).since
+
+    def oldest(self, source: str) -> KeyRef | None:
+        """What ``take`` would give."""
+        its = (ref for ref, entry in self._own.items() if ref.source == source and entry.place is Place.SHARED)
+        return next(its, None)
+
     def take(self, source: str) -> tuple[KeyRef, Secret] | None:
         """The oldest shared key of a source, which is in no reservoir any more: the caller wipes it."""
-        for ref, entry in self._own.items():
-            if ref.source == source and entry.place is Place.SHARED:
-                del self._own[ref]
-                self._out()
-                return ref, entry.key
-        return None
+        ref = self.oldest(source)
+        if ref is None:
+            return None
+        self._out()
+        return ref, self._own.pop(ref).key
 
     # -- the peer's
 
@@ -125,7 +139,7 @@ class Reservoir:
         room = {source: self._room - sum(ref.source == source for ref in self._theirs) for source in sources}
         wanted = []
         for ref in announced:
-            if ref in self._theirs or ref.size != size or room.get(ref.source, 0) <= 0:
+            if ref in self._theirs or ref.size != size or room.get(ref.source, 0) <= 0 or self.is_withdrawn(ref):
                 continue
             room[ref.source] -= 1
             wanted.append(ref)
@@ -173,16 +187,29 @@ class Reservoir:
         """Marks of keys that the peer has to wipe, as many as one message takes."""
         return tuple(self._withdrawn)[:MAX_MARKS]
 
+    def is_withdrawn(self, ref: KeyRef) -> bool:
+        """Whether a key must not be used, whoever delivers it."""
+        return bool(self._withdrawn) and mark_of(ref) in self._withdrawn
+
+    def withdraw(self, refs: Iterable[KeyRef]) -> None:
+        """The peer has to wipe these, which are in no reservoir here (any more)."""
+        before = len(self._withdrawn)
+        self._withdrawn |= dict.fromkeys(mark_of(ref) for ref in refs)
+        self.version += len(self._withdrawn) > before
+        while len(self._withdrawn) > MOST_WITHDRAWN:
+            del self._withdrawn[next(iter(self._withdrawn))]
+
     def refusing(self) -> Inventory:
         """For a refusal, of which nobody hears whether it arrived: another one has the next of them."""
         marks = self.withdrawn
         for mark in marks:
             self._withdrawn[mark] = self._withdrawn.pop(mark)
-        return Inventory(self.store, withdrawn=marks) if marks and self.depth else NOTHING
+        return Inventory(self.store, withdrawn=marks) if self.depth else NOTHING
 
     def heard(self, told: Inventory) -> None:
-        """The peer has read a message with what ``tell`` gave."""
+        """The peer has read a message with what ``tell`` gave, and counts on it."""
         for mark in told.withdrawn:
+            self.version += mark in self._withdrawn
             self._withdrawn.pop(mark, None)
         marks = set(told.held)
         for ref, entry in self._theirs.items():
@@ -200,7 +227,7 @@ class Reservoir:
                 for ref in lost:
                     self._own.pop(ref).key.wipe()
                 lost += self._drop_theirs()
-            self._withdrawn.clear()
+                self._withdrawn.clear()  # with the store it has lost what they are of
             self._peer_store = told.store
             self.version += 1
         for ref in told.announced:
@@ -214,6 +241,11 @@ class Reservoir:
                 self.version += 1
         return lost
 
+    @property
+    def peer_store(self) -> bytes | None:
+        """The peer's, as it told it last."""
+        return self._peer_store
+
     def _drop_theirs(self) -> list[KeyRef]:
         """A peer that has lost its store will never offer what it fetched."""
         lost = list(self._theirs)
@@ -226,19 +258,19 @@ class Reservoir:
         """Wipe the keys of a source that came after ``since``, of both ends, and say which; those that the peer knows
         of are withdrawn."""
         doubted: list[KeyRef] = []
+        known: list[KeyRef] = []
         # The peer's first: it may offer one at any moment.
         for ref in [ref for ref, its in self._theirs.items() if ref.source == source and its.since > since]:
             self._theirs.pop(ref).key.wipe()
             doubted.append(ref)
-            self._withdrawn[mark_of(ref)] = None
+            known.append(ref)
         for ref in [ref for ref, its in self._own.items() if ref.source == source and its.since > since]:
             entry = self._own.pop(ref)
             entry.key.wipe()
             doubted.append(ref)
             if entry.place is not Place.FETCHED:
-                self._withdrawn[mark_of(ref)] = None
-        while len(self._withdrawn) > 2 * MAX_DEPTH:  # of a peer that does not hear of them
-            del self._withdrawn[next(iter(self._withdrawn))]
+                known.append(ref)
+        self.withdraw(known)
         if doubted:
             self._out()
         return doubted
@@ -256,8 +288,9 @@ class Reservoir:
 
     # -- on disk
 
-    def image(self, now: float, unix_ms: int) -> Image:
-        """All that is held, in copies. unix_ms: the wall clock's milliseconds at ``now``."""
+    def image(self, now: float, unix_ms: int, vouched: Mapping[str, float] = NONE_VOUCHED) -> Image:
+        """All that is held, in copies. unix_ms: the wall clock's milliseconds at ``now``; vouched: by source, when a
+        look last found nothing wrong with its keys."""
         self.used = False
 
         def entry(ref: KeyRef, its: _Own | _Theirs, state: int) -> StoredKey:
@@ -265,22 +298,30 @@ class Reservoir:
 
         own = tuple(entry(ref, its, _PLACES.index(its.place)) for ref, its in self._own.items())
         theirs = tuple(entry(ref, its, int(its.told)) for ref, its in self._theirs.items())
-        return Image(self.store, self._peer_store, own, theirs)
+        # A millisecond earlier, so that no key which came after a look seems to have come before.
+        looks = {source: unix_ms - math.ceil((now - at) * 1000) - 1 for source, at in vouched.items()}
+        kept = tuple(sorted((source, at) for source, at in looks.items() if at >= 0))
+        return Image(self.store, self._peer_store, own, theirs, tuple(self._withdrawn), kept)
 
-    def take_up(self, image: Image, now: float, unix_ms: int, news: Callable[[KeyRef, Secret], bool]) -> None:
+    def take_up(
+        self, image: Image, now: float, unix_ms: int, news: Callable[[KeyRef, Secret], bool]
+    ) -> dict[str, float]:
         """Go on with what an ``image`` has, whose keys are this reservoir's from now on. Only while it is empty. news:
-        whether a key was never seen before; others are wiped."""
+        whether a key was never seen before; others are wiped. Returns by source when a look last found nothing wrong
+        with its keys; not that of a moment which is yet to come, as nobody can tell then what came after it."""
         self.store, self._peer_store = image.store, image.peer_store
+        self._withdrawn = dict.fromkeys(image.withdrawn)
         self.version += 1
         for number, stored in enumerate((*image.own, *image.theirs)):
             # A clock that went back makes a key young, and one that went forward too old: neither uses it twice.
             since = now - max(0, unix_ms - stored.since) / 1000
-            if not news(stored.ref, stored.key):
+            if self.is_withdrawn(stored.ref) or not news(stored.ref, stored.key):
                 stored.key.wipe()
             elif number < len(image.own):
                 self._own[stored.ref] = _Own(stored.key, since, _PLACES[stored.state])
             else:
                 self._theirs[stored.ref] = _Theirs(stored.key, since, stored.state > 0)
+        return {source: now - (unix_ms - at) / 1000 for source, at in image.vouched if at <= unix_ms}
 
     # -- bounds
 

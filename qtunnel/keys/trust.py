@@ -78,6 +78,8 @@ class Trust:
         """Why the last look brought no status that can be used."""
         self.status: SourceStatus | None = None
         """As it was told last."""
+        self.told = float("-inf")
+        """When the look at that began."""
         self.doubts = 0
         """How often keys that had come already became such as must not be used."""
 
@@ -91,9 +93,33 @@ class Trust:
         return self.state is not TrustState.UNSEEN
 
     @property
+    def begun(self) -> bool:
+        """Whether the time has begun for which its first keys wait."""
+        return self._begun is not None
+
+    @property
     def barred(self) -> bool:
         """Whether no key is used, nor any that came since the last good look."""
         return self.state in (TrustState.UNREADABLE, TrustState.QUARANTINED)
+
+    def age(self, now: float) -> float | None:
+        """Seconds since the look that brought the last status began; ``None`` where there was none."""
+        return None if self.status is None else max(0.0, now - self.told)
+
+    def silent(self, now: float) -> float | None:
+        """Seconds for which no status came, or since the first look began where none ever did; ``None`` where the last
+        look brought one that counts."""
+        if self.problem is None or self.barred:
+            return None
+        begun = now if self._begun is None else self._begun
+        return max(0.0, now - (begun if self.status is None else self.told))
+
+    def shown(self, now: float) -> TrustState:
+        """The state for people: that no status comes shows as well where no key is asked for."""
+        silent = self.silent(now)
+        if self.state is TrustState.CLEAR and silent is not None and silent >= SILENT_AFTER:
+            return TrustState.UNKNOWN
+        return self.state
 
     @property
     def why(self) -> str:
@@ -115,7 +141,7 @@ class Trust:
 
     def looked(self, status: SourceStatus, begun: float, now: float) -> None:
         """What the source says of its keys with this peer, by a look that began then."""
-        self.status = status
+        self.status, self.told = status, begun
         alarm = None if status.for_all else alarm_of(status, self.quarantine.limits)
         if alarm is not None:
             self._machine.fire(TrustEvent.ALARMED)

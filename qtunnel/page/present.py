@@ -48,7 +48,7 @@ def present(status: Status, unix_now: float) -> dict[str, Any]:
 
 
 def _source(its: KeySourceStatus) -> dict[str, Any]:
-    towards = [one.model_dump(include={"peer", "state", "alarm", "problem"}) for one in its.doubted]
+    towards = [one.model_dump(include={"peer", "state", "alarm", "problem", "silent_s"}) for one in its.doubted]
     more = {"towards": towards[:MOST_DOUBTED], "towards_more": max(0, len(towards) - MOST_DOUBTED)}
     return {**its.model_dump(exclude={"faults", "towards"}), **more}
 

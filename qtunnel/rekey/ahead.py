@@ -10,7 +10,7 @@ from qtunnel.handshake.messages import Answer, Verdict
 from qtunnel.keys.reservoir import Reservoir, mark_of
 from qtunnel.keys.stored import Image
 from qtunnel.rekey.context import PeerContext
-from qtunnel.rekey.model import FetchAhead, FetchById, Fetched, Keep, Now, PeerSettings
+from qtunnel.rekey.model import FetchAhead, FetchById, Fetched, Keep, Look, Now, PeerSettings
 from qtunnel.terms import NOTHING, RESERVOIR, STORE_SIZE, WITHDRAWALS, Inventory, KeyRef
 
 FIRST_PAUSE = 2.0
@@ -19,6 +19,7 @@ LONGEST_PAUSE = 120.0
 """... these, the usual interval between rekeys: what comes sooner would not be announced sooner."""
 CONFIGURATION_CHANGED = "the configuration has changed"
 WITHDRAWN = "the peer has withdrawn them: its key source raised an alarm"
+PEER_LOST = "the peer has lost what it held of them, as by a restart"
 IN_MEMORY_ALONE = "the daemon was started anew, and they were in its memory alone"
 
 
@@ -50,6 +51,14 @@ class Ahead:
         self._theirs: dict[int, tuple[KeyRef, ...]] = {}
         self._unwanted: set[KeyRef] = set()
         """Of these, the peer's that it has withdrawn since."""
+        self._unlooked: set[str] = set()
+        """Sources of kept keys at whose status nobody has looked since the start: none of these keys is used."""
+        self._looks: dict[int, tuple[str, ...]] = {}
+        """Looks under way for that, by ticket."""
+        self._taken: dict[KeyRef, bytes | None] = {}
+        """Keys that were put in hand to be offered, and the peer's store with which each was agreed."""
+        self._renounced: set[bytes] = set()
+        """Marks that the peer has withdrawn since the last offer: it may be a key in hand."""
         self._due: dict[str, float] = {}
         """When a source may be asked again, where not at once; monotonic seconds."""
         self._pauses: dict[str, float] = {}
@@ -63,13 +72,11 @@ class Ahead:
         before = dict(context.memory.held)
         context.held_ahead = self._held
         if kept.image is not None and settings.store_key is not None:
-            reservoir.take_up(kept.image, now.mono, _unix_ms(now), context.is_news)
-            for source, at in context.memory.vouched:
-                if at <= _unix_ms(now):  # else the clock went back, and nobody can tell what came after the look
-                    context.vouched[source] = now.mono - (_unix_ms(now) - at) / 1000, at
+            context.vouched |= reservoir.take_up(kept.image, now.mono, _unix_ms(now), context.is_news)
             self._saved = reservoir.version
             context.notice("reservoir.kept", number=sum(held for _, held in self._held()))
             self._lost(reservoir.keep(settings.sources if settings.reservoir else ()), CONFIGURATION_CHANGED)
+            self._unlooked = {ref.source for ref in reservoir.refs}
             self.save(now)
         else:
             for source, number in before.items():
@@ -91,7 +98,9 @@ class Ahead:
         reservoir = self.reservoir
         if self._context.settings.store_key is not None and reservoir.version != self._saved:
             self._saved, used = reservoir.version, reservoir.used
-            self._keep(reservoir.image(now.mono, _unix_ms(now)), used, now)
+            held = {ref.source for ref in reservoir.refs}
+            vouched = {source: at for source, at in self._context.vouched.items() if source in held}
+            self._keep(reservoir.image(now.mono, _unix_ms(now), vouched), used, now)
 
     def _save_anew(self, now: Now) -> None:
         """The same, whatever is on disk."""
@@ -176,23 +185,69 @@ class Ahead:
             self._due.pop(source, None)
             self._pauses.pop(source, None)
 
+    def look(self, sources: Iterable[str]) -> int | None:
+        """Before keys of these sources are used: ask for a look where nobody has looked since they were kept. Returns
+        its ticket; ``None`` where there is nothing to wait for."""
+        unlooked = tuple(source for source in dict.fromkeys(sources) if source in self._unlooked)
+        if not unlooked:
+            return None
+        ticket = next(self._context.tickets)
+        self._looks[ticket] = unlooked
+        self._context.effects.append(Look(self._context.name, ticket, unlooked))
+        return ticket
+
+    def looks(self, ticket: int) -> bool:
+        """Whether that is a look under way."""
+        return ticket in self._looks
+
+    def looked(self, ticket: int) -> None:
+        """That look is over; what it found was told."""
+        self._unlooked.difference_update(self._looks.pop(ticket, ()))
+
+    def vouch(self, source: str, at: float) -> None:
+        """A look that began then found nothing wrong with that source's keys; monotonic seconds."""
+        self._context.vouched[source] = at
+        self._unlooked.discard(source)
+
+    def weed(self) -> None:
+        """Before an offer, wipe what is in hand for it and will not do: keys that the peer has withdrawn, and those
+        that were agreed with a store of its that is no more."""
+        ours = self._context.ours
+        self._taken = {ref: store for ref, store in self._taken.items() if ref in ours}
+        lost = [ref for ref, store in self._taken.items() if store != self.reservoir.peer_store]
+        withdrawn = [ref for ref in ours if ref not in lost and self._renounced and mark_of(ref) in self._renounced]
+        self._renounced.clear()
+        for ref in (*lost, *withdrawn):
+            ours.discard(ref)
+        self._lost(lost, PEER_LOST)
+        self._lost(withdrawn, WITHDRAWN)
+
+    def outdated(self, store: bytes, refs: Iterable[KeyRef]) -> bool:
+        """Whether one of these, which we offered, was agreed with another store of the peer's than it has now."""
+        return any(self._taken.get(ref, store) != store for ref in refs)
+
     def take(self, sources: Iterable[str], most: int, now: Now) -> None:
         """Put the oldest shared key of up to ``most`` sources into the hand from which an offer is made."""
         for source in sources:
             if most <= 0:
                 return
-            taken = self.reservoir.take(source)
-            if taken is not None:
-                self._context.ours.put(*taken, now.mono)
-                most -= 1
-                self._watch(source)
+            ref = None if source in self._unlooked else self.reservoir.oldest(source)
+            if ref is None:
+                continue
+            came, taken = self.reservoir.came(ref), self.reservoir.take(source)
+            assert taken is not None  # it is the oldest
+            self._context.ours.put(*taken, now.mono, came)
+            self._taken[ref] = self.reservoir.peer_store
+            most -= 1
+            self._watch(source)
 
     def give(self, refs: Iterable[KeyRef], now: Now) -> None:
         """The peer offers these: those that were agreed ahead are in hand for the answer."""
         for ref in refs:
-            key = self.reservoir.give(ref)
-            if key is not None:
-                self._context.theirs.put(ref, key, now.mono)
+            if ref in self.reservoir.refs:
+                came, key = self.reservoir.came(ref), self.reservoir.give(ref)
+                assert key is not None  # it is there
+                self._context.theirs.put(ref, key, now.mono, came)
 
     def tell(self) -> Inventory:
         """For the next offer or answer."""
@@ -206,20 +261,35 @@ class Ahead:
         """The peer has read an offer or answer with that."""
         self.reservoir.heard(told)
 
-    def answered(self, told: Inventory, answer: Answer, now: Now) -> None:
-        """The answer to our offer, which told that. One that refuses says nothing of a reservoir but what is withdrawn:
-        that is no peer whose store is gone."""
-        if answer.verdict is Verdict.ACCEPTED:
-            self.heard(told)
-            self.learn(answer.inventory, now)
-        elif self._drop(answer.inventory.withdrawn):
+    def confirmed(self, told: Inventory) -> None:
+        """Our commit has arrived, and with it what the offer told of withdrawn keys."""
+        self.heard(Inventory(told.store, withdrawn=told.withdrawn))
+
+    def answered(self, told: Inventory, answer: Answer, now: Now) -> bool:
+        """The answer to our offer, which told that. What is withdrawn counts for the peer with our commit alone.
+        Whether it is a refusal by which keys are lost."""
+        if answer.verdict is not Verdict.ACCEPTED:
+            return self.refused(answer.inventory, now)
+        self.heard(replace(told, withdrawn=()))
+        self.learn(answer.inventory, now)
+        return False
+
+    def refused(self, told: Inventory, now: Now) -> bool:
+        """What a refusal of our offer says of the reservoir: its store and what is withdrawn, an older version's often
+        nothing. Whether keys are lost by it."""
+        lost = False
+        if any(told.store) and self.reservoir.peer_store is not None:
+            lost = self._lost(self.reservoir.learn(Inventory(told.store)), PEER_LOST)
+        dropped = self._drop(told.withdrawn)
+        if lost or dropped:
             self.save(now)
             self._note()
+        return lost
 
     def learn(self, told: Inventory, now: Now) -> None:
         """What a proven offer or answer says of the peer's keys; those that it announces are fetched."""
         context = self._context
-        lost = self._lost(self.reservoir.learn(told), "the peer has lost what it held of them, as by a restart")
+        lost = self._lost(self.reservoir.learn(told), PEER_LOST)
         if self._drop(told.withdrawn) or lost:
             self.save(now)
             self._note()
@@ -235,6 +305,7 @@ class Ahead:
 
     def _drop(self, marks: Collection[bytes]) -> bool:
         """The peer has withdrawn these; whether any of them was here."""
+        self._renounced |= set(marks)
         under_way = {ref for refs in self._theirs.values() for ref in refs} if marks else set[KeyRef]()
         self._unwanted |= {ref for ref in under_way if mark_of(ref) in marks}
         return self._lost(self.reservoir.drop(marks), WITHDRAWN)
@@ -244,12 +315,15 @@ class Ahead:
         what it holds of it; returns which that were."""
         context = self._context
         since = context.good_until(source)
+        self._unlooked.discard(source)
         ahead = self.reservoir.distrust(source, since)
-        in_hand = [*context.ours.distrust(source, since), *context.theirs.distrust(source, since)]
+        theirs = context.theirs.distrust(source, since)
+        self.reservoir.withdraw(theirs)  # the peer has them in hand, and may offer them again
+        in_hand = [*context.ours.distrust(source, since), *theirs]
         if ahead or in_hand:
             number = len(ahead) + len(in_hand)
             context.notice("key.distrusted", source=source, number=number, detail=why)
-        if ahead:
+        if ahead or in_hand:
             self._watch(source)
             self.save(now)
             self._note()

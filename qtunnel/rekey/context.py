@@ -76,8 +76,8 @@ class PeerContext:
         self.peer_policy: Policy | None = None  # as it stood in the newest exchange that was proven
         self.pressed: Callable[[float], bool] = lambda now: False  # whether we are flooded; now: monotonic seconds
         self.held_ahead: Callable[[], tuple[tuple[str, int], ...]] = lambda: memory.held  # the reservoir says it later
-        self.vouched: dict[str, tuple[float, int]] = {}
-        """By source, when a look last found nothing wrong with its keys: monotonic seconds, and Unix milliseconds."""
+        self.vouched: dict[str, float] = {}
+        """By source, when a look last found nothing wrong with its keys; monotonic seconds."""
         self._psk: tuple[int, Secret] | None = None
         self._protection = Protection.STARTING
 
@@ -98,7 +98,7 @@ class PeerContext:
 
     def good_until(self, source: str) -> float:
         """When a look last found nothing wrong with that source's keys; monotonic seconds."""
-        return self.vouched[source][0] if source in self.vouched else float("-inf")
+        return self.vouched.get(source, float("-inf"))
 
     def fraction(self) -> float:
         """A random number, 0 <= x < 1."""
@@ -122,9 +122,7 @@ class PeerContext:
 
     def remember(self, **changes: object) -> None:
         """Keep epoch or replay times in the state directory, and how many keys there are in the reservoir."""
-        held = self.held_ahead()
-        vouched = tuple(sorted((name, at) for name, (_, at) in self.vouched.items() if name in dict(held)))
-        self.memory = replace(self.memory, held=held, vouched=vouched, **changes)  # type: ignore[arg-type]  # fields of Memory by name
+        self.memory = replace(self.memory, held=self.held_ahead(), **changes)  # type: ignore[arg-type]  # fields of Memory by name
         self.effects.append(Remember(self.name, self.memory))
 
     @property

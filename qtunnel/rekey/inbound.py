@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass
-from enum import Enum
 
 from qtunnel.constants import QKD_KEY_SIZE
 from qtunnel.errors import HandshakeError
@@ -33,41 +32,11 @@ from qtunnel.rekey.limits import (
 from qtunnel.rekey.model import FetchById, Fetched, Now, Send
 from qtunnel.rekey.replay import ReplayTimes
 from qtunnel.rekey.shortage import Shortage
+from qtunnel.rekey.states import IN_TABLE, InEvent, InState
 from qtunnel.rekey.timing import FETCH_LIMIT, PENDING_LIMIT, seconds_between, tai64n
 from qtunnel.secret import Secret
 from qtunnel.statemachine import Machine
 from qtunnel.terms import NOTHING, ChainPolicy, KeyRef, Policy, QkdPolicy
-
-
-class InState(Enum):
-    IDLE = "idle"
-    FETCHING = "fetching"
-    ANSWERED = "answered"
-
-
-class InEvent(Enum):
-    FETCH = "authenticated offer, keys to fetch"
-    ANSWER = "keys in hand, or as many as there are"
-    COMMIT = "commit"
-    REFUSED = "refused"
-    EXPIRED = "timed out"
-
-
-IN_TABLE = {
-    (InState.IDLE, InEvent.FETCH): InState.FETCHING,
-    (InState.IDLE, InEvent.ANSWER): InState.ANSWERED,
-    (InState.IDLE, InEvent.REFUSED): InState.IDLE,
-    (InState.FETCHING, InEvent.FETCH): InState.FETCHING,
-    (InState.FETCHING, InEvent.ANSWER): InState.ANSWERED,
-    (InState.FETCHING, InEvent.REFUSED): InState.IDLE,
-    (InState.FETCHING, InEvent.EXPIRED): InState.IDLE,
-    (InState.ANSWERED, InEvent.FETCH): InState.FETCHING,
-    (InState.ANSWERED, InEvent.ANSWER): InState.ANSWERED,
-    (InState.ANSWERED, InEvent.COMMIT): InState.IDLE,
-    (InState.ANSWERED, InEvent.REFUSED): InState.IDLE,
-    (InState.ANSWERED, InEvent.EXPIRED): InState.IDLE,
-}
-"""A new, authenticated offer with a later timestamp takes the place of the one before at any state."""
 
 _SHORTFALLS = {Shortfall.QKD: Verdict.QKD_REQUIRED, Shortfall.CHAIN: Verdict.CHAIN_REQUIRED}
 
@@ -94,6 +63,7 @@ class Inbound:
         self._address: Hashable | None = None
         self._init = b""
         self._usable: list[KeyRef] = []
+        self._look: int | None = None
         self._in_flight: dict[KeyRef, int] = {}
         self._shortage = Shortage()
         self._sealed: Sealed | None = None
@@ -208,6 +178,22 @@ class Inbound:
             self._refuse(Verdict.CHAIN_REQUIRED, "")  # before a key is fetched in vain
             return
         self._usable = self._choose(offer)
+        self._look = self._ahead.look(ref.source for ref in self._usable)
+        if self._look is None:
+            self._gather(now)
+        else:
+            self._machine.fire(InEvent.FETCH)
+
+    def looked(self, ticket: int, now: Now) -> None:
+        """A look was made, at sources whose keys were kept: they may be used now, but for those that it cost."""
+        if self.state is InState.FETCHING and self._responder is not None and ticket == self._look:
+            self._look = None
+            self._usable = self._choose(self._responder.offer)
+            self._gather(now)
+
+    def _gather(self, now: Now) -> None:
+        """Keys from the reservoir, those that are missing from their sources; then answer."""
+        context = self._context
         self._ahead.give(self._usable, now)
         missing = [ref for ref in self._usable if ref not in context.theirs]
         if not missing:
@@ -247,6 +233,8 @@ class Inbound:
                     f"no key source {ref.source!r} is configured for this peer here; both ends must use the same name"
                 )
                 self._shortage.mistake(ref.source, words)
+            elif self._ahead.reservoir.is_withdrawn(ref):
+                self._shortage.failed({ref.source: f"{ref.source}: key {ref.key_id} was withdrawn after an alarm"})
             elif ref.size != QKD_KEY_SIZE:
                 words = f"{ref.source}: a key of {ref.size} bytes was offered, not {QKD_KEY_SIZE}"
                 self._shortage.mistake(ref.source, words)

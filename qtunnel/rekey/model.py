@@ -96,8 +96,7 @@ class Memory:
     epoch: the newest committed one. sent, seen: replay times (TAI64N, 12 bytes) of our newest offer, and of the peer's
     newest one that was committed. proposed: the newest epoch that we offered. lost: there was more, and it is gone.
     held: by source, how many keys agreed ahead there were. stored: generation of the newest file of these keys, 0 where
-    there was none; one with a smaller is an old copy. vouched: by source, when a look last found nothing wrong with its
-    keys, in milliseconds since 1970.
+    there was none; one with a smaller is an old copy.
     """
 
     epoch: int = 0
@@ -107,7 +106,6 @@ class Memory:
     lost: bool = False
     held: tuple[tuple[str, int], ...] = ()
     stored: int = 0
-    vouched: tuple[tuple[str, int], ...] = ()
 
     @property
     def had_epochs(self) -> bool:
@@ -164,6 +162,14 @@ class FetchById(Fetch):
     """Get the keys of these references."""
 
     refs: tuple[KeyRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Look(Fetch):
+    """Look at the status of these sources, of which keys from before a start are to be used, where nobody has since;
+    then the ticket is called with no keys. One whose status does not come counts as looked at once its time is over."""
+
+    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +234,7 @@ class Defect(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came of a ``FetchNew``, ``FetchAhead`` or ``FetchById``. failures: source name to what it said."""
+    """What came of a ``Fetch``. failures: source name to what it said."""
 
     keys: tuple[tuple[KeyRef, Secret], ...] = ()
     failures: tuple[tuple[str, str], ...] = ()

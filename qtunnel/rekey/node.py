@@ -34,8 +34,9 @@ from qtunnel.rekey.model import (
     PeerSettings,
     Remember,
 )
-from qtunnel.rekey.peer import PeerRekey, PeerView
+from qtunnel.rekey.peer import PeerRekey
 from qtunnel.rekey.timing import RESTART_AFTER_DEFECT
+from qtunnel.rekey.view import PeerView
 from qtunnel.secret import RandomBytes
 
 _COOKIE = bytes([COOKIE_TYPE])
@@ -198,7 +199,7 @@ class RekeyNode:
         """A look that began then (monotonic seconds) found nothing wrong with that source's keys with that peer."""
         peer = self.peers.get(name)
         if peer is not None:
-            peer.context.vouched[source] = at, now.unix_ns // 1_000_000 - round((now.mono - at) * 1000)
+            peer.vouch(source, at)
 
     def distrust(self, name: str, source: str, why: str, now: Now) -> None:
         """A look found an alarm: keys that came since the last good one must not be used. why: the alarm, in words."""
@@ -213,7 +214,7 @@ class RekeyNode:
             self._contained(peer, now, lambda: peer.carried(total_bytes, total_packets, now))
 
     def fetched(self, name: str, ticket: int, result: Fetched, now: Now) -> None:
-        """What came of a ``FetchNew``, ``FetchAhead`` or ``FetchById``; of a peer that is gone the keys are wiped."""
+        """What came of a ``Fetch``; of a peer that is gone the keys are wiped."""
         peer = self.peers.get(name)
         if peer is None:
             result.wipe()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Hashable
-from enum import Enum
 
 from qtunnel.constants import QKD_KEY_SIZE
 from qtunnel.errors import HandshakeError
@@ -15,10 +14,11 @@ from qtunnel.handshake.messages import Answer, ChainRef, Offer, Verdict
 from qtunnel.handshake.transcript import EpochKeys, Sealed
 from qtunnel.keys.chain import link
 from qtunnel.keys.policy import Shortfall, sources_required
-from qtunnel.rekey.ahead import Ahead
+from qtunnel.rekey.ahead import PEER_LOST, Ahead
 from qtunnel.rekey.context import OVERTAKEN, PeerContext
 from qtunnel.rekey.limits import EPOCH_JUMP, RESPONSE_BURST, RESPONSE_RATE, TokenBucket
 from qtunnel.rekey.model import Fetched, FetchNew, Now, Send
+from qtunnel.rekey.states import OUT_TABLE, Outcome, OutEvent, OutState
 from qtunnel.rekey.telling import NO_ANSWER, sentence
 from qtunnel.rekey.timing import (
     ATTEMPT_LIMIT,
@@ -31,50 +31,10 @@ from qtunnel.rekey.timing import (
     tai64n,
 )
 from qtunnel.statemachine import Machine
-from qtunnel.terms import CHAIN_REMEDY, KeyRef, QkdPolicy
-
-
-class OutState(Enum):
-    IDLE = "idle"
-    FETCHING = "fetching"
-    OFFERED = "offered"
-    COMMITTING = "committing"
-
-
-class OutEvent(Enum):
-    FETCH = "due, keys missing"
-    OFFER = "keys in hand"
-    ACCEPTED = "accepted"
-    CONFIRMED = "committed"
-    FAILED = "refused or timed out"
-    YIELDED = "the other end's exchange goes first"
-
-
-OUT_TABLE = {
-    (OutState.IDLE, OutEvent.FETCH): OutState.FETCHING,
-    (OutState.IDLE, OutEvent.OFFER): OutState.OFFERED,
-    (OutState.FETCHING, OutEvent.OFFER): OutState.OFFERED,
-    (OutState.FETCHING, OutEvent.FAILED): OutState.IDLE,
-    (OutState.FETCHING, OutEvent.YIELDED): OutState.IDLE,
-    (OutState.OFFERED, OutEvent.ACCEPTED): OutState.COMMITTING,
-    (OutState.OFFERED, OutEvent.FAILED): OutState.IDLE,
-    (OutState.OFFERED, OutEvent.YIELDED): OutState.IDLE,
-    (OutState.COMMITTING, OutEvent.CONFIRMED): OutState.IDLE,
-    (OutState.COMMITTING, OutEvent.FAILED): OutState.IDLE,
-    (OutState.COMMITTING, OutEvent.YIELDED): OutState.IDLE,
-}
-
+from qtunnel.terms import CHAIN_REMEDY, Inventory, KeyRef, QkdPolicy
 
 KEYS_KEPT_ON = {Verdict.BUSY, Verdict.STALE_EPOCH, Verdict.CHAIN_REQUIRED}
 """Refusals that come before any key is fetched: the offered keys serve the next attempt."""
-
-
-class Outcome(Enum):
-    """How an exchange of ours ended, for the schedule."""
-
-    DONE = "done"
-    FAILED = "failed"
-    RETRY_NOW = "retry now"
 
 
 class Outbound:
@@ -84,6 +44,7 @@ class Outbound:
         self._context, self._ahead = context, ahead
         self._machine = Machine(OUT_TABLE, OutState.IDLE)
         self._ticket: int | None = None
+        self._look: int | None = None
         self._asked: set[int] = set()
         self._fetch_limit = 0.0
         self._exchange = b""
@@ -98,6 +59,8 @@ class Outbound:
         self._started = 0.0
         self._failures: tuple[tuple[str, str], ...] = ()
         self._mismatch: str | None = None
+        self._gone: Inventory | None = None
+        """What the peer told whose store is another one than the offered keys were agreed with."""
         self.elsewhere: Hashable | None = None
         """Where a first message of the peer's came from while ours was under way: ours goes there as well."""
         self._offered = 0.0
@@ -145,7 +108,31 @@ class Outbound:
                 "chain-required",
                 f"this end has lost the chain secrets, and its policy requires one; {CHAIN_REMEDY}",
             )
-        wanted = () if context.policy.qkd is QkdPolicy.OFF else context.settings.sources
+        self._ahead.weed()
+        wanted = self._wanted
+        self._look = self._ahead.look(wanted)
+        if self._look is None:
+            return self._gather(now)
+        self._machine.fire(OutEvent.FETCH)
+        self._fetch_limit = now.mono + FETCH_LIMIT
+        return None
+
+    @property
+    def _wanted(self) -> tuple[str, ...]:
+        """Sources whose keys our policy wants."""
+        context = self._context
+        return () if context.policy.qkd is QkdPolicy.OFF else context.settings.sources
+
+    def looked(self, ticket: int, now: Now) -> Outcome | None:
+        """A look was made, at sources whose keys were kept: they may be used now."""
+        if self.state is not OutState.FETCHING or ticket != self._look:
+            return None
+        self._look = None
+        return self._gather(now)
+
+    def _gather(self, now: Now) -> Outcome | None:
+        """Keys from the reservoir, those that are missing from their sources; then offer."""
+        context, wanted = self._context, self._wanted
         most = len(wanted) if context.settings.mix is None else context.settings.mix
         held = context.ours.newest_by_source()
         missing = tuple(source for source in wanted if source not in held)
@@ -155,7 +142,8 @@ class Outbound:
         short = most - (len(wanted) - len(missing))
         if not missing or short <= 0:
             return self._offer(now)
-        self._machine.fire(OutEvent.FETCH)
+        if self.state is OutState.IDLE:
+            self._machine.fire(OutEvent.FETCH)
         self._ticket = next(context.tickets)
         self._asked.add(self._ticket)
         self._fetch_limit = now.mono + FETCH_LIMIT
@@ -266,9 +254,12 @@ class Outbound:
                 return None
             self._silence_told = False
             self._spend(initiator.offer)
-            return self._fail(error.reason, error.detail)
+            outcome, gone, self._gone = self._fail(error.reason, error.detail), self._gone, None
+            if gone is not None:
+                self._ahead.learn(gone, now)
+            return outcome if gone is None else Outcome.RETRY_NOW
         self._silence_told = False
-        self._ahead.answered(initiator.offer.inventory, answer, now)
+        lost = self._ahead.answered(initiator.offer.inventory, answer, now)
         if answer.verdict not in KEYS_KEPT_ON:
             self._spend(initiator.offer)
         if sealed is None:
@@ -278,7 +269,8 @@ class Outbound:
             if answer.verdict is Verdict.CHAIN_REQUIRED:
                 context.chain.settle(None)  # the offer listed it, and the peer holds none of them
             outcome = self._fail(answer.verdict.reason, sentence(answer))
-            return Outcome.RETRY_NOW if answer.verdict is Verdict.STALE_EPOCH or answer.inventory.withdrawn else outcome
+            again = lost or answer.verdict is Verdict.STALE_EPOCH or bool(answer.inventory.withdrawn)
+            return Outcome.RETRY_NOW if again else outcome
         self._settle(answer.chain, now)
         context.peer_capabilities = answer.capabilities
         context.heed(answer.policy)
@@ -306,6 +298,12 @@ class Outbound:
         context.install(its, now, handshake_now=True, chain=lambda: None, made=made)
 
     def _judge(self, answer: Answer) -> None:
+        assert self._initiator is not None  # it reads the answer
+        offered = self._initiator.offer.keys
+        if self._ahead.outdated(answer.inventory.store, [offered[index] for index in answer.keys]):
+            # It may have come to doubt one of them before, and forgotten that with the key.
+            self._gone = answer.inventory
+            raise HandshakeError("keys-lost", PEER_LOST)
         shortfall = self._context.judge(answer.policy, len(answer.keys), chained=answer.chain is not None)
         if shortfall is Shortfall.QKD:
             raise HandshakeError("qkd-required", sentence(answer))
@@ -334,6 +332,8 @@ class Outbound:
                 context.chain.settle(None)  # what is built on it would lack the chain as well
             return self._fail(*OVERTAKEN[shortfall])
         self._machine.fire(OutEvent.CONFIRMED)
+        if self._initiator is not None:
+            self._ahead.confirmed(self._initiator.offer.inventory)
         if keys.epoch > context.floor:
             new = link(keys.epoch, keys.chain, qkd=bool(keys.keys))
             context.install(keys, now, handshake_now=True, chain=lambda: context.chain.commit(new))
@@ -415,6 +415,6 @@ class Outbound:
             if self._mismatch is not None:  # each further exchange would have the wrong keys again
                 self._spend(self._initiator.offer)
             self._initiator.wipe()
-        self._initiator = self._sealed = self._retransmitter = self._mismatch = None
+        self._initiator = self._sealed = self._retransmitter = self._mismatch = self._look = None
         self._responses = TokenBucket(RESPONSE_BURST, RESPONSE_RATE)
         self._ticket, self.elsewhere, self._cookie_wanted = None, None, False

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
 
 from qtunnel.crypto.kem import Encapsulate
 from qtunnel.handshake.fragments import Message, MessageType
 from qtunnel.handshake.responder import Responder
 from qtunnel.identity import Identity
 from qtunnel.keys.pace import Stock
-from qtunnel.keys.policy import Protection
 from qtunnel.keys.used import UsedKeys
 from qtunnel.keys.volume import least_gap
 from qtunnel.rekey.ahead import NOTHING_KEPT, Ahead, Kept
 from qtunnel.rekey.context import PeerContext
-from qtunnel.rekey.inbound import Inbound, InState
+from qtunnel.rekey.doubt import Doubts
+from qtunnel.rekey.inbound import Inbound
 from qtunnel.rekey.model import Block, Effect, EpochInfo, Fetched, Memory, Now, PeerSettings
-from qtunnel.rekey.outbound import Outbound, Outcome, OutState
+from qtunnel.rekey.outbound import Outbound
 from qtunnel.rekey.protection import GuardEvent, GuardState
 from qtunnel.rekey.replay import OldOffers
+from qtunnel.rekey.states import InState, Outcome, OutState
 from qtunnel.rekey.timing import CLOCK_DOUBT, GRACE_AT_START, OFFER_HOLD
+from qtunnel.rekey.view import PeerView
 from qtunnel.secret import RandomBytes, Secret
 
 NEGOTIATED = ("suite", "policy", "sources", "pairing", "capabilities")
@@ -28,32 +29,6 @@ NEGOTIATED = ("suite", "policy", "sources", "pairing", "capabilities")
 CHANGE_SPREAD = 10.0
 """Seconds over which rekeys begin that nothing but other settings asks for: a hub's configuration may change them for
 1,000 peers at once, and its KME and its processor are not to be asked for all in one moment."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerView:
-    """What the status shows of one peer; never a secret. next_rekey, expires: monotonic seconds.
-
-    interval: between rekeys as it is in force, in seconds; interval_reason: why it is not the usual one. bytes,
-    packets: through the tunnel since the last rekey. peer_policy: in words, as the newest exchange had it. reservoir:
-    by source, keys agreed ahead that both ends hold and we may offer, and all that are held here.
-    """
-
-    name: str
-    installed: EpochInfo | None
-    epochs: dict[int, EpochInfo]
-    protection: Protection
-    role: str
-    out_state: OutState
-    in_state: InState
-    next_rekey: float | None
-    expires: float | None
-    interval: float = 0.0
-    interval_reason: str = ""
-    bytes: int = 0
-    packets: int = 0
-    peer_policy: str | None = None
-    reservoir: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class PeerRekey:
@@ -81,6 +56,7 @@ class PeerRekey:
         self.ahead = Ahead(self.context, kept, now)
         self.outbound = Outbound(self.context, self.ahead)
         self.inbound = Inbound(self.context, self.ahead)
+        self._doubts = Doubts(self.context, self.ahead)
         self._old_offers = OldOffers()
         self._put_off: bytes | None = None
         self._unsuited: bytes | None = None
@@ -266,7 +242,11 @@ class PeerRekey:
 
     def fetched(self, ticket: int, result: Fetched, now: Now) -> None:
         """What the key sources answered, to whichever machine asked; where none did, the keys are wiped."""
-        if self.inbound.asked(ticket):
+        if self.ahead.looks(ticket):
+            self.ahead.looked(ticket)
+            self.inbound.looked(ticket, now)
+            self._ended(self.outbound.looked(ticket, now), now)
+        elif self.inbound.asked(ticket):
             self.inbound.fetched(ticket, result, now)
         elif self.outbound.asked(ticket):
             self._ended(self.outbound.fetched(ticket, result, now), now)
@@ -286,6 +266,11 @@ class PeerRekey:
             self.outbound.yield_to_peer()
             self._ended(Outcome.FAILED, now)
 
+    def vouch(self, source: str, at: float) -> None:
+        """A look that began then (monotonic seconds) found nothing wrong with that source's keys."""
+        self.ahead.vouch(source, at)
+        self._doubts.vouch(source)
+
     def distrust(self, source: str, why: str, now: Now) -> None:
         """An alarm: keys since that source's last good look are not used, and an exchange with one comes to nothing."""
         doubted = self.ahead.distrust(source, why, now)
@@ -294,6 +279,16 @@ class PeerRekey:
         if self.outbound.distrust(source, self.context.good_until(source)):
             self.outbound.yield_to_peer()
             self._ended(Outcome.RETRY_NOW, now)
+        self._replace(source, now)
+
+    def _replace(self, source: str, now: Now) -> None:
+        """Begin a rekey sooner where the epoch in force has a key of that source's that is in doubt."""
+        due = self._doubts.due(source, now.mono, initiates=self._initiates)
+        # An exchange under way has none, and a failed one is tried again in its own time.
+        busy = self.outbound.state is not OutState.IDLE or self.context.schedule.failures
+        if due is not None and not busy and self._next is not None and due < self._next:
+            self._next = due
+            self.context.notice("rekey.due", limit="doubt", source=source, seconds=round(due - now.mono, 3))
 
     def offered(self, responder: Responder, message: Message, address: Hashable, now: Now) -> bool:
         """An authenticated message 1 from this peer. Whether it is news."""

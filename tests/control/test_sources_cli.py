@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from qtunnel.cli.sources import qber_words
 from qtunnel.control.messages import KeySourceStatus, SourcePeerStatus
 from qtunnel.errors import ControlError, QtunnelError, UnknownSourceError
 from tests.control.support import Serving
@@ -65,18 +66,24 @@ def test_peers_towards_which_something_is_wrong_have_a_line_each(server: Serving
     towards = [
         SourcePeerStatus(peer="bob", state="no alarm", qber=0.02),
         SourcePeerStatus(peer="carol", state="in quarantine", qber=0.25, alarm="QBER 25.0%"),
-        SourcePeerStatus(peer="dave", state="status not known", problem="HTTP 404"),
+        SourcePeerStatus(peer="dave", state="status not known", problem="HTTP 404", silent_s=240.0),
     ]
     partly = WELL.model_copy(update={"healthy": False, "state": "partly in quarantine", "towards": towards})
     server.canned.key_sources = [partly]
     code, output, _ = call("sources", "--socket", server.path)
     assert code == 1
     assert "metro towards carol: in quarantine: QBER 25.0%" in output
-    assert "metro towards dave: status not known: HTTP 404" in output
+    assert "metro towards dave: status not known for 4 min: HTTP 404" in " ".join(output.split())
     assert "towards bob" not in output
     many = [SourcePeerStatus(peer=f"p{number}", state="in quarantine", alarm="Eve") for number in range(23)]
     server.canned.key_sources = [partly.model_copy(update={"towards": many})]
     assert "metro: and 3 peers more" in call("sources", "--socket", server.path)[1]
+
+
+@pytest.mark.parametrize(("age", "shown"), [(None, "3.2%"), (59.0, "3.2%"), (300.0, "3.2%, 5 min ago")])
+def test_a_qber_that_is_old_has_its_age(age: float | None, shown: str) -> None:
+    its = WELL.model_copy(update={"qber": 0.032, "qber_limit": None, "qber_age_s": age})
+    assert qber_words(its) == shown
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ ENTRY = {"epoch": 1, "sent": "00" * 12, "seen": "00" * 12}
 NEWER = Memory(8, b"\x42" * 12, b"\x43" * 12, 10)
 KEPT = Memory(
     7, b"\x40" * 12, b"\x41" * 12, 9, held=(("backup", 3), ("metro", 60)), stored=1_700_000_000_000,
-    vouched=(("metro", 1_700_000_000_123),),
 )  # fmt: skip
 
 

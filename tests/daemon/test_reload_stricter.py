@@ -19,7 +19,7 @@ from qtunnel.events import EventStream
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
 from qtunnel.rekey.model import EpochInfo
-from qtunnel.rekey.peer import PeerView
+from qtunnel.rekey.view import PeerView
 from qtunnel.sd_notify import Notifier
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef

@@ -12,18 +12,19 @@ from typing import Any
 import pytest
 
 from qtunnel.daemon import clock as clock_module
-from qtunnel.daemon import source_book, sources, watch
+from qtunnel.daemon import source_book, source_status, sources, watch
 from qtunnel.daemon.clock import now
 from qtunnel.daemon.reliance import CoreReliance
-from qtunnel.errors import ControlError, UnknownPeerError
+from qtunnel.drivers import etsi014
+from qtunnel.errors import ControlError, KeySourceUnreachableError, UnknownPeerError
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
 from qtunnel.keys import trust
-from qtunnel.rekey.model import Memory, Notice, PeerSettings
+from qtunnel.rekey.model import Look, Memory, Notice, PeerSettings
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.secret import Secret
 from qtunnel.terms import RESERVOIR, KeyRef, Policy, QkdPolicy
-from tests.daemon.test_sources import WELL, Bench, bench, config_of, key_answer, served, status_answer
+from tests.daemon.test_sources import WELL, Bench, bench, config_of, key_answer, nobody, served, status_answer
 from tests.drivers.front import Exchange, Front, front
 from tests.support.kme import answer, broken_server, driver_options, files, kme_pair, make_pki, run, until
 
@@ -39,7 +40,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0.0
         real = clock_module.monotonic
-        for module in (source_book, sources):
+        for module in (source_book, source_status, sources):
             monkeypatch.setattr(module, "monotonic", lambda: real() + self.ahead)
 
 
@@ -157,17 +158,33 @@ def test_an_alarm_that_comes_while_a_key_is_fetched_takes_it_back(pki: Path, clo
     run(test)
 
 
-@pytest.mark.parametrize("qber", ["NaN", '"3%"', '"lots"', "-1", "1.5", "true", "[0.3]", "Infinity", '""'])
+@pytest.mark.parametrize(
+    "qber",
+    [
+        "NaN",
+        '"3%"',
+        '"lots"',
+        "-1",
+        "1.5",
+        "true",
+        "[0.3]",
+        "Infinity",
+        '""',
+        '"status_extension": [{"qber": 0.4}]',
+        '"Stored_Key_Count": 7',
+    ],
+)
 def test_a_qber_that_cannot_be_read_stops_the_keys_until_one_can(pki: Path, clock: Clock, qber: str) -> None:
     async def test() -> None:
-        garbled = answer("200 OK", f'{{"stored_key_count": 7, "status_extension": {{"qber": {qber}}}}}')
+        extension = f'"status_extension": {{"qber": {qber}}}' if ":" not in qber else qber
+        garbled = answer("200 OK", f'{{"stored_key_count": 7, {extension}}}')
         async with (
             broken_server(files(pki, "kme-a"), garbled, status_answer(qber=0.03), key_answer("11")) as server,
             bench(config_of(metro=served(pki, server.port))) as its,
         ):
             refused = await its.new("metro")
             assert not refused.keys
-            assert "its qber is" in refused.failures[0][1]
+            assert "its qber is" in refused.failures[0][1] or ":" in qber
             assert [peer for peer, _ in told(its, "source.unreadable")] == ["bob"]
             assert its.status("metro").healthy is False
             assert its.towards("metro").state == "status unreadable"
@@ -282,6 +299,46 @@ def test_a_status_that_stops_coming_is_told_once_keys_are_used_without(pki: Path
     run(test)
 
 
+def test_a_pair_that_no_key_is_asked_for_shows_that_its_status_does_not_come_and_how_old_its_qber_is(
+    pki: Path, clock: Clock
+) -> None:
+    """As one that is fed from its reservoir while its KME is away."""
+
+    async def test() -> None:
+        async with hub(pki) as (its, _, said):
+            said.more["sae-bob"] = {"qber": 0.05}
+            said.more["sae-carol"] = {"qber": 0.02}
+            assert await works(its, "bob")
+            assert await works(its, "carol")
+            found = its.towards("metro")
+            assert found.silent_s is None
+            assert found.status_age_s is not None
+            assert found.status_age_s < 60
+            said.refuses = {"sae-bob"}
+            clock.ahead += trust.SILENT_AFTER - 1
+            await its.sources._ask("bob", "metro")
+            assert its.towards("metro").state == "no alarm", "one look that failed is no news"
+            clock.ahead += 300
+            await its.sources._ask("carol", "metro")
+            found = its.towards("metro")
+            assert found.state == "status not known"
+            assert "404" in (found.problem or "")
+            assert found.silent_s is not None
+            assert found.silent_s >= 300
+            assert found.status_age_s == found.silent_s
+            source = its.status("metro")
+            assert source.qber == 0.05
+            assert (source.qber_age_s or 0.0) >= 300
+            assert its.towards("metro", "carol").silent_s is None
+            said.refuses.clear()
+            await its.sources._ask("bob", "metro")
+            assert its.towards("metro").state == "no alarm"
+            assert its.towards("metro").silent_s is None
+            assert not told(its, "source.unwatched"), "no key was used without one"
+
+    run(test)
+
+
 def test_a_reload_keeps_what_was_cleared_by_nobody(pki: Path) -> None:
     async def test() -> None:
         async with hub(pki) as (its, server, said):
@@ -334,6 +391,54 @@ def test_a_pair_without_a_status_does_not_make_the_source_look_down(pki: Path, c
             said.refuses.add("sae-bob")
             await its.sources._ask("bob", "metro")
             assert its.status("metro").state == "failing"
+
+    run(test)
+
+
+def test_kept_keys_wait_for_a_look_and_hear_of_its_alarm_first(pki: Path) -> None:
+    async def test() -> None:
+        async with hub(pki) as (its, server, said):
+            assert not (await its.sources.fetch(Look("bob", 1, ("metro",)))).keys
+            assert its.heard.vouched == [("bob", "metro")]
+            assert not server.calls, "no key was asked for"
+            calls = len(server.requests)
+            await its.sources.fetch(Look("bob", 2, ("metro",)))
+            assert len(server.requests) == calls, "once is enough"
+            said.more["sae-carol"] = {"alarm": "Eve"}
+            await its.sources.fetch(Look("carol", 3, ("metro",)))
+            assert [gone[:2] for gone in its.heard.distrusted] == [("carol", "metro")]
+
+    run(test)
+
+
+@pytest.mark.parametrize("how", ["hangs", "away", "rests"])
+def test_kept_keys_wait_for_a_status_that_does_not_come_as_long_as_fresh_ones_and_that_is_shown(
+    pki: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Both KMEs may be away after a power cut: that is what kept keys are for."""
+
+    async def test() -> None:
+        async with hub(pki) as (its, _, said):
+            for module in (trust, sources):
+                monkeypatch.setattr(module, "HOLD", 0.5)
+            monkeypatch.setattr(sources, "AGAIN", 0.05)
+            said.hangs = {"sae-bob"}
+            if how == "away":
+                its.sources._hubs["away"] = away = etsi014.Hub("metro", nobody(pki))
+                its.sources._sources["bob", "metro"] = away.for_peer(etsi014.PeerOptions(peer_sae_id="sae-bob"))
+            if how == "rests":
+                for _ in range(3):
+                    its.sources.book.failed("metro", "away", KeySourceUnreachableError("metro", "status", "away"))
+                assert its.status("metro").state == "resting"
+                dict(its.sources.book)["metro"].health.rests_until += 1000.0
+            waiting = asyncio.create_task(its.sources.fetch(Look("bob", 1, ("metro",))))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            assert its.towards("metro").state == "not looked at yet"
+            assert not (await waiting).keys
+            assert [peer for peer, _ in told(its, "source.unwatched")] == ["bob"]
+            assert its.towards("metro").state == "status not known"
+            assert not its.heard.vouched
 
     run(test)
 

@@ -13,10 +13,9 @@ from qtunnel.daemon.view import Tally, is_stale, may_fall_short, peer_status, pr
 from qtunnel.engines.base import PeerStats
 from qtunnel.handshake.suites import SUITES
 from qtunnel.keys.policy import Protection
-from qtunnel.rekey.inbound import InState
 from qtunnel.rekey.model import EpochInfo
-from qtunnel.rekey.outbound import OutState
-from qtunnel.rekey.peer import PeerView
+from qtunnel.rekey.states import InState, OutState
+from qtunnel.rekey.view import PeerView
 from qtunnel.terms import KeyRef
 from tests.config.conftest import MINIMAL
 from tests.config.conftest import site as site  # the files that MINIMAL names

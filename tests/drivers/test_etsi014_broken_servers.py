@@ -20,6 +20,7 @@ from qtunnel.errors import (
     KeySourceCertificateError,
     KeySourceError,
     KeySourceProtocolError,
+    KeySourceStatusError,
     KeySourceTimeoutError,
     KeySourceUnauthorizedError,
     KeySourceUnavailableError,
@@ -328,12 +329,41 @@ def test_a_name_that_does_not_exist(pki: Path) -> None:
         ({"Stored_Key_Count": 10**400}, True),
         ({"stored_key_count": 5, "status_extension": {"alarm": "QBER 25%"}}, False),
         ({"stored_key_count": 5, "status_extension": {"alarm": ["QBER"]}}, False),
+        ({"stored_key_count": 5, "status_extension": None}, True),
+        ({"stored_key_count": 5, "status_extension": ""}, True),
+        ({"stored_key_count": 5, "status_extension": {}}, True),
     ],
 )
 def test_a_status_with_gaps(pki: Path, body: object, healthy: bool) -> None:
     status, _ = outcome(pki, ok(body), call="status")
     assert not isinstance(status, KeySourceError)
     assert getattr(status, "healthy", None) is healthy
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *(
+            ok({"stored_key_count": 5, "status_extension": its})
+            for its in ([{"qber": 0.4}], "alarm", 7, True, False, 0)
+        ),
+        answer("200 OK", '{"stored_key_count": 5, "status_extension": {"alarm": "Ev'),
+        answer("200 OK", '{"status_extension": {"alarm": "Eve"}, "Status_Extension": {}}'),
+        answer("200 OK", "[]"),
+        answer("200 OK", "null"),
+        answer("200 OK", "ALARM"),
+    ],
+)
+def test_a_status_in_which_an_alarm_may_be_is_one_that_cannot_be_read(pki: Path, reply: bytes) -> None:
+    status, _ = outcome(pki, reply, call="status")
+    assert type(status) is KeySourceStatusError
+
+
+@pytest.mark.parametrize("body", ["", " ", "<!doctype html><title>console</title>", "\n<html></html>"])
+def test_a_page_for_people_is_no_status(pki: Path, body: str) -> None:
+    """As of a server that has one for each path that it does not know: it says nothing of the keys."""
+    status, _ = outcome(pki, answer("200 OK", body), call="status")
+    assert type(status) is KeySourceProtocolError
 
 
 def test_twenty_timeouts_at_once_leave_nothing_open(pki: Path) -> None:

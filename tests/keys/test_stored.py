@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qtunnel.crypto.aead import CHACHA20_POLY1305
 from qtunnel.crypto.kdf import Label, derive, frame
 from qtunnel.errors import StoreError
-from qtunnel.keys.stored import FORMAT, SALT_SIZE, Image, StoredKey, seal, unseal
+from qtunnel.keys.stored import FORMAT, FORMER, SALT_SIZE, Image, StoredKey, seal, unseal
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
 
@@ -31,8 +31,10 @@ keys = st.builds(
     names, names, st.binary(min_size=1, max_size=64), st.integers(0, 1 << 50), st.integers(0, 2),
 )  # fmt: skip
 lists = st.lists(keys, max_size=5, unique_by=lambda entry: entry.ref).map(tuple)
+marks = st.lists(st.binary(min_size=8, max_size=8), max_size=5, unique=True).map(tuple)
+looks = st.dictionaries(names, st.integers(0, 1 << 50), max_size=3).map(lambda its: tuple(its.items()))
 images = st.builds(
-    Image, st.binary(min_size=8, max_size=8), st.none() | st.binary(min_size=8, max_size=8), lists, lists
+    Image, st.binary(min_size=8, max_size=8), st.none() | st.binary(min_size=8, max_size=8), lists, lists, marks, looks
 )
 
 
@@ -106,10 +108,47 @@ def test_a_wiped_image_holds_no_key() -> None:
 
 
 HEAD = struct.Struct(">8sB8sHH")
+MORE = struct.Struct(">HH")
 ENTRY = struct.pack(">BQBBH", 0, 5, 1, 1, 2) + b"sk" + b"!?"
 """A key of two bytes, of a source and with a key_ID of one each."""
 
 
+def sealed(form: bytes, plain: bytes) -> bytes:
+    head = struct.pack(f">8sQ{SALT_SIZE}s", form, 7, SALT)
+    with derive(KEY, Label.RESERVOIR_STORE, SALT, 32) as own:
+        return head + CHACHA20_POLY1305.seal(own, 0, plain, frame(head, *ENDS))
+
+
+def test_a_file_of_the_former_format_is_read_and_has_neither_marks_nor_looks() -> None:
+    plain = HEAD.pack(b"12345678", 1, b"abcdefgh", 1, 1) + ENTRY + ENTRY.replace(b"sk", b"st")
+    generation, image = unseal(sealed(FORMER, plain), KEY, ENDS)
+    assert generation == 7
+    assert [entry.ref.key_id for entry in (*image.own, *image.theirs)] == ["k", "t"]
+    assert (image.withdrawn, image.vouched) == ((), ())
+    assert unseal(sealed(FORMAT, plain + MORE.pack(0, 0)), KEY, ENDS) == (7, image)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"",
+        MORE.pack(0, 0)[:-1],
+        MORE.pack(0, 0) + b"!",
+        MORE.pack(1, 0) + b"1234567",
+        MORE.pack(2, 0) + b"12345678" * 2,  # a mark twice
+        MORE.pack(0, 1) + struct.pack(">QB", 5, 2) + b"m",
+        MORE.pack(0, 1) + struct.pack(">QB", 5, 1),
+        MORE.pack(0, 2) + (struct.pack(">QB", 5, 1) + b"m") * 2,  # a source twice
+        MORE.pack(0, 1) + struct.pack(">QB", 5, 1) + b"\xff",
+    ],
+)
+def test_marks_and_looks_that_are_not_what_this_version_writes_are_refused_with_all_keys(behind: bytes) -> None:
+    plain = HEAD.pack(b"12345678", 1, b"abcdefgh", 1, 0) + ENTRY
+    with pytest.raises(StoreError, match="its content is not what this version writes"):
+        unseal(sealed(FORMAT, plain + behind), KEY, ENDS)
+
+
+@pytest.mark.parametrize(("form", "behind"), [(FORMER, b""), (FORMAT, bytes(4))])
 @pytest.mark.parametrize(
     "plain",
     [
@@ -124,13 +163,10 @@ ENTRY = struct.pack(">BQBBH", 0, 5, 1, 1, 2) + b"sk" + b"!?"
         b"1234",
     ],
 )
-def test_what_another_version_may_have_sealed_is_refused_whole(plain: bytes) -> None:
+def test_what_another_version_may_have_sealed_is_refused_whole(plain: bytes, form: bytes, behind: bytes) -> None:
     """It opens, as whoever wrote it had the key; but it is not what this version writes."""
-    head = struct.pack(f">8sQ{SALT_SIZE}s", FORMAT, 7, SALT)
-    with derive(KEY, Label.RESERVOIR_STORE, SALT, 32) as own:
-        content = head + CHACHA20_POLY1305.seal(own, 0, plain, frame(head, *ENDS))
     with pytest.raises(StoreError, match="its content is not what this version writes"):
-        unseal(content, KEY, ENDS)
+        unseal(sealed(form, plain + behind), KEY, ENDS)
 
 
 def test_a_key_of_both_ends_may_have_one_reference() -> None:

@@ -18,6 +18,7 @@ from qtunnel.rekey.model import (
     Fetched,
     FetchNew,
     Install,
+    Look,
     Memory,
     Notice,
     Now,
@@ -114,6 +115,9 @@ class Host:
 class Simulation:
     """Two hosts, ``a`` and ``b``, a network and a pair of KMEs. Time is virtual."""
 
+    look_takes = 0.001
+    """Seconds for a look at the status of a source."""
+
     def __init__(
         self,
         seed: int,
@@ -195,6 +199,8 @@ class Simulation:
             case Send():
                 for datagram in effect.datagrams:
                     self._transmit(host, datagram)
+            case Look():
+                self._at(self.now + self.look_takes, lambda: self._look(host, effect))
             case FetchNew() | FetchAhead() | FetchById():
                 delay = self.rng.uniform(0.001, 0.05) + self.kme.slow.get(host.name, 0.0)
                 self._at(self.now + delay, lambda: self._fetch(host, effect))
@@ -208,6 +214,11 @@ class Simulation:
                 host.memory = effect.memory
             case Notice():
                 host.notices.append(effect)
+
+    def _look(self, host: Host, effect: Look) -> None:
+        """The status of a host's sources, which says nothing new."""
+        if self.hosts.get(host.name) is host:
+            host.node.fetched(effect.peer, effect.ticket, Fetched(), self.present(host.name))
 
     def _fetch(self, host: Host, effect: FetchNew | FetchAhead | FetchById) -> None:
         """Ask the KME on behalf of one host."""

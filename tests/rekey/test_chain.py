@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 
 from qtunnel.handshake.fragments import MessageType
-from qtunnel.rekey.inbound import InState
 from qtunnel.rekey.model import Memory
-from qtunnel.rekey.outbound import OutState
+from qtunnel.rekey.states import InState, OutState
 from qtunnel.rekey.timing import FETCH_LIMIT, OFFER_HOLD
 from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
 from tests.rekey.simulation import Conditions, Simulation

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from qtunnel.handshake.suites import SUITES
 from qtunnel.keys.policy import Protection, sources_required
-from qtunnel.rekey.inbound import InState
 from qtunnel.rekey.model import PeerSettings
 from qtunnel.rekey.peer import NEGOTIATED
+from qtunnel.rekey.states import InState
 from qtunnel.rekey.timing import RELAXED_GRACE
 from qtunnel.terms import Policy, QkdPolicy
 from tests.rekey.simulation import Conditions, Simulation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qtunnel.handshake.fragments import MessageType
-from qtunnel.rekey.outbound import OutState
+from qtunnel.rekey.states import OutState
 from qtunnel.rekey.timing import COMMIT_LIMIT
 from tests.rekey.simulation import Simulation
 from tests.rekey.test_distrust import alarm

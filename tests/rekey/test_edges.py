@@ -17,10 +17,9 @@ from qtunnel.handshake.messages import Answer, Verdict
 from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.keys.pace import Stock
 from qtunnel.keys.policy import Protection
-from qtunnel.rekey.inbound import InState
 from qtunnel.rekey.model import EpochInfo, FetchById, Fetched, FetchNew, Install, Notice
 from qtunnel.rekey.node import RekeyNode
-from qtunnel.rekey.outbound import OutState
+from qtunnel.rekey.states import InState, OutState
 from qtunnel.rekey.timing import COMMIT_LIMIT, FETCH_LIMIT, OFFER_HOLD
 from qtunnel.secret import RandomBytes, Secret
 from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy

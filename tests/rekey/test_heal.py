@@ -9,7 +9,7 @@ import pytest
 
 from qtunnel.handshake.fragments import MessageType
 from qtunnel.rekey.model import EpochInfo
-from qtunnel.rekey.outbound import OutState
+from qtunnel.rekey.states import OutState
 from qtunnel.rekey.timing import COMMIT_LIMIT, FIRST_RETRANSMIT, LONGEST_RETRANSMIT, RETRANSMIT_JITTER
 from tests.rekey.model.plan import Lose, Plan, Side
 from tests.rekey.model.world import World

@@ -12,7 +12,6 @@ from qtunnel.handshake.initiator import Initiator
 from qtunnel.handshake.messages import MIN_OFFER, Offer, init_sizes
 from qtunnel.handshake.suites import SUITES
 from qtunnel.keys.policy import Protection
-from qtunnel.rekey.inbound import InState
 from qtunnel.rekey.limits import (
     EPOCH_JUMP,
     FETCH_BURST,
@@ -23,7 +22,7 @@ from qtunnel.rekey.limits import (
     TokenBucket,
 )
 from qtunnel.rekey.model import Block, Defect, Effect, FetchById, Fetched, Memory, Notice, Send
-from qtunnel.rekey.outbound import OutState
+from qtunnel.rekey.states import InState, OutState
 from qtunnel.rekey.timing import ATTEMPT_LIMIT, KEY_LIFETIME, PENDING_LIMIT, tai64n
 from qtunnel.secret import Secret
 from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy

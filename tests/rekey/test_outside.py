@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qtunnel.rekey.inbound import InState
 from qtunnel.rekey.model import Block, FetchById, FetchNew, Install, Notice, Remember, Send
+from qtunnel.rekey.states import InState
 from tests.rekey.gateways import hand, now
 from tests.rekey.outside import CASES, PAIRING, B, first, hub
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from qtunnel.handshake.fragments import MessageType
-from qtunnel.rekey.inbound import InState
 from qtunnel.rekey.model import FetchById, Notice, Send
+from qtunnel.rekey.states import InState
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
 from tests.rekey.simulation import Simulation

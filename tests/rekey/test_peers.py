@@ -11,7 +11,7 @@ from qtunnel.rekey.exchanges import Exchanges
 from qtunnel.rekey.limits import EXCHANGES_REMEMBERED
 from qtunnel.rekey.model import Block, Defect, FetchById, Fetched, FetchNew, Install, Notice
 from qtunnel.rekey.node import RekeyNode
-from qtunnel.rekey.outbound import OutState
+from qtunnel.rekey.states import OutState
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef, Policy, QkdPolicy
 from tests.rekey.gateways import (

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from qtunnel.rekey.limits import OFFERS_REMEMBERED
 from qtunnel.rekey.model import Heard, Memory, Notice
 from qtunnel.rekey.node import RekeyNode
-from qtunnel.rekey.outbound import OutState
 from qtunnel.rekey.replay import ReplayTimes
+from qtunnel.rekey.states import OutState
 from qtunnel.rekey.timing import CLOCK_DOUBT, PENDING_LIMIT, tai64n
 from tests.rekey.gateways import IDENTITIES, datagrams, first_message, hand, node, now, reasons, sent, settings
 

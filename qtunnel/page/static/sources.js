@@ -6,6 +6,7 @@ import { h } from "./tree.js";
 import { clock, count, duration, percent, plural, scaled, sourceKind, sourceWords } from "./words.js";
 
 const QBER = 1, RATE = 2;
+const OLD = 60; // seconds: two of the usual 30 s between looks
 
 export function sources(view) {
   if (!view.now.sources.length) return [h("p", { class: "quiet card" }, "No key source is configured: the tunnels are post-quantum only.")];
@@ -20,7 +21,7 @@ function card(source, view) {
     view.stale ? h("p", { class: "asof" }, `When it was last heard of, at ${clock(view.now.now)}, it was: ${sourceWords(source, { now: view.now }).toLowerCase()}.`)
       : [source.alarm ? h("p", { class: "error" }, source.alarm) : null,
          source.healthy === false && source.last_error && !source.alarm ? h("p", { class: "error" }, source.last_error) : null,
-         ...source.towards.map((one) => h("p", { class: one.alarm ? "error" : "quiet" }, `Towards ${one.peer}: ${one.state}${one.alarm || one.problem ? `, ${one.alarm ?? one.problem}` : ""}`)),
+         ...source.towards.map((one) => h("p", { class: one.alarm ? "error" : "quiet" }, `Towards ${one.peer}: ${one.state}${one.silent_s !== null && one.state === "status not known" ? ` for ${duration(one.silent_s)}` : ""}${one.alarm || one.problem ? `, ${one.alarm ?? one.problem}` : ""}`)),
          source.towards_more ? h("p", { class: "quiet" }, `and ${plural(source.towards_more, "peer")} more`) : null,
          source.healthy === true ? figures(source, view) : before(source),
          h("p", { class: "quiet" }, `${plural(source.keys_taken, "key")} taken, ${count(source.keys_lost)} lost since the start`)]);
@@ -47,7 +48,8 @@ function figures(source, view) {
   }
   if (source.qber !== null) {
     const limit = source.qber_limit, kind = sourceKind(source, view) === "warn" ? "warn" : "good";
-    const bound = limit === null ? "no limit is set" : `at most ${percent(limit)}`;
+    const old = source.qber_age_s > OLD ? `, ${duration(source.qber_age_s)} ago` : "";
+    const bound = (limit === null ? "no limit is set" : `at most ${percent(limit)}`) + old;
     parts.push(figure("Error rate (QBER)", percent(source.qber), bound,
       line(column(QBER), begin, span, { limit, label: `QBER of the last hour; now ${percent(source.qber)}, ${bound}`, kind })));
   }

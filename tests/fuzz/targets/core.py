@@ -18,6 +18,7 @@ from qtunnel.rekey.model import (
     Fetched,
     FetchNew,
     Install,
+    Look,
     Memory,
     Notice,
     PeerSettings,
@@ -107,6 +108,8 @@ class World:
                     (ref, Secret(self.keys[ref.key_id][: ref.size])) for ref in effect.refs if ref.key_id in self.keys
                 ]
                 self._answer(core, other, effect.ticket, [one for one in found if len(one[1]) == one[0].size])
+            case Look():
+                core.fetched(other, effect.ticket, Fetched(), now(self.now))
             case Install():
                 psk = bytes(effect.psk.reveal())
                 assert len(psk) == 32

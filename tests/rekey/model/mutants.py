@@ -190,9 +190,10 @@ MUTANTS = (
         "keys in hand outlive an alarm",
         (
             AHEAD,
-            "        in_hand = [*context.ours.distrust(source, since), *context.theirs.distrust(source, since)]\n",
-            "        in_hand = list[KeyRef]()\n",
+            "        theirs = context.theirs.distrust(source, since)\n",
+            "        theirs = list[KeyRef]()\n",
         ),
+        (AHEAD, "        in_hand = [*context.ours.distrust(source, since), *theirs]\n", "        in_hand = theirs\n"),
     ),
     mutant(
         "an exchange with a key in doubt goes on at its initiator",

@@ -17,9 +17,9 @@ from qtunnel.handshake.fragments import MessageType
 from qtunnel.handshake.messages import Offer
 from qtunnel.keys.policy import Protection
 from qtunnel.rekey.model import EpochInfo, FetchById, FetchNew, Install, Remember, Send
-from qtunnel.rekey.peer import PeerView
 from qtunnel.rekey.protection import GuardState
 from qtunnel.rekey.timing import COMMIT_LIMIT
+from qtunnel.rekey.view import PeerView
 from qtunnel.terms import ChainPolicy, KeyRef, QkdPolicy
 from tests.rekey.model.plan import Side
 from tests.rekey.model.wire import Session

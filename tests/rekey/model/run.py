@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from qtunnel.keys.schedule import LONGEST_RETRY, OVERDUE_FACTOR, OVERDUE_SLACK
-from qtunnel.rekey.outbound import OutState
+from qtunnel.rekey.states import OutState
 from qtunnel.rekey.timing import ATTEMPT_LIMIT, COMMIT_LIMIT, OFFER_HOLD, PENDING_LIMIT, tai64n
 from qtunnel.terms import ChainPolicy, QkdPolicy
 from tests.rekey.model.oracle import BrokenRuleError

@@ -1,0 +1,244 @@
+"""Keys in doubt and restarts: what was withdrawn stays so, and what is kept waits for a look at its source."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from qtunnel.keys.reservoir import mark_of
+from qtunnel.rekey.model import Now
+from qtunnel.secret import Secret
+from qtunnel.terms import KeyRef
+from tests.rekey.simulation import EPOCH_OF_SIMULATION, Host, KmePair, Simulation
+from tests.rekey.test_ahead import DEPTH, initiator, shared
+from tests.rekey.test_distrust import BOTH, alarm, booked, held, idle, simulation, vouch
+from tests.rekey.test_kept import KeptSimulation
+from tests.rekey.test_rekey import done
+
+
+class Redelivering(KmePair):
+    """KMEs that deliver a key by its key_ID as often as they are asked."""
+
+    def get_by_id(self, who: str, ref: KeyRef) -> tuple[KeyRef, Secret] | str:
+        key = self._waiting.get(ref.key_id)
+        found = super().get_by_id(who, ref)
+        if key is not None and who not in self.down:
+            self._waiting[ref.key_id] = key
+        return found
+
+
+class KeptAndRedelivering(KeptSimulation):
+    """shift: by how many seconds the wall clocks are off."""
+
+    shift = 0.0
+
+    def _make_kme(self) -> KmePair:
+        return Redelivering(self.rng)
+
+    def clock(self) -> Now:
+        return Now(self.now, int((EPOCH_OF_SIMULATION + self.now + self.shift) * 1e9))
+
+
+class InMemory(Simulation):
+    def _make_kme(self) -> KmePair:
+        return Redelivering(self.rng)
+
+
+def installed(its: Simulation) -> set[KeyRef]:
+    """Keys of the epochs that either end still knows."""
+    peers = [host.node.peers[host.peer] for host in its.hosts.values()]
+    return {ref for peer in peers for info in peer.context.epochs.values() for ref in info.keys}
+
+
+def stocked(its: Simulation, doubted: int = 4) -> tuple[Host, Host, set[KeyRef]]:
+    """Both ends have keys agreed ahead, of which some came since the last good look. Returns the end that waits for
+    its peer, the other one, and the keys that came before."""
+    its.run_until(lambda: shared(its, initiator(its)) >= 6 and idle(its), limit=600)
+    vouch(its, "a", "b")
+    good = held(its.hosts["a"]) | held(its.hosts["b"])
+    its.run_until(lambda: all(len(held(its.hosts[name]) - good) >= doubted for name in "ab") and idle(its), limit=600)
+    first = initiator(its)
+    return its.hosts[its.hosts[first].peer], its.hosts[first], good
+
+
+def kept(**settings: Any) -> KeptAndRedelivering:
+    return KeptAndRedelivering(1, capabilities=BOTH, **settings)
+
+
+def test_what_is_withdrawn_stays_so_after_a_restart_and_the_peer_hears_of_it() -> None:
+    """The peer offers such a key, whose KME delivers it once more: it is refused all the same."""
+    its = kept()
+    here, there, _ = stocked(its)
+    name, known = here.name, held(here)
+    alarm(its, name)
+    doubted = known - held(here)
+    assert doubted & held(there), "the peer has not heard"
+    its.start(name)
+    reservoir = its.hosts[name].node.peers[there.name].ahead.reservoir
+    assert {mark_of(ref) for ref in doubted} <= set(reservoir._withdrawn)
+    peer = there.node.peers[name]
+    offered = next((ref for ref in peer.ahead.reservoir._own if ref in doubted), None)
+    assert offered is not None
+    peer.ahead.reservoir._own = {offered: peer.ahead.reservoir._own.pop(offered)} | peer.ahead.reservoir._own
+    its.kme.down = {there.name}
+    failed = there.count("rekey.failed")
+    there.node.rekey_now(name, its.clock())
+    its._carry_out(there)
+    for _ in range(3):
+        done(its)
+        assert not doubted & installed(its)
+    assert there.count("rekey.failed") - failed == 1
+    its.kme.down = set()
+    done(its, 4)
+    assert not doubted & held(there)
+    assert not doubted & installed(its)
+    assert not its.hosts[name].node.peers[there.name].ahead.reservoir._withdrawn, "it knows that the peer knows"
+
+
+def test_a_withdrawal_counts_as_heard_with_the_commit_alone() -> None:
+    """The answer came, but the peer, which goes by the commit, never saw that."""
+    its = simulation()
+    here, there, _ = stocked(its)
+    alarm(its, there.name)  # whose turn it is
+    reservoir = there.node.peers[here.name].ahead.reservoir
+    marks = set(reservoir._withdrawn)
+    assert marks
+    outbound = there.node.peers[here.name].outbound
+    its.run_until(lambda: outbound._sealed is not None, limit=30)
+    assert set(reservoir._withdrawn) == marks
+    done(its)
+    assert not reservoir._withdrawn
+
+
+def test_keys_in_hand_are_withdrawn_too() -> None:
+    """The peer offered them without an answer, and may do so again after a restart of this end."""
+    its = kept()
+    here, there, _ = stocked(its)
+    ref = KeyRef("metro", "in-hand", 32)
+    here.node.peers[there.name].context.theirs.put(ref, Secret(bytes(range(32))), its.now)
+    its.now += 0.1
+    alarm(its, here.name)
+    its.start(here.name)
+    assert its.hosts[here.name].node.peers[there.name].ahead.reservoir.is_withdrawn(ref)
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["redelivered", "gone"])
+@pytest.mark.parametrize("depth", [DEPTH, 0], ids=["", "without a reservoir now"])
+def test_what_was_agreed_with_an_end_that_forgot_it_goes_into_no_epoch(again: bool, depth: int) -> None:
+    """No store: this end has forgotten the keys, and which of them it came to doubt."""
+    kind = InMemory if again else Simulation
+    its = kind(1, simulation().conditions, interval=1.0, jitter=0.0, capabilities=BOTH, reservoir=DEPTH)
+    here, there, _ = stocked(its)
+    stock = held(there)
+    alarm(its, here.name)
+    if not depth:
+        its.settings[here.name] = replace(its.settings[here.name], reservoir=0)
+    its.start(here.name)
+    failed, epochs = there.count("rekey.failed"), there.engine.epoch
+    there.node.rekey_now(here.name, its.clock())
+    its._carry_out(there)
+    its.run_until(lambda: there.engine.epoch != epochs and its.agreed, limit=20)
+    context = there.node.peers[here.name].context
+    assert there.engine.epoch is not None
+    assert context.epochs[there.engine.epoch].keys
+    assert not stock & set(context.epochs[there.engine.epoch].keys)
+    if depth:  # else a refusal says nothing of a store, and one key after the other is offered
+        assert there.count("rekey.failed") - failed <= 1
+    done(its, 3)
+    assert not stock & held(there)
+    assert booked(there, "reservoir.lost") >= len(stock) - (there.count("rekey.failed") - failed)  # that were spent
+
+
+def test_a_key_in_hand_that_was_agreed_with_a_store_that_is_gone_is_not_offered() -> None:
+    its = InMemory(1, simulation().conditions, interval=1.0, jitter=0.0, capabilities=BOTH, reservoir=DEPTH)
+    here, there, _ = stocked(its)
+    peer = there.node.peers[here.name]
+    peer.ahead.take(["metro"], 1, its.clock())  # for an offer that nobody answered
+    (in_hand,) = set(peer.context.ours)
+    its.start(here.name)
+    failed, before = there.count("rekey.failed"), peer.ahead.reservoir.peer_store
+    its.hosts[here.name].node.rekey_now(there.name, its.clock())
+    its._carry_out(its.hosts[here.name])
+    its.run_until(lambda: peer.ahead.reservoir.peer_store != before and idle(its), limit=60)
+    there.node.rekey_now(here.name, its.clock())
+    its._carry_out(there)
+    done(its, 2)
+    assert in_hand not in installed(its)
+    assert in_hand not in peer.context.ours
+    assert there.count("rekey.failed") == failed, "nor was it tried"
+
+
+def test_a_key_in_hand_that_the_peer_withdraws_is_not_offered() -> None:
+    its = simulation()
+    here, there, _ = stocked(its)
+    peer = there.node.peers[here.name]
+    ref = KeyRef("metro", "in-hand", 32)
+    peer.context.ours.put(ref, Secret(bytes(range(32))), its.now)
+    here.node.peers[there.name].ahead.reservoir.withdraw([ref])
+    here.node.rekey_now(there.name, its.clock())
+    its._carry_out(here)
+    done(its)
+    failed = there.count("rekey.failed")
+    there.node.rekey_now(here.name, its.clock())
+    its._carry_out(there)
+    done(its, 2)
+    assert ref not in installed(its)
+    assert there.count("rekey.failed") == failed
+
+
+def test_kept_keys_are_used_by_neither_role_before_a_look_and_by_both_after_it() -> None:
+    its = kept()
+    its.run_until(lambda: min(shared(its, "a"), shared(its, "b")) >= 4 and idle(its), limit=600)
+    its.kme.down = {"a", "b"}
+    its.look_takes = 5.0
+    stock = held(its.hosts["a"]) | held(its.hosts["b"])
+    for name in "ab":
+        its.start(name)
+    began = its.now
+    assert held(its.hosts["a"]) | held(its.hosts["b"]) == stock
+    its.run_until(lambda: any(host.engine.epoch is not None for host in its.hosts.values()), limit=60)
+    assert its.now >= began + 2 * its.look_takes - 0.1, "before the offer, then before the answer"
+    its.run_until(lambda: its.agreed, limit=10)
+    assert installed(its)
+    assert installed(its) <= stock
+    before = its.now
+    done(its, 2)
+    assert its.now - before < its.look_takes, "once"
+
+
+def test_what_the_look_doubts_is_not_used() -> None:
+    its = kept()
+    here, there, good = stocked(its)
+    its.kme.down = {"a", "b"}
+    its.run_for(0.1)
+    its.look_takes = 5.0
+    its.start(there.name)
+    there = its.hosts[there.name]
+    doubted = held(there) - good
+    assert doubted
+    its.run_for(2.0)
+    assert not there.node.peers[here.name].context.epochs, "nothing is used meanwhile"
+    alarm(its, there.name)
+    assert held(there) == held(there) & good
+    its.run_until(lambda: there.engine.epoch is not None, limit=60)
+    assert not doubted & installed(its)
+    assert installed(its)
+
+
+@pytest.mark.parametrize("shift", [-3600.0, 3600.0, -1e10])
+@pytest.mark.parametrize("when", ["before the save", "while it was down"])
+def test_whatever_becomes_of_the_clock_what_came_after_the_look_is_in_doubt(shift: float, when: str) -> None:
+    its = kept()
+    here, _, good = stocked(its, doubted=1)
+    if when == "before the save":
+        its.shift = shift
+        done(its, 3)  # so that the store is written by that clock
+    if when == "while it was down":
+        its.shift = shift
+    its.start(here.name)
+    here = its.hosts[here.name]
+    assert held(here) - good
+    alarm(its, here.name)
+    assert not held(here) - good
