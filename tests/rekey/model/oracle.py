@@ -229,18 +229,22 @@ class Oracle:
         over = world.now >= since + side.max_age * world.plan.interval - 1e-6
         return side.may_relax and (over or end in self._still_relaxed)
 
+    def commits(self, host: Host) -> None:
+        """The key of an exchange that the end has committed, if there is one now."""
+        sealed = host.node.peers[host.peer].outbound._sealed
+        if sealed is not None:
+            psk = bytes(sealed.keys.psk.reveal())
+            self._sealed[host.name].setdefault(psk, self._world.now)
+            for ref in sealed.keys.keys:
+                self._hold(self._sealed_keys.setdefault(ref, psk) == psk, f"{host.name}: {ref.key_id} is used twice")
+
     # -- what it looks at by itself
 
     def check(self) -> None:
         """After every step."""
         world = self._world
         for end, host in world.hosts.items():
-            sealed = host.node.peers[host.peer].outbound._sealed
-            if sealed is not None:
-                psk = bytes(sealed.keys.psk.reveal())
-                self._sealed[end].setdefault(psk, world.now)
-                for ref in sealed.keys.keys:
-                    self._hold(self._sealed_keys.setdefault(ref, psk) == psk, f"{end}: {ref.key_id} is used twice")
+            self.commits(host)
             if world.refuses(end):
                 self._refused[end] = world.now
             self._check_session(end)

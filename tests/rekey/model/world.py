@@ -97,6 +97,10 @@ class RecordedKmes(KmePair):
         """The key as that end got it."""
         return self._bits.get((who, ref))
 
+    def others(self, who: str, ref: KeyRef) -> bytes | None:
+        """The key as the other end got it, or would get it from a KME that does not lie."""
+        return self._bits.get(("b" if who == "a" else "a", ref), self._waiting.get(ref.key_id))
+
 
 class World(Simulation):
     """The simulation with everything that can go wrong. ``oracle`` holds the rules after every step."""
@@ -418,6 +422,7 @@ class World(Simulation):
         )
         host = self.hosts.get(end)
         if host is not None:
+            self.oracle.commits(host)  # which an alarm may make it forget
             host.node.distrust(host.peer, source, "an eavesdropper", self.present(end))
 
     # -- faults
