@@ -85,7 +85,8 @@ class Happening:
 
 
 SETTLING = 1e-6
-"""Seconds below which two moments are one: what is left of sums of parts."""
+"""Seconds below which two moments are one: what is left of sums of parts. After centuries of the network, which a time
+scale brings within days, a number tells no such moments apart: then it is the next that it can tell."""
 
 
 class Link:
@@ -203,7 +204,7 @@ class Link:
             if not self.spec.waits and not self._monitor.settled(self.figures.error):
                 bits = min(bits, self._monitor.bits_until_settled(self.figures.error))
             moment = min(moment, self._at + bits / self.figures.sifted_rate)
-        return max(moment, self._at + SETTLING)
+        return max(moment, self._at + SETTLING, math.nextafter(self._at, math.inf))
 
     @property
     def dazzled(self) -> bool:

@@ -41,7 +41,11 @@ class Monitor:
 
     @property
     def estimate(self) -> float:
-        return self._errors / self.sample
+        """Never outside of its parts, so a window of one error has that: sums of parts are a little off."""
+        if not self._pieces:  # no light was there yet
+            return 0.0
+        errors = [piece.error for piece in self._pieces]
+        return min(max(self._errors / self.sample, min(errors)), max(errors))
 
     def settled(self, error: float) -> bool:
         """Whether all of the window has this error."""
@@ -112,7 +116,8 @@ class Monitor:
                 # at the limit itself it is not above yet: a millionth of the window more
                 return passed + part + 1e-6 * self.sample
             passed, errors = passed + piece.bits, after
-        return math.inf
+        # of an error that is the limit itself sums cannot tell: the window has it alone then, and is not above
+        return passed + 1e-6 * self.sample if (error > limit) == above else math.inf
 
     def bits_until_settled(self, error: float) -> float:
         """Sifted bits of this error until all of the window has it."""

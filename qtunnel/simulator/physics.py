@@ -91,8 +91,10 @@ def raman_photons(qkd: Any, classical: Classical, conditions: Conditions) -> flo
 def _pulses(qkd: Any, conditions: Conditions) -> Figures:
     hardware = conditions.hardware
     channel = qkd.Channel(T=_transmittance(conditions))
-    detector = qkd.ClickDetector(eta=hardware.efficiency, dark=_dark(qkd, conditions))
-    error = optics_error(conditions)
+    dark = _dark(qkd, conditions)
+    detector = qkd.ClickDetector(eta=hardware.efficiency, dark=dark)
+    # The package counts a dark count beside a photon as two errors, and refuses a QBER above a half that comes of it.
+    error = min(optics_error(conditions), max(0.0, LARGEST_ERROR - dark))
     if hardware.protocol == "cow":
         modulation = qkd.IntensityKeying(mu=hardware.signal)
         phase = min(LARGEST_ERROR, hardware.phase_error + conditions.intercepted / 2)

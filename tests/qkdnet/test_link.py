@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtunnel.qkdnet.channel import Fading, FreeSpace, Satellite
-from qtunnel.qkdnet.conditions import Hardware
+from qtunnel.qkdnet.conditions import Conditions, Figures, Hardware
 from qtunnel.qkdnet.link import Link, LinkState
 from qtunnel.qkdnet.reservoir import ShortageError
 from tests.qkdnet.support import RATE, simple, spec
@@ -89,6 +89,30 @@ def test_a_link_that_is_too_noisy_from_the_start_says_so() -> None:
     assert words(one.advance(0.0)) == ["link.alarm"]
     assert words(one.advance(5.0)) == []
     assert one.reservoir.made == 0
+
+
+@pytest.mark.parametrize("qber", [0.07, 0.08, 0.1])
+def test_a_link_whose_error_is_its_threshold_comes_back_after_an_alarm(qber: float) -> None:
+    def even(conditions: Conditions) -> Figures:
+        return Figures(RATE, 4 * RATE, qber + conditions.intercepted / 4)
+
+    one = Link(spec("x", "a", "b", threshold=qber), even, 0.0)
+    assert words(one.advance(1.0)) == []
+    one.eavesdrop(1.0, "intercept-resend")
+    assert words(one.advance(3.3)) == ["link.alarm"]
+    one.restore(3.3)
+    assert words(one.advance(100.0)) == ["link.cleared"]
+
+
+@pytest.mark.parametrize("begin", [1e9, 1e11, 1e15])
+def test_time_goes_on_where_a_number_tells_no_microseconds_apart(begin: float) -> None:
+    """A day of the network in each second of the clock, for days."""
+    one = Link(spec("x", "a", "b"), simple, begin)
+    assert words(one.advance(begin + 10)) == []
+    one.eavesdrop(begin + 10, "intercept-resend")
+    assert words(one.advance(begin + 20)) == ["link.alarm"]
+    one.restore(begin + 20)
+    assert words(one.advance(begin + 30)) == ["link.cleared"]
 
 
 def test_a_share_that_stays_below_the_threshold_costs_keys_but_no_alarm() -> None:
@@ -213,6 +237,7 @@ def test_only_fibre_has_a_length_to_set() -> None:
 def test_a_satellite_makes_keys_in_its_passes_only_and_its_store_serves_between() -> None:
     one = link(channel=PASS)
     assert one.state is LinkState.DARK
+    assert one.error == 0  # nobody has measured one
     found = list(one.advance(30_000.0))
     half = PASS.pass_length / 2
     rises = [1000 + number * 10_000 - half for number in range(3)]

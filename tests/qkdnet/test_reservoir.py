@@ -76,11 +76,25 @@ def test_the_monitor_says_beforehand_when_it_crosses_a_limit(
     left = monitor.bits_until(limit, error, above=above)
     if left == math.inf:
         monitor.take(1e9, error)
-        assert (monitor.estimate > limit) != above or monitor.estimate == pytest.approx(limit)
+        assert monitor.estimate == error
+        assert (error > limit) != above
     else:
         assert left <= 1001
         monitor.take(left, error)
         assert (monitor.estimate > limit) == above or monitor.estimate == pytest.approx(limit)
+
+
+@given(st.sampled_from([0.07, 0.1, 0.25]), st.lists(st.tuples(st.floats(0, 0.5), st.floats(0, 3000)), max_size=8))
+def test_an_error_that_is_the_limit_itself_is_not_above_it(limit: float, changes: list[tuple[float, float]]) -> None:
+    monitor = Monitor(1000.0)
+    monitor.begin(limit)
+    for number, (error, bits) in enumerate(changes):
+        monitor.take(bits, min(error, limit), 0.1 * (number % 3))
+        assert monitor.estimate <= limit
+    monitor.take(700.3, 0.5)
+    assert monitor.estimate > limit
+    monitor.take(monitor.bits_until(limit, limit, above=False), limit)
+    assert monitor.estimate <= limit
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.01, 0.05, 0.2]), st.floats(0, 400)), min_size=1, max_size=100))

@@ -9,7 +9,7 @@ import pytest
 import qkd
 
 from qtunnel.qkdnet.channel import Fibre
-from qtunnel.qkdnet.conditions import Classical, Conditions, Hardware
+from qtunnel.qkdnet.conditions import Classical, Conditions, Hardware, Protocol
 from qtunnel.qkdnet.link import LinkSpec
 from qtunnel.qkdnet.network import Network, NodeSpec
 from qtunnel.simulator import physics
@@ -120,6 +120,21 @@ def test_an_intercepted_share_costs_more_key_the_larger_it_is() -> None:
     rates = [figures(Conditions(Hardware(), 25.0, intercepted=share)).key_rate for share in (0, 0.05, 0.1, 0.2, 0.5)]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] > rates[1] > 0 == rates[-1]
+
+
+@pytest.mark.parametrize("dark", [0.0, 1e-6, 1e-3, 0.1])
+@pytest.mark.parametrize("protocol", ["bb84-decoy", "six-state", "sarg04", "cow", "bbm92", "cv"])
+def test_errors_of_a_half_have_figures_as_others_have(protocol: Protocol, dark: float) -> None:
+    """Nobody looks at the figures of a satellite that is not there yet, and where they cannot be had when it rises, the
+    network's time stands still."""
+    signal, decoy = (0.1, 0.05) if protocol == "cow" else (0.5, 0.1)
+    hardware = Hardware(protocol, signal=signal, decoy=decoy, dark=dark)
+    for loss, share in itertools.product((0.0, 20.0, 60.0, 300.0), (0.0, 0.5, 1.0)):
+        found = figures(Conditions(hardware, loss=loss, noise=0.5, intercepted=share))
+        assert found.key_rate == 0
+        assert found.sifted_rate >= 0
+        if protocol != "cv":
+            assert 0.35 < found.error <= 0.5
 
 
 def test_dead_time_bounds_the_counts() -> None:
