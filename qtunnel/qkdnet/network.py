@@ -188,8 +188,10 @@ class Network:
         copies: dict[str, list[Secret]] = {}
         deliveries: list[list[Delivery]] = [[] for _ in sending.keys]
         bits = 8 * len(sending.keys[0])
+        begun: list[str] = []
         try:
             for target, paths in ways.items():
+                begun.append(target)
                 firsts = [[self.links[name].reservoir.used for name in path.links] for path in paths]
                 seen = [self.spend(paths, bits) for _ in sending.keys]
                 if len(ways) == 1 and not overhead(paths):
@@ -201,7 +203,7 @@ class Network:
                     one = Delivery(self.now, key_id, source, target, bits, paths, seen[number])
                     deliveries[number].append(one)
         except TransferError:
-            for target in ways:  # what is made in their place is another key
+            for target in begun:  # what is made in their place is another key
                 self.ledger.pair(source, target).lost += len(sending.keys)
             for key in (*sending.keys, *(copy for made in copies.values() for copy in made)):
                 key.wipe()

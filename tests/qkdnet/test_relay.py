@@ -169,3 +169,20 @@ def test_a_stranger_s_messages_are_nobody_s() -> None:
     assert key.at_source == key.at_targets["b"] == key.at_targets["c"]
     assert network.relay.traffic["a-b"].unheard == 0
     assert network.relay.traffic["a-b"].refused == 2 * 4
+
+
+def test_keys_count_as_lost_towards_those_for_whom_link_key_was_used() -> None:
+    """The way to the first of two ends is meddled with: nothing was used towards the second."""
+    links = [spec("ab", "a", "b", initial=10_000), spec("ac", "a", "c", initial=10_000)]
+    network = Network([NodeSpec(name) for name in "abc"], links, simple)
+    network.links["ab"].meddle(0.0, "lose")
+    with pytest.raises(NoPathError):
+        network.make("a", ["b", "c"], 32, ["k1", "k2"], counting())
+    assert {name: link.reservoir.used for name, link in network.links.items()} == {"ab": 2 * 256 + TAG_BITS, "ac": 0}
+    assert network.ledger.pair("a", "b").lost == 2
+    assert network.ledger.pair("a", "c").lost == 0
+    network.links["ab"].restore(0.0)
+    network.links["ac"].meddle(0.0, "lose")
+    with pytest.raises(NoPathError):
+        network.make("a", ["b", "c"], 32, ["k3"], counting())
+    assert (network.ledger.pair("a", "b").lost, network.ledger.pair("a", "c").lost) == (3, 1)
