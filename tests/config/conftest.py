@@ -61,6 +61,7 @@ def site(tmp_path: Path) -> Path:
     for name in ("ca", "backbone-ca", "sae-alice", "sae-bob", "sae-hub", "hub-1"):
         (tmp_path / "pki" / f"{name}.pem").write_text("stands for a certificate\n")
         write_secret(tmp_path / "pki" / f"{name}.key", "stands for a private key\n")
+    write_secret(tmp_path / "pki" / "sae-alice.password", "stands for a password\n")
     return tmp_path
 
 
