@@ -76,9 +76,11 @@ soak: dev test-tools
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) --into $(SOAK_RECORD) $(ARGS)
 
 # engine: kernel, against this machine's kernel or, where that has no WireGuard, Debian's in a virtual machine: within half
-# an hour without help of the processor (KVM); KERNEL_VM_LIMIT=seconds is another bound
+# an hour without help of the processor (KVM); KERNEL_VM_LIMIT=seconds is another bound. KERNEL=user-mode: in a user-mode
+# Linux, which is built of Debian's source the first time, and takes seven minutes then
 test-kernel: dev kernel-tools
-	scripts/test-kernel $(BIN)/python $(TOOLS)/kernel $(ARGS)
+	@[ "$(KERNEL)" != user-mode ] || scripts/need-tools "build-essential flex bison bc" cc flex bison bc $(OUT)
+	KERNEL=$(KERNEL) scripts/test-kernel $(BIN)/python $(TOOLS)/kernel $(ARGS)
 
 # the tests without root on the oldest versions that pyproject.toml allows, and on each Python from 3.11 on that can be had
 # here; a quarter of an hour each. ARGS="tests/handshake tests/keys -n 2" are some of them; PYTHONS="3.13" is one of those

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from qtunnel.telemetry import log
 from tests.support.liboqs import missing
 
 # The same examples in every run, and however busy the machine is, so that a red run means a change; a look at others:
@@ -40,6 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("root"):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_runtest_setup() -> None:
+    """Commands set the levels of logging for their whole process, which here is that of the next test, too."""
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger(log.ROOT).setLevel(logging.NOTSET)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

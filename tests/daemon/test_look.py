@@ -30,6 +30,7 @@ class Looked:
         gateway._tunnel = SimpleNamespace(stats=self._stats, drop_session=self._drop)
         gateway._plain = SimpleNamespace(look=lambda *about: None)
         gateway._shown = {}
+        gateway._counted = {}
         gateway._view = gateway._flush = lambda *about: None
         gateway._publish = lambda kind, peer=None, **told: self.events.append((kind, peer, str(told.get("detail"))))
         monkeypatch.setattr(module, "protection_in_force", lambda *about: Protection.STARTING)
