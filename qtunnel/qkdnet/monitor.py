@@ -31,21 +31,16 @@ class Piece:
 class Monitor:
     """The mean error over the last ``sample`` sifted bits, and the keys of these bits.
 
+    estimate: that mean; 0 where no light was there yet.
+
     A key leaves the window with the bits that it was distilled from: once the error of the whole window after them was
     seen, and raised no alarm.
     """
 
     sample: float
+    estimate: float = 0.0
     _pieces: list[Piece] = field(default_factory=list)
     _errors: float = 0.0
-
-    @property
-    def estimate(self) -> float:
-        """Never outside of its parts, so a window of one error has that: sums of parts are a little off."""
-        if not self._pieces:  # no light was there yet
-            return 0.0
-        errors = [piece.error for piece in self._pieces]
-        return min(max(self._errors / self.sample, min(errors)), max(errors))
 
     def settled(self, error: float) -> bool:
         """Whether all of the window has this error."""
@@ -59,7 +54,7 @@ class Monitor:
     def begin(self, error: float) -> None:
         """The ends have measured this error, and made no key meanwhile."""
         self._pieces = [Piece(self.sample, error)]
-        self._errors = error * self.sample
+        self._sum_up()
 
     def take(self, bits: float, error: float, per_bit: float = 0.0, *, known: bool = False) -> list[Piece]:
         """So many sifted bits came; what leaves the window, the oldest first."""
@@ -73,11 +68,16 @@ class Monitor:
         left = list(self._leaving(sum(piece.bits for piece in self._pieces) - self.sample))
         if len(self._pieces) > MOST_PIECES:
             self._merge()
-        self._errors = sum(piece.bits * piece.error for piece in self._pieces)
         if len(self._pieces) == 1:  # without what is left of sums of parts
             self._pieces[0].bits = self.sample
-            self._errors = self._pieces[0].error * self.sample
+        self._sum_up()
         return left
+
+    def _sum_up(self) -> None:
+        """The mean is never outside of its parts, so a window of one error has that: sums of parts are a little off."""
+        errors = [piece.error for piece in self._pieces]
+        self._errors = sum(piece.bits * piece.error for piece in self._pieces)
+        self.estimate = min(max(self._errors / self.sample, min(errors)), max(errors))
 
     def _leaving(self, bits: float) -> Iterator[Piece]:
         while bits > 0:

@@ -117,6 +117,19 @@ links: {air: {between: [alice, bob], free_space: {distance: 1 km, fading: {devia
 """
     what = "links.air.free_space.fading.interval: must be 0.36 s or more with this time_scale, or time falls behind"
     assert what in problems(tmp_path, text)[0]
+    air = "{between: [alice, bob], free_space: {distance: 1 km, fading: {deviation: 2 dB, interval: %s}}}"
+    for intervals, slow in ((("500ms", "1s", "10s"), 1.08), (("900ms", "900ms"), None)):
+        links = "".join(f"  air-{number}: {air % interval}\n" for number, interval in enumerate(intervals))
+        file = tmp_path / "several.yaml"
+        file.write_text(f"network: n\ntime_scale: 1s = 1h\nnodes: {{alice: {{}}, bob: {{}}}}\nlinks:\n{links}")
+        if slow is None:
+            assert load_topology(file).time_scale == 3600
+            continue
+        found = problems(tmp_path, file.read_text())
+        what = f"must be {slow} s or more with this time_scale and 3 links that fade, or time falls behind"
+        assert [line.split(": ")[1:] for line in found] == [
+            [f"links.air-{number}.free_space.fading.interval", what] for number in (0, 1)
+        ]
 
 
 def test_a_topology_becomes_what_it_says(tmp_path: Path) -> None:
