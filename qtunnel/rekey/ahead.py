@@ -18,7 +18,10 @@ FIRST_PAUSE = 2.0
 LONGEST_PAUSE = 120.0
 """... these, the usual interval between rekeys: what comes sooner would not be announced sooner."""
 CONFIGURATION_CHANGED = "the configuration has changed"
-WITHDRAWN = "the peer has withdrawn them: its key source raised an alarm"
+WITHDRAWN = "the peer has withdrawn them: its key source raised an alarm, or does not have them"
+VAIN = 3
+"""Times that a key which the peer announced is asked for in vain, while its source delivers others: a KME may not have
+heard of it yet, or have lost it, as by a restart, and would be asked at each rekey for as long as the key is kept."""
 PEER_LOST = "the peer has lost what it held of them, as by a restart"
 IN_MEMORY_ALONE = "the daemon was started anew, and they were in its memory alone"
 
@@ -62,6 +65,10 @@ class Ahead:
         self._due: dict[str, float] = {}
         """When a source may be asked again, where not at once; monotonic seconds."""
         self._pauses: dict[str, float] = {}
+        self._away: set[str] = set()
+        """Sources that gave not one key when they were asked last."""
+        self._vain: dict[KeyRef, int] = {}
+        """How often the peer's keys were asked for in vain, of those that it announced last."""
         self._low = set(settings.sources)  # empty, as everybody expects at the start
         self._saved = self.reservoir.version
         self._begin(kept, now)
@@ -170,6 +177,7 @@ class Ahead:
             self._context.admit(reservoir.hold, result, now)
             self._drop({mark_of(ref) for ref in self._unwanted.intersection(refs)})
             self._unwanted.difference_update(refs)
+            self._give_up(refs, {ref for ref, _ in result.keys})
             self.save(now)
             self._note()
             return
@@ -177,11 +185,34 @@ class Ahead:
         failures = self._context.admit(reservoir.put, result, now)
         self.save(now)
         self._note()
+        self._away.discard(source)
         if failures or len(result.keys) < number:
+            if not result.keys:
+                self._away.add(source)
             pause = self._pauses.get(source, FIRST_PAUSE)
             self._due[source] = now.mono + pause
             self._pauses[source] = min(LONGEST_PAUSE, 2 * pause)
         else:
+            self._due.pop(source, None)
+            self._pauses.pop(source, None)
+
+    def _give_up(self, asked: Iterable[KeyRef], came: Collection[KeyRef]) -> None:
+        """Withdraw what a source does not have while it has others: the peer books it as lost and announces another."""
+        well = {ref.source for ref in came}
+        for ref in asked:
+            if ref in came:
+                self._vain.pop(ref, None)
+            elif ref.source in well or self._vain.get(ref):
+                self._vain[ref] = self._vain.get(ref, 0) + 1
+        gone = [ref for ref, times in self._vain.items() if times >= VAIN]
+        for ref in gone:
+            del self._vain[ref]
+        self.reservoir.withdraw(gone)
+
+    def delivered(self, result: Fetched) -> None:
+        """What came for a rekey: a source that was away is back, and what is missing is fetched without waiting."""
+        for source in self._away.intersection(ref.source for ref, _ in result.keys):
+            self._away.discard(source)
             self._due.pop(source, None)
             self._pauses.pop(source, None)
 
@@ -295,6 +326,7 @@ class Ahead:
             self._note()
         for source in context.settings.sources:
             self._watch(source)
+        self._vain = {ref: self._vain[ref] for ref in told.announced if ref in self._vain}
         under_way = {ref for refs in self._theirs.values() for ref in refs}
         announced = [ref for ref in told.announced if ref not in under_way]
         wanted = self.reservoir.wanted(announced, context.settings.sources, QKD_KEY_SIZE)

@@ -247,8 +247,10 @@ class PeerRekey:
             self.inbound.looked(ticket, now)
             self._ended(self.outbound.looked(ticket, now), now)
         elif self.inbound.asked(ticket):
+            self.ahead.delivered(result)
             self.inbound.fetched(ticket, result, now)
         elif self.outbound.asked(ticket):
+            self.ahead.delivered(result)
             self._ended(self.outbound.fetched(ticket, result, now), now)
         elif self.ahead.asked(ticket):
             self.ahead.fetched(ticket, result, now)

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from qtunnel.rekey.ahead import VAIN
 from qtunnel.rekey.model import FetchAhead
-from qtunnel.terms import MAX_ANNOUNCED, RESERVOIR, KeyRef, Policy, QkdPolicy
+from qtunnel.secret import Secret
+from qtunnel.terms import MAX_ANNOUNCED, RESERVOIR, WITHDRAWALS, KeyRef, Policy, QkdPolicy
 from tests.rekey.simulation import Conditions, Simulation
 from tests.rekey.test_rekey import CLEAN, done
 
@@ -77,6 +79,53 @@ def test_once_it_is_empty_policy_acts_and_recovery_needs_no_restart() -> None:
     its.run_until(lambda: all(host.engine.blocked for host in its.hosts.values()), limit=120)
     its.kme.down = set()
     its.run_until(lambda: its.agreed, limit=120)
+
+
+def test_it_fills_again_at_once_after_an_outage_of_whatever_length() -> None:
+    """The pause after vain calls is two minutes by then; the key of the first rekey shows that the source is back."""
+    its = simulation(max_age=1000.0)
+    its.run_until(lambda: shared(its, initiator(its)) > DEPTH - 2, limit=600)
+    its.kme.down = {"a", "b"}
+    its.run_for(300.0)
+    first = initiator(its)
+    ahead = its.hosts[first].node.peers[its.hosts[first].peer].ahead
+    its.run_until(lambda: ahead._due["metro"] > its.now + 60.0, limit=200)
+    assert shared(its, first) == 0
+    its.kme.down = set()
+    its.run_until(lambda: shared(its, first) > 4, limit=40)
+
+
+def test_an_announced_key_that_the_peer_s_kme_has_lost_is_given_up() -> None:
+    its = simulation(capabilities=RESERVOIR | WITHDRAWALS, depth=4)
+    asked: list[str] = []
+    real = its.kme.get_by_id
+
+    def get_by_id(who: str, ref: KeyRef) -> tuple[KeyRef, Secret] | str:
+        if ref.key_id == "key-3":
+            asked.append(who)
+            return "metro: dec_keys: 400 unknown key_ID"
+        return real(who, ref)
+
+    its.kme.get_by_id = get_by_id  # type: ignore[method-assign]
+    its.run_until(lambda: any(host.count("reservoir.lost") for host in its.hosts.values()), limit=60)
+    before = len(asked)
+    assert before >= VAIN
+    done(its, 20)
+    assert len(asked) <= before
+    holds = {ref.key_id for host in its.hosts.values() for ref in host.node.peers[host.peer].ahead.reservoir.refs}
+    assert "key-3" not in holds
+    assert sum(host.count("reservoir.lost") for host in its.hosts.values()) == 1
+
+
+def test_a_kme_that_is_down_makes_nobody_give_keys_up() -> None:
+    its = simulation(
+        capabilities=RESERVOIR | WITHDRAWALS, policy_a=Policy(QkdPolicy.PREFERRED), policy_b=Policy(QkdPolicy.PREFERRED)
+    )
+    its.kme.down = {"b"}
+    done(its, 30)
+    its.kme.down = set()
+    its.run_until(lambda: shared(its, initiator(its)) > 4, limit=300)
+    assert not any(host.count("reservoir.lost") for host in its.hosts.values())
 
 
 def test_a_peer_without_a_reservoir_costs_no_key() -> None:
