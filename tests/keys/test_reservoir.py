@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qtunnel.keys.reservoir import MAX_DEPTH, TRANSIT, Reservoir, mark_of
+from qtunnel.keys.reservoir import MOST_WITHDRAWN, TRANSIT, Reservoir, mark_of
 from qtunnel.secret import Secret
 from qtunnel.terms import MAX_ANNOUNCED, MAX_ANNOUNCED_BYTES, NOTHING, KeyRef
 
@@ -74,13 +74,13 @@ def test_a_key_that_comes_once_more_is_wiped_and_the_first_stays() -> None:
 
 def test_withdrawals_that_a_peer_never_hears_of_take_bounded_memory() -> None:
     one = reservoir("a", depth=16)
-    numbers = range(2 * MAX_DEPTH + 100)
+    numbers = range(MOST_WITHDRAWN + 100)
     for number in numbers:
         held = key(number)
         one.hold(ref(number), held, 1.0)
         assert one.distrust("metro", 0.0) == [ref(number)]
         assert held.wiped
-    assert len(one._withdrawn) == 2 * MAX_DEPTH
+    assert len(one._withdrawn) == MOST_WITHDRAWN
     assert mark_of(ref(numbers[-1])) in one._withdrawn, "the newest, which the peer may offer yet"
 
 
