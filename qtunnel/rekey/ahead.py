@@ -70,7 +70,7 @@ class Ahead:
         """Go on with what was kept; what was not is told as lost, once."""
         context, settings, reservoir = self._context, self._context.settings, self.reservoir
         before = dict(context.memory.held)
-        context.held_ahead = self._held
+        context.held_ahead, context.withdrawn = self._held, reservoir.is_withdrawn
         if kept.image is not None and settings.store_key is not None:
             context.vouched |= reservoir.take_up(kept.image, now.mono, _unix_ms(now), context.is_news)
             self._saved = reservoir.version
@@ -305,7 +305,8 @@ class Ahead:
 
     def _drop(self, marks: Collection[bytes]) -> bool:
         """The peer has withdrawn these; whether any of them was here."""
-        self._renounced |= set(marks)
+        # Of keys that come into the hand later the peer knows nothing yet, and one that only answers offers none.
+        self._renounced |= {mark for ref in self._context.ours if (mark := mark_of(ref)) in marks} if marks else set()
         under_way = {ref for refs in self._theirs.values() for ref in refs} if marks else set[KeyRef]()
         self._unwanted |= {ref for ref in under_way if mark_of(ref) in marks}
         return self._lost(self.reservoir.drop(marks), WITHDRAWN)

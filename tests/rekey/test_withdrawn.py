@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from qtunnel.keys.reservoir import mark_of
-from qtunnel.rekey.model import Now
+from qtunnel.rekey.model import Fetched, Keep, Now, Remember
+from qtunnel.rekey.states import InState, OutState
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
 from tests.rekey.simulation import EPOCH_OF_SIMULATION, Host, KmePair, Simulation
@@ -124,6 +125,20 @@ def test_keys_in_hand_are_withdrawn_too() -> None:
     assert its.hosts[here.name].node.peers[there.name].ahead.reservoir.is_withdrawn(ref)
 
 
+def test_a_file_without_marks_of_keys_in_hand_is_not_used_any_more() -> None:
+    """Nothing of the reservoir is in doubt, but a disk that does not take the marks must not forget them."""
+    its = kept()
+    here, there, _ = stocked(its)
+    vouch(its, here.name)
+    its.now += 0.1
+    here.node.peers[there.name].context.theirs.put(KeyRef("metro", "in-hand", 32), Secret(bytes(range(32))), its.now)
+    here.node.take_effects()
+    here.node.distrust(there.name, "metro", "intercept-resend", its.clock())
+    effects = here.node.take_effects()
+    assert [effect.used for effect in effects if isinstance(effect, Keep)] == [True]
+    assert any(isinstance(effect, Remember) for effect in effects)
+
+
 @pytest.mark.parametrize("again", [True, False], ids=["redelivered", "gone"])
 @pytest.mark.parametrize("depth", [DEPTH, 0], ids=["", "without a reservoir now"])
 def test_what_was_agreed_with_an_end_that_forgot_it_goes_into_no_epoch(again: bool, depth: int) -> None:
@@ -186,6 +201,61 @@ def test_a_key_in_hand_that_the_peer_withdraws_is_not_offered() -> None:
     done(its, 2)
     assert ref not in installed(its)
     assert there.count("rekey.failed") == failed
+
+
+def test_a_withdrawn_key_of_its_own_is_not_taken_once_more() -> None:
+    """After a restart a KME delivers it a second time, as a fresh one, before the peer has heard of anything."""
+    its = kept()
+    there, here, _ = stocked(its)
+    name = here.name
+    own = {ref: its_own.key.copy() for ref, its_own in here.node.peers[there.name].ahead.reservoir._own.items()}
+    alarm(its, name)
+    its.start(name)
+    peer = its.hosts[name].node.peers[there.name]
+    doubted = [ref for ref in own if peer.ahead.reservoir.is_withdrawn(ref)]
+    assert doubted
+    keys = tuple((ref, own[ref]) for ref in doubted)
+    failures = peer.context.admit(peer.context.ours.put, Fetched(keys), its.clock())
+    assert len(failures) == len(doubted)
+    assert "withdrawn" in failures[0][1]
+    assert not set(peer.context.ours)
+    assert all(key.wiped for _, key in keys)
+
+
+def test_what_the_peer_withdraws_while_a_source_is_waited_for_is_not_offered() -> None:
+    its = simulation(sources=("metro", "other"), interval=20.0)
+    its.run_until(lambda: shared(its, initiator(its)) >= 4 and idle(its), limit=6000)
+    there = its.hosts[initiator(its)]
+    here, peer = its.hosts[there.peer], there.node.peers[there.peer]
+    ref = KeyRef("metro", "in-hand", 32)
+    peer.context.ours.put(ref, Secret(bytes(range(32))), its.now)
+    peer.ahead.reservoir.keep(("metro",))  # so that the other source is asked
+    here.node.peers[there.name].ahead.reservoir.withdraw([ref])
+    here.node.rekey_now(there.name, its.clock())
+    its._carry_out(here)
+    its.run_until(lambda: peer.inbound.state is InState.ANSWERED, limit=10)
+    its.kme.slow = {there.name: 2.0}
+    there.node.rekey_now(here.name, its.clock())
+    its._carry_out(there)
+    assert peer.outbound.state is OutState.FETCHING
+    its.run_until(lambda: peer.inbound.state is InState.IDLE, limit=10)
+    assert ref in peer.context.ours, "the commit came while the source is waited for"
+    its.run_until(lambda: peer.outbound._initiator is not None, limit=10)
+    assert peer.outbound._initiator is not None
+    assert [key.source for key in peer.outbound._initiator.offer.keys] == ["other"]
+    assert ref not in peer.context.ours
+
+
+def test_an_end_that_never_begins_does_not_gather_what_its_peer_withdraws() -> None:
+    its = simulation()
+    here, there, _ = stocked(its)
+    for number in range(3):
+        there.node.peers[here.name].ahead.reservoir.withdraw(KeyRef("metro", f"{number}-{n}", 32) for n in range(20))
+        there.node.rekey_now(here.name, its.clock())
+        its._carry_out(there)
+        done(its)
+    assert not there.node.peers[here.name].ahead.reservoir._withdrawn
+    assert not here.node.peers[there.name].ahead._renounced
 
 
 def test_kept_keys_are_used_by_neither_role_before_a_look_and_by_both_after_it() -> None:
