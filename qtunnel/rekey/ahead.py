@@ -311,11 +311,13 @@ class Ahead:
         self._unwanted |= {ref for ref in under_way if mark_of(ref) in marks}
         return self._lost(self.reservoir.drop(marks), WITHDRAWN)
 
-    def distrust(self, source: str, why: str, now: Now) -> list[KeyRef]:
+    def distrust(self, source: str, why: str, now: Now, coming: Iterable[KeyRef] = ()) -> list[KeyRef]:
         """An alarm: wipe what came of that source since the last good look, also what is in hand, and let the peer know
-        what it holds of it; returns which that were."""
+        what it holds of it; returns which that were. coming: further keys of the peer's that are being fetched."""
         context = self._context
         since = context.good_until(source)
+        under_way = [ref for refs in (coming, *self._theirs.values()) for ref in refs if ref.source == source]
+        self.reservoir.withdraw(under_way)  # whoever fetches them wipes them, and they must not come once more
         self._unlooked.discard(source)
         ahead = self.reservoir.distrust(source, since)
         theirs = context.theirs.distrust(source, since)
@@ -324,7 +326,7 @@ class Ahead:
         if ahead or in_hand:
             number = len(ahead) + len(in_hand)
             context.notice("key.distrusted", source=source, number=number, detail=why)
-        if ahead or in_hand:
+        if ahead or in_hand or under_way:
             self._watch(source)
             self.save(now)
             self._note()

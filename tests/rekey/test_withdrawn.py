@@ -258,6 +258,44 @@ def test_an_end_that_never_begins_does_not_gather_what_its_peer_withdraws() -> N
     assert not here.node.peers[there.name].ahead._renounced
 
 
+@pytest.mark.parametrize(
+    ("ahead", "killed"), [(True, False), (True, True), (False, True)], ids=["announced", "announced-killed", "offered"]
+)
+def test_what_is_being_fetched_when_an_alarm_comes_is_not_taken_when_it_comes_once_more(
+    ahead: bool, killed: bool
+) -> None:
+    """Nobody has it then: who fetched it has wiped it, or is no more. Its KME delivers it again when all is well."""
+    its = kept()
+    here, there, _ = stocked(its)
+    name, node = here.name, here.node
+    if not ahead:  # so that a fresh key is offered
+        there.node.peers[name].ahead.reservoir.keep(())
+    fetched, its.kme.slow = node.fetched, {name: 5.0}
+
+    def wiped(peer: str, ticket: int, result: Fetched, now: Now) -> None:
+        result.wipe()  # as daemon/answers.py does it
+        fetched(peer, ticket, Fetched(), now)
+
+    node.fetched = wiped  # type: ignore[method-assign]  # the shell of this one
+    there.node.rekey_now(name, its.clock())
+    its._carry_out(there)
+    peer = node.peers[there.name]
+    its.run_until(lambda: bool(peer.ahead._theirs if ahead else peer.inbound.coming), limit=60)
+    doubted = {*peer.inbound.coming, *(ref for refs in peer.ahead._theirs.values() for ref in refs)}
+    alarm(its, name)
+    if killed:
+        its.start(name)
+    else:
+        its.run_until(lambda: not peer.ahead._theirs, limit=60)
+        node.fetched = fetched  # type: ignore[method-assign]
+    its.kme.slow = {}
+    vouch(its, name)
+    for _ in range(6):
+        done(its)
+        assert not doubted & (installed(its) | set(its.hosts[name].node.peers[there.name].ahead.reservoir._theirs))
+    assert not doubted & held(there), "the peer has heard"
+
+
 def test_kept_keys_are_used_by_neither_role_before_a_look_and_by_both_after_it() -> None:
     its = kept()
     its.run_until(lambda: min(shared(its, "a"), shared(its, "b")) >= 4 and idle(its), limit=600)
