@@ -11,6 +11,7 @@ from qtunnel.keys.reservoir import Reservoir, mark_of
 from qtunnel.keys.stored import Image
 from qtunnel.rekey.context import PeerContext
 from qtunnel.rekey.model import FetchAhead, FetchById, Fetched, Keep, Look, Now, PeerSettings
+from qtunnel.rekey.timing import THROWN_PAUSE
 from qtunnel.terms import NOTHING, RESERVOIR, STORE_SIZE, WITHDRAWALS, Inventory, KeyRef
 
 FIRST_PAUSE = 2.0
@@ -62,6 +63,8 @@ class Ahead:
         self._due: dict[str, float] = {}
         """When a source may be asked again, where not at once; monotonic seconds."""
         self._pauses: dict[str, float] = {}
+        self._thrown: dict[str, float] = {}
+        """Likewise, as the peer had us throw away what we held of it: who goes on so must not drain a KME."""
         self._low = set(settings.sources)  # empty, as everybody expects at the start
         self._saved = self.reservoir.version
         self._begin(kept, now)
@@ -128,7 +131,7 @@ class Ahead:
         if self._wanted:
             busy = {source for source, _ in self._own.values()}
             times += [
-                self._due.get(source, float("-inf"))
+                self._may_ask(source)
                 for source in self._context.settings.sources
                 if source not in busy and self.reservoir.missing(source)
             ]
@@ -152,11 +155,15 @@ class Ahead:
         busy = {source for source, _ in self._own.values()}
         for source in self._context.settings.sources:
             number = self.reservoir.missing(source)
-            if source in busy or not number or now.mono < self._due.get(source, float("-inf")):
+            if source in busy or not number or now.mono < self._may_ask(source):
                 continue
             ticket = next(self._context.tickets)
             self._own[ticket] = source, number
             self._context.effects.append(FetchAhead(self._context.name, ticket, source, number, QKD_KEY_SIZE))
+
+    def _may_ask(self, source: str) -> float:
+        """From when on it may be asked for keys; monotonic seconds."""
+        return max(times.get(source, float("-inf")) for times in (self._due, self._thrown))
 
     def asked(self, ticket: int) -> bool:
         """Whether this fetch is for the reservoir."""
@@ -168,7 +175,7 @@ class Ahead:
         if ticket in self._theirs:
             refs = self._theirs.pop(ticket)
             self._context.admit(reservoir.hold, result, now)
-            self._drop({mark_of(ref) for ref in self._unwanted.intersection(refs)})
+            self._drop({mark_of(ref) for ref in self._unwanted.intersection(refs)}, now)
             self._unwanted.difference_update(refs)
             self.save(now)
             self._note()
@@ -279,8 +286,8 @@ class Ahead:
         nothing. Whether keys are lost by it."""
         lost = False
         if any(told.store) and self.reservoir.peer_store is not None:
-            lost = self._lost(self.reservoir.learn(Inventory(told.store)), PEER_LOST)
-        dropped = self._drop(told.withdrawn)
+            lost = self._throw(self.reservoir.learn(Inventory(told.store)), PEER_LOST, now)
+        dropped = self._drop(told.withdrawn, now)
         if lost or dropped:
             self.save(now)
             self._note()
@@ -289,8 +296,8 @@ class Ahead:
     def learn(self, told: Inventory, now: Now) -> None:
         """What a proven offer or answer says of the peer's keys; those that it announces are fetched."""
         context = self._context
-        lost = self._lost(self.reservoir.learn(told), PEER_LOST)
-        if self._drop(told.withdrawn) or lost:
+        lost = self._throw(self.reservoir.learn(told), PEER_LOST, now)
+        if self._drop(told.withdrawn, now) or lost:
             self.save(now)
             self._note()
         for source in context.settings.sources:
@@ -303,13 +310,18 @@ class Ahead:
             self._theirs[ticket] = wanted
             context.effects.append(FetchById(context.name, ticket, wanted))
 
-    def _drop(self, marks: Collection[bytes]) -> bool:
+    def _throw(self, refs: Collection[KeyRef], why: str, now: Now) -> bool:
+        """These were wiped at the peer's word; whether there were any."""
+        self._thrown |= {ref.source: now.mono + THROWN_PAUSE * self._context.settings.interval for ref in refs}
+        return self._lost(refs, why)
+
+    def _drop(self, marks: Collection[bytes], now: Now) -> bool:
         """The peer has withdrawn these; whether any of them was here."""
         # Of keys that come into the hand later the peer knows nothing yet, and one that only answers offers none.
         self._renounced |= {mark for ref in self._context.ours if (mark := mark_of(ref)) in marks} if marks else set()
         under_way = {ref for refs in self._theirs.values() for ref in refs} if marks else set[KeyRef]()
         self._unwanted |= {ref for ref in under_way if mark_of(ref) in marks}
-        return self._lost(self.reservoir.drop(marks), WITHDRAWN)
+        return self._throw(self.reservoir.drop(marks), WITHDRAWN, now)
 
     def distrust(self, source: str, why: str, now: Now, coming: Iterable[KeyRef] = ()) -> list[KeyRef]:
         """An alarm: wipe what came of that source since the last good look, also what is in hand, and let the peer know

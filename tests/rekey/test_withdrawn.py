@@ -11,7 +11,7 @@ from qtunnel.keys.reservoir import mark_of
 from qtunnel.rekey.model import Fetched, Keep, Now, Remember
 from qtunnel.rekey.states import InState, OutState
 from qtunnel.secret import Secret
-from qtunnel.terms import KeyRef
+from qtunnel.terms import MAX_ANNOUNCED, KeyRef
 from tests.rekey.simulation import EPOCH_OF_SIMULATION, Host, KmePair, Simulation
 from tests.rekey.test_ahead import DEPTH, initiator, shared
 from tests.rekey.test_distrust import BOTH, alarm, booked, held, idle, simulation, vouch
@@ -256,6 +256,28 @@ def test_an_end_that_never_begins_does_not_gather_what_its_peer_withdraws() -> N
         done(its)
     assert not there.node.peers[here.name].ahead.reservoir._withdrawn
     assert not here.node.peers[there.name].ahead._renounced
+
+
+@pytest.mark.parametrize("what", ["withdraws", "shows another store"])
+def test_a_peer_that_has_keys_thrown_away_all_the_time_does_not_drain_the_kme(what: str) -> None:
+    its = simulation(interval=60.0)
+    its.run_for(20)
+    here, there = its.hosts["b"], its.hosts["a"]
+    peer = there.node.peers["b"]
+    before, began, exchanges = held(here), its.now, 0
+    fetched = set[KeyRef]()
+    while its.now < began + 120:
+        if what == "withdraws":
+            peer.ahead.reservoir.withdraw(here.node.peers["a"].ahead.reservoir._own)
+        else:
+            peer.ahead.lose("so it says", its.clock())
+        exchanges += there.node.rekey_now("b", its.clock())
+        its._carry_out(there)
+        its.run_for(0.6)
+        fetched |= set(here.node.peers["a"].ahead.reservoir._own)
+    assert exchanges > 100
+    assert len(fetched - before) <= 4 * MAX_ANNOUNCED
+    its.run_until(lambda: shared(its, "b") > 4, limit=600)
 
 
 @pytest.mark.parametrize(
