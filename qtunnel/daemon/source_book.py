@@ -112,7 +112,9 @@ class SourceBook:
             for peer in [peer for peer, own in pairs if own == name]:
                 known = trusted.get(peer)
                 if known is None or (name in fresh and known.state is not TrustState.QUARANTINED):
+                    doubts = 0 if known is None else known.doubts  # of before stay, as keys may be on their way still
                     known = Trust(name, peer, source.rules.limits, warns=name not in quiet)
+                    known.doubts = doubts
                 known.quarantine.limits = source.rules.limits
                 its.towards[peer] = known
 

@@ -264,14 +264,9 @@ class KeySources:
         return found
 
     async def _guarded(
-        self,
-        peer: str,
-        name: str,
-        call: str,
-        ask: Callable[[], Awaitable[list[tuple[KeyRef, Secret]]]],
-        number: int,
+        self, peer: str, name: str, call: str, ask: Callable[[], Awaitable[list[tuple[KeyRef, Secret]]]], number: int,
         chosen_by: str | None = None,
-    ) -> list[Answer]:
+    ) -> list[Answer]:  # fmt: skip
         """The keys that a call brings, or in words why there are none. number: keys that it may cost; chosen_by: the
         peer that said which."""
         await self._look_before(peer, name)
@@ -390,7 +385,9 @@ class KeySources:
                     self._reliance.distrust(its, name, self.book.why(name, its))
 
         found = await self._outcome(name, "status", ask, looked_at=peer)
-        if not isinstance(found, str) and of_now() and not self.book.barred(name, peer):
+        if isinstance(found, str) and trust is not None and of_now():
+            trust.failed(found)  # also a driver's defect, and one that never answers
+        elif of_now() and not isinstance(found, str) and not self.book.barred(name, peer):
             self._reliance.vouch(peer, name, begun)
         self.supply.told(peer, name, found)
         return found

@@ -195,7 +195,8 @@ class Reservoir:
         """The peer has to wipe these, which are in no reservoir here (any more)."""
         before = len(self._withdrawn)
         self._withdrawn |= dict.fromkeys(mark_of(ref) for ref in refs)
-        self.version += len(self._withdrawn) > before
+        if len(self._withdrawn) > before:
+            self._out()  # a file of before does not know of it, and must not be used any more
         while len(self._withdrawn) > MOST_WITHDRAWN:
             del self._withdrawn[next(iter(self._withdrawn))]
 

@@ -11,17 +11,11 @@ from qtunnel.keys.reservoir import Reservoir, mark_of
 from qtunnel.keys.stored import Image
 from qtunnel.rekey.context import PeerContext
 from qtunnel.rekey.model import FetchAhead, FetchById, Fetched, Keep, Look, Now, PeerSettings
+from qtunnel.rekey.refill import Refill
 from qtunnel.terms import NOTHING, RESERVOIR, STORE_SIZE, WITHDRAWALS, Inventory, KeyRef
 
-FIRST_PAUSE = 2.0
-"""Seconds until a source that gave fewer keys than it was asked for is asked again, doubling up to ..."""
-LONGEST_PAUSE = 120.0
-"""... these, the usual interval between rekeys: what comes sooner would not be announced sooner."""
 CONFIGURATION_CHANGED = "the configuration has changed"
 WITHDRAWN = "the peer has withdrawn them: its key source raised an alarm, or does not have them"
-VAIN = 3
-"""Times that a key which the peer announced is asked for in vain, while its source delivers others: a KME may not have
-heard of it yet, or have lost it, as by a restart, and would be asked at each rekey for as long as the key is kept."""
 PEER_LOST = "the peer has lost what it held of them, as by a restart"
 IN_MEMORY_ALONE = "the daemon was started anew, and they were in its memory alone"
 
@@ -62,13 +56,7 @@ class Ahead:
         """Keys that were put in hand to be offered, and the peer's store with which each was agreed."""
         self._renounced: set[bytes] = set()
         """Marks that the peer has withdrawn since the last offer: it may be a key in hand."""
-        self._due: dict[str, float] = {}
-        """When a source may be asked again, where not at once; monotonic seconds."""
-        self._pauses: dict[str, float] = {}
-        self._away: set[str] = set()
-        """Sources that gave not one key when they were asked last."""
-        self._vain: dict[KeyRef, int] = {}
-        """How often the peer's keys were asked for in vain, of those that it announced last."""
+        self._refill = Refill()
         self._low = set(settings.sources)  # empty, as everybody expects at the start
         self._saved = self.reservoir.version
         self._begin(kept, now)
@@ -77,7 +65,7 @@ class Ahead:
         """Go on with what was kept; what was not is told as lost, once."""
         context, settings, reservoir = self._context, self._context.settings, self.reservoir
         before = dict(context.memory.held)
-        context.held_ahead = self._held
+        context.held_ahead, context.withdrawn = self._held, reservoir.is_withdrawn
         if kept.image is not None and settings.store_key is not None:
             context.vouched |= reservoir.take_up(kept.image, now.mono, _unix_ms(now), context.is_news)
             self._saved = reservoir.version
@@ -135,7 +123,7 @@ class Ahead:
         if self._wanted:
             busy = {source for source, _ in self._own.values()}
             times += [
-                self._due.get(source, float("-inf"))
+                self._refill.due(source)
                 for source in self._context.settings.sources
                 if source not in busy and self.reservoir.missing(source)
             ]
@@ -159,7 +147,7 @@ class Ahead:
         busy = {source for source, _ in self._own.values()}
         for source in self._context.settings.sources:
             number = self.reservoir.missing(source)
-            if source in busy or not number or now.mono < self._due.get(source, float("-inf")):
+            if source in busy or not number or now.mono < self._refill.due(source):
                 continue
             ticket = next(self._context.tickets)
             self._own[ticket] = source, number
@@ -175,9 +163,9 @@ class Ahead:
         if ticket in self._theirs:
             refs = self._theirs.pop(ticket)
             self._context.admit(reservoir.hold, result, now)
-            self._drop({mark_of(ref) for ref in self._unwanted.intersection(refs)})
+            self._drop({mark_of(ref) for ref in self._unwanted.intersection(refs)}, now)
             self._unwanted.difference_update(refs)
-            self._give_up(refs, {ref for ref, _ in result.keys})
+            self.reservoir.withdraw(self._refill.given_up(refs, {ref for ref, _ in result.keys}))
             self.save(now)
             self._note()
             return
@@ -185,36 +173,12 @@ class Ahead:
         failures = self._context.admit(reservoir.put, result, now)
         self.save(now)
         self._note()
-        self._away.discard(source)
-        if failures or len(result.keys) < number:
-            if not result.keys:
-                self._away.add(source)
-            pause = self._pauses.get(source, FIRST_PAUSE)
-            self._due[source] = now.mono + pause
-            self._pauses[source] = min(LONGEST_PAUSE, 2 * pause)
-        else:
-            self._due.pop(source, None)
-            self._pauses.pop(source, None)
-
-    def _give_up(self, asked: Iterable[KeyRef], came: Collection[KeyRef]) -> None:
-        """Withdraw what a source does not have while it has others: the peer books it as lost and announces another."""
-        well = {ref.source for ref in came}
-        for ref in asked:
-            if ref in came:
-                self._vain.pop(ref, None)
-            elif ref.source in well or self._vain.get(ref):
-                self._vain[ref] = self._vain.get(ref, 0) + 1
-        gone = [ref for ref, times in self._vain.items() if times >= VAIN]
-        for ref in gone:
-            del self._vain[ref]
-        self.reservoir.withdraw(gone)
+        enough = not failures and len(result.keys) >= number
+        self._refill.gave(source, len(result.keys), enough=enough, now=now.mono)
 
     def delivered(self, result: Fetched) -> None:
         """What came for a rekey: a source that was away is back, and what is missing is fetched without waiting."""
-        for source in self._away.intersection(ref.source for ref, _ in result.keys):
-            self._away.discard(source)
-            self._due.pop(source, None)
-            self._pauses.pop(source, None)
+        self._refill.delivered(ref.source for ref, _ in result.keys)
 
     def look(self, sources: Iterable[str]) -> int | None:
         """Before keys of these sources are used: ask for a look where nobody has looked since they were kept. Returns
@@ -310,8 +274,8 @@ class Ahead:
         nothing. Whether keys are lost by it."""
         lost = False
         if any(told.store) and self.reservoir.peer_store is not None:
-            lost = self._lost(self.reservoir.learn(Inventory(told.store)), PEER_LOST)
-        dropped = self._drop(told.withdrawn)
+            lost = self._throw(self.reservoir.learn(Inventory(told.store)), PEER_LOST, now)
+        dropped = self._drop(told.withdrawn, now)
         if lost or dropped:
             self.save(now)
             self._note()
@@ -320,13 +284,13 @@ class Ahead:
     def learn(self, told: Inventory, now: Now) -> None:
         """What a proven offer or answer says of the peer's keys; those that it announces are fetched."""
         context = self._context
-        lost = self._lost(self.reservoir.learn(told), PEER_LOST)
-        if self._drop(told.withdrawn) or lost:
+        lost = self._throw(self.reservoir.learn(told), PEER_LOST, now)
+        if self._drop(told.withdrawn, now) or lost:
             self.save(now)
             self._note()
         for source in context.settings.sources:
             self._watch(source)
-        self._vain = {ref: self._vain[ref] for ref in told.announced if ref in self._vain}
+        self._refill.announced(told.announced)
         under_way = {ref for refs in self._theirs.values() for ref in refs}
         announced = [ref for ref in told.announced if ref not in under_way]
         wanted = self.reservoir.wanted(announced, context.settings.sources, QKD_KEY_SIZE)
@@ -335,18 +299,26 @@ class Ahead:
             self._theirs[ticket] = wanted
             context.effects.append(FetchById(context.name, ticket, wanted))
 
-    def _drop(self, marks: Collection[bytes]) -> bool:
+    def _throw(self, refs: Collection[KeyRef], why: str, now: Now) -> bool:
+        """These were wiped at the peer's word; whether there were any."""
+        self._refill.thrown((ref.source for ref in refs), self._context.settings.interval, now.mono)
+        return self._lost(refs, why)
+
+    def _drop(self, marks: Collection[bytes], now: Now) -> bool:
         """The peer has withdrawn these; whether any of them was here."""
-        self._renounced |= set(marks)
+        # Of keys that come into the hand later the peer knows nothing yet, and one that only answers offers none.
+        self._renounced |= {mark for ref in self._context.ours if (mark := mark_of(ref)) in marks} if marks else set()
         under_way = {ref for refs in self._theirs.values() for ref in refs} if marks else set[KeyRef]()
         self._unwanted |= {ref for ref in under_way if mark_of(ref) in marks}
-        return self._lost(self.reservoir.drop(marks), WITHDRAWN)
+        return self._throw(self.reservoir.drop(marks), WITHDRAWN, now)
 
-    def distrust(self, source: str, why: str, now: Now) -> list[KeyRef]:
+    def distrust(self, source: str, why: str, now: Now, coming: Iterable[KeyRef] = ()) -> list[KeyRef]:
         """An alarm: wipe what came of that source since the last good look, also what is in hand, and let the peer know
-        what it holds of it; returns which that were."""
+        what it holds of it; returns which that were. coming: further keys of the peer's that are being fetched."""
         context = self._context
         since = context.good_until(source)
+        under_way = [ref for refs in (coming, *self._theirs.values()) for ref in refs if ref.source == source]
+        self.reservoir.withdraw(under_way)  # whoever fetches them wipes them, and they must not come once more
         self._unlooked.discard(source)
         ahead = self.reservoir.distrust(source, since)
         theirs = context.theirs.distrust(source, since)
@@ -355,7 +327,7 @@ class Ahead:
         if ahead or in_hand:
             number = len(ahead) + len(in_hand)
             context.notice("key.distrusted", source=source, number=number, detail=why)
-        if ahead or in_hand:
+        if ahead or in_hand or under_way:
             self._watch(source)
             self.save(now)
             self._note()

@@ -76,6 +76,7 @@ class PeerContext:
         self.peer_policy: Policy | None = None  # as it stood in the newest exchange that was proven
         self.pressed: Callable[[float], bool] = lambda now: False  # whether we are flooded; now: monotonic seconds
         self.held_ahead: Callable[[], tuple[tuple[str, int], ...]] = lambda: memory.held  # the reservoir says it later
+        self.withdrawn: Callable[[KeyRef], bool] = lambda ref: False  # likewise
         self.vouched: dict[str, float] = {}
         """By source, when a look last found nothing wrong with its keys; monotonic seconds."""
         self._psk: tuple[int, Secret] | None = None
@@ -166,6 +167,8 @@ class PeerContext:
             problem = problem_of(ref, key, self.settings.sources)
             if problem is None and not self._used.admit(self.name, ref, key, self._crowd()):
                 problem = f"{ref.source}: delivered a key for the second time (key_ID {ref.key_id}); it is not used"
+            if problem is None and self.withdrawn(ref):
+                problem = f"{ref.source}: delivered a key that was withdrawn after an alarm (key_ID {ref.key_id})"
             if problem is None:
                 put(ref, key, now.mono)
             else:

@@ -97,6 +97,11 @@ class Inbound:
         """Whether this fetch is ours."""
         return ticket in self._in_flight.values()
 
+    @property
+    def coming(self) -> tuple[KeyRef, ...]:
+        """Keys that are being fetched."""
+        return tuple(self._in_flight)
+
     def knows(self, exchange: bytes) -> bool:
         """Whether this exchange is, or was lately, ours to answer."""
         return (self._responder is not None and self._responder.exchange == exchange) or (

@@ -160,8 +160,8 @@ class Outbound:
         return self._offer(now)
 
     def _offer(self, now: Now) -> Outcome | None:
-        context, settings = self._context, self._context.settings
-        policy = context.policy
+        context, settings, policy = self._context, self._context.settings, self._context.policy
+        self._ahead.weed()  # once more: a commit of the peer's may have come while sources were waited for
         held = context.ours.newest_by_source()
         refs = tuple(held[source] for source in settings.sources if source in held)[: settings.mix]
         if policy.qkd is QkdPolicy.OFF:

@@ -275,7 +275,7 @@ class PeerRekey:
 
     def distrust(self, source: str, why: str, now: Now) -> None:
         """An alarm: keys since that source's last good look are not used, and an exchange with one comes to nothing."""
-        doubted = self.ahead.distrust(source, why, now)
+        doubted = self.ahead.distrust(source, why, now, self.inbound.coming)
         if self.inbound.uses(doubted):
             self.inbound.forget()
         if self.outbound.distrust(source, self.context.good_until(source)):

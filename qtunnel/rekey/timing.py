@@ -46,6 +46,9 @@ OFFER_HOLD = 10.0
 """Seconds that we hold our own offer back while an exchange of the peer's is under way."""
 INSIST_TIME = 2.0
 """Seconds for which our own offer goes before one of the peer's that comes meanwhile: three tries and a round trip."""
+THROWN_PAUSE = 0.5
+"""Part of the interval until keys are fetched ahead in place of those that the peer had us throw away: they are there
+for the next rekey, and a peer that goes on so, rekey after rekey, costs two messages' worth in an interval."""
 RELAXED_GRACE = 15.0
 """Seconds that a key lives past max_age while ``on_expiry: pqc-only`` tries to replace it: five retransmissions."""
 

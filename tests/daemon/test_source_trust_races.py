@@ -15,7 +15,8 @@ from qtunnel.keys import trust
 from qtunnel.keys.source import SourceStatus
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
-from tests.daemon.test_source_trust import Said, hub, works
+from tests.daemon.test_source_trust import Clock, Said, hub, works
+from tests.daemon.test_source_trust import clock as clock  # a fixture
 from tests.daemon.test_sources import Bench, bench, config_of, nobody
 from tests.drivers.front import Exchange, Front, front
 from tests.support.kme import driver_options, kme_pair, make_pki, run, until
@@ -153,6 +154,57 @@ def test_an_alarm_of_a_source_of_before_counts_all_the_same(pki: Path) -> None:
             old.answers.put_nowait(OPENED)
             await slow
             assert its.status("metro").state == "in quarantine"
+
+    run(test)
+
+
+def test_an_alarm_reaches_a_key_that_is_on_its_way_also_where_its_source_is_replaced_meanwhile(pki: Path) -> None:
+    async def test() -> None:
+        config = config_of(metro=nobody(pki))
+        async with bench(config) as its:
+            (old,) = scripted(its, config, "bob")
+            old.answers.put_nowait(WELL)
+            asked, over, give = asyncio.Event(), asyncio.Event(), old.get_key
+
+            async def slow(size: int) -> tuple[KeyRef, Secret]:
+                asked.set()
+                await over.wait()
+                return await give(size)
+
+            old.get_key = slow  # type: ignore[method-assign]
+            waiting = asyncio.create_task(its.new("metro"))
+            await asked.wait()
+            old.answers.put_nowait(KeySourceStatusError("metro", "status", "its qber is lots"))
+            await its.sources._ask("bob", "metro")
+            its.sources.adopt(await its.sources.prepare(config_of(metro=nobody(pki)), ["metro"]))
+            over.set()
+            got = await waiting
+            assert old.given == 1
+            assert not got.keys
+            assert "an alarm came" in got.failures[0][1]
+
+    run(test)
+
+
+def test_that_a_driver_fails_at_each_look_shows_as_a_status_that_is_not_known(pki: Path, clock: Clock) -> None:
+    """Not with an error of a key source, but with one that nobody thought of."""
+
+    async def test() -> None:
+        config = config_of(metro=nobody(pki))
+        async with bench(config) as its:
+            (bob,) = scripted(its, config, "bob")
+            bob.answers.put_nowait(WELL)
+            await its.sources._ask("bob", "metro")
+            assert its.towards("metro").state == "no alarm"
+            clock.ahead += trust.SILENT_AFTER
+            bob.answers.put_nowait(ZeroDivisionError())
+            await its.sources._ask("bob", "metro")
+            shown = its.towards("metro")
+            assert shown.state == "status not known"
+            assert "ZeroDivisionError" in (shown.problem or "")
+            bob.answers.put_nowait(WELL)
+            await its.sources._ask("bob", "metro")
+            assert its.towards("metro").state == "no alarm"
 
     run(test)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from qtunnel.rekey.ahead import VAIN
 from qtunnel.rekey.model import FetchAhead
+from qtunnel.rekey.refill import VAIN
 from qtunnel.secret import Secret
 from qtunnel.terms import MAX_ANNOUNCED, RESERVOIR, WITHDRAWALS, KeyRef, Policy, QkdPolicy
 from tests.rekey.simulation import Conditions, Simulation
@@ -89,7 +89,7 @@ def test_it_fills_again_at_once_after_an_outage_of_whatever_length() -> None:
     its.run_for(300.0)
     first = initiator(its)
     ahead = its.hosts[first].node.peers[its.hosts[first].peer].ahead
-    its.run_until(lambda: ahead._due["metro"] > its.now + 60.0, limit=200)
+    its.run_until(lambda: ahead._refill.due("metro") > its.now + 60.0, limit=200)
     assert shared(its, first) == 0
     its.kme.down = set()
     its.run_until(lambda: shared(its, first) > 4, limit=40)

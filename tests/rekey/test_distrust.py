@@ -72,6 +72,7 @@ def test_what_came_since_the_last_good_look_goes_at_both_ends_and_what_came_befo
     assert 0 < len(doubted) < len(known)
     assert held(here) >= good & known
     assert booked(here, "key.distrusted") == len(doubted)
+    doubted |= {ref for refs in here.node.peers[there.name].ahead._theirs.values() for ref in refs}  # being fetched
     its.kme.down = {"a", "b"}
     seen: list[KeyRef] = []
     done(its, 3)

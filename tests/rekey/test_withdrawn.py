@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from qtunnel.keys.reservoir import mark_of
-from qtunnel.rekey.model import Now
+from qtunnel.rekey.model import Fetched, Keep, Now, Remember
+from qtunnel.rekey.states import InState, OutState
 from qtunnel.secret import Secret
-from qtunnel.terms import KeyRef
+from qtunnel.terms import MAX_ANNOUNCED, KeyRef
 from tests.rekey.simulation import EPOCH_OF_SIMULATION, Host, KmePair, Simulation
 from tests.rekey.test_ahead import DEPTH, initiator, shared
 from tests.rekey.test_distrust import BOTH, alarm, booked, held, idle, simulation, vouch
@@ -124,6 +125,20 @@ def test_keys_in_hand_are_withdrawn_too() -> None:
     assert its.hosts[here.name].node.peers[there.name].ahead.reservoir.is_withdrawn(ref)
 
 
+def test_a_file_without_marks_of_keys_in_hand_is_not_used_any_more() -> None:
+    """Nothing of the reservoir is in doubt, but a disk that does not take the marks must not forget them."""
+    its = kept()
+    here, there, _ = stocked(its)
+    vouch(its, here.name)
+    its.now += 0.1
+    here.node.peers[there.name].context.theirs.put(KeyRef("metro", "in-hand", 32), Secret(bytes(range(32))), its.now)
+    here.node.take_effects()
+    here.node.distrust(there.name, "metro", "intercept-resend", its.clock())
+    effects = here.node.take_effects()
+    assert [effect.used for effect in effects if isinstance(effect, Keep)] == [True]
+    assert any(isinstance(effect, Remember) for effect in effects)
+
+
 @pytest.mark.parametrize("again", [True, False], ids=["redelivered", "gone"])
 @pytest.mark.parametrize("depth", [DEPTH, 0], ids=["", "without a reservoir now"])
 def test_what_was_agreed_with_an_end_that_forgot_it_goes_into_no_epoch(again: bool, depth: int) -> None:
@@ -186,6 +201,121 @@ def test_a_key_in_hand_that_the_peer_withdraws_is_not_offered() -> None:
     done(its, 2)
     assert ref not in installed(its)
     assert there.count("rekey.failed") == failed
+
+
+def test_a_withdrawn_key_of_its_own_is_not_taken_once_more() -> None:
+    """After a restart a KME delivers it a second time, as a fresh one, before the peer has heard of anything."""
+    its = kept()
+    there, here, _ = stocked(its)
+    name = here.name
+    own = {ref: its_own.key.copy() for ref, its_own in here.node.peers[there.name].ahead.reservoir._own.items()}
+    alarm(its, name)
+    its.start(name)
+    peer = its.hosts[name].node.peers[there.name]
+    doubted = [ref for ref in own if peer.ahead.reservoir.is_withdrawn(ref)]
+    assert doubted
+    keys = tuple((ref, own[ref]) for ref in doubted)
+    failures = peer.context.admit(peer.context.ours.put, Fetched(keys), its.clock())
+    assert len(failures) == len(doubted)
+    assert "withdrawn" in failures[0][1]
+    assert not set(peer.context.ours)
+    assert all(key.wiped for _, key in keys)
+
+
+def test_what_the_peer_withdraws_while_a_source_is_waited_for_is_not_offered() -> None:
+    its = simulation(sources=("metro", "other"), interval=20.0)
+    its.run_until(lambda: shared(its, initiator(its)) >= 4 and idle(its), limit=6000)
+    there = its.hosts[initiator(its)]
+    here, peer = its.hosts[there.peer], there.node.peers[there.peer]
+    ref = KeyRef("metro", "in-hand", 32)
+    peer.context.ours.put(ref, Secret(bytes(range(32))), its.now)
+    peer.ahead.reservoir.keep(("metro",))  # so that the other source is asked
+    here.node.peers[there.name].ahead.reservoir.withdraw([ref])
+    here.node.rekey_now(there.name, its.clock())
+    its._carry_out(here)
+    its.run_until(lambda: peer.inbound.state is InState.ANSWERED, limit=10)
+    its.kme.slow = {there.name: 2.0}
+    there.node.rekey_now(here.name, its.clock())
+    its._carry_out(there)
+    assert peer.outbound.state is OutState.FETCHING
+    its.run_until(lambda: peer.inbound.state is InState.IDLE, limit=10)
+    assert ref in peer.context.ours, "the commit came while the source is waited for"
+    its.run_until(lambda: peer.outbound._initiator is not None, limit=10)
+    assert peer.outbound._initiator is not None
+    assert [key.source for key in peer.outbound._initiator.offer.keys] == ["other"]
+    assert ref not in peer.context.ours
+
+
+def test_an_end_that_never_begins_does_not_gather_what_its_peer_withdraws() -> None:
+    its = simulation()
+    here, there, _ = stocked(its)
+    for number in range(3):
+        there.node.peers[here.name].ahead.reservoir.withdraw(KeyRef("metro", f"{number}-{n}", 32) for n in range(20))
+        there.node.rekey_now(here.name, its.clock())
+        its._carry_out(there)
+        done(its)
+    assert not there.node.peers[here.name].ahead.reservoir._withdrawn
+    assert not here.node.peers[there.name].ahead._renounced
+
+
+@pytest.mark.parametrize("what", ["withdraws", "shows another store"])
+def test_a_peer_that_has_keys_thrown_away_all_the_time_does_not_drain_the_kme(what: str) -> None:
+    its = simulation(interval=60.0)
+    its.run_for(20)
+    here, there = its.hosts["b"], its.hosts["a"]
+    peer = there.node.peers["b"]
+    before, began, exchanges = held(here), its.now, 0
+    fetched = set[KeyRef]()
+    while its.now < began + 120:
+        if what == "withdraws":
+            peer.ahead.reservoir.withdraw(here.node.peers["a"].ahead.reservoir._own)
+        else:
+            peer.ahead.lose("so it says", its.clock())
+        exchanges += there.node.rekey_now("b", its.clock())
+        its._carry_out(there)
+        its.run_for(0.6)
+        fetched |= set(here.node.peers["a"].ahead.reservoir._own)
+    assert exchanges > 100
+    assert len(fetched - before) <= 4 * MAX_ANNOUNCED
+    its.run_until(lambda: shared(its, "b") > 4, limit=600)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "killed"), [(True, False), (True, True), (False, True)], ids=["announced", "announced-killed", "offered"]
+)
+def test_what_is_being_fetched_when_an_alarm_comes_is_not_taken_when_it_comes_once_more(
+    ahead: bool, killed: bool
+) -> None:
+    """Nobody has it then: who fetched it has wiped it, or is no more. Its KME delivers it again when all is well."""
+    its = kept()
+    here, there, _ = stocked(its)
+    name, node = here.name, here.node
+    if not ahead:  # so that a fresh key is offered
+        there.node.peers[name].ahead.reservoir.keep(())
+    fetched, its.kme.slow = node.fetched, {name: 5.0}
+
+    def wiped(peer: str, ticket: int, result: Fetched, now: Now) -> None:
+        result.wipe()  # as daemon/answers.py does it
+        fetched(peer, ticket, Fetched(), now)
+
+    node.fetched = wiped  # type: ignore[method-assign, assignment]  # the shell of this one
+    there.node.rekey_now(name, its.clock())
+    its._carry_out(there)
+    peer = node.peers[there.name]
+    its.run_until(lambda: bool(peer.ahead._theirs if ahead else peer.inbound.coming), limit=60)
+    doubted = {*peer.inbound.coming, *(ref for refs in peer.ahead._theirs.values() for ref in refs)}
+    alarm(its, name)
+    if killed:
+        its.start(name)
+    else:
+        its.run_until(lambda: not peer.ahead._theirs, limit=60)
+        node.fetched = fetched  # type: ignore[method-assign]
+    its.kme.slow = {}
+    vouch(its, name)
+    for _ in range(6):
+        done(its)
+        assert not doubted & (installed(its) | set(its.hosts[name].node.peers[there.name].ahead.reservoir._theirs))
+    assert not doubted & held(there), "the peer has heard"
 
 
 def test_kept_keys_are_used_by_neither_role_before_a_look_and_by_both_after_it() -> None:
