@@ -264,7 +264,9 @@ class Oracle:
             return
         age = world.now - truth.made[end]
         limit = world.max_age(end) + world.sides[end].grace + LOOK
-        self._hold(age <= limit, f"{end}: sends under epoch {truth.epoch} of {age:.1f} s ago")
+        # Where max_age was made shorter, the time without QKD that is allowed begins with that.
+        shortened = world.now - self._changed.get(end, -1e9) <= world.sides[end].grace + LOOK
+        self._hold(age <= limit or shortened, f"{end}: sends under epoch {truth.epoch} of {age:.1f} s ago")
         side = world.sides[end]
         if side.qkd is QkdPolicy.REQUIRED:
             enough = len(truth.info.sources) >= max(1, side.min_sources)
