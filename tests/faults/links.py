@@ -6,7 +6,28 @@ import time
 
 from tests.faults.fault import Act, Fault, Outcome
 from tests.faults.lab import FaultLab
+from tests.faults.traffic import Traffic
 from tests.support.netns import join, wait_until
+
+
+def healed(lab: FaultLab, before: int) -> float:
+    """Wait for a common epoch after the fault, and for the echoes of then; when it was there, monotonic seconds."""
+    lab.agree(before, 90)
+    until = time.monotonic()
+    time.sleep(0.5)
+    return until
+
+
+def resumed(outcome: Outcome, seen: Traffic, end: float, until: float, what: str) -> float:
+    """Tell how long after the fault there was traffic, and an epoch; the seconds without traffic from then on."""
+    again = max((last for _, last, _ in seen.gaps), default=end)
+    outcome.fact(f"traffic {max(0.0, again - end):.1f} s and a new epoch {until - end:.1f} s after the {what}")
+    return again - end
+
+
+def at_once(outcome: Outcome, silence: float) -> None:
+    """silence: as ``resumed`` gives it."""
+    outcome.expect(silence < 0.1, f"no traffic for {silence:.2f} s after the link was back")
 
 
 def cut(seconds: float) -> Act:
@@ -21,16 +42,13 @@ def cut(seconds: float) -> Act:
             states = [site.shown for site in lab.sites.values()]
             alice.clear()
             end = time.monotonic()
-            lab.agree(before, 90)
-            until = time.monotonic()
-            time.sleep(0.5)
-        again = max((last for _, last, _ in seen.gaps), default=end)
-        outcome.fact(f"traffic {max(0.0, again - end):.1f} s and a new epoch {until - end:.1f} s after the link")
+            until = healed(lab, before)
+        silence = resumed(outcome, seen, end, until, "link")
         inside = seen.lost_between(begin - 0.05, until)
         outcome.fact(f"{seen.lost - inside} of {seen.sent} lost but by the link")
         outcome.expect(seen.lost == inside, f"lost: {seen.gaps}, the link was cut from {begin} to {end}")
         if seconds < 60:
-            outcome.expect(again - end < 0.1, f"no traffic for {again - end:.2f} s after the link was back")
+            at_once(outcome, silence)
         shown = [peer.protection if peer is not None else "no status" for peer in states]
         over = seconds > 180 or seconds > lab_max_age(lab)
         outcome.fact(f"shown meanwhile: {', '.join(shown)}")
@@ -83,13 +101,10 @@ def deaf(name: str, seconds: float) -> Act:
             time.sleep(seconds)
             site.clear()
             end = time.monotonic()
-            lab.agree(before, 90)
-            until = time.monotonic()
-            time.sleep(0.5)
-        again = max((last for _, last, _ in seen.gaps), default=end)
-        outcome.fact(f"traffic {max(0.0, again - end):.1f} s and a new epoch {until - end:.1f} s after the link")
+            until = healed(lab, before)
+        silence = resumed(outcome, seen, end, until, "link")
         outcome.by_the_link(seen, begin, until)
-        outcome.expect(again - end < 0.1, f"no traffic for {again - end:.2f} s after the link was back")
+        at_once(outcome, silence)
 
     return act
 
@@ -125,11 +140,8 @@ def outer_removed(lab: FaultLab, outcome: Outcome) -> None:
         lab.alice.namespace.address("eth0", "10.99.0.1/24")
         lab.bob.namespace.address("eth0", "10.99.0.2/24")
         end = time.monotonic()
-        lab.agree(before, 90)
-        until = time.monotonic()
-        time.sleep(0.5)
-    again = max((last for _, last, _ in seen.gaps), default=end)
-    outcome.fact(f"traffic {max(0.0, again - end):.1f} s and a new epoch {until - end:.1f} s after the interface")
+        until = healed(lab, before)
+    resumed(outcome, seen, end, until, "interface")
     outcome.by_the_link(seen, begin, until)
     outcome.expect(lab.leaked() == 0, f"{lab.leaked()} packets in the clear")
 
