@@ -38,7 +38,7 @@ class CoreReliance:
         self._core, self._flush = core, flush
 
     def vouch(self, peer: str, source: str, at: float) -> None:
-        self._core().vouch(peer, source, at, now())
+        self._core().vouch(peer, source, at)
 
     def distrust(self, peer: str, source: str, why: str) -> None:
         self._core().distrust(peer, source, why, now())

@@ -195,7 +195,7 @@ class RekeyNode:
         if peer is not None:
             self._contained(peer, now, lambda: peer.supply(stock))
 
-    def vouch(self, name: str, source: str, at: float, now: Now) -> None:
+    def vouch(self, name: str, source: str, at: float) -> None:
         """A look that began then (monotonic seconds) found nothing wrong with that source's keys with that peer."""
         peer = self.peers.get(name)
         if peer is not None:

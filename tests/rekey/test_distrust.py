@@ -30,7 +30,7 @@ def vouch(its: Simulation, *names: str) -> None:
     """A look finds nothing wrong now."""
     for name in names:
         host = its.hosts[name]
-        host.node.vouch(host.peer, "metro", its.now, its.clock())
+        host.node.vouch(host.peer, "metro", its.now)
 
 
 def alarm(its: Simulation, name: str) -> None:

@@ -256,7 +256,7 @@ def test_what_comes_for_a_peer_that_is_gone_is_dropped_and_its_keys_are_wiped() 
     hub.fetched("b", 1, Fetched(((KEY, key),)), now(1.0))
     hub.unkept("b", now(1.0))
     hub.supply("b", Stock("metro", 1, 2), now(1.0))
-    hub.vouch("b", "metro", 0.5, now(1.0))
+    hub.vouch("b", "metro", 0.5)
     hub.distrust("b", "metro", "qber", now(1.0))
     hub.carried("b", 1, 1, now(1.0))
     assert key.wiped

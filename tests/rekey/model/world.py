@@ -406,7 +406,7 @@ class World(Simulation):
         for source in SOURCES:
             if not self._alarmed(host.name, source):
                 self._vouched[host.name, source] = self.now
-                host.node.vouch(host.peer, source, self.now, self.present(host.name))
+                host.node.vouch(host.peer, source, self.now)
 
     def _alarm(self, due: int, alarm: Alarm) -> None:
         """The keys that came to the end since its last good look are in doubt."""
