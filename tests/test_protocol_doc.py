@@ -42,8 +42,9 @@ from qtunnel.rekey.states import IN_TABLE, OUT_TABLE, InState, OutState
 from qtunnel.secret import Secret
 from qtunnel.terms import ChainPolicy, Inventory, KeyRef, Policy, QkdPolicy
 from qtunnel.wireguard import limits, record_join, record_link, record_size, uapi
-from tests import docs_handshake as docs
-from tests.docs_handshake import DOCUMENT, End, Epoch
+from tests import docs_handshake, docs_identity, docs_layouts, docs_notation
+from tests.docs_handshake import End, Epoch
+from tests.docs_notation import DOCUMENT
 from tests.docs_tables import number
 from tests.wireguard.test_psk import install, psk, start
 from tests.wireguard.world import pair
@@ -64,11 +65,12 @@ class Reading:
             return bytes.fromhex(vector[name])
 
         self.vector, self.raw = vector, raw
-        self.suite = docs.suite_of(vector["kem"], vector["cipher"], vector["combiner"])
+        self.suite = docs_notation.suite_of(vector["kem"], vector["cipher"], vector["combiner"])
         assert self.suite.id == vector["suite"]
         self.exchange = raw("exchange_id")
-        self.alice, self.bob = docs.Identity(raw("initiator_seed")), docs.Identity(raw("responder_seed"))
-        self._steps = docs.STEPS if steps is None else steps
+        self.alice = docs_identity.Identity(raw("initiator_seed"))
+        self.bob = docs_identity.Identity(raw("responder_seed"))
+        self._steps = docs_handshake.STEPS if steps is None else steps
         self.keys = [(key["source"], key["key_id"], bytes.fromhex(key["key"])) for key in vector["qkd_keys"]]
         self.chain = vector["chain"]
         self.chain_secret = b"" if self.chain is None else bytes.fromhex(self.chain["secret"])
@@ -76,26 +78,26 @@ class Reading:
     def end(self, role: str) -> End:
         kems, raw, own = self.suite.kems, self.raw, role == "initiator"
 
-        def mine(pair: docs.Pair, whose: bool) -> docs.Pair:
-            return pair if whose == own else docs.Pair(pair.public)
+        def mine(pair: docs_identity.Pair, whose: bool) -> docs_identity.Pair:
+            return pair if whose == own else docs_identity.Pair(pair.public)
 
         pairs = {
             "x_i": mine(self.alice.x25519, True),
-            "k_i": mine(docs.joined([self.alice.kem[kem] for kem in kems]), True),
+            "k_i": mine(docs_identity.joined([self.alice.kem[kem] for kem in kems]), True),
             "x_r": mine(self.bob.x25519, False),
-            "k_r": mine(docs.joined([self.bob.kem[kem] for kem in kems]), False),
+            "k_r": mine(docs_identity.joined([self.bob.kem[kem] for kem in kems]), False),
         }
         if own:
-            seeds = docs.pieces(raw("initiator_ephemeral_kem_seed"), [64] * len(kems))
+            seeds = docs_identity.pieces(raw("initiator_ephemeral_kem_seed"), [64] * len(kems))
             pairs |= {
-                "e_i": docs.x25519(raw("initiator_ephemeral")),
-                "ekem": docs.joined([docs.kem_pair(*pair) for pair in zip(kems, seeds, strict=True)]),
+                "e_i": docs_identity.x25519(raw("initiator_ephemeral")),
+                "ekem": docs_identity.joined([docs_identity.kem_pair(*pair) for pair in zip(kems, seeds, strict=True)]),
             }
         else:
-            pairs["e_r"] = docs.x25519(raw("responder_ephemeral"))
+            pairs["e_r"] = docs_identity.x25519(raw("responder_ephemeral"))
         values = {
-            "prologue": docs.prologue(self.suite, self.exchange),
-            "psk": docs.psk_token(self.chain_secret, self.keys),
+            "prologue": docs_handshake.prologue(self.suite, self.exchange),
+            "psk": docs_handshake.psk_token(self.chain_secret, self.keys),
         }
         values |= {"id_i": self.alice.id, "offer": self.offer} if own else {"answer": self.answer}
         if self.vector["pairing_secret"] is not None:
@@ -113,9 +115,9 @@ class Reading:
         chains = [] if self.chain is None else [(self.chain["epoch"], bytes.fromhex(self.chain["id"]))]
         keys = [(source, key_id, len(key)) for source, key_id, key in self.keys]
         values = {**self._policy, "timestamp": self.raw("timestamp"), "epoch": self.vector["epoch"]}
-        return docs.encode_offer(values, chains, keys, self._inventory("offer_inventory"))
+        return docs_layouts.encode_offer(values, chains, keys, self._inventory("offer_inventory"))
 
-    def _inventory(self, name: str) -> docs.Inventory:
+    def _inventory(self, name: str) -> docs_layouts.Inventory:
         its = self.vector[name]
         announced = [(ref["source"], ref["key_id"], ref["size"]) for ref in its["announced"]]
         return bytes.fromhex(its["store"]), announced, [bytes.fromhex(mark) for mark in its["held"]], []
@@ -127,10 +129,10 @@ class Reading:
             **self._policy, "verdict": 0, "epoch": self.vector["epoch"], "has chain": int(self.chain is not None),
             "chain": chosen,
         }  # fmt: skip
-        return docs.encode_answer(values, range(len(self.keys)), "fine", self._inventory("answer_inventory"))
+        return docs_layouts.encode_answer(values, range(len(self.keys)), "fine", self._inventory("answer_inventory"))
 
     def finish(self, end: End) -> Epoch:
-        return docs.finish(end, self.alice.id, self.bob.id, self.vector["epoch"], self.keys)
+        return docs_handshake.finish(end, self.alice.id, self.bob.id, self.vector["epoch"], self.keys)
 
     @property
     def result(self) -> Epoch:
@@ -138,8 +140,12 @@ class Reading:
 
 
 def test_the_second_implementation_has_nothing_of_the_first() -> None:
-    for helper in ("docs_handshake.py", "docs_tables.py"):
-        tree = ast.parse((Path(__file__).parent / helper).read_text("utf-8"))
+    helpers = sorted(Path(__file__).parent.glob("docs_*.py"))
+    assert [one.stem.removeprefix("docs_") for one in helpers] == [
+        "handshake", "identity", "layouts", "notation", "tables"
+    ]  # fmt: skip
+    for helper in helpers:
+        tree = ast.parse(helper.read_text("utf-8"))
         names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
         assert not [name for name in names if name.split(".")[0] == "qtunnel"]
@@ -179,23 +185,23 @@ def test_responder(vector: dict[str, Any]) -> None:
 def test_datagrams_and_chain_ids(vector: dict[str, Any]) -> None:
     reading = Reading(vector)
     for kind, name in ((1, "init"), (3, "commit")):
-        made = docs.datagrams(kind, reading.suite, reading.exchange, reading.raw(name), reading.bob.id)
+        made = docs_layouts.datagrams(kind, reading.suite, reading.exchange, reading.raw(name), reading.bob.id)
         assert [one.hex() for one in made] == vector[f"{name}_datagrams"]
     if reading.chain is not None:
-        assert docs.chain_id(reading.chain_secret, reading.chain["epoch"]).hex() == reading.chain["id"]
+        assert docs_handshake.chain_id(reading.chain_secret, reading.chain["epoch"]).hex() == reading.chain["id"]
 
 
 @each_vector
 def test_cookies(vector: dict[str, Any]) -> None:
     reading = Reading(vector)
     raw, bob = reading.raw, reading.bob.id
-    cookie = docs.cookie_of(raw("cookie_secret"), raw("cookie_source"))
-    plain = docs.datagrams(1, reading.suite, reading.exchange, raw("init"), bob)
-    assert docs.cookie_reply(plain[0], cookie, raw("cookie_nonce"), bob).hex() == vector["cookie_reply"]
-    made = docs.datagrams(1, reading.suite, reading.exchange, raw("init"), bob, cookie)
+    cookie = docs_layouts.cookie_of(raw("cookie_secret"), raw("cookie_source"))
+    plain = docs_layouts.datagrams(1, reading.suite, reading.exchange, raw("init"), bob)
+    assert docs_layouts.cookie_reply(plain[0], cookie, raw("cookie_nonce"), bob).hex() == vector["cookie_reply"]
+    made = docs_layouts.datagrams(1, reading.suite, reading.exchange, raw("init"), bob, cookie)
     assert [one.hex() for one in made] == vector["init_datagrams_with_cookie"]
     assert {len(one) for one in plain[:-1]} == {1232}
-    values = docs.COOKIE_REPLY.mapping("field", "value")
+    values = docs_layouts.COOKIE_REPLY.mapping("field", "value")
     assert (values["type"], values["version"]) == (str(cookies.COOKIE_TYPE), str(fragments.VERSION))
     assert f"all of its {cookies.REPLY_SIZE} bytes" in DOCUMENT.prose
 
@@ -203,7 +209,7 @@ def test_cookies(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize("message,of_the_code", [("1", messages.Init), ("2", messages.Response)])
 def test_tokens(message: str, of_the_code: type) -> None:
     """The overview, the steps and the code's own words name the same tokens in the same order."""
-    tokens = list(dict.fromkeys(step["token"] for step in docs.STEPS if step["message"] == message))
+    tokens = list(dict.fromkeys(step["token"] for step in docs_handshake.STEPS if step["message"] == message))
     arrow = "->" if message == "1" else "<-"
     assert f" {message} {arrow} {', '.join(tokens)} " in DOCUMENT.prose
     shown = [token for token in tokens if token not in ("s_i", "pairing")]
@@ -215,8 +221,8 @@ def test_every_step_counts(combiner: str) -> None:
     """The vectors need each row of the table: none of them stands there in vain."""
     full = [vector for vector in VECTORS if vector["chain"] and vector["pairing_secret"]]
     (vector,) = [vector for vector in full if vector["combiner"] == combiner]
-    for gone in docs.STEPS:
-        reading = Reading(vector, [step for step in docs.STEPS if step is not gone])
+    for gone in docs_handshake.STEPS:
+        reading = Reading(vector, [step for step in docs_handshake.STEPS if step is not gone])
         end = reading.end("initiator")
         try:
             end.run("")
@@ -239,16 +245,18 @@ def test_vector_fields() -> None:
 
 
 def test_suites() -> None:
+    documented = docs_notation.SUITES.values()
     assert {
         suite.id: (
             suite.kem.name, suite.aead.name, suite.protocol_name, suite.kem.public_key_size, suite.kem.ciphertext_size
         )
         for suite in SUITES.values()
-    } == {its.id: (its.kem, its.aead, its.protocol_name, its.pk, its.ct) for its in docs.SUITES.values()}  # fmt: skip
+    } == {its.id: (its.kem, its.aead, its.protocol_name, its.pk, its.ct) for its in documented}  # fmt: skip
 
 
 def test_labels() -> None:
-    assert {docs.label(path) for path in DOCUMENT.table("1.4", "path").column("path")} == {one.value for one in Label}
+    paths = DOCUMENT.table("1.4", "path").column("path")
+    assert {docs_notation.label(path) for path in paths} == {one.value for one in Label}
 
 
 def test_printable_text() -> None:
@@ -259,7 +267,7 @@ def test_printable_text() -> None:
 
 def test_identity_files(tmp_path: Path) -> None:
     seed = bytes(range(IDENTITY_SEED_SIZE))
-    ours, its = Identity(Secret(seed)), docs.Identity(seed)
+    ours, its = Identity(Secret(seed)), docs_identity.Identity(seed)
     assert ours.public.to_text() == its.public_file
     assert ours.public.fingerprint == its.fingerprint
     assert bytes(ours.wireguard.reveal()) == its.wireguard.private
@@ -274,12 +282,12 @@ def test_identity_files(tmp_path: Path) -> None:
 
 
 def test_header_and_receiving() -> None:
-    suite, exchange, identity = docs.SUITES[3], bytes(range(16)), bytes(range(64))
+    suite, exchange, identity = docs_notation.SUITES[3], bytes(range(16)), bytes(range(64))
     key = fragments.mac1_key(identity)
     for kind in MessageType:
         for length in (1, 1176, 1177, 9408, 9409, 65535):
             body = bytes(index % 251 for index in range(length))
-            made = docs.datagrams(kind, suite, exchange, body, identity)
+            made = docs_layouts.datagrams(kind, suite, exchange, body, identity)
             assert made == fragments.cut(fragments.Message(kind, suite.id, exchange, body), key)
             for datagram in made:
                 fragments.parse(datagram[:-16] + bytes(range(16)), key)  # mac2 is ignored
@@ -319,13 +327,13 @@ ANSWERS = [
 ]  # fmt: skip
 
 
-def _inventory(its: Inventory) -> docs.Inventory:
+def _inventory(its: Inventory) -> docs_layouts.Inventory:
     return its.store, [(ref.source, ref.key_id, ref.size) for ref in its.announced], its.held, its.withdrawn
 
 
 def test_marks() -> None:
     for ref in (KeyRef("metro", "key-held", 32), KeyRef("Nürnberg", "ключ 1", 65535)):
-        assert mark_of(ref) == docs.mark((ref.source, ref.key_id, ref.size))
+        assert mark_of(ref) == docs_layouts.mark((ref.source, ref.key_id, ref.size))
 
 
 def _policy(policy: Policy) -> dict[str, int | bytes]:
@@ -339,7 +347,7 @@ def test_offer(offer: Offer) -> None:
     }  # fmt: skip
     chains = [(chain.epoch, chain.id) for chain in offer.chains]
     keys = [(key.source, key.key_id, key.size) for key in offer.keys]
-    data = docs.encode_offer(values, chains, keys, _inventory(offer.inventory))
+    data = docs_layouts.encode_offer(values, chains, keys, _inventory(offer.inventory))
     assert messages.encode_offer(offer) == data
     assert messages.decode_offer(data) == offer
 
@@ -351,7 +359,7 @@ def test_answer(answer: Answer) -> None:
         "capabilities": answer.capabilities, "has chain": int(answer.chain is not None),
         "chain": answer.chain or bytes(16),
     }  # fmt: skip
-    data = docs.encode_answer(values, answer.keys, answer.detail, _inventory(answer.inventory))
+    data = docs_layouts.encode_answer(values, answer.keys, answer.detail, _inventory(answer.inventory))
     assert messages.encode_answer(answer) == data
     assert messages.decode_answer(data, 8) == answer
 
@@ -367,7 +375,9 @@ def test_body_sizes() -> None:
     offers = [len(messages.encode_offer(one)) for one in (least, most)]
     answers = [len(messages.encode_answer(one)) for one in (ANSWERS[0], ANSWERS[1])]
     assert (offers[0] + 16, answers[0] + 16) == (messages.MIN_OFFER, messages.MIN_ANSWER)
-    confirmations = [(row["message"], row["field"], int(row["bytes"])) for row in docs.BODIES if row["message"] in "34"]
+    confirmations = [
+        (row["message"], row["field"], int(row["bytes"])) for row in docs_handshake.BODIES if row["message"] in "34"
+    ]
     assert confirmations == [("3", "commit", messages.COMMIT_SIZE), ("4", "committed", messages.COMMIT_SIZE)]
     for suite in SUITES.values():
         sizes = [
