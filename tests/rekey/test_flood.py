@@ -40,6 +40,7 @@ from qtunnel.rekey.limits import (
 from qtunnel.rekey.model import FetchById, Notice, Send
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.timing import FIRST_RETRANSMIT, RETRANSMIT_JITTER
+from tests.rekey.attacks import effects, offer_from, send
 from tests.rekey.gateways import (
     IDENTITIES,
     SUITE,
@@ -55,7 +56,6 @@ from tests.rekey.gateways import (
     settings,
 )
 from tests.rekey.simulation import Conditions, Simulation
-from tests.rekey.test_hostile import effects, offer_from, send
 from tests.rekey.test_rekey import CLEAN, done, rekeys
 
 FLOODING = 200
