@@ -421,7 +421,7 @@ def test_an_engine_that_hangs_is_stopped_however_much_waits_for_it(make: Callabl
     async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
         wanted.epoch = 1
         async with await asyncio.start_unix_server(serve, path=tmp_path / "s"):
-            tunnel.engine = HungEngine(tmp_path / "s")  # type: ignore[assignment]  # of what is used here
+            tunnel.engine = HungEngine(tmp_path / "s")
             waiting = [asyncio.create_task(tunnel.install(install(1))) for _ in range(200)]
             looks = 0
             while tunnel.up:
