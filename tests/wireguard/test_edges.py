@@ -208,7 +208,10 @@ def test_the_source_of_an_endpoint_is_forgotten_in_both_families() -> None:
 def test_a_datagram_that_goes_round_is_stopped_at_the_end_that_sends_it() -> None:
     _world, alice, bob = connected()
     alice.set_peer(bob.public, f"allowed_ip={bob.endpoint[0]}/32")
-    alice.send(looped(bob.endpoint[0], (alice.endpoint[1], bob.endpoint[1])))
+    keypair = alice.peer(bob).keypairs.current
+    assert keypair is not None
+    ours = bytes((4, 0, 0, 0)) + keypair.remote_index.to_bytes(4, "little")
+    alice.send(looped(bob.endpoint[0], (alice.endpoint[1], bob.endpoint[1]), payload=ours))
     assert alice.drops == {"endpoint-behind-itself": 1}
     assert alice.device.outbox == []
 
