@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from qtunnel.wireguard import configuration
-from qtunnel.wireguard.configuration import get_answer
+from qtunnel.wireguard.answers import get_answer
 from qtunnel.wireguard.endpoint import without_source
 from qtunnel.wireguard.limits import REJECT_AFTER_MESSAGES, REKEY_TIMEOUT
 from qtunnel.wireguard.messages import MIN_DATA_SIZE
