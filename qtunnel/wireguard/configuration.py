@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qtunnel.secret import Secret
-from qtunnel.wireguard.allowed_ips import Prefixes
+from qtunnel.wireguard.allowed_ips import Prefix, Prefixes
 from qtunnel.wireguard.answers import get_answer
 from qtunnel.wireguard.device import Device
 from qtunnel.wireguard.epoch_label import NEVER, EpochLabel
@@ -50,17 +50,20 @@ class _PeerSection:
     """The lines between one ``public_key`` and the next. What belongs together waits here for the section's end.
 
     peer: None where the section is of nobody any more. created: by this section; its key is random up to the end.
+    taken: prefixes that such a peer has of others, to be given back where it does not stay.
     """
 
     peer: Peer | None
     created: bool = False
     values: dict[str, Any] = field(default_factory=dict)
+    taken: list[tuple[Prefix, Prefixes[Peer]]] = field(default_factory=list)
 
 
 class SetOperation:
     """One ``set=1``. Every line takes effect when it is read, or at the end of its peer.
 
-    After an error, ``abandon``: what waited for the end of the section is forgotten, and a peer that it made goes.
+    After an error, ``abandon``: what waited for the end of the section is forgotten, and a peer that it made goes, of
+    which nobody knows the key; prefixes that it took from others are theirs again.
     """
 
     def __init__(self, device: Device) -> None:
@@ -115,7 +118,13 @@ class SetOperation:
                 value.wipe()
         peer = self._peer(section)
         if peer is not None and section.created:
-            self._state.remove_peer(peer)
+            self._unmake(section, peer)
+
+    def _unmake(self, section: _PeerSection, peer: Peer) -> None:
+        """The peer that the section made does not stay."""
+        self._state.remove_peer(peer)
+        for prefix, before in reversed(section.taken):
+            self._state.allowed_ips.give_back(prefix, before)
 
     def _peer(self, section: _PeerSection) -> Peer | None:
         """The section's peer, unless it was removed meanwhile, by another client or as being ourselves."""
@@ -178,22 +187,28 @@ class SetOperation:
         peer = self._peer(section)
         if peer is None:
             return
-        if key == "remove" or (key == "update_only" and section.created):
+        if key == "remove":
             self._state.remove_peer(peer)
             section.peer = None
+        elif key == "update_only":
+            if section.created:
+                self._unmake(section, peer)
+                section.peer = None
         elif key == "endpoint":
             peer.endpoint = value
         elif key == "replace_allowed_ips":
             self._state.allowed_ips.drop(peer.allowed_ips)
             peer.allowed_ips = Prefixes(peer)
         elif key == "allowed_ip":
-            self._change_allowed_ip(peer, value)
+            self._change_allowed_ip(section, peer, value)
         else:
             section.values[key] = value
 
-    def _change_allowed_ip(self, peer: Peer, change: AllowedIpChange) -> None:
+    def _change_allowed_ip(self, section: _PeerSection, peer: Peer, change: AllowedIpChange) -> None:
         if change.add:
-            self._state.allowed_ips.insert(change.prefix, peer.allowed_ips)
+            before = self._state.allowed_ips.insert(change.prefix, peer.allowed_ips)
+            if section.created and before is not None:
+                section.taken.append((change.prefix, before))
         else:
             self._state.allowed_ips.remove(change.prefix, peer.allowed_ips)
 
