@@ -1,5 +1,5 @@
-"""What goes to a TUN that cannot do all: of a kernel before 6.2, or one that refuses super-packets, of which there is
-none here."""
+"""What goes to a TUN that cannot do all: of a kernel before 6.2, or one that refuses super-packets of some sizes or
+altogether, of which there is none here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import errno
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,10 +27,14 @@ from qtunnel.offload.chunk import chunk
 from qtunnel.wireguard.messages import TYPE_DATA
 from qtunnel.wireguard.runs import OpenedRun
 from qtunnel.workers.messages import Kind, Task
+from tests.netio import refused_by_tun
 from tests.offload import reference
 from tests.offload.reference import TCP, UDP, Packet
 from tests.offload.strategies import content
+from tests.support.netns import namespaces
 from tests.wireguard.world import End, connected
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -276,6 +282,13 @@ def test_a_refusal_of_a_packet_is_counted(kernel: Kernel) -> None:
     kernel.refuses = lambda header, length: True
     kernel.burst(reference.split(kernel.bulk(1, 3), 1368))
     assert kernel.inbound.errors == {"tun-EINVAL": 3}
+
+
+@pytest.mark.root
+def test_a_real_kernel_that_refuses_a_peers_super_packet_gets_its_packets() -> None:
+    with namespaces(1) as (host,):
+        told = host.run(sys.executable, "-m", refused_by_tun.__name__, cwd=ROOT).stdout
+    assert told.splitlines() == ["the kernel: EINVAL", f"arrived: {refused_by_tun.SEGMENTS} True", "lost: {} {}"]
 
 
 def _packed(end: End) -> bytes:
