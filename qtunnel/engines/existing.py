@@ -20,7 +20,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from qtunnel.constants import UAPI_DIRECTORY
-from qtunnel.engines.base import KEY_SIZE, MAX_KEEPALIVE, Endpoint, Lease, PeerSpec, PeerStats
+from qtunnel.engines.base import KEY_SIZE, Endpoint, Lease, PeerSpec, PeerStats
 from qtunnel.engines.child import WATCH_POLL
 from qtunnel.engines.clocks import SYSTEM, Clocks, Moment
 from qtunnel.engines.device import Client, DevicePeer, Line, added, existing, mark_of_psk, removed, spec_of
@@ -186,9 +186,8 @@ class ExistingEngine(DeviceEngine):
 
     async def _prompt(self, public_key: bytes, keepalive: int) -> None:
         found = (await self._client.get()).peers.get(public_key)
-        if found is not None:  # the largest is what a daemon left that was killed right here
-            owners = found.persistent_keepalive
-            await super()._prompt(public_key, 0 if owners == MAX_KEEPALIVE else owners)
+        if found is not None:
+            await super()._prompt(public_key, found.persistent_keepalive)
 
     def _hold(self, public_key: bytes, psk: Secret, epoch: int | None) -> None:
         self._marks[public_key] = mark_of_psk(psk.reveal())

@@ -167,9 +167,14 @@ class DeviceEngine:
 
     async def _prompt(self, public_key: bytes, keepalive: int) -> None:
         """Have an engine that knows no ``handshake`` make a first session although nobody sends anything yet: a
-        keepalive that is switched on goes out at once (set_peer in the kernel's netlink.c, wireguard-go's uapi.go)."""
+        keepalive that is switched on goes out at once (set_peer in the kernel's netlink.c, wireguard-go's uapi.go).
+
+        In one operation, so that nothing can come between the two and leave the peer with another interval.
+        """
+        lines: list[Line] = []
         for interval in (0, keepalive) if keepalive else (MAX_KEEPALIVE, 0):
-            await self._client.set([*existing(public_key), ("persistent_keepalive_interval", interval)])
+            lines += [*existing(public_key), ("persistent_keepalive_interval", interval)]
+        await self._client.set(lines)
 
     async def block(self, public_key: bytes, psk: Secret) -> None:
         peer = self._known(public_key)
