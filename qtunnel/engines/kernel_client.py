@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, nla
+from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, nla
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import AsyncGenericNetlinkSocket
 from pyroute2.netlink.generic.wireguard import (
@@ -44,6 +44,9 @@ TIMEOUT = 5.0
 
 ALLOWED_IPS_AT_ONCE = 500
 """Of one peer in one message: an attribute of netlink, and so a peer, has at most 64 kB; an allowed IP 44 bytes."""
+
+DUMPS = 10
+"""How often to ask for a whole answer: only a change between two of the few messages of an answer spoils it."""
 
 SENT_AT_ONCE = 128 * 1024
 """Bytes of messages in one datagram, all of which the kernel carries out before it lets go of the sender, also of one
@@ -168,17 +171,34 @@ class KernelClient:
         return named if self.index is None else ["WGDEVICE_A_IFINDEX", self.index]
 
     async def get(self) -> Device:
-        """The device and its peers, without secrets."""
-        device = Device()
+        """The device and its peers, without secrets.
+
+        Where somebody changes the device while the kernel tells of it, peers and allowed IPs may be left out, and the
+        kernel marks the answer (NLM_F_DUMP_INTR) for it to be asked again.
+        """
+        async with self._socket("get") as netlink:
+            for _ in range(DUMPS):
+                device = await self._dump(netlink)
+                if device is not None:
+                    return device
+        raise self._error("get", f"somebody changes it all the time; none of {DUMPS} answers was whole")
+
+    async def _dump(self, netlink: Any) -> Device | None:
+        """One answer; ``None`` for one that is not whole."""
+        device, whole = Device(), True
+
+        def look(part: Any) -> None:  # also at the message that ends the answer, which is not among the parts
+            nonlocal whole
+            whole = whole and not part["header"]["flags"] & NLM_F_DUMP_INTR
+
         message = _Message()
         message["cmd"] = WG_CMD_GET_DEVICE
         message["version"] = WG_GENL_VERSION
         message["attrs"].append(self._which)
-        async with self._socket("get") as netlink:
-            flags = NLM_F_REQUEST | NLM_F_DUMP
-            async for part in await netlink.nlm_request(message, msg_type=netlink.prid, msg_flags=flags):
-                _read(device, part, self._marks)
-        return device
+        flags = NLM_F_REQUEST | NLM_F_DUMP
+        async for part in await netlink.nlm_request(message, msg_type=netlink.prid, msg_flags=flags, callback=look):
+            _read(device, part, self._marks)
+        return device if whole else None
 
     async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
         """One operation. Where it is a large one, it is several messages that reach the kernel together
