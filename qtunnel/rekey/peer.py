@@ -238,7 +238,7 @@ class PeerRekey:
         elif self._initiates:
             self._next = max(now.mono, schedule.after_success(made, context.fraction()))
         else:
-            self._next = max(now.mono, schedule.overdue(made))
+            self._next = max(now.mono, schedule.takes_over(made))
 
     def fetched(self, ticket: int, result: Fetched, now: Now) -> None:
         """What the key sources answered, to whichever machine asked; where none did, the keys are wiped."""
