@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from qtunnel.addresses import is_numeric
 from qtunnel.config import Config, PlainPeerConfig
@@ -35,11 +35,14 @@ def _place(peer: AnyPeer) -> tuple[str | None, int, int]:
 
 
 class Endpoints:
-    """The handshake address of each peer, and the WireGuard endpoint that goes with it."""
+    """The handshake address of each peer, and the WireGuard endpoint that goes with it.
 
-    def __init__(self, config: Config, tunnel: Tunnel, events: EventStream) -> None:
+    unanswered: whether a peer, by its name, has been silent and has not spoken since.
+    """
+
+    def __init__(self, config: Config, tunnel: Tunnel, events: EventStream, unanswered: Callable[[str], bool]) -> None:
         self._peers: dict[str, AnyPeer] = all_peers(config)
-        self._tunnel, self._events = tunnel, events
+        self._tunnel, self._events, self._unanswered = tunnel, events, unanswered
         self._addresses: dict[str, Address] = {}
         self._names: dict[str, str] = {}
         self._doubted = {name for name, peer in self._peers.items() if peer.endpoint is not None}
@@ -96,9 +99,11 @@ class Endpoints:
                 self._forget(name)
         for name, peer in self._peers.items():
             old = None if name in others else before.get(name)
-            if peer.endpoint is None:
+            if old is not None and _place(old) == _place(peer):
+                self._peers[name] = old  # a look-up under way goes by it, and is of use still
+            elif peer.endpoint is None:
                 self._doubted.discard(name)
-            elif old is None or _place(old) != _place(peer):
+            else:
                 self._doubted.add(name)
                 self._unresolved.discard(name)
 
@@ -121,12 +126,19 @@ class Endpoints:
         await self._look_up()
 
     async def watch(self) -> None:
-        """Look up again what is in doubt; runs until cancelled."""
+        """Look up again what is in doubt, and who is silent until it speaks; runs until cancelled."""
         steady = Steady("endpoints")
         while True:
             await asyncio.sleep(RESOLVE_RETRY)
             with steady.look():
-                await self._look_up()
+                await self.look_again()
+
+    async def look_again(self) -> None:
+        """One look of ``watch``. An address in the configuration stays what it is, however silent its peer."""
+        for name, peer in self._peers.items():
+            if self._unanswered(name) and peer.endpoint is not None and not is_numeric(peer.endpoint):
+                self._doubted.add(name)
+        await self._look_up()
 
     async def _look_up(self) -> None:
         doubted, self._doubted = self._doubted, set()
@@ -138,6 +150,7 @@ class Endpoints:
 
     async def _resolve(self, peer: AnyPeer) -> None:
         assert peer.endpoint is not None
+        before = self.of(peer.name)
         try:
             address = await self._resolver.resolve(peer.endpoint, address_port(peer), RESOLVE_LIMIT)
         except (OSError, TimeoutError, UnicodeError) as error:
@@ -157,6 +170,8 @@ class Endpoints:
         if self._peers.get(peer.name) is not peer:
             return  # the configuration has changed meanwhile, and what it says now is looked up by itself
         self._unresolved.discard(peer.name)
+        if before is not None and self.of(peer.name) is not before:
+            return  # the peer has proven meanwhile where it is, or another look-up has found it
         identity = self._id(peer)  # now: a reload may take the peer away while the engine is told
         await self._lead(peer, address)
         if self._memory is not None and not is_numeric(peer.endpoint):

@@ -325,6 +325,7 @@ class PeerRekey:
                 return True  # both began at once: the higher identity goes first, the other end yields to our offer
             self.outbound.yield_to_peer()
             self._next = now.mono + OFFER_HOLD
+        self.outbound.unanswered = False
         self.inbound.offer(responder, message.body, address, now)
         return True
 

@@ -366,7 +366,7 @@ class World(Simulation):
         for name in self._doubted:
             if self.sides[name].endpoint:
                 self.known[name] = self.address[self.peer(name)]
-        self._doubted.clear()
+        self._doubted = {name for name, host in self.hosts.items() if host.node.unanswered(host.peer)}
 
     def _reconcile(self, host: Host) -> None:
         """Give the engine what the core says it should have."""
