@@ -83,9 +83,9 @@ class Handlers:
     status: Callable[[str | None], Awaitable[Status]]
     rekey: Callable[[str], Awaitable[RekeyOutcome]]
     events: EventStream
-    reload: Callable[[], Awaitable[ReloadOutcome]] | None = None
-    config: Path | None = None
-    clear_source: Callable[[str, str | None], Awaitable[None]] | None = None
+    reload: Callable[[], Awaitable[ReloadOutcome]]
+    config: Path
+    clear_source: Callable[[str, str | None], Awaitable[None]]
 
 
 class _RefusedError(Exception):
@@ -195,18 +195,17 @@ class ControlServer:
                     return await self._handlers.status(request.peer)
                 case "rekey":
                     return await self._rekey(request)
-                case "reload" if self._handlers.reload is not None:
+                case "reload":
                     return await self._handlers.reload()
-                case "clear-source" if self._handlers.clear_source is not None:
+                case "clear-source":
                     if request.source is None:
                         raise _RefusedError("bad-request", "clear-source needs a source")
                     await self._handlers.clear_source(request.source, request.peer)
                     return SourceCleared(source=request.source, peer=request.peer)
                 case "ping":
-                    config = self._handlers.config
-                    return Pong(pid=os.getpid(), qtunnel=__version__, config=None if config is None else str(config))
-                case _:
-                    raise _RefusedError("failed", "this daemon has no file to read again")
+                    return Pong(pid=os.getpid(), qtunnel=__version__, config=str(self._handlers.config))
+                case "events":
+                    raise AssertionError("followed, not answered once")
         except UnknownPeerError as error:
             raise _RefusedError("unknown-peer", str(error)) from None
         except UnknownSourceError as error:
