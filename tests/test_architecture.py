@@ -59,7 +59,7 @@ READERS = {
     "daemon/memory.py": "epochs and replay times",
     "auditlog/files.py": "the audit log and its heads, which hold key_IDs and no keys",
     "daemon/stores.py": "keys agreed ahead, sealed",
-    "control/server.py": "a directory, to lock it",
+    "control/socket_file.py": "a directory, to lock it",
     "page/server.py": "the page's own files, which are part of the program",
     "drivers/file_make.py": "a pad, to make it",
     "drivers/file_open.py": "the directory of ledgers, to sync it",

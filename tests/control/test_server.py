@@ -267,7 +267,7 @@ def test_a_second_daemon_on_one_path_is_refused(server: Serving) -> None:
     with pytest.raises(AlreadyRunningError) as raised:
         start(server.path)
     assert str(server.path) in str(raised.value)
-    assert f"(pid {os.getpid()})" in str(raised.value)
+    assert f"(pid {os.getpid()}), likely by another qtunnel daemon; stop that first" in str(raised.value)
     assert ControlClient(server.path).ping().pid == os.getpid()
 
 
