@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qtunnel.errors import AlreadyRunningError, ControlError
+from qtunnel.files import others_may_change
 
 PROBE_BOUND = 2.0
 """Seconds to find out whether somebody listens on a socket that is there; the kernel answers at once."""
@@ -65,11 +66,11 @@ def _locked_directory(path: Path) -> Iterator[None]:
         raise ControlError(f"directory {directory} of the control socket: {reason}") from None
     try:
         found = os.fstat(descriptor)
-        if found.st_uid not in (0, os.geteuid()):
-            raise ControlError(f"directory {directory} of the control socket belongs to user {found.st_uid}")
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
+        if others_may_change(found, sticky=True):
             raise ControlError(
-                f"directory {directory} of the control socket can be changed by others; chmod go-w {directory}"
+                f"directory {directory} of the control socket belongs to user {found.st_uid} and has mode "
+                f"{stat.S_IMODE(found.st_mode):04o}, so others could put a socket of theirs there; give it to the user "
+                f"of qtunnel alone (chown, chmod go-w {directory}), or name another path"
             )
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # held for some system calls only
         yield
