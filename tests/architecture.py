@@ -146,7 +146,7 @@ ROOMS = {
         ("auditlog", "config", "control", "daemon", "drivers", "engines", "kme", "netio", "probe", "process", "qkdnet",
          "sandbox",
          "scenario", "sd_notify", "service", "simulator", "telemetry"),
-        {"auditlog": ("audit.py",), "daemon": ("run.py",),
+        {"auditlog": ("audit.py",), "daemon": ("machine.py", "run.py"),
          "drivers": ("machine.py", "pad.py"), "engines": ("machine.py", "run.py", "steward.py"),
          "kme": ("kme.py",), "netio": ("wg.py",), "probe": ("kme.py",),
          "process": ("run.py", "kme.py", "kme_network.py", "steward.py", "wg.py"),

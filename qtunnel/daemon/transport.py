@@ -182,7 +182,8 @@ class HandshakeSockets:
                 None if second is None else _Queue(second, index, self._receive, True, self._budgets[True]),
             )
         if not self._ports:
-            raise ListenError("listen: none of the addresses can be used on this host")
+            remedy = "name one of the other IP version, as 0.0.0.0:51821 or [::]:51821"
+            raise ListenError(f"listen: this host has the IP version of none of the addresses; {remedy}")
 
     def _second(self, first: socket.socket, family: int) -> socket.socket | None:
         """Another socket at the port of ``first``, for expected sources; None where the kernel cannot sort."""

@@ -79,10 +79,10 @@ class SetOperation:
             self._begin_peer(value)
         elif scope is Scope.DEVICE:
             if self._section is not None:
-                raise UapiError(errno.EINVAL, f"{key} stands before the first public_key")
+                raise UapiError(errno.EINVAL, f"{key} has to stand before the first public_key")
             self._set_device(key, value, now)
         elif self._section is None:
-            raise UapiError(errno.EINVAL, f"{key} stands after a public_key")
+            raise UapiError(errno.EINVAL, f"{key} has to stand after a public_key")
         else:
             self._set_peer(self._section, key, value, now)
 

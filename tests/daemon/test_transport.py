@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import random
 import socket
@@ -209,6 +210,19 @@ def test_a_port_that_is_in_use_is_named_also_where_both_would_share_it() -> None
         await second.open()
         second.close()
 
+    asyncio.run(run())
+
+
+def test_a_host_without_the_ip_version_of_any_address_is_told_what_to_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    async def run() -> None:
+        where = [parse_socket_address(text) for text in ("[::]:51821", "[::]:51921")]
+        with pytest.raises(ListenError, match=r"listen: .* name one of the other IP version, as 0\.0\.0\.0:51821"):
+            await HandshakeSockets(where, Received()).open()
+
+    monkeypatch.setattr(transport, "_bind", refuse)
     asyncio.run(run())
 
 

@@ -207,10 +207,12 @@ def test_every_key_has_its_place(key: str) -> None:
         assert end.uapi(wrong) == "errno=-22\n\n"
 
 
-def test_keys_of_peers_out_of_place() -> None:
+def test_a_key_out_of_place_is_refused_and_the_log_says_where_it_belongs(caplog: pytest.LogCaptureFixture) -> None:
     end = lone()
     assert end.uapi(f"set=1\npublic_key={PEER}\nlisten_port=5\n\n") == "errno=-22\n\n"
+    assert "listen_port has to stand before the first public_key" in caplog.text
     assert end.uapi("set=1\nallowed_ip=::/0\n\n") == "errno=-22\n\n"
+    assert "allowed_ip has to stand after a public_key" in caplog.text
 
 
 def test_remove_update_only_and_replace() -> None:
