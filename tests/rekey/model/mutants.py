@@ -16,8 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 RUNS = 1000
-"""Plans that each broken core is put under, besides those of test_found.py: the rarest was found by the 511th. The suite
-has a fifth as many, so that it finds most of them too."""
+"""Plans that each broken core is put under, besides those of test_found.py: the rarest was found by the 511th. The
+suite has a fifth as many, so that it finds most of them too."""
 
 
 @dataclass(frozen=True)
