@@ -135,8 +135,9 @@ def _check_policy(peer: PeerConfig, where: Location) -> Iterator[Problem]:
         )
 
 
-def check_identities(config: Config) -> Iterator[Problem]:
-    """Reads the identity, the peers' public files and files with keys; those that are not there are not its job."""
+def check_contents(config: Config) -> Iterator[Problem]:
+    """Reads the identity, the peers' public files, the page's token, pairing secrets and plain peers' PSKs; files that
+    are not there are not its job."""
     own: PublicIdentity | None = None
     if _usable(config.node.identity):
         try:

@@ -59,10 +59,10 @@ class PeerRekey:
         self._doubts = Doubts(self.context, self.ahead)
         self._old_offers = OldOffers()
         self._put_off: bytes | None = None
-        self._unsuited: bytes | None = None
-        """The replay time of the peer's last offer of a suite that was not ours."""
         """Replay time of the offer that gave way to ours: where ours comes to nothing, a copy of it is looked at once
         more, or the peer would wait out its attempt."""
+        self._unsuited: bytes | None = None
+        """The replay time of the peer's last offer of a suite that was not ours."""
         self._reachable = settings.has_endpoint
         self._initiates = settings.has_endpoint and self.context.higher
         self._crowd = crowd
