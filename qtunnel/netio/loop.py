@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from qtunnel.marks import set_mark
 from qtunnel.netio import kernel
 from qtunnel.netio.inbound import Inbound
 from qtunnel.netio.link import LOOK_INTERVAL, Link, LinkState
@@ -100,7 +101,7 @@ class Loop:
     def _mark(self, fwmark: int) -> None:
         self._udp.paths.fwmark = fwmark
         for sock in self._udp.sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
+            set_mark(sock, fwmark)
 
     def scope_index(self, name: str) -> int:
         return socket.if_nametoindex(name)
