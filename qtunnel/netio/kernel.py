@@ -16,6 +16,7 @@ _CLONE_NEWNET = 0x40000000
 _RTMGRP_LINK = 1
 _RTM_SETLINK = 19
 _NLM_F_REQUEST_ACK = 1 | 4
+_IFLA_MTU = 4
 _IFLA_TXQLEN = 13
 _IFLA_GSO_MAX_SIZE = 41
 _NLMSG_HEADER = struct.Struct("=IHHII")
@@ -50,6 +51,11 @@ def watch_links() -> socket.socket:
     )
     sock.bind((0, _RTMGRP_LINK))
     return sock
+
+
+def set_mtu(interface_index: int, size: int) -> None:
+    """Set an interface's MTU, in bytes. Raises ``OSError``."""
+    _set_link(interface_index, _IFLA_MTU, size)
 
 
 def set_queue_length(interface_index: int, packets: int) -> None:

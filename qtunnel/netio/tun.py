@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 
+from qtunnel.constants import DEFAULT_MTU
 from qtunnel.errors import InterfaceError
 from qtunnel.netio import kernel
 from qtunnel.netio.udp import MAX_BURST
@@ -67,7 +68,8 @@ class Tun:
     def __init__(self, name: str, *, offload: bool = True) -> None:
         """Create it; raises ``InterfaceError`` in words where that cannot be.
 
-        Reads and writes have a vnet header in front of the packet. offload: let packets be up to 64 kB large both ways
+        Its MTU is WireGuard's own, for whoever sets up an address and no more. Reads and writes have a vnet header in
+        front of the packet. offload: let packets be up to 64 kB large both ways
         where the kernel can segment them; ``segments`` and, for UDP, ``udp_segments`` tell whether it can.
         """
         check_name(name)
@@ -86,10 +88,12 @@ class Tun:
             os.close(self.fd)
             raise InterfaceError(f"interface {name}: {_reason(error)}") from None
         try:
-            kernel.set_queue_length(socket.if_nametoindex(name), TX_QUEUE_LENGTH)
+            index = socket.if_nametoindex(name)
+            kernel.set_mtu(index, DEFAULT_MTU)
+            kernel.set_queue_length(index, TX_QUEUE_LENGTH)
         except OSError as error:
             os.close(self.fd)
-            raise InterfaceError(f"interface {name}: its queue length cannot be set: {error.strerror}") from None
+            raise InterfaceError(f"interface {name}: MTU and queue length cannot be set: {error.strerror}") from None
 
         if offload:
             self._switch_offload_on()

@@ -66,7 +66,7 @@ def test_background_returns_when_wg_can_talk_to_it(host: Namespace, interface: s
         assert (done.stdout, done.stderr) == ("", "")
         assert talk(interface, "get=1\n\n") == "errno=0\n\n"
         link = host.links()[interface]
-        assert link["txqlen"] == 1000
+        assert (link["mtu"], link["txqlen"]) == (1420, 1000)
         assert "UP" not in link["flags"]
         assert socket_path(interface).stat().st_mode & 0o777 == 0o600
         limits = Path(f"/proc/{pid}/limits").read_text()
