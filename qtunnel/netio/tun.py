@@ -73,7 +73,6 @@ class Tun:
         where the kernel can segment them; ``segments`` and, for UDP, ``udp_segments`` tell whether it can.
         """
         check_name(name)
-        self.name = name
         self.segments = self.udp_segments = False
         self._gso_max_size = 0
         try:
@@ -113,9 +112,9 @@ class Tun:
         count = max(1, MAX_BURST // (mtu + DATA_OVERHEAD))
         size = min(65536, count * max(mtu - _TCP_HEADERS, 1) + _TCP_HEADERS + _RESERVED)
         if size != self._gso_max_size:
-            self._gso_max_size = size
             with contextlib.suppress(OSError):  # out of sight, or an old kernel: larger ones go out in two calls
-                kernel.set_gso_max_size(socket.if_nametoindex(self.name), size)
+                kernel.set_gso_max_size(socket.if_nametoindex(kernel.tun_name(self.fd)), size)
+                self._gso_max_size = size
 
     def close(self) -> None:
         """Close the descriptor, which removes the interface."""
