@@ -37,6 +37,14 @@ LEVELS = {
 log = logging.getLogger("qtunnel.wg")
 
 
+class _Level(click.Option):
+    """LOG_LEVEL belongs to many programs: what it means to others alone must not keep the interface from its start."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        level = super().resolve_envvar_value(ctx)
+        return level if level is not None and level.lower() in LEVELS else None
+
+
 @click.command()
 @click.argument("interface")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground; log to stderr.")
@@ -46,10 +54,11 @@ log = logging.getLogger("qtunnel.wg")
 @click.option(
     "--log-level",
     type=click.Choice(list(LEVELS), case_sensitive=False),
+    cls=_Level,
     envvar="LOG_LEVEL",
     default="info",
     show_default=True,
-    help="Also taken from the environment variable LOG_LEVEL.",
+    help="Also taken from the environment variable LOG_LEVEL, where that is one of these.",
 )
 @click.option(
     "--socket-dir",

@@ -15,7 +15,7 @@ import pytest
 
 import qtunnel.wireguard as room
 from qtunnel.netio.uapi_socket import MAX_CONNECTIONS
-from tests.support.netns import Namespace, gone, namespaces, ticks, unique_name, wait_until
+from tests.support.netns import Namespace, gone, namespaces, run, ticks, unique_name, wait_until
 from tests.wireguard.gateways import QTUNNEL, Gateway, socket_path, talk
 
 NOBODY = 65534
@@ -230,6 +230,17 @@ def test_an_unprivileged_user_namespace(interface: str) -> None:
 def test_impossible_names(name: str) -> None:
     done = subprocess.run([*QTUNNEL, "wg", "--", name], capture_output=True, text=True, timeout=20, check=False)
     one_line(done, "interface name")
+
+
+@pytest.mark.parametrize("level", ["warn", "5", "", "Verbose"])
+def test_a_log_level_of_another_program(level: str) -> None:
+    """In the environment it is none of our business, as an option it is an error."""
+    command, environment = [*QTUNNEL, "wg", "--foreground", "a/b"], os.environ | {"LOG_LEVEL": level}
+    one_line(run(*command, check=False, env=environment), "interface name")
+    if level == "warn":
+        done = run(*command, "--log-level", level, check=False)
+        assert done.returncode == 2
+        assert "'warn' is not one of 'debug', 'info'" in done.stderr
 
 
 def test_a_log_file_that_cannot_be_written(tmp_path: Path) -> None:
