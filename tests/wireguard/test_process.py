@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import ctypes
+import fcntl
 import os
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ from tests.support.netns import Namespace, gone, namespaces, run, ticks, unique_
 from tests.wireguard.gateways import QTUNNEL, Gateway, socket_path, talk
 
 NOBODY = 65534
+TUNSETVNETHDRSZ = 0x400454D8
 
 
 @pytest.fixture
@@ -113,6 +117,38 @@ def test_it_ends_when_its_interface_is_deleted(host: Namespace) -> None:
     host.ip("link", "del", gateway.interface)
     assert "went away" in gateway.process.communicate(timeout=10)[0]
     assert not socket_path(gateway.interface).exists()
+
+
+def tun_of(process: int) -> int:
+    """A descriptor of our own of the TUN that the process has open (pidfd_getfd(2))."""
+    (number,) = [int(entry.name) for entry in Path(f"/proc/{process}/fd").iterdir() if "tun" in os.readlink(entry)]
+    holder = os.pidfd_open(process)
+    try:
+        descriptor = ctypes.CDLL(None, use_errno=True).syscall(438, holder, number, 0)
+    finally:
+        os.close(holder)
+    assert descriptor >= 0, os.strerror(ctypes.get_errno())
+    return int(descriptor)
+
+
+@pytest.mark.root
+def test_packets_that_the_kernel_cannot_hand_over_are_lost_alone(host: Namespace) -> None:
+    """Here for a vnet header that no buffer has room for; else one whose GSO fields it has no words for is as good."""
+    gateway = Gateway(host, 0)
+    host.address(gateway.interface, "10.77.0.1/24")
+    send = ("bash", "-c", "for _ in {1..150}; do echo > /dev/udp/10.77.0.2/9; done")
+    with open(tun_of(gateway.process.pid), "rb", buffering=0) as tun:
+        for header in (1 << 20, 10):
+            fcntl.ioctl(tun, TUNSETVNETHDRSZ, struct.pack("=i", header))
+            host.run(*send)
+            assert gateway.answers()
+            assert gateway.answers()  # what was there before the first one has been looked at
+    host.ip("link", "del", gateway.interface)
+    said = gateway.process.communicate(timeout=10)[0]
+    assert "went away" in said
+    assert said.count("a packet of the TUN cannot be read: tun-read-EINVAL") == 1
+    counted = {word.partition("=")[0] for word in said.split("'")[-2].split()}
+    assert counted >= {"tun-read-EINVAL", "no-peer-for-destination"}
 
 
 @pytest.mark.root
