@@ -14,6 +14,7 @@ import click
 
 from qtunnel.constants import MAX_PROCESSES, UAPI_DIRECTORY
 from qtunnel.errors import EngineError
+from qtunnel.netio import defects
 from qtunnel.netio.background import run_in_background
 from qtunnel.netio.loop import open_loop
 from qtunnel.netio.syslog import SOCKET as SYSLOG
@@ -112,6 +113,10 @@ def wg(
             try:
                 log.info("msg=%r pid=%d", "ready", os.getpid())
                 log.info("msg=%r", f"ending: {loop.run()}")
+            except Exception as error:
+                words = f"a defect of qtunnel ended the interface: {defects.words(error)}"
+                log.error("msg=%r", words)
+                raise EngineError(words) from None
             finally:
                 loop.close()
 

@@ -37,6 +37,8 @@ they take about 3 ms."""
 REST = 0.01
 """Seconds of that: an error without end takes a quarter of a core, and behind packets that cannot be read the TUN's
 queue has room for 100,000 good ones a second."""
+PAUSE = 0.001
+"""Seconds after a defect outside the packet path: where it comes back with every turn, that leaves most of a core."""
 
 log = logging.getLogger(__name__)
 
@@ -135,23 +137,34 @@ class Loop:
             deadline = min(device.next_deadline(), self._losses.next, self._next_look)
             if self._farm is not None:
                 deadline = min(deadline, clock() + self._farm.time_left())
+            # A try costs nothing where nothing is raised. Each part has its own: what fails every time in one of them
+            # must not keep the others from their turn.
             for descriptor, _ in self._epoll.poll(max(0.0, deadline - clock())):
-                handler = self._handlers.get(descriptor)
-                if handler is not None:
-                    handler()
-                elif self._uapi.owns(descriptor):
-                    self._uapi.handle(descriptor)
+                try:
+                    handler = self._handlers.get(descriptor)
+                    if handler is not None:
+                        handler()
+                    elif self._uapi.owns(descriptor):
+                        self._uapi.handle(descriptor)
+                    if device.outbox:
+                        self._flush()
+                except Exception as error:
+                    self._survive_slowly(error)
+            now = clock()
+            try:
+                if self._farm is not None:
+                    self._farm.end_stuck()
+                    self._go_on()
+                if now >= self._next_look:
+                    self._link_changed()
+            except Exception as error:
+                self._survive_slowly(error)
+            try:
+                device.tick(now)
                 if device.outbox:
                     self._flush()
-            now = clock()
-            if self._farm is not None:
-                self._farm.end_stuck()
-                self._go_on()
-            if now >= self._next_look:
-                self._link_changed()
-            device.tick(now)
-            if device.outbox:
-                self._flush()
+            except Exception as error:
+                self._survive_slowly(error)
             if now >= self._losses.next:
                 self._losses.look(self._lost(), now)
         return self._reason
@@ -181,9 +194,11 @@ class Loop:
 
     def _flush(self) -> None:
         outbox = self._device.outbox
-        for endpoint, datagram in outbox:
-            self._outbound.post(datagram, endpoint)
-        outbox.clear()
+        try:
+            for endpoint, datagram in outbox:
+                self._outbound.post(datagram, endpoint)
+        finally:  # what cannot be sent must not come back with every turn
+            outbox.clear()
 
     def _read_tun(self) -> None:
         if not self._device.state.up:
@@ -196,8 +211,8 @@ class Loop:
             self._survive(error)
 
     def _read_again(self, error: OSError) -> None:
-        """One packet that the kernel cannot hand over, as one whose GSO fields it has no words for, is lost, with the record
-        in the making; all others go on. Single packets that were read before it are sent by the next read."""
+        """One packet that the kernel cannot hand over, as one whose GSO fields it has no words for, is lost, with a
+        record in the making; all others go on. Single packets that were read before it are sent by the next read."""
         failed = 0
         while not self._gone(error):
             name = f"tun-read-{errno.errorcode.get(error.errno or 0, 'EIO')}"
@@ -232,7 +247,10 @@ class Loop:
                 self._survive(error)
 
     def _survive(self, error: Exception) -> None:
-        """What somebody sent must not end everybody's tunnels, even where there is a defect: it is dropped."""
+        """What somebody sent must not end everybody's tunnels, even where there is a defect: it is dropped.
+
+        No key is in use for longer by that: its end is looked at with each packet and handshake, whatever timers do.
+        """
         self._device.drops[Drop.DEFECT] += 1
         found = defects.words(error)
         if found not in self._defects:
@@ -240,6 +258,11 @@ class Loop:
             log.error(
                 "msg=%r", f"a defect of qtunnel: {found}; what was being handled is dropped, more is only counted"
             )
+
+    def _survive_slowly(self, error: Exception) -> None:
+        """Likewise outside the packet path, where what failed may be there again in the next turn."""
+        self._survive(error)
+        time.sleep(PAUSE)
 
     def _go_on(self) -> None:
         """With what workers have done."""

@@ -16,6 +16,7 @@ import pytest
 
 from qtunnel.netio.loop import FAILED_READS, Loop, clock
 from qtunnel.netio.uapi_socket import bind_socket
+from qtunnel.wireguard.configuration import SetOperation
 from qtunnel.wireguard.state import Drop
 
 PACKET = bytes(10) + bytes([0x45]) + bytes(39)
@@ -134,13 +135,72 @@ def test_a_tun_that_went_away_ends_the_loop(loop: Loop, tun: Pipe, failing: list
     assert "went away" in loop._reason
 
 
-def test_another_error_of_the_network_does_not_take_the_tun_for_gone(loop: Loop, told: Callable[[], list[str]]) -> None:
+def test_another_error_of_the_network_does_not_take_the_tun_for_gone(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOBUFS, "No buffer space available")
 
-    loop._inbound.read = loop._inbound.go_on = refuse  # type: ignore[method-assign]
+    monkeypatch.setattr(loop._inbound, "read", refuse)
+    monkeypatch.setattr(loop._inbound, "go_on", refuse)
     with socket.socket() as sock:
         loop._read_udp(sock)
     loop._go_on()
     assert loop._running
     assert loop._device.drops[Drop.DEFECT] == 2
+
+
+def ask(loop: Loop, request: bytes) -> bytes:
+    """The answer of the engine, or nothing where it hangs up."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(loop._uapi.path))
+        client.sendall(request)
+        return client.recv(65536)
+
+
+def broken(*_: object) -> Any:
+    raise TypeError("what a defect raises")
+
+
+def test_a_defect_in_what_a_client_asks_for_hangs_up_on_that_client(
+    running: Loop, monkeypatch: pytest.MonkeyPatch, told: Callable[[], list[str]]
+) -> None:
+    monkeypatch.setattr(SetOperation, "_set_device", broken)
+    assert ask(running, b"set=1\nlisten_port=7\n\n") == b""
+    assert ask(running, b"get=1\n\n").endswith(b"errno=0\n\n")
+    assert running._device.drops[Drop.DEFECT] == 1
+    (line,) = told()
+    assert "a defect of qtunnel: TypeError at test_loop.py:" in line
+    assert "what a defect raises" not in line
+
+
+@pytest.mark.parametrize("place", ["timers", "link", "readers", "datagrams"])
+def test_a_defect_elsewhere_keeps_nothing_else_from_its_turn(
+    running: Loop, tun: Pipe, place: str, monkeypatch: pytest.MonkeyPatch, told: Callable[[], list[str]]
+) -> None:
+    """Also where it is there in every turn."""
+    device, tick, ticked = running._device, running._device.tick, threading.Semaphore(0)
+
+    def count(now: float) -> None:
+        tick(now)
+        ticked.release()
+
+    monkeypatch.setattr(device, "tick", broken if place == "timers" else count)
+    if place == "link":
+        monkeypatch.setattr(running._link, "look", broken)
+        running._next_look = 0.0
+    elif place == "readers":
+        running._handlers[tun.fd] = broken
+        tun.end.send(PACKET)
+    elif place == "datagrams":
+        monkeypatch.setattr(running._outbound, "post", broken)
+        device.outbox.append((("10.0.0.1", 1), b"one"))
+    for _ in range(3):
+        assert ask(running, b"get=1\n\n").endswith(b"errno=0\n\n")
+        assert place == "timers" or ticked.acquire(timeout=20)
+    assert device.drops[Drop.DEFECT] > 0
+    assert len(told()) == 1
+    if place == "datagrams":
+        assert device.outbox == []
+        assert device.drops[Drop.DEFECT] == 1

@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -296,3 +297,46 @@ def test_the_room_does_no_io() -> None:
             else:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not forbidden & {name.partition(".")[0] for name in names}, path
+
+
+DEFECT = """\
+import qtunnel.cli.wg as wg
+from qtunnel.cli.main import main
+
+class Loop:
+    def run(self):
+        raise TypeError("a value")
+
+    def close(self):
+        wg.log.info("closed")
+
+def open_loop(*arguments, **options):
+    if "start" in arguments:
+        raise TypeError("a value")
+    return Loop()
+
+wg.open_loop = open_loop
+main()
+"""
+
+
+@pytest.mark.parametrize("mode", [[], ["--foreground"]])
+def test_a_defect_that_ends_it_is_in_the_log(mode: list[str], tmp_path: Path) -> None:
+    """Its kind and place, without a value that was at hand."""
+    log = tmp_path / "wg.log"
+    done = run(sys.executable, "-c", DEFECT, "wg", *mode, "qt0", "--log-file", str(log), check=False)
+    if mode:
+        one_line(done, "a defect of qtunnel ended the interface: TypeError at <string>:6")
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        wait_until(lambda: "closed" in log.read_text(), "the end of the process")
+    lines = log.read_text().splitlines()
+    assert ["level=ERROR" in line for line in lines] == [False, True, False]
+    assert "a defect of qtunnel ended the interface: TypeError at <string>:6" in lines[1]
+    assert "a value" not in lines[1]
+
+
+def test_a_defect_at_its_start_is_told_to_who_starts_it() -> None:
+    done = run(sys.executable, "-c", DEFECT, "wg", "start", check=False)
+    one_line(done, "a defect of qtunnel: TypeError at <string>:13")
+    assert "a value" not in done.stderr
