@@ -317,7 +317,7 @@ class Gateway:
                     self._core.unkept(effect.peer, now())
                     self._flush()
             case Remember() if self._memory is not None:
-                await self._memory.remember(self._public[effect.peer].id, effect.memory)
+                await self._memory.remember(effect.identity, effect.memory)
             case Apply():
                 await effect.run()
             case Defect():

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
-from qtunnel.rekey.model import Effect, Install
+from qtunnel.rekey.model import Effect, Install, Keep, Remember
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
@@ -26,6 +26,7 @@ class Lanes:
     def __init__(self, carry_out: Callable[[Effect], Coroutine[Any, Any, None]], spawn: Spawn) -> None:
         self._carry_out, self._spawn = carry_out, spawn
         self._lanes: dict[str, deque[Effect]] = {}
+        self._begun: set[str] = set()
 
     def busy(self, peer: str) -> bool:
         """Whether something is being done for that peer, or waits."""
@@ -41,16 +42,23 @@ class Lanes:
         self._spawn(self._drive(effect.peer, lane))
 
     def forget(self, peers: Collection[str]) -> None:
-        """Drop what waits to be done for these peers; what is being done goes on."""
-        for peer in peers:
-            lane = self._lanes.get(peer)
-            while lane is not None and len(lane) > 1:
-                _wipe(lane.pop())
+        """Drop what waits to be done for these peers, but for what has to be remembered of them; what is being done
+        goes on. Of a lane that was made in this turn of the loop nothing is being done yet."""
+        for peer in self._lanes.keys() & set(peers):
+            lane = self._lanes[peer]
+            begun = [lane.popleft()] if peer in self._begun else []
+            kept = [effect for effect in lane if isinstance(effect, Remember)]
+            for effect in lane:
+                _wipe(effect)
+            lane.clear()
+            lane.extend([*begun, *kept])
 
     async def _drive(self, peer: str, lane: deque[Effect]) -> None:
+        self._begun.add(peer)
         while lane:
             await self._carry_out(lane[0])
             lane.popleft()
+        self._begun.discard(peer)
         del self._lanes[peer]
 
 
@@ -60,3 +68,5 @@ def _wipe(effect: Effect) -> None:
         for psk in (effect.psk, effect.previous_psk):
             if psk is not None:
                 psk.wipe()
+    elif isinstance(effect, Keep) and effect.image is not None:
+        effect.image.wipe()

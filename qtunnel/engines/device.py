@@ -65,8 +65,9 @@ class Client(Protocol):
 
     async def get(self) -> Device: ...
 
-    async def set(self, lines: Iterable[Line]) -> None:
-        """One operation. Lines before a refused one may have been applied."""
+    async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
+        """One operation. Lines before a refused one may have been applied. blind: it is sent also where the device has
+        not answered what was sent before."""
         ...
 
 

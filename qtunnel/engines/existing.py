@@ -176,7 +176,8 @@ class ExistingEngine(DeviceEngine):
                 for public_key in tuple(left):
                     with contextlib.suppress(EngineError), Secret.random(self._random_bytes, KEY_SIZE) as psk:
                         lines = [*existing(public_key), ("preshared_key", psk)]
-                        await self._client.set(lines if there is None else self._made_again(there[public_key], psk))
+                        lines = lines if there is None else self._made_again(there[public_key], psk)
+                        await self._client.set(lines, blind=True)
                         self._hold(public_key, psk, None)
                         self._ledgers[public_key].blocked()
                         if there is not None:

@@ -175,8 +175,8 @@ class KernelClient:
                 _read(device, part, self._marks)
         return device
 
-    async def set(self, lines: Iterable[Line]) -> None:
-        """One operation, in one message unless it is a large one."""
+    async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
+        """One operation, in one message unless it is a large one. The kernel is always asked."""
         try:
             messages = list(_messages(self._which, lines))
         except ValueError as error:

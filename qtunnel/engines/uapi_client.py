@@ -95,6 +95,7 @@ class UapiClient:
         self.stranger: int | None = None
         """The process that was seen to serve the path in place of the one that has to."""
         self._unchanged = _Unchanged() if brief else None
+        self._silent: int | None = None
         self._marks = marks
         self.path = path
         self.timeout = timeout
@@ -108,10 +109,14 @@ class UapiClient:
             return False
         return True
 
-    async def set(self, lines: Iterable[Line]) -> None:
-        """One ``set`` operation. Lines before a refused one may have been applied."""
+    async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
+        """One ``set`` operation. Lines before a refused one may have been applied. After an operation without an answer
+        it fails at once until a question has one: else what waits behind a hung engine took the limit once for each
+        peer, and who asks whether it still answers would never have his turn. blind: it is sent all the same."""
         operation = encode(lines)
         try:
+            if not blind and self._silent is not None and self._silent == self._process():
+                raise self._error("set", "nothing was sent: it did not answer what was sent before")
             answer = await self._exchange(operation, "set")
         finally:
             wipe(operation)
@@ -186,8 +191,11 @@ class UapiClient:
                 connection = await self._connect()
                 with contextlib.closing(connection):
                     self._check(connection, name)
-                    return await _converse(connection, operation)
+                    answer = await _converse(connection, operation)
+            self._silent = None
+            return answer
         except TimeoutError:
+            self._silent = self._process()
             raise self._error(name, f"no answer in {self.timeout:g} s") from None
         except ValueError as error:
             raise self._error(name, str(error)) from None
@@ -196,6 +204,10 @@ class UapiClient:
             if error.errno in SHORTAGES and name == "get" and self._unchanged is not None:
                 failure = ShortageError(str(failure))
             raise failure from None
+
+    def _process(self) -> int | None:
+        """Which has to answer; 0 where it may be any."""
+        return 0 if self._server is None else self._server()
 
     def _check(self, connection: socket.socket, name: str) -> None:
         """Refuses a connection to another process than the one that has to be there."""

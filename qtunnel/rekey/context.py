@@ -124,7 +124,7 @@ class PeerContext:
     def remember(self, **changes: object) -> None:
         """Keep epoch or replay times in the state directory, and how many keys there are in the reservoir."""
         self.memory = replace(self.memory, held=self.held_ahead(), **changes)  # type: ignore[arg-type]  # fields of Memory by name
-        self.effects.append(Remember(self.name, self.memory))
+        self.effects.append(Remember(self.name, self.settings.public.id, self.memory))
 
     @property
     def taken(self) -> int:

@@ -195,8 +195,10 @@ class Block(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Remember(Effect):
-    """Keep in the state directory before anything else is done."""
+    """Keep in the state directory before anything else is done. identity: the peer's id, by which it is kept; its name
+    may be another peer's by then."""
 
+    identity: bytes
     memory: Memory
 
 

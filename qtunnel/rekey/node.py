@@ -157,7 +157,7 @@ class RekeyNode:
             memory, before = peer.context.memory, peer.view().protection
             self._take_out(name)
             self._effects += [
-                Remember(name, memory),
+                Remember(name, peer.settings.public.id, memory),
                 Block(name),
                 Notice(name, "peer.defect", {"detail": "an internal error: the peer is blocked and begins anew"}),
                 *_changed(name, before),

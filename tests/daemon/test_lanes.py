@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtunnel.daemon.lanes import EVERYBODY, Lanes
-from qtunnel.rekey.model import Effect, Install, Notice
+from qtunnel.keys.stored import Image, StoredKey
+from qtunnel.rekey.model import Block, Effect, Install, Keep, Memory, Notice, Remember
 from qtunnel.secret import Secret
+from qtunnel.terms import KeyRef
 
 PEERS = st.sampled_from(["", "a", "b", "c", EVERYBODY])
 
@@ -98,3 +100,33 @@ def test_what_waits_for_a_peer_that_is_gone_is_dropped() -> None:
     asyncio.run(use())
     assert sorted(done) == [("a", 1), ("a", 3), ("b", 1), ("b", 2)], done
     assert psk.wiped
+
+
+def test_of_a_lane_that_has_not_begun_only_what_is_to_be_remembered_is_left() -> None:
+    """A reload and a peer's effects in one turn of the loop: nothing of the configuration of before is there then."""
+    done: list[Effect] = []
+    psk, agreed = Secret(bytes(32)), Secret(bytes(32))
+    image = Image(bytes(16), None, (StoredKey(KeyRef("metro", "1", 32), agreed, 0, 0),), ())
+    memory = Remember("a", bytes(32), Memory(epoch=7))
+
+    async def use() -> None:
+        async with asyncio.TaskGroup() as tasks:
+
+            async def carry_out(effect: Effect) -> None:
+                done.append(effect)
+
+            lanes = Lanes(carry_out, tasks.create_task)
+            lanes.put(Notice("a", "test", {}))
+            lanes.put(memory)
+            lanes.put(Keep("a", 1, image, True, None, (bytes(32), bytes(32))))
+            lanes.put(Install("a", 7, psk, None, None, False))
+            lanes.put(Notice("b", "test", {}))
+            lanes.forget(["a"])
+            lanes.put(Block("a"))
+            await asyncio.sleep(0)
+            assert not lanes.busy("a")
+
+    asyncio.run(use())
+    assert sorted(map(repr, done)) == sorted(map(repr, [memory, Block("a"), Notice("b", "test", {})]))
+    assert psk.wiped
+    assert agreed.wiped

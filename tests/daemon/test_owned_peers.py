@@ -49,7 +49,7 @@ class MemoryDevice:
             raise EngineError("engine of qt0: no answer")
         return Device(peers={key: DevicePeer(key, psk_mark=mark_of_psk(psk)) for key, psk in self.psk.items()})
 
-    async def set(self, lines: Iterable[Line]) -> None:
+    async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
         key, only_known = b"", False
         for name, value in lines:
             if name == "public_key":

@@ -6,6 +6,7 @@ The engine here refuses on demand, which real ones do not.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_network
@@ -17,6 +18,7 @@ from qtunnel.config import load_config
 from qtunnel.daemon.settings import load_public
 from qtunnel.daemon.tunnel import REFUSALS, Tunnel
 from qtunnel.engines.base import Endpoint, Lease, Left, PeerSpec, PeerStats
+from qtunnel.engines.uapi_client import UapiClient
 from qtunnel.errors import EngineError, ShortageError
 from qtunnel.events import EventStream
 from qtunnel.identity import Identity
@@ -388,5 +390,49 @@ def test_an_engine_that_does_not_answer_is_stopped_too(make: Callable[[], Made])
                 await tunnel.stats()
             await tunnel.reconcile()  # has nothing to put right
         assert not tunnel.up
+
+    running(make, test)
+
+
+class HungEngine(RefusingEngine):
+    """Asked through a socket, where nobody ever answers."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._client = UapiClient("qt0", str(path), 0.05)
+
+    async def set_psk(self, *args: object, **more: object) -> None:
+        await self._client.set([])
+
+    async def stats(self) -> dict[bytes, PeerStats]:
+        await self._client.get()
+        raise AssertionError("it was answered")
+
+
+def test_an_engine_that_hangs_is_stopped_however_much_waits_for_it(make: Callable[[], Made], tmp_path: Path) -> None:
+    """As at a hub, where more comes than an engine that takes the limit for everything would be done with."""
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\n\n"))
+        await reader.read()
+        writer.close()
+
+    async def test(tunnel: Tunnel, engine: RefusingEngine, wanted: Wanted) -> None:
+        wanted.epoch = 1
+        async with await asyncio.start_unix_server(serve, path=tmp_path / "s"):
+            tunnel.engine = HungEngine(tmp_path / "s")
+            waiting = [asyncio.create_task(tunnel.install(install(1))) for _ in range(200)]
+            looks = 0
+            while tunnel.up:
+                for look in (tunnel.reconcile, tunnel.stats):
+                    with contextlib.suppress(EngineError):
+                        await look()
+                looks += 1
+            found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(its, EngineError) for its in found)
+        assert looks <= REFUSALS
+        assert asked.count(b"set=1\n\n") == 1
+        assert asked.count(b"get=1\n\n") <= REFUSALS
 
     running(make, test)

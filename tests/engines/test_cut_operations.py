@@ -28,7 +28,7 @@ class Cut:
     async def get(self) -> Device:
         raise NotImplementedError
 
-    async def set(self, lines: Iterable[Line]) -> None:
+    async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
         operation = encode(lines)
         self.size = len(operation)
         conversation = UapiConversation(self.alice.device)

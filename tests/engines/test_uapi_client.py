@@ -267,3 +267,47 @@ def test_the_engines_own_process_is_answered_as_ever(tmp_path: Path) -> None:
     device, _ = ask(tmp_path / "s", b"listen_port=7\nerrno=0\n\n", question)
     assert isinstance(device, Device)
     assert device.listen_port == 7
+
+
+@pytest.mark.parametrize("process", [None, 17])
+def test_after_no_answer_what_waits_fails_at_once_until_a_question_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: int | None
+) -> None:
+    serving = process
+    monkeypatch.setattr(uapi_client, "_server_of", lambda connection: serving)
+
+    async def main() -> None:
+        nonlocal serving
+        silent, asked = True, list[bytes]()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(await reader.readuntil(b"\n\n"))
+            if silent:
+                await reader.read()
+            else:
+                writer.write(b"errno=0\n\n")
+            writer.close()
+
+        async def refused(question: Awaitable[object], words: str) -> None:
+            with pytest.raises(EngineError, match=words):
+                await question
+
+        path = tmp_path / "s"
+        async with await asyncio.start_unix_server(serve, path=path):
+            client = UapiClient("qt0", str(path), 0.05, server=None if process is None else lambda: serving)
+            await refused(client.set([]), "no answer in")
+            for _ in range(50):
+                await refused(client.set([]), "nothing was sent: it did not answer what was sent before")
+            await refused(client.set([], blind=True), "no answer in")
+            await refused(client.get(), "no answer in")
+            assert asked == [b"set=1\n\n", b"set=1\n\n", b"get=1\n\n"]
+            silent = False
+            client.timeout = 5.0
+            await refused(client.set([]), "nothing was sent")
+            if process is None:
+                await client.get()
+            else:
+                serving = process + 1  # another engine in its place is asked from the first operation on
+            await client.set([])
+
+    asyncio.run(main())
