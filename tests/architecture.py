@@ -60,8 +60,8 @@ BASE = {
     "kem_files": Room("keys of KEMs that follow from no seed", ("crypto", "errors", "files", "secret")),
     "identity": Room("a gateway's seed and public keys", ("crypto", "errors", "files", "kem_files", "secret")),
 }
-"""Any room may import these, the sans-IO ones all but ``files``, ``kem_files`` and ``marks``; each of them imports what it lists
-and no more."""
+"""Any room may import these, the sans-IO ones all but ``files``, ``kem_files`` and ``marks``; each of them imports what
+it lists and no more."""
 
 ROOMS = {
     "handshake": Room("one exchange: four messages, fragments, transcript", sans_io=True),

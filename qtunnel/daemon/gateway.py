@@ -133,7 +133,8 @@ class Gateway:
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk, self._lease_of,
                               self._steward)  # fmt: skip
         self._tunnel.busy = self._work.busy
-        self._endpoints = Endpoints(config, self._tunnel, self._events)
+        self._endpoints = Endpoints(config, self._tunnel, self._events, self._core.unanswered,
+                                    lambda: self._sockets.versions())  # fmt: skip
         self._plain = PlainPeers(config, self._endpoints.doubt)
         self._nudges = Nudges(self._tunnel, self._endpoints)
         self._sockets = HandshakeSockets(node.listen, self._receive, marked_by(self._steward))

@@ -40,8 +40,13 @@ class Address:
     port: int
     via: int | None = None
 
+    @property
+    def version(self) -> int:
+        """Of IP."""
+        return 6 if ":" in self.host else 4
+
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if self.version == 6 else f"{self.host}:{self.port}"
 
 
 def source_of(address: Address) -> bytes:
@@ -206,9 +211,13 @@ class HandshakeSockets:
                 with contextlib.suppress(OSError):  # it sorts as before
                     packet_filter.sort_by_source(port.expected.sock, wanted, self._factors)
 
+    def versions(self) -> set[int]:
+        """Of IP, 4 or 6: those that there is a socket of."""
+        return {6 if port.sock.family == socket.AF_INET6 else 4 for port in self._ports.values()}
+
     def send(self, datagram: bytes, to: Address) -> bool:
         """Send from the socket that ``to`` names, else from the first of its family; False where there is none."""
-        family = socket.AF_INET6 if ":" in to.host else socket.AF_INET
+        family = socket.AF_INET6 if to.version == 6 else socket.AF_INET
         via = None if to.via is None else self._ports.get(to.via)
         if via is None or via.sock.family != family:
             via = next((port for port in self._ports.values() if port.sock.family == family), None)

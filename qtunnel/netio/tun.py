@@ -97,6 +97,11 @@ class Tun:
         if offload:
             self._switch_offload_on()
 
+    @property
+    def name(self) -> str:
+        """What the interface is called by now. Raises ``OSError`` where it is gone."""
+        return kernel.tun_name(self.fd)
+
     def _switch_offload_on(self) -> None:
         for flags, words in _OFFLOADS:
             try:
@@ -113,7 +118,7 @@ class Tun:
         size = min(65536, count * max(mtu - _TCP_HEADERS, 1) + _TCP_HEADERS + _RESERVED)
         if size != self._gso_max_size:
             with contextlib.suppress(OSError):  # out of sight, or an old kernel: larger ones go out in two calls
-                kernel.set_gso_max_size(socket.if_nametoindex(kernel.tun_name(self.fd)), size)
+                kernel.set_gso_max_size(socket.if_nametoindex(self.name), size)
                 self._gso_max_size = size
 
     def close(self) -> None:
