@@ -54,13 +54,14 @@ BASE = {
     "secret": Room("the one type that holds key material", ("errors",)),
     "files": Room("secret files: who may read them, the one loader", ("errors", "secret")),
     "addresses": Room("IP addresses parsed by the C library"),
+    "marks": Room("the mark of what a socket sends"),
     "load": Room("when a rate of messages is load; a share of a processor"),
     "crypto": Room("the libraries' primitives, typed; one tree of labels", ("errors", "secret")),
     "kem_files": Room("keys of KEMs that follow from no seed", ("crypto", "errors", "files", "secret")),
     "identity": Room("a gateway's seed and public keys", ("crypto", "errors", "files", "kem_files", "secret")),
 }
-"""Any room may import these, the sans-IO ones all but ``files`` and ``kem_files``; each of them imports what it lists
-and no more."""
+"""Any room may import these, the sans-IO ones all but ``files``, ``kem_files`` and ``marks``; each of them imports what
+it lists and no more."""
 
 ROOMS = {
     "handshake": Room("one exchange: four messages, fragments, transcript", sans_io=True),

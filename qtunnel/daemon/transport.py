@@ -19,6 +19,7 @@ from qtunnel.errors import QtunnelError
 from qtunnel.handshake.cookies import REPLY_SIZE
 from qtunnel.handshake.fragments import MAX_DATAGRAM, MAX_FRAGMENTS, MAX_PAYLOAD, OVERHEAD, MessageType
 from qtunnel.load import Budget
+from qtunnel.marks import set_mark
 
 _SHAPE = packet_filter.shape(OVERHEAD + 1, MAX_DATAGRAM, max(MessageType), MAX_FRAGMENTS, MAX_PAYLOAD, REPLY_SIZE)
 
@@ -84,7 +85,7 @@ Marked = Callable[[socket.socket, int, int], None]
 def mark_socket(sock: socket.socket, mark: int, buffer: int) -> None:
     """By the capability of this process."""
     if mark:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        set_mark(sock, mark)
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer)
     except PermissionError:  # without CAP_NET_ADMIN: as much as the machine allows

@@ -7,6 +7,7 @@ import errno
 import itertools
 import random
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -319,6 +320,14 @@ def test_many_sources_in_the_kernel() -> None:
         assert [expected for _, expected in received.got] == [True, False, True, True, False]
 
     asyncio.run(run())
+
+
+@pytest.mark.root
+def test_a_mark_has_all_of_its_32_bits() -> None:
+    """Also one that the owner of an interface chose (``manage: psk``)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        transport.mark_socket(sock, 0xFFFFFFFE, 1 << 20)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK, 4) == struct.pack("=I", 0xFFFFFFFE)
 
 
 def test_what_a_cookie_is_bound_to() -> None:
