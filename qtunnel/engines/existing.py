@@ -177,7 +177,7 @@ class ExistingEngine(DeviceEngine):
                     with contextlib.suppress(EngineError), Secret.random(self._random_bytes, KEY_SIZE) as psk:
                         lines = [*existing(public_key), ("preshared_key", psk)]
                         lines = lines if there is None else self._made_again(there[public_key], psk)
-                        await self._client.set(lines, blind=True)
+                        await self._give(lines, blind=True)
                         self._hold(public_key, psk, None)
                         self._ledgers[public_key].blocked()
                         if there is not None:

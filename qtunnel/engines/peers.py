@@ -17,6 +17,7 @@ from qtunnel.engines.base import (
     format_endpoint,
 )
 from qtunnel.engines.clocks import SYSTEM, Clocks, Moment
+from qtunnel.engines.dates import Dates
 from qtunnel.engines.device import Client, DevicePeer, Line, added, existing, peer_lines, removed, usable
 from qtunnel.engines.host import port_problem
 from qtunnel.engines.ledger import EpochLedger
@@ -58,6 +59,7 @@ class DeviceEngine:
         self._listen_port = 0
         self._peers: dict[bytes, PeerSpec] = {}
         self._ledgers: dict[bytes, EpochLedger] = {}
+        self._dates = Dates()
         self._held: dict[bytes, _Held] = {}
         self._told: dict[bytes, tuple[DevicePeer, PeerStats]] = {}
         """The last ``stats``, each with what the client told of it."""
@@ -148,7 +150,7 @@ class DeviceEngine:
         elif not self._updates:
             lines = await self._replaced(peer, psk)
             self._ledgers[public_key].blocked()
-        await self._client.set(lines)
+        await self._give(lines)
         self._hold(public_key, psk, epoch)
         ledger = self._ledgers[public_key]
         ledger.installed(epoch, self._clocks.boot())
@@ -182,7 +184,7 @@ class DeviceEngine:
         if self._epochs:
             await self._client.set([*existing(public_key), ("drop_sessions", "true"), ("preshared_key", psk)])
         else:
-            await self._client.set(await self._replaced(peer, psk))
+            await self._give(await self._replaced(peer, psk))
         self._ledgers[public_key].blocked()
         self._hold(public_key, psk, None)
 
@@ -199,12 +201,20 @@ class DeviceEngine:
             peer = replace(peer, endpoint=now.endpoint)
         return [*removed(peer.public_key), *added(peer, psk)]
 
+    async def _give(self, lines: list[Line], *, blind: bool = False) -> None:
+        """Carry out ``lines``, which may begin with the removal of a peer that is added again behind it. A program that
+        cannot change a peer does not take it back in the same operation either (boringtun, all releases up to 0.7.1)."""
+        again = 0 if self._updates or lines[1][0] != "remove" else 2
+        if again:
+            await self._client.set(lines[:again], blind=blind)
+        await self._client.set(lines[again:], blind=blind)
+
     async def _add_again(self, peer: PeerSpec) -> None:
         """Change what an engine cannot change in a peer that is there: its sessions end, its key stays."""
         held = self._held.get(peer.public_key)
         if held is None:
             held = _Held(Secret.random(self._random_bytes, KEY_SIZE), None)
-        await self._client.set([*removed(peer.public_key), *added(peer, held.psk)])
+        await self._give([*removed(peer.public_key), *added(peer, held.psk)])
         ledger = self._ledgers[peer.public_key]
         ledger.blocked()
         if held.epoch is not None:
@@ -219,6 +229,7 @@ class DeviceEngine:
     def _forget(self, public_key: bytes) -> None:
         self._peers.pop(public_key, None)
         self._ledgers.pop(public_key, None)
+        self._dates.forget(public_key)
         held = self._held.pop(public_key, None)
         if held is not None:
             held.psk.wipe()
@@ -241,17 +252,17 @@ class DeviceEngine:
         return {public_key: stats for public_key, (_, stats) in self._told.items()}
 
     def _peer_stats(self, peer: DevicePeer, look: Moment) -> PeerStats:
-        epoch, newest = None, None
+        epoch, newest, handshake = None, None, self._dates.of(peer.public_key, peer.last_handshake, look)
         if self._epochs:
             epoch = self._reported_epoch(peer.values.get("epoch"))
         elif (ledger := self._ledgers.get(peer.public_key)) is not None:
-            epoch, newest = ledger.in_force(peer.last_handshake, look), ledger.newest
+            epoch, newest = ledger.in_force(handshake, look), ledger.newest
         endpoint = peer.endpoint if usable(peer.endpoint) else None
         record_mode = peer.values.get("record_mode", "") if peer.values.get("record_mode_state") == "active" else ""
         reason = peer.values.get("record_mode_reason", "")
         counts = peer.rx_bytes, peer.tx_bytes
         packets = peer.packets if self._epochs else None
-        return PeerStats(endpoint, peer.last_handshake, *counts, epoch, record_mode, reason, newest, packets)
+        return PeerStats(endpoint, handshake, *counts, epoch, record_mode, reason, newest, packets)
 
     def _reported_epoch(self, text: str | None) -> int | None:
         if text is None:
