@@ -203,7 +203,7 @@ class DeviceEngine:
 
     async def _give(self, lines: list[Line], *, blind: bool = False) -> None:
         """Carry out ``lines``, which may begin with the removal of a peer that is added again behind it. A program that
-        cannot change a peer does not take it back in the same operation either (boringtun, all releases up to 0.7.1)."""
+        cannot change a peer does not take it back in the same operation (boringtun, all releases up to 0.7.1)."""
         again = 0 if self._updates or lines[1][0] != "remove" else 2
         if again:
             await self._client.set(lines[:again], blind=blind)
