@@ -1,4 +1,4 @@
-"""What servers say over HTTP, in words for people, and their JSON. Pure; shared by the drivers that ask over HTTPS."""
+"""What servers say over HTTP, in words for people, what that means, and their JSON. Pure; shared by drivers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qtunnel.errors import KeySourceError, KeySourceProtocolError
+from qtunnel.errors import KeyNotFoundError, KeySourceError, KeySourceProtocolError
 
 Body = bytes | bytearray
 Fail = Callable[[str], KeySourceProtocolError]
@@ -16,6 +16,22 @@ Fail = Callable[[str], KeySourceProtocolError]
 
 MAX_WORDS = 200
 """Characters of a server's own words that an error repeats."""
+
+NOTHING_DONE = {501, 503, 505}
+"""Status codes from 500 on that are given before anything is done. The others come from a server that failed in the
+middle, or from a proxy that lost its answer."""
+
+NOT_FOUND = re.compile(r"not\s+(be\s+)?found|unknown\s+key|no\s+such\s+key|does(\s+not|n't)\s+exist", re.IGNORECASE)
+"""Words by which servers say that they do not have a key, whatever the status code."""
+
+NO_KEYS = re.compile(
+    r"insufficient|not\s+enough|exhausted|no\s+(more\s+)?keys?\s+(are\s+)?(available|left)", re.IGNORECASE
+)
+"""Words by which they say that there is no key now."""
+
+_TLS_REFUSED = re.compile(r"\b(SSL|TLS|client) certificate\b", re.IGNORECASE)
+"""nginx in front of a server refuses a client certificate with 400 and these words in the title. 5xx may speak of
+another certificate, such as that of a partner KME."""
 
 _KEY_LIKE = re.compile(r"[A-Za-z0-9+/_-]{20,}={1,2}|[A-Za-z0-9+/]{40,}|[A-Za-z0-9_-]{40,}")
 """Base64 of either alphabet, or hex, as long as a key. A UUID has 36 characters with its dashes, so it stays."""
@@ -50,6 +66,17 @@ def words(content_type: str, body: Body) -> str:
         parts = [_flat(value[name]) for name in ("message", "error", "detail", "details", "title") if value.get(name)]
         return clean("; ".join(part for part in parts if part)) or "no reason given"
     return clean(_flat(value)) or "no reason given"
+
+
+def refuses_certificate(code: int, said: str) -> bool:
+    """Whether that status code and those words refuse our certificate; 495 and 496 are nginx's own."""
+    return code in (495, 496) or (code == 400 and _TLS_REFUSED.search(said) is not None)
+
+
+def perhaps_done(code: int, said: str, kind: type[KeySourceError]) -> bool:
+    """Whether keys may be lost with an answer of that status code and those words, which is a ``kind``: it comes from
+    a server that failed, or from one that stands between us and it."""
+    return code >= 500 and code not in NOTHING_DONE and kind is not KeyNotFoundError and not NO_KEYS.search(said)
 
 
 def _title(text: str) -> str:

@@ -15,7 +15,17 @@ from functools import partial
 from typing import Any
 
 from qtunnel.drivers import answers
-from qtunnel.drivers.answers import Body, Fail, folded, json_object, words
+from qtunnel.drivers.answers import (
+    NO_KEYS,
+    NOT_FOUND,
+    Body,
+    Fail,
+    folded,
+    json_object,
+    perhaps_done,
+    refuses_certificate,
+    words,
+)
 from qtunnel.drivers.answers import clean as clean
 from qtunnel.errors import (
     KeyNotFoundError,
@@ -39,20 +49,8 @@ MAX_LOST = 10_000
 MAX_NUMBER = 1e15
 """Counts and rates beyond this are nonsense; it also keeps infinity out."""
 
-NOTHING_DONE = {501, 503, 505}
-"""Status codes from 500 on that are given before anything is done. The others come from a server that failed in the
-middle, or from a proxy that lost the KME's answer."""
-
 _HEX = re.compile(r"[0-9A-Fa-f]+")
 _FROM_URL = str.maketrans("-_", "+/")
-
-_NOT_FOUND = re.compile(r"not\s+(be\s+)?found|unknown\s+key|no\s+such\s+key|does(\s+not|n't)\s+exist", re.IGNORECASE)
-_NO_KEYS = re.compile(
-    r"insufficient|not\s+enough|exhausted|no\s+(more\s+)?keys?\s+(are\s+)?(available|left)", re.IGNORECASE
-)
-_TLS_REFUSED = re.compile(r"\b(SSL|TLS|client) certificate\b", re.IGNORECASE)
-"""nginx in front of a KME refuses a client certificate with 400 and these words in the title. 5xx may speak of another
-certificate, that of the partner KME."""
 
 
 def keys_of(place: str, call: str, body: Body, size: int, asked: int) -> list[tuple[str, Secret]]:
@@ -246,20 +244,19 @@ def refusal(
     said = words(headers.get("Content-Type", ""), body)
     detail = f"HTTP {code}: {said}"
     kind: type[KeySourceError]
-    if code in (495, 496) or (code == 400 and _TLS_REFUSED.search(said)):
+    if refuses_certificate(code, said):
         kind = KeySourceCertificateError
     elif code in (401, 403):
         kind = KeySourceUnauthorizedError
-    elif call == "dec_keys" and (code == 404 or _NOT_FOUND.search(said)):
+    elif call == "dec_keys" and (code == 404 or NOT_FOUND.search(said)):
         kind = KeyNotFoundError
-    elif code >= 500 or code in (408, 429) or (call == "enc_keys" and _NO_KEYS.search(said)):
+    elif code >= 500 or code in (408, 429) or (call == "enc_keys" and NO_KEYS.search(said)):
         kind = KeySourceUnavailableError
     else:
         kind = KeyRequestRejectedError
         if mandatory and "extension" in said.lower():
             detail += "; what it does not support must not stand in extension_mandatory"
-    done = code >= 500 and code not in NOTHING_DONE and kind is not KeyNotFoundError and not _NO_KEYS.search(said)
-    return kind(place, call, detail, lost=keys if done else 0)
+    return kind(place, call, detail, lost=keys if perhaps_done(code, said, kind) else 0)
 
 
 def _is_key_id(text: str) -> bool:
