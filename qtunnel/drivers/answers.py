@@ -1,4 +1,4 @@
-"""What servers say over HTTP, in words for people, what that means, and their JSON. Pure; shared by drivers."""
+"""What servers say over HTTP, and programs print: in words for people, what these mean, and the JSON in it. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qtunnel.errors import KeyNotFoundError, KeySourceError, KeySourceProtocolError
+from qtunnel.errors import KeyNotFoundError, KeySourceError
 
 Body = bytes | bytearray
-Fail = Callable[[str], KeySourceProtocolError]
+Fail = Callable[[str], KeySourceError]
 """Makes the error for an answer that cannot be used."""
+
+MAX_NUMBER = 1e15
+"""Counts and rates beyond this are nonsense; it also keeps infinity out."""
 
 MAX_WORDS = 200
 """Characters of a server's own words that an error repeats."""
@@ -108,17 +111,27 @@ def qber(value: object, fail: Callable[[str], KeySourceError]) -> float | None:
     )
 
 
-def json_object(body: Body, fail: Fail) -> dict[str, Any]:
-    """The fields of a JSON object (RFC 8259), their names in lower case; two that become one are refused."""
+def number(value: object) -> float | None:
+    """A count or a rate of a status, which is 0 or more; ``None``, as not told, where it is missing or of no use."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < MAX_NUMBER:
+        return None
+    return value
+
+
+def json_object(body: Body, fail: Fail, *, printed: bool = False) -> dict[str, Any]:
+    """The fields of a JSON object (RFC 8259), their names in lower case; two that become one are refused. printed:
+    ``fail`` is told of what a program printed, not of a server's answer."""
     if not body or body.isspace():
-        raise fail("the answer is empty")
+        raise fail("it printed nothing" if printed else "the answer is empty")
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
+        if printed:
+            raise fail("what it printed is not JSON") from None
         what = "HTML" if body[:64].lstrip()[:1] == b"<" else "something else"
         raise fail(f"the answer is {what} where JSON is expected") from None
     if not isinstance(value, dict):
-        raise fail("the answer is not a JSON object")
+        raise fail(f"{'what it printed' if printed else 'the answer'} is not a JSON object")
     return folded(value, fail)
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from qtunnel.drivers import etsi014_answers as answers
+from qtunnel.drivers.answers import clean
 from qtunnel.drivers.certificates import Certificates
 from qtunnel.drivers.etsi014_options import Options as Options
 from qtunnel.drivers.etsi014_options import PeerOptions as PeerOptions
@@ -215,7 +216,7 @@ class Source:
         if self._hub.options.checks_status_id:
             said = fields.get("source_kme_id")
             if said != kme.kme_id:
-                found = answers.clean(str(said)) if said is not None else "no source_KME_ID"
+                found = clean(str(said)) if said is not None else "no source_KME_ID"
                 what = f"the KME says it is {found}, not {kme.kme_id} (kme_id)"
                 raise KeySourceCertificateError(kme.place, "status", what)
         kme.limits[self._peer.peer_sae_id] = answers.limits(fields)

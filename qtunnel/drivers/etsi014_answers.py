@@ -20,13 +20,14 @@ from qtunnel.drivers.answers import (
     NOT_FOUND,
     Body,
     Fail,
+    clean,
     folded,
     json_object,
+    number,
     perhaps_done,
     refuses_certificate,
     words,
 )
-from qtunnel.drivers.answers import clean as clean
 from qtunnel.errors import (
     KeyNotFoundError,
     KeyRequestRejectedError,
@@ -45,9 +46,6 @@ MAX_KEY_ID = 255
 
 MAX_LOST = 10_000
 """Keys that are booked for an answer with more than were asked for: no KME gives out as many at once."""
-
-MAX_NUMBER = 1e15
-"""Counts and rates beyond this are nonsense; it also keeps infinity out."""
 
 _HEX = re.compile(r"[0-9A-Fa-f]+")
 _FROM_URL = str.maketrans("-_", "+/")
@@ -162,9 +160,9 @@ def source_status(place: str, fields: Mapping[str, Any]) -> SourceStatus:
     QBER that cannot be read, and for an extension that is no object: nobody knows what it says. An empty one says
     nothing, in whatever type; some languages write an empty object as an empty list."""
     garbled = partial(KeySourceStatusError, place, "status")
-    stored = _number(fields.get("stored_key_count"))
-    most = _number(fields.get("max_key_count"))
-    key_size = _number(fields.get("key_size"))
+    stored = number(fields.get("stored_key_count"))
+    most = number(fields.get("max_key_count"))
+    key_size = number(fields.get("key_size"))
     extension = _extension(fields.get("status_extension"), garbled)
     told = [f"{fields.get('source_kme_id', '?')} to {fields.get('target_kme_id', '?')}"]
     if stored is not None:
@@ -175,7 +173,7 @@ def source_status(place: str, fields: Mapping[str, Any]) -> SourceStatus:
         told.append(f"its partner: {extension['partner_problem']}")
     alarm = answers.alarm(extension.get("alarm"))
     rate = extension.get("qber")
-    qber = answers.qber(rate, garbled) if alarm is None else _number(rate)
+    qber = answers.qber(rate, garbled) if alarm is None else number(rate)
     if alarm is not None:
         told.append(f"ALARM {alarm}")
     return SourceStatus(
@@ -185,7 +183,7 @@ def source_status(place: str, fields: Mapping[str, Any]) -> SourceStatus:
         max_keys=None if most is None else int(most),
         key_size=None if key_size is None else int(key_size) // 8,
         qber=qber,
-        key_rate=_number(extension.get("key_rate")),
+        key_rate=number(extension.get("key_rate")),
         alarm=alarm,
         for_all=False,
     )
@@ -218,8 +216,8 @@ class Limits:
 
 def limits(fields: Mapping[str, Any]) -> Limits:
     """Those of a status object (clause 6.1). A KME that does not say how many keys it gives is asked for one."""
-    most = _number(fields.get("max_key_per_request"))
-    low, high = (_number(fields.get(name)) for name in ("min_key_size", "max_key_size"))
+    most = number(fields.get("max_key_per_request"))
+    low, high = (number(fields.get(name)) for name in ("min_key_size", "max_key_size"))
     return Limits(max(1, int(most or 1)), int(low) if low else None, int(high) if high else None)
 
 
@@ -261,9 +259,3 @@ def refusal(
 
 def _is_key_id(text: str) -> bool:
     return 0 < len(text) <= MAX_KEY_ID and text.isascii() and text.isprintable() and " " not in text
-
-
-def _number(value: object) -> float | None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < MAX_NUMBER:
-        return None
-    return value
