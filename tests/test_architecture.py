@@ -265,8 +265,8 @@ def test_secrets_are_read_by_the_one_loader() -> None:
     assert users == {
         "cli/pad.py", "config/checks.py", "config/loader.py", "config/snapshot.py", "config/token.py",
         "daemon/settings.py",
-        "doctor/file_checks.py", "drivers/file_open.py", "drivers/mqtt_options.py", "drivers/skip_tls.py",
-        "fleet/broker.py", "identity.py", "kem_files.py",
+        "doctor/file_checks.py", "drivers/file_open.py", "drivers/skip_tls.py",
+        "identity.py", "kem_files.py",
         "kme/pki.py", "tls.py",
     }  # fmt: skip
 
