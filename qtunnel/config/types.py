@@ -102,6 +102,19 @@ Percentage = Annotated[float, BeforeValidator(parse_percentage)]
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 
 
+def _whole_bytes(value: int) -> int:
+    if value % 8:
+        raise ValueError(f"must be a multiple of 8 bits; write {value + 8 - value % 8}")
+    return value
+
+
+MAX_KEY_SIZE = 1 << 20
+"""Bits. 128 KiB: far beyond any real KME, and a request's keys still fit in memory."""
+
+KeySize = Annotated[StrictInt, Field(ge=8, le=MAX_KEY_SIZE), AfterValidator(_whole_bytes)]
+"""Bits of a KME's key, a multiple of 8."""
+
+
 def _name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise ValueError(
