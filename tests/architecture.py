@@ -53,6 +53,7 @@ BASE = {
     "statemachine": Room("machines as tables, and their diagrams"),
     "secret": Room("the one type that holds key material", ("errors",)),
     "files": Room("secret files: who may read them, the one loader", ("errors", "secret")),
+    "interface_names": Room("which names a gateway's interface can have"),
     "addresses": Room("IP addresses parsed by the C library"),
     "tai64n": Room("times that compare as bytes, and tell old messages from new"),
     "load": Room("when a rate of messages is load; a share of a processor"),
