@@ -15,19 +15,15 @@ from qtunnel.keys import trust
 from qtunnel.keys.source import SourceStatus
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
-from tests.daemon.test_source_trust import Clock, Said, hub, works
-from tests.daemon.test_source_trust import clock as clock  # a fixture
+from tests.daemon.statuses import Clock, Said, hub, works
+from tests.daemon.statuses import clock as clock  # a fixture
+from tests.daemon.statuses import pki as pki  # a fixture
 from tests.daemon.test_sources import Bench, bench, config_of, nobody
 from tests.drivers.front import Exchange, Front, front
-from tests.support.kme import driver_options, kme_pair, make_pki, run, until
+from tests.support.kme import driver_options, kme_pair, run, until
 
 WELL = SourceStatus(True, "well")
 OPENED = SourceStatus(False, "opened", alarm="the device was opened")
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_pki(tmp_path_factory.mktemp("pki"))
 
 
 class Scripted:

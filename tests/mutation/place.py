@@ -9,9 +9,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PLACES = ROOT / ".mutation"
 TESTS = {
-    "handshake": ["tests/handshake", "tests/test_protocol_doc.py", "tests/decoder"],
+    "handshake": [
+        "tests/handshake",
+        "tests/test_protocol_vectors.py",
+        "tests/test_protocol_tables.py",
+        "tests/decoder",
+    ],
     "keys": ["tests/keys"],
-    "wireguard": ["tests/wireguard", "tests/workers", "tests/decoder"],
+    "wireguard": ["tests/wireguard", "tests/test_protocol_uapi.py", "tests/workers", "tests/decoder"],
     "offload": ["tests/offload"],
     "rekey": ["tests/rekey"],
 }

@@ -10,10 +10,11 @@ from qtunnel.handshake.fragments import MessageType
 from qtunnel.rekey.model import Memory
 from qtunnel.rekey.states import InState, OutState
 from qtunnel.rekey.timing import FETCH_LIMIT, OFFER_HOLD
-from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
+from qtunnel.secret import Secret
+from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
 from tests.rekey.simulation import Conditions, Simulation
 from tests.rekey.test_heal import installed, lose
-from tests.rekey.test_rekey import CLEAN, REQUIRED, done, reasons
+from tests.rekey.test_rekey import CLEAN, REQUIRED, done, reasons, rekeys
 
 STRICT = Policy(QkdPolicy.REQUIRED, chain=ChainPolicy.REQUIRED)
 
@@ -146,3 +147,34 @@ def test_an_exchange_that_begins_while_keys_of_another_are_fetched_has_a_newer_n
         numbers.add(peer.outbound._initiator.offer.epoch)
     assert before is not None
     assert numbers == {before + 1, before + 2}
+
+
+@pytest.mark.parametrize("who", ["a", "b"])
+def test_a_lost_state_file_counts_as_a_lost_chain(who: str) -> None:
+    strict = Policy(QkdPolicy.REQUIRED, chain=ChainPolicy.REQUIRED)
+    simulation = Simulation(1, CLEAN, policy_a=strict, policy_b=strict)
+    simulation.hosts[who].memory = Memory(lost=True)
+    simulation.start(who)
+    simulation.run_for(60.0)
+    assert rekeys(simulation) == 0
+    assert simulation.kme.delivered <= 1  # one may be fetched by the end that knows of nothing; none after that
+    assert "chain-required" in reasons(simulation, "a") | reasons(simulation, "b")
+
+
+@pytest.mark.parametrize("who", ["a", "b"])
+def test_a_lost_chain_that_is_required_is_refused_before_any_key_is_fetched(who: str) -> None:
+    strict = Policy(QkdPolicy.REQUIRED, chain=ChainPolicy.REQUIRED)
+    simulation = Simulation(1, CLEAN, policy_a=strict, policy_b=strict)
+    done(simulation, 2)
+    simulation.start(who)
+    fetched: list[str] = []
+    get_by_id = simulation.kme.get_by_id
+
+    def counting(who: str, ref: KeyRef) -> tuple[KeyRef, Secret] | str:
+        fetched.append(who)
+        return get_by_id(who, ref)
+
+    simulation.kme.get_by_id = counting  # type: ignore[method-assign]  # to count the calls
+    simulation.run_for(100.0)
+    assert fetched == []
+    assert "chain-required" in reasons(simulation, "a") | reasons(simulation, "b")

@@ -17,12 +17,13 @@ from qtunnel.handshake.messages import Answer, Verdict
 from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.keys.pace import Stock
 from qtunnel.keys.policy import Protection
-from qtunnel.rekey.model import EpochInfo, FetchById, Fetched, FetchNew, Install, Notice
+from qtunnel.rekey.model import Block, Defect, EpochInfo, FetchById, Fetched, FetchNew, Install, Notice
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.states import InState, OutState
 from qtunnel.rekey.timing import COMMIT_LIMIT, FETCH_LIMIT, OFFER_HOLD
 from qtunnel.secret import RandomBytes, Secret
 from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
+from tests.rekey.attacks import effects
 from tests.rekey.gateways import (
     IDENTITIES,
     OFF,
@@ -37,6 +38,8 @@ from tests.rekey.gateways import (
     sent,
     settings,
 )
+from tests.rekey.simulation import Simulation
+from tests.rekey.test_rekey import CLEAN, done
 
 PREFERRED, REQUIRED = Policy(QkdPolicy.PREFERRED), Policy(QkdPolicy.REQUIRED)
 KEY = KeyRef("metro", "1", 32)
@@ -334,3 +337,21 @@ def test_a_cookie_that_is_in_hand_already_sends_nothing_again() -> None:
     again = begin(b, "hub", 60.0)
     b.receive(reply(again[0]), "hub", now(60.0))
     assert sent(b.take_effects(), "hub") == []
+
+
+def test_a_failure_of_the_code_for_one_peer_blocks_that_peer_and_is_reported() -> None:
+    simulation = Simulation(1, CLEAN)
+    done(simulation)
+    a = simulation.hosts["a"]
+    broken = a.node.peers["b"]
+    broken.outbound.tick = lambda now: 1 // 0  # type: ignore[method-assign,assignment,return-value]  # a defect
+    while a.node.peers["b"] is broken:
+        simulation.now = max(simulation.now, a.node.deadline or 0.0)
+        a.node.tick(simulation.clock())
+        found = effects(a)
+    kinds = [type(effect) for effect in found]
+    assert Block in kinds
+    assert Defect in kinds
+    assert any(isinstance(effect, Notice) and effect.kind == "peer.defect" for effect in found)
+    assert broken.current_psk() is None
+    simulation.run_until(lambda: simulation.agreed and a.engine.installs > 1, limit=300)

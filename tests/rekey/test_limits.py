@@ -12,10 +12,24 @@ from qtunnel.handshake.fragments import Message, MessageType, cut, mac1_key
 from qtunnel.handshake.messages import MAX_OFFER, MIN_OFFER, init_sizes
 from qtunnel.handshake.suites import SUITES, find_suite
 from qtunnel.identity import Identity
-from qtunnel.rekey.limits import COSTLY, OFFER_BURST, OFFER_RATE, SOURCE_BURST, UNPROVEN_BURST, TokenBuckets
-from qtunnel.rekey.model import Memory
+from qtunnel.rekey.limits import (
+    COSTLY,
+    FETCH_BURST,
+    FETCHES_IN_FLIGHT,
+    OFFER_BURST,
+    OFFER_RATE,
+    SOURCE_BURST,
+    UNPROVEN_BURST,
+    TokenBucket,
+    TokenBuckets,
+)
+from qtunnel.rekey.model import FetchById, Memory, Notice
 from qtunnel.rekey.node import RekeyNode
+from qtunnel.terms import KeyRef
+from tests.rekey.attacks import effects, offer_from, send
 from tests.rekey.gateways import SUITE, first_message, hand, junk, node, now, reasons, sent, settings
+from tests.rekey.simulation import Simulation
+from tests.rekey.test_rekey import CLEAN, PREFERRED, done
 
 LEAST = sum(init_sizes(SUITE)) + MIN_OFFER
 
@@ -89,3 +103,56 @@ def test_buckets_are_bounded_and_the_one_unused_for_longest_gives_way() -> None:
     assert not buckets.take("b", 0.0)
     assert buckets.take("a", 0.0)
     assert len(buckets) == 3
+
+
+def test_a_flood_of_offers_makes_a_bounded_number_of_calls() -> None:
+    simulation = Simulation(1, CLEAN)
+    done(simulation)
+    calls, busy = 0, 0
+    for number in range(40):
+        simulation.now += 0.01
+        send(simulation, "a", offer_from(simulation, "a", keys=(KeyRef("metro", f"key-x{number}", 32),)))
+        now = effects(simulation.hosts["b"])
+        calls += sum(isinstance(effect, FetchById) for effect in now)
+        busy += sum(isinstance(effect, Notice) and effect.fields.get("reason") == "busy" for effect in now)
+    assert FETCH_BURST <= calls <= FETCH_BURST + 1 <= FETCHES_IN_FLIGHT
+    assert OFFER_BURST <= calls + busy <= OFFER_BURST + 1  # more are not answered at all
+    simulation.run_for(100.0)
+    done(simulation, 2)
+    assert simulation.agreed
+
+
+@pytest.mark.usefixtures("never_loaded")
+def test_a_flood_of_first_messages_is_cut_off() -> None:
+    simulation = Simulation(1, CLEAN, suite=SUITES[3])
+    node = simulation.hosts["b"].node
+    body = bytes(sum(init_sizes(SUITES[3])) + MIN_OFFER)
+    rejected: dict[object, int] = {}
+    for number in range(UNPROVEN_BURST + 50):
+        message = Message(MessageType.INIT, 3, number.to_bytes(16, "big"), body)
+        for datagram in cut(message, mac1_key(node.local.public.id)):
+            node.receive(datagram, number, simulation.clock())
+        for effect in node.take_effects():
+            if isinstance(effect, Notice):
+                rejected[effect.fields["reason"]] = rejected.get(effect.fields["reason"], 0) + 1
+    assert rejected["flood"] == 50
+    done(simulation)
+
+
+def test_stale_answers_again_and_again_are_met_with_patience() -> None:
+    simulation = Simulation(1, CLEAN, policy_a=PREFERRED, policy_b=PREFERRED)
+    done(simulation)
+    for host in simulation.hosts.values():  # each end believes to be ahead of whatever the other offers
+        context = host.node.peers[host.peer].context
+        context.floor = 1 << 40
+        context.hear_of = lambda epoch: None  # type: ignore[method-assign]  # and never learns
+    simulation.run_for(60.0)
+    failed = sum(host.count("rekey.failed", role="initiator") for host in simulation.hosts.values())
+    assert 2 < failed < 30
+
+
+def test_buckets_fill_at_their_rate_and_no_further() -> None:
+    bucket = TokenBucket(2.0, 1.0)
+    assert [bucket.take(5.0) for _ in range(3)] == [True, True, False]
+    assert [bucket.take(at) for at in (5.5, 6.0, 6.5, 4.0)] == [False, True, False, False]
+    assert [bucket.take(1e6) for _ in range(3)] == [True, True, False]

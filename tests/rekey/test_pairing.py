@@ -11,8 +11,8 @@ from qtunnel.rekey.model import FetchById, Notice, Send
 from qtunnel.rekey.states import InState
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
+from tests.rekey.attacks import effects, offer_from, send, tamper
 from tests.rekey.simulation import Simulation
-from tests.rekey.test_hostile import effects, offer_from, send, tamper
 from tests.rekey.test_rekey import CLEAN, done, rekeys
 
 PAIRING = b"p" * 32

@@ -14,6 +14,7 @@ from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.states import OutState
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef, Policy, QkdPolicy
+from tests.rekey.attacks import effects, fetches, send, unknown_key
 from tests.rekey.gateways import (
     IDENTITIES,
     SUITE,
@@ -28,7 +29,6 @@ from tests.rekey.gateways import (
     settings,
 )
 from tests.rekey.simulation import Conditions, Simulation
-from tests.rekey.test_hostile import effects, fetches, send, unknown_key
 from tests.rekey.test_rekey import done
 
 

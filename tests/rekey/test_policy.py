@@ -8,15 +8,18 @@ from dataclasses import replace
 import pytest
 
 from qtunnel.errors import HandshakeError
+from qtunnel.handshake.fragments import MessageType
 from qtunnel.handshake.initiator import Initiator
 from qtunnel.handshake.messages import Answer, Offer, Verdict
 from qtunnel.handshake.responder import KnownPeer, Responder
 from qtunnel.keys.policy import Protection
 from qtunnel.rekey.model import Block, Install, Memory
+from qtunnel.rekey.states import InState, OutState
 from qtunnel.rekey.timing import RELAXED_GRACE
 from qtunnel.secret import Secret
 from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
 from tests.handshake.vectors import encapsulation
+from tests.rekey.attacks import tamper
 from tests.rekey.gateways import IDENTITIES, SUITE
 from tests.rekey.simulation import Conditions, Host, Simulation
 from tests.rekey.test_rekey import CLEAN, OFF, PREFERRED, REQUIRED, done, protection, reasons
@@ -338,3 +341,44 @@ def test_the_responder_refuses_by_the_initiators_policy_too() -> None:
     assert tries >= 1
     assert responder.count("rekey.failed", role="responder", reason="qkd-required") == tries
     assert simulation.hosts[name].count("rekey.failed", role="initiator", reason="qkd-required") == tries
+
+
+def relaxed(simulation: Simulation, lost: MessageType) -> str:
+    """Both ends go without QKD, with an exchange under way whose ``lost`` message does not arrive; then one of the
+    two, whose name this returns, is strict again."""
+    done(simulation)
+    simulation.kme.down = {"a", "b"}
+    losing = True
+    tamper(simulation, lambda _, datagram: None if losing and datagram[0] == lost else datagram)
+
+    def waiting() -> list[str]:
+        machines = ((name, host.node.peers[host.peer]) for name, host in simulation.hosts.items())
+        if lost is MessageType.COMMIT:
+            return [name for name, peer in machines if peer.inbound.state is InState.ANSWERED]
+        return [
+            name
+            for name, peer in machines
+            if peer.outbound.state is OutState.COMMITTING and peer.context.guard.relaxed
+        ]  # fmt: skip
+
+    simulation.run_until(lambda: bool(waiting()), limit=100)
+    (name,) = waiting()
+    peer = simulation.hosts[name].node.peers[simulation.hosts[name].peer]
+    assert peer.context.guard.relaxed
+    peer.context.guard._relaxed_since = None  # an epoch with QKD came in between
+    losing = False
+    return name
+
+
+@pytest.mark.parametrize("lost", [MessageType.COMMIT, MessageType.COMMITTED])
+def test_a_relaxed_policy_that_is_strict_again_installs_no_weaker_epoch(lost: MessageType) -> None:
+    simulation = Simulation(1, CLEAN, max_age=30.0, pqc_on_expiry=True)
+    name = relaxed(simulation, lost)
+    installs = simulation.hosts[name].engine.installs
+
+    def refused() -> bool:
+        details = [n.fields.get("detail") for n in simulation.hosts[name].notices if n.kind == "rekey.failed"]
+        return any("has become stricter" in str(detail) for detail in details)
+
+    simulation.run_until(refused, limit=20)
+    assert simulation.hosts[name].engine.installs == installs

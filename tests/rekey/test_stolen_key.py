@@ -16,8 +16,8 @@ from qtunnel.rekey.model import FetchById, Notice, Send
 from qtunnel.rekey.timing import PENDING_LIMIT, tai64n
 from qtunnel.secret import Secret
 from qtunnel.terms import KeyRef
+from tests.rekey.attacks import effects, send
 from tests.rekey.simulation import Simulation
-from tests.rekey.test_hostile import effects, send
 from tests.rekey.test_rekey import CLEAN, PREFERRED, done, rekeys
 
 PAIRING = b"p" * 32

@@ -26,6 +26,8 @@ Result = TypeVar("Result")
 
 SAES = {"sae-alice": "kme-a", "sae-bob": "kme-b", "sae-carol": "kme-b"}
 """Each SAE and the KME it asks."""
+NOT_FOUND = "one or more keys specified are not found on KME"
+"""The message of ETSI GS QKD 014 v1.1.1 for a key that a KME does not have, or has no more."""
 
 
 def run(test: Callable[[], Coroutine[Any, Any, Result]]) -> Result:

@@ -26,7 +26,7 @@ from tests.rekey.model.wire import Session
 from tests.rekey.simulation import Host
 
 if TYPE_CHECKING:
-    from tests.rekey.model.world import World
+    from tests.rekey.model.daemons import Daemons
 
 LOOK = 2.0
 """Seconds until the daemon has seen that a session is too old and dropped it: it looks once a second."""
@@ -54,7 +54,7 @@ class Truth:
 class Oracle:
     """Raises ``BrokenRuleError``."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Daemons) -> None:
         self._world = world
         self.epochs: dict[bytes, Truth] = {}
         self._sealed: dict[str, dict[bytes, float]] = {"a": {}, "b": {}}
