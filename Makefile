@@ -242,4 +242,4 @@ uninstall:
 	@scripts/uninstall-service "$(DESTDIR)" "$(APP_DIR)" "$(LINK)" "$(UNITS)" $(OUT)
 
 clean:
-	rm -rf $(VENV) $(TOOLS) .coverage-data .mutation build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TOOLS) .coverage-data .mutation .fuzz build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

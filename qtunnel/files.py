@@ -1,4 +1,4 @@
-"""Secret files: who may read them, and how they are read and made."""
+"""Secret files: who may read them, and how they are read and made. Directories: who may change them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ MAX_SECRET_FILE = 64 * 1024
 """Bytes. The largest secret file (an identity, a private key in PEM) has a few kilobytes."""
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def others_may_change(status: os.stat_result, *, sticky: bool = False, user: int | None = None) -> bool:
+    """Whether others than root and the user can change a file, or what is in a directory.
+
+    sticky: where a directory in which each can only take away what is his own (inode(7)) is good enough. user: whose
+    process is to work there, by default this one's.
+    """
+    mine = status.st_uid in (0, os.geteuid() if user is None else user)
+    return not mine or bool(status.st_mode & 0o022 and not (sticky and status.st_mode & stat.S_ISVTX))
 
 
 def check_secret_file(path: Path) -> None:

@@ -27,10 +27,6 @@ class Notifier:
         address = environment.get("NOTIFY_SOCKET", "")
         return cls(address if address.startswith(("/", "@")) else None, _watchdog(environment))
 
-    @property
-    def enabled(self) -> bool:
-        return self._address is not None
-
     def ready(self, status: str = "") -> bool:
         """Start-up is finished."""
         return self._send("READY=1", *([_status(status)] if status else []))
@@ -40,9 +36,9 @@ class Notifier:
         by which a manager tells the READY=1 of this reload from one of before."""
         return self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
-    def stopping(self, status: str = "") -> bool:
+    def stopping(self) -> bool:
         """Shutdown has begun."""
-        return self._send("STOPPING=1", *([_status(status)] if status else []))
+        return self._send("STOPPING=1")
 
     def status(self, text: str) -> bool:
         """One line for ``systemctl status``."""

@@ -249,9 +249,9 @@ def _load_pem(context: ssl.SSLContext, files: TlsFiles) -> None:
         ) from None
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            what = f"{files.private_key}: not the private key of {files.certificate}"
+            what = f"{files.private_key}: not the private key of {files.certificate}; name the one that is"
         elif password.asked:
-            what = f"{files.private_key}: does not open with the password in {files.password}"
+            what = f"{files.private_key}: does not open with the password in {files.password}; put the right one there"
         else:
             what = f"{files.certificate}, {files.private_key}: not a certificate and its private key in PEM"
         raise ConfigError(what) from None
@@ -292,7 +292,7 @@ def read_password(path: Path, *, text: bool = False) -> Secret:
         if text and not (end and _is_text(view[:end])):
             raise ConfigError(f"{path}: not one password in UTF-8")
         if not end:
-            raise ConfigError(f"{path}: no password in it")
+            raise ConfigError(f"{path}: no password in it; write it into the first line")
         return Secret(view[:end])
 
 
@@ -309,7 +309,7 @@ def _load_pkcs12(context: ssl.SSLContext, files: Pkcs12Files) -> None:
     bundle = _open_pkcs12(files)
     if bundle.key is None or bundle.cert is None:
         what = "private key" if bundle.key is None else "certificate for its private key"
-        raise ConfigError(f"{files.pkcs12}: no {what} in it")
+        raise ConfigError(f"{files.pkcs12}: no {what} in it; export both into it, as with openssl pkcs12 -export")
     chain = b"".join(item.certificate.public_bytes(Encoding.PEM) for item in (bundle.cert, *bundle.additional_certs))
     pem = bytearray(bundle.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + chain)
     # OpenSSL's wrapper loads private keys from files only. This one is in memory, has no name, and ends here.
@@ -318,7 +318,10 @@ def _load_pkcs12(context: ssl.SSLContext, files: Pkcs12Files) -> None:
         os.write(descriptor, pem)
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
     except ssl.SSLError:
-        raise ConfigError(f"{files.pkcs12}: its certificate and private key cannot be used for TLS") from None
+        raise ConfigError(
+            f"{files.pkcs12}: its certificate and private key cannot be used for TLS; have others issued, with an "
+            "EC key, or an RSA key of 2048 bits or more"
+        ) from None
     finally:
         os.pwrite(descriptor, bytes(len(pem)), 0)
         os.close(descriptor)
@@ -335,7 +338,9 @@ def _open_pkcs12(files: Pkcs12Files) -> pkcs12.PKCS12KeyAndCertificates:
             return pkcs12.load_pkcs12(data, secret)
     except ValueError:
         how = f"with the password in {files.password}" if files.password else "without a password"
-        raise ConfigError(f"{files.pkcs12}: not PKCS#12, or it does not open {how}") from None
+        raise ConfigError(
+            f"{files.pkcs12}: not PKCS#12, or it does not open {how}; name file and password that belong together"
+        ) from None
     finally:
         if password is not None:
             password.wipe()
@@ -348,7 +353,8 @@ def _check_readable(path: Path) -> None:
         remedy = "check the path (for a trial, qtunnel kme pki makes certificates)"
         raise ConfigError(f"{path}: no such file; {remedy}") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        words = (error.strerror or str(error)).lower()
+        raise ConfigError(f"{path}: cannot be read: {words}; name a file that the user of qtunnel may read") from None
 
 
 def _demanding(peer_id: str) -> type[ssl.SSLObject]:

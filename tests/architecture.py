@@ -56,13 +56,14 @@ BASE = {
     "interface_names": Room("which names a gateway's interface can have"),
     "addresses": Room("IP addresses parsed by the C library"),
     "tai64n": Room("times that compare as bytes, and tell old messages from new"),
+    "marks": Room("the mark of what a socket sends"),
     "load": Room("when a rate of messages is load; a share of a processor"),
     "crypto": Room("the libraries' primitives, typed; one tree of labels", ("errors", "secret")),
     "kem_files": Room("keys of KEMs that follow from no seed", ("crypto", "errors", "files", "secret")),
     "identity": Room("a gateway's seed and public keys", ("crypto", "errors", "files", "kem_files", "secret")),
 }
-"""Any room may import these, the sans-IO ones all but ``files`` and ``kem_files``; each of them imports what it lists
-and no more."""
+"""Any room may import these, the sans-IO ones all but ``files``, ``kem_files`` and ``marks``; each of them imports what
+it lists and no more."""
 
 ROOMS = {
     "handshake": Room("one exchange: four messages, fragments, transcript", sans_io=True),
@@ -150,7 +151,7 @@ ROOMS = {
         ("auditlog", "config", "control", "daemon", "drivers", "engines", "kme", "netio", "probe", "process", "qkdnet",
          "sandbox",
          "scenario", "sd_notify", "service", "simulator", "telemetry"),
-        {"auditlog": ("audit.py",), "daemon": ("run.py",),
+        {"auditlog": ("audit.py",), "daemon": ("machine.py", "run.py"),
          "drivers": ("machine.py", "pad.py"), "engines": ("machine.py", "run.py", "steward.py"),
          "kme": ("kme.py",), "netio": ("wg.py",), "probe": ("kme.py",),
          "process": ("run.py", "kme.py", "kme_network.py", "steward.py", "wg.py"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qtunnel.errors import ConfigError, FilePermissionError
-from qtunnel.files import MAX_SECRET_FILE, check_secret_file, read_secret_file, write_new_file
+from qtunnel.files import MAX_SECRET_FILE, check_secret_file, others_may_change, read_secret_file, write_new_file
 
 
 def test_a_private_file_is_read(tmp_path: Path) -> None:
@@ -64,3 +64,29 @@ def test_a_new_file_has_its_mode_whatever_the_umask_and_never_replaces(tmp_path:
     assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o644
     with pytest.raises(FileExistsError):
         write_new_file(tmp_path / "public", b"y", mode=0o644)
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "user", "sticky", "open_to_others"),
+    [
+        (0o755, 0, None, False, False),
+        (0o700, 1000, 1000, False, False),
+        (0o700, 1000, 1001, False, True),
+        (0o700, 1000, 0, False, True),
+        (0o720, 0, None, False, True),
+        (0o702, 0, None, True, True),
+        (0o1777, 0, None, False, True),
+        (0o1777, 0, None, True, False),
+        (0o1777, 1000, 1001, True, True),
+    ],
+)
+def test_who_may_change_a_directory(
+    mode: int, owner: int, user: int | None, sticky: bool, open_to_others: bool
+) -> None:
+    status = os.stat_result((mode, 1, 1, 1, owner, 0, 0, 0, 0, 0))
+    assert others_may_change(status, sticky=sticky, user=user) is open_to_others
+
+
+def test_a_directory_is_its_own_users(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    assert not others_may_change(tmp_path.stat())

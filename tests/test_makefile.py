@@ -24,6 +24,21 @@ def test_every_target_that_is_spoken_of_exists() -> None:
     assert [(name, target) for name, target in sorted(said) if target not in targets()] == []
 
 
+def test_what_the_tests_install_is_listed() -> None:
+    done = subprocess.run(
+        ["make", "-n", "test-tools"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    installed = re.search(r'need-tools "([^"]*)"', done.stdout)
+    said = re.search(
+        r"installs what it needs from Debian: (.*?) and fetches", (ROOT / "CONTRIBUTING.md").read_text(), re.S
+    )
+    assert installed is not None
+    assert said is not None
+    by_the_program = {"iputils-ping": "ping", "groff-base": "groff"}
+    listed = re.findall(r"[a-z0-9-]+", said[1])
+    assert [name for name in installed[1].split() if by_the_program.get(name, name) not in listed] == []
+
+
 def test_the_whole_simulation_has_its_thousand_rekeys_a_seed_and_a_bound() -> None:
     done = subprocess.run(["make", "-n", "sim"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     for word in ("QTUNNEL_SIM_REKEYS=1000", "QTUNNEL_SIM_SEEDS=100", "timeout ", "tests/rekey/test_convergence.py"):

@@ -35,14 +35,6 @@ class RecordError(Exception):
     """A line that is no record, in words."""
 
 
-class HashMismatchError(RecordError):
-    """A line that is a record by its form, and not by its hash. seq: the number that it claims."""
-
-    def __init__(self, words: str, seq: int) -> None:
-        super().__init__(words)
-        self.seq = seq
-
-
 @dataclass(frozen=True, slots=True)
 class Record:
     """seq: its number, the first of all being 1. time: UTC, always as ``2026-01-31T14:05:00.123Z``, so that the order
@@ -91,8 +83,7 @@ def parse(line: bytes) -> Record:
         raise RecordError(problem)
     digest = hashlib.sha256(line[:-_TAIL_SIZE]).digest()
     if digest.hex() != tail[1].decode():
-        raise HashMismatchError(f"record {document['seq']} was changed: it does not have the hash that it names",
-                                document["seq"])  # fmt: skip
+        raise RecordError(f"record {document['seq']} was changed: it does not have the hash that it names")
     return Record(
         document["seq"], document["time"], document["kind"], document.get("peer"), document["fields"],
         bytes.fromhex(document["prev"]), digest,

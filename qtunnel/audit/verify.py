@@ -13,7 +13,7 @@ from typing import Literal
 
 from qtunnel.audit.chain import HEAD_AFTER, OPENED, TORN, UNCOUNTED, explains
 from qtunnel.audit.head import HEAD_KIND, SignedHead, field_bytes, key_name, signs
-from qtunnel.audit.record import GENESIS, HashMismatchError, Record, RecordError, parse
+from qtunnel.audit.record import GENESIS, Record, RecordError, parse
 from qtunnel.crypto.signature import PUBLIC_KEY_SIZE
 
 What = Literal["removed", "changed", "moved", "cut off", "key"]
@@ -80,13 +80,12 @@ class LogFile:
 
 @dataclass(slots=True)
 class _Read:
-    """A line. record: of its form and hash; claims: the number that a changed line has; problem: why it is none."""
+    """A line. record: of its form and hash; problem: why it is none."""
 
     place: Place
     raw: bytes
     record: Record | None = None
     problem: str = ""
-    claims: int = 0
     explained: bool = False
 
 
@@ -151,8 +150,6 @@ def _lines(file: LogFile, report: Report) -> list[_Read]:
 def _read(place: Place, raw: bytes) -> _Read:
     try:
         return _Read(place, raw, parse(raw))
-    except HashMismatchError as error:
-        return _Read(place, raw, problem=str(error), claims=error.seq)
     except RecordError as error:
         return _Read(place, raw, problem=str(error))
 

@@ -19,6 +19,7 @@ from qtunnel.audit.head import MAX_HEAD, SignedHead
 from qtunnel.audit.record import MAX_LINE, RecordError
 from qtunnel.audit.verify import LogFile
 from qtunnel.errors import AlreadyRunningError, AuditError, QtunnelError
+from qtunnel.files import others_may_change
 
 HEAD_FILE = "audit.head"
 """In the state directory: the newest signed head."""
@@ -97,7 +98,7 @@ class LogFileWriter:
 
     def _check(self) -> None:
         status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        if not stat.S_ISREG(status.st_mode) or others_may_change(status):
             raise AuditError(
                 f"{self.path}: others may write there, or it is no regular file; an audit log belongs to the user of "
                 f"qtunnel alone (chown, chmod 600 {self.path})"
@@ -154,8 +155,7 @@ class LogFileWriter:
 
 
 def _check_directory(directory: Path) -> None:
-    status = directory.stat()
-    if status.st_uid not in (0, os.geteuid()) or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
+    if others_may_change(directory.stat(), sticky=True):
         raise AuditError(
             f"{directory}: others may move or remove an audit log there; give it to the user of qtunnel alone "
             f"(chown, chmod 700 {directory})"

@@ -74,7 +74,9 @@ def pki(directory: Path, kmes: tuple[str, ...], saes: tuple[str, ...], add: bool
 
 @kme.command()
 @click.argument("config", type=click.Path(readable=False, path_type=Path))
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="The form of the log."
+)
 def serve(config: Path, log_format: Literal["text", "json"]) -> None:
     """Run the KME that the file CONFIG describes, until SIGTERM or Ctrl-C."""
     from qtunnel.kme.config import load_config

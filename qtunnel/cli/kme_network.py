@@ -46,7 +46,9 @@ PICTURES = (".png", ".svg", ".pdf")
     help="The control socket.",
 )
 @click.option("--make-pki", is_flag=True, help="Make the certificates first, where the topology's pki has none.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="The form of the log."
+)
 def run(topology: Path, socket_path: Path | None, make_pki: bool, log_format: Literal["text", "json"]) -> None:
     """Run the QKD network of the file TOPOLOGY with a KME for each node, until SIGTERM or Ctrl-C.
 

@@ -19,7 +19,9 @@ logger = log.get("engine")
 
 @click.command()
 @click.argument("socket", type=click.Path(readable=False, path_type=Path))
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="The form of the log."
+)
 def steward(socket: Path, log_format: str) -> None:
     """Start the engine and set up its interface for the daemon that asks at SOCKET ('qtunnel run --steward').
 

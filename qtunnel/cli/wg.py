@@ -14,6 +14,7 @@ import click
 
 from qtunnel.constants import MAX_PROCESSES, UAPI_DIRECTORY
 from qtunnel.errors import EngineError
+from qtunnel.netio import defects
 from qtunnel.netio.background import run_in_background
 from qtunnel.netio.loop import open_loop
 from qtunnel.netio.syslog import SOCKET as SYSLOG
@@ -37,6 +38,14 @@ LEVELS = {
 log = logging.getLogger("qtunnel.wg")
 
 
+class _Level(click.Option):
+    """LOG_LEVEL belongs to many programs: what it means to others alone must not keep the interface from its start."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        level = super().resolve_envvar_value(ctx)
+        return level if level is not None and level.lower() in LEVELS else None
+
+
 @click.command()
 @click.argument("interface")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground; log to stderr.")
@@ -46,10 +55,11 @@ log = logging.getLogger("qtunnel.wg")
 @click.option(
     "--log-level",
     type=click.Choice(list(LEVELS), case_sensitive=False),
+    cls=_Level,
     envvar="LOG_LEVEL",
     default="info",
     show_default=True,
-    help="Also taken from the environment variable LOG_LEVEL.",
+    help="Also taken from the environment variable LOG_LEVEL, where that is one of these.",
 )
 @click.option(
     "--socket-dir",
@@ -103,6 +113,10 @@ def wg(
             try:
                 log.info("msg=%r pid=%d", "ready", os.getpid())
                 log.info("msg=%r", f"ending: {loop.run()}")
+            except Exception as error:
+                words = f"a defect of qtunnel ended the interface: {defects.words(error)}"
+                log.error("msg=%r", words)
+                raise EngineError(words) from None
             finally:
                 loop.close()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from qtunnel.config.accounts import AuditConfig, MetricsConfig, MqttConfig, PageConfig
-from qtunnel.config.checks import SETTINGS, check_identities, warnings
+from qtunnel.config.checks import SETTINGS, check_contents, warnings
 from qtunnel.config.document import Problem
 from qtunnel.config.loader import load
 from qtunnel.config.model import (
@@ -82,7 +82,7 @@ def load_config(
         for check in checks:
             yield from check(completed)
 
-    own = [settings, check_identities] if check_files else [settings]
+    own = [settings, check_contents] if check_files else [settings]
     context = {"environ": environment, "check_files": check_files}
     config = load(path, Config, checks=[*own, given], check_files=check_files, context=context)
     return with_defaults(config, environment)

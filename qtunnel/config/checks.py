@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TypeVar
 from qtunnel.addresses import is_numeric
 from qtunnel.config.document import Location, Problem, dotted
 from qtunnel.config.kems import check_kem_keys, check_suites, kem_doubts
+from qtunnel.config.key_file import KEY_REMEDY, PSK_REMEDY, read_key
 from qtunnel.config.manage import check_wireguard_keys
 from qtunnel.config.model import Config, PeerConfig
 from qtunnel.config.plain import PlainPeerConfig, check_public_keys
@@ -20,14 +19,8 @@ from qtunnel.config.token import read_token
 from qtunnel.config.types import format_duration
 from qtunnel.constants import MAX_SOCKET_PATH
 from qtunnel.errors import FilePermissionError, QtunnelError
-from qtunnel.files import read_secret_file
 from qtunnel.handshake.messages import MAX_KEYS
 from qtunnel.identity import Identity, PublicIdentity
-
-PAIRING_SECRET_SIZE = 32
-
-PAIRING_REMEDY = f"make one with: (umask 077; openssl rand -base64 {PAIRING_SECRET_SIZE} > FILE)"
-PSK_REMEDY = "make one with: (umask 077; wg genpsk > FILE)"
 
 Item = TypeVar("Item")
 
@@ -140,8 +133,9 @@ def _check_policy(peer: PeerConfig, where: Location) -> Iterator[Problem]:
         )
 
 
-def check_identities(config: Config) -> Iterator[Problem]:
-    """Reads the identity, the peers' public files and the pairing secrets; files that are not there are not its job."""
+def check_contents(config: Config) -> Iterator[Problem]:
+    """Reads the identity, the peers' public files, the page's token, pairing secrets and plain peers' PSKs; files that
+    are not there are not its job."""
     own: PublicIdentity | None = None
     if _usable(config.node.identity):
         try:
@@ -186,16 +180,25 @@ def check_identities(config: Config) -> Iterator[Problem]:
             yield Problem(("page", "token_file"), str(error))
     yield from check_kem_keys(config, own, found)
     yield from check_public_keys(config.plain_peers, None if own is None else own.wireguard, keys)
+    yield from _check_keys(config)
+
+
+def _check_keys(config: Config) -> Iterator[Problem]:
+    """What the daemon could not read as a key."""
+    files: list[tuple[Location, Path | None, str]] = []
     for index, peer in enumerate(config.peers):
-        if peer.pairing_secret is not None and _usable(peer.pairing_secret):
-            what = _key_problem(peer.pairing_secret, PAIRING_REMEDY)
-            if what:
-                yield Problem(("peers", index, "pairing_secret"), what)
+        files.append((("peers", index, "pairing_secret"), peer.pairing_secret, KEY_REMEDY))
+        files.append((("peers", index, "qkd", "reservoir", "store"), peer.qkd.reservoir.store, KEY_REMEDY))
     for index, plain in enumerate(config.plain_peers):
-        if plain.preshared_key is not None and _usable(plain.preshared_key):
-            what = _key_problem(plain.preshared_key, PSK_REMEDY)
-            if what:
-                yield Problem(("plain_peers", index, "preshared_key"), what)
+        files.append((("plain_peers", index, "preshared_key"), plain.preshared_key, PSK_REMEDY))
+    for where, path, remedy in files:
+        if path is not None and _usable(path):
+            try:
+                read_key(path, remedy).wipe()
+            except FilePermissionError:
+                pass  # the check of files reports it
+            except QtunnelError as error:
+                yield Problem(where, str(error))
 
 
 def _index(place: Location) -> int:
@@ -210,22 +213,6 @@ def _usable(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def _key_problem(path: Path, remedy: str) -> str:
-    """What is wrong with a file of 32 bytes in base64; empty for nothing."""
-    try:
-        with read_secret_file(path) as content:
-            decoded = bytearray(base64.b64decode(bytes(content.reveal()).strip(), validate=True))
-    except QtunnelError:
-        return ""  # its permissions, which the check of files reports
-    except (binascii.Error, ValueError):
-        return f"{path} is not base64; {remedy}"
-    size = len(decoded)
-    decoded[:] = bytes(size)
-    if size != PAIRING_SECRET_SIZE:
-        return f"{path} holds {size} bytes instead of {PAIRING_SECRET_SIZE}; {remedy}"
-    return ""
 
 
 def check_ports(config: Config) -> Iterator[Problem]:

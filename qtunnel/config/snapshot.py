@@ -26,7 +26,6 @@ class Snapshot:
     """
 
     config: Config
-    own: PublicIdentity
     public: Mapping[str, PublicIdentity]
     contents: Mapping[Path, bytes]
 
@@ -36,12 +35,11 @@ def take_snapshot(config: Config, key: bytes) -> Snapshot:
 
     Raises a ``QtunnelError`` for a file that has become unfit since.
     """
-    own = Identity.load(config.node.identity).public
     public = {peer.name: PublicIdentity.load(peer.public) for peer in config.peers}
     contents = {path: _digest(path, key, secret=kind.kind == "secret") for path, kind, _ in marked_paths(config, ())}
-    contents[config.node.identity] = own.id
+    contents[config.node.identity] = Identity.load(config.node.identity).public.id
     contents |= {peer.public: public[peer.name].id for peer in config.peers}
-    return Snapshot(config, own, public, contents)
+    return Snapshot(config, public, contents)
 
 
 def _digest(path: Path, key: bytes, *, secret: bool) -> bytes:

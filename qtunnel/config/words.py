@@ -229,7 +229,7 @@ def real_location(loc: tuple[int | str, ...], tree: Node, *, missing: bool) -> L
     return (*result, loc[-1]) if missing else tuple(result)
 
 
-def problems_of(failure: ValidationError, model: type[BaseModel], tree: Node, prefix: Location = ()) -> list[Problem]:
+def problems_of(failure: ValidationError, model: type[BaseModel], tree: Node) -> list[Problem]:
     """Every finding of a pydantic error, in words; ``tree`` is the node that was validated."""
     found: list[Problem] = []
     plain: dict[Location, Problem] = {}
@@ -240,12 +240,12 @@ def problems_of(failure: ValidationError, model: type[BaseModel], tree: Node, pr
         if error["type"] == "too_short" and len(error["input"]) >= int(context["min_length"]):
             continue  # pydantic counts only the sound entries; the faulty ones are reported themselves
         if isinstance(cause, ProblemsError):
-            found += [replace(item, where=(*prefix, *where, *item.where)) for item in cause.found]
+            found += [replace(item, where=(*where, *item.where)) for item in cause.found]
         else:
             at_key = error["type"] == "extra_forbidden" or error["loc"][-1:] == ("[key]",)
             what = _one(error, where, model)
             if where in plain and what not in plain[where].what:  # the members of a union
                 what = f"{plain[where].what}, or {what.removeprefix(_is(error.get('input'), where))}"
             example = example_of(field_at(model, where)) if error["type"] == "missing" else None
-            plain[where] = Problem((*prefix, *where), what, at_key=at_key, example=example)
+            plain[where] = Problem(where, what, at_key=at_key, example=example)
     return found + list(plain.values())

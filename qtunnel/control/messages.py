@@ -111,15 +111,15 @@ class PeerStatus(Message):
     """One peer.
 
     protected: as its policy asks. protection: of the traffic now. policy: the QKD policy; peer_policy: what the other
-    end demands, by the newest exchange. epoch_installed, epoch_in_force: handed to the engine, used by the newest
-    WireGuard handshake. sources, key_ids, chained, age_s: of the epoch in force. role: ``initiator``, or ``responder``
-    where rekeys are the peer's turn. next_rekey_s: until this end begins one, which for a responder is when it takes
-    over; negative when overdue, ``None`` while one is under way or where this end never begins. expires_in_s: likewise
-    from now. endpoint: of WireGuard; handshake_endpoint: of the hybrid handshake. interval_s: between rekeys, as in
-    force; interval_usual_s: as configured; interval_reason: why the two differ. supply: what the key sources have left,
-    a line each, where the interval goes by it. epoch_bytes, epoch_packets: through the tunnel since the last rekey;
-    max_bytes, max_packets: after which the next is due, ``None`` for no such limit. record_mode: the AEAD of record
-    mode where it is in force; record_mode_reason: why not, where both ends have it.
+    end demands, by the newest exchange. epoch_installed, epoch_in_force: handed to the engine, of the session that
+    sends now. sources, key_ids, chained, age_s: of the epoch in force. role: ``initiator``, or ``responder`` where
+    rekeys are the peer's turn. next_rekey_s: until this end begins one, which for a responder is when it takes over;
+    negative when overdue, ``None`` while one is under way or where this end never begins. expires_in_s: likewise from
+    now. endpoint: of WireGuard; handshake_endpoint: of the hybrid handshake. interval_s: between rekeys, as in force;
+    interval_usual_s: as configured; interval_reason: why the two differ. supply: what the key sources have left, a line
+    each, where the interval goes by it. epoch_bytes, epoch_packets: through the tunnel since the last rekey; max_bytes,
+    max_packets: after which the next is due, ``None`` for no such limit. record_mode: the AEAD of record mode where it
+    is in force; record_mode_reason: why not, where both ends have it.
     """
 
     name: str

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
-import socket
-import stat
-import struct
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +27,8 @@ from qtunnel.control.messages import (
     SourceCleared,
     Status,
 )
-from qtunnel.errors import (
-    AlreadyRunningError,
-    ConfigError,
-    ControlError,
-    QtunnelError,
-    UnknownPeerError,
-    UnknownSourceError,
-    printable,
-)
+from qtunnel.control.socket_file import peer_credentials, take_socket
+from qtunnel.errors import ConfigError, QtunnelError, UnknownPeerError, UnknownSourceError, printable
 from qtunnel.events import Event, EventStream
 from qtunnel.telemetry import log
 
@@ -52,19 +41,11 @@ IDLE = 60.0
 WRITE_BOUND = 10.0
 """Seconds that a client may take to read an answer."""
 
-PROBE_BOUND = 2.0
-"""Seconds to find out whether somebody listens on a socket that is there; the kernel answers at once."""
-
-MAX_PATH = 107
-"""Bytes of a UNIX socket's path, sun_path less the final zero (unix(7))."""
-
 MAX_PLACE = 80
 """Characters of a field's name that a refusal repeats."""
 
 ASKED = {"rekey", "reload", "clear-source"}
 """Requests that change something: an event tells who asked."""
-
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
 logger = log.get("control")
 
@@ -83,22 +64,15 @@ class Handlers:
     status: Callable[[str | None], Awaitable[Status]]
     rekey: Callable[[str], Awaitable[RekeyOutcome]]
     events: EventStream
-    reload: Callable[[], Awaitable[ReloadOutcome]] | None = None
-    config: Path | None = None
-    clear_source: Callable[[str, str | None], Awaitable[None]] | None = None
+    reload: Callable[[], Awaitable[ReloadOutcome]]
+    config: Path
+    clear_source: Callable[[str, str | None], Awaitable[None]]
 
 
 class _RefusedError(Exception):
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
         self.code = code
-
-
-def peer_credentials(connection: socket.socket) -> tuple[int, int]:
-    """pid and uid of the other end (SO_PEERCRED)."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(raw)
-    return pid, uid
 
 
 class ControlServer:
@@ -114,7 +88,7 @@ class ControlServer:
     async def start(self) -> None:
         """Take the socket. Raises ``AlreadyRunningError`` where a daemon answers on it, ``ControlError`` where the
         path cannot be used."""
-        listener = take_socket(self.path)
+        listener = take_socket(self.path, "qtunnel daemon")
         found = os.stat(self.path)
         self._made = (found.st_dev, found.st_ino)
         self._server = await asyncio.start_unix_server(self._accept, sock=listener, limit=MAX_REQUEST)
@@ -195,18 +169,17 @@ class ControlServer:
                     return await self._handlers.status(request.peer)
                 case "rekey":
                     return await self._rekey(request)
-                case "reload" if self._handlers.reload is not None:
+                case "reload":
                     return await self._handlers.reload()
-                case "clear-source" if self._handlers.clear_source is not None:
+                case "clear-source":
                     if request.source is None:
                         raise _RefusedError("bad-request", "clear-source needs a source")
                     await self._handlers.clear_source(request.source, request.peer)
                     return SourceCleared(source=request.source, peer=request.peer)
                 case "ping":
-                    config = self._handlers.config
-                    return Pong(pid=os.getpid(), qtunnel=__version__, config=None if config is None else str(config))
-                case _:
-                    raise _RefusedError("failed", "this daemon has no file to read again")
+                    return Pong(pid=os.getpid(), qtunnel=__version__, config=str(self._handlers.config))
+                case "events":
+                    raise AssertionError("followed, not answered once")
         except UnknownPeerError as error:
             raise _RefusedError("unknown-peer", str(error)) from None
         except UnknownSourceError as error:
@@ -286,74 +259,3 @@ async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(data)
     async with asyncio.timeout(WRITE_BOUND):  # wait_for of Python 3.11 may swallow the cancellation of ``stop``
         await writer.drain()
-
-
-# The socket's place in the file system
-
-
-def take_socket(path: Path) -> socket.socket:
-    """A listening socket at the path, for this user and root.
-
-    Raises ``AlreadyRunningError`` where somebody answers on it, ``ControlError`` where the path cannot be used.
-    """
-    if len(os.fsencode(path)) > MAX_PATH:
-        raise ControlError(f"control socket {path}: the path is longer than {MAX_PATH} bytes; name a shorter one")
-    with _locked_directory(path):
-        _remove_stale(path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            listener.setblocking(False)
-            os.fchmod(listener.fileno(), 0o600)  # before bind: the file is never open to others, not for a moment
-            listener.bind(str(path))
-            listener.listen(MAX_CONNECTIONS)
-        except OSError as error:
-            listener.close()
-            raise ControlError(f"control socket {path}: {(error.strerror or str(error)).lower()}") from None
-        return listener
-
-
-@contextlib.contextmanager
-def _locked_directory(path: Path) -> Iterator[None]:
-    """The directory, made where it is missing, seen to be safe, and locked against a second daemon's start."""
-    directory = path.parent
-    try:
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ControlError(f"directory {directory} of the control socket: {reason}") from None
-    try:
-        found = os.fstat(descriptor)
-        if found.st_uid not in (0, os.geteuid()):
-            raise ControlError(f"directory {directory} of the control socket belongs to user {found.st_uid}")
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
-            raise ControlError(
-                f"directory {directory} of the control socket can be changed by others; chmod go-w {directory}"
-            )
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # held for some system calls only
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_stale(path: Path) -> None:
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise ControlError(f"control socket {path}: another kind of file is in the way; remove it")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ControlError(f"control socket {path}: {(error.strerror or str(error)).lower()}") from None
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(PROBE_BOUND)
-        try:
-            probe.connect(str(path))
-            owner = f" (pid {peer_credentials(probe)[0]})"
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except TimeoutError:
-            owner = ", which does not accept connections"
-        except OSError as error:
-            raise ControlError(f"control socket {path}: {(error.strerror or str(error)).lower()}") from None
-    raise AlreadyRunningError(f"a qtunnel daemon is running on control socket {path}{owner}; stop it first")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from qtunnel.addresses import is_numeric
 from qtunnel.config import Config, PlainPeerConfig
@@ -35,15 +35,30 @@ def _place(peer: AnyPeer) -> tuple[str | None, int, int]:
 
 
 class Endpoints:
-    """The handshake address of each peer, and the WireGuard endpoint that goes with it."""
+    """The handshake address of each peer, and the WireGuard endpoint that goes with it.
 
-    def __init__(self, config: Config, tunnel: Tunnel, events: EventStream) -> None:
+    unanswered: whether a peer, by its name, has been silent and has not spoken since. versions: of IP, that there are
+    sockets for.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        tunnel: Tunnel,
+        events: EventStream,
+        unanswered: Callable[[str], bool],
+        versions: Callable[[], Collection[int]],
+    ) -> None:
         self._peers: dict[str, AnyPeer] = all_peers(config)
         self._tunnel, self._events = tunnel, events
+        self._unanswered, self._versions = unanswered, versions
+        self._port = config.node.listen[0].port  # for advice
         self._addresses: dict[str, Address] = {}
         self._names: dict[str, str] = {}
         self._doubted = {name for name, peer in self._peers.items() if peer.endpoint is not None}
         self._unresolved: set[str] = set()
+        self._tried: dict[str, set[str]] = {}
+        """Hosts at which an attempt was in vain, of peers that have not spoken since."""
         self._resolver = Resolver()
         self._memory: StateDirectory | None = None
         self._public: Mapping[str, PublicIdentity] = {}
@@ -78,6 +93,7 @@ class Endpoints:
         before = self._addresses.get(peer)
         if before is not None and not heard.proven:
             return
+        self._tried.pop(peer, None)
         self._set(peer, address)
         if before is not None and (before.host, before.port) != (address.host, address.port):
             self._events.publish("endpoint.moved", peer, before=str(before), after=str(address))
@@ -86,6 +102,16 @@ class Endpoints:
         """Nobody answers there: look the name up again."""
         if peer in self._peers and self._peers[peer].endpoint is not None:
             self._doubted.add(peer)
+
+    def in_vain(self, peer: str) -> None:
+        """Nobody answered there in a whole attempt: if the name has other addresses, the next one has its turn.
+
+        Not sooner: an answer takes as long as the peer's KME does, and what follows it goes to the same address.
+        """
+        address = self.of(peer)
+        if address is not None:
+            self._tried.setdefault(peer, set()).add(address.host)
+        self.doubt(peer)
 
     def change(self, config: Config, public: Mapping[str, PublicIdentity], others: Collection[str]) -> None:
         """Other peers from now on. others: names whose peer is another one than before. Those whose place is written
@@ -96,17 +122,21 @@ class Endpoints:
                 self._forget(name)
         for name, peer in self._peers.items():
             old = None if name in others else before.get(name)
-            if peer.endpoint is None:
+            if old is not None and _place(old) == _place(peer):
+                self._peers[name] = old  # a look-up under way goes by it, and is of use still
+            elif peer.endpoint is None:
                 self._doubted.discard(name)
-            elif old is None or _place(old) != _place(peer):
+            else:
                 self._doubted.add(name)
                 self._unresolved.discard(name)
+                self._tried.pop(name, None)
 
     def _forget(self, peer: str) -> None:
         address = self.text(peer)
         if address is not None and self._names.get(address) == peer:
             del self._names[address]
         self._addresses.pop(peer, None)
+        self._tried.pop(peer, None)
         self._doubted.discard(peer)
         self._unresolved.discard(peer)
 
@@ -121,12 +151,20 @@ class Endpoints:
         await self._look_up()
 
     async def watch(self) -> None:
-        """Look up again what is in doubt; runs until cancelled."""
+        """Look up again what is in doubt, and who is silent until it speaks; runs until cancelled."""
         steady = Steady("endpoints")
         while True:
             await asyncio.sleep(RESOLVE_RETRY)
             with steady.look():
-                await self._look_up()
+                await self.look_again()
+
+    async def look_again(self) -> None:
+        """One look of ``watch``. An address in the configuration stays what it is, however silent its peer."""
+        self._tried = {name: hosts for name, hosts in self._tried.items() if self._unanswered(name)}
+        for name, peer in self._peers.items():
+            if self._unanswered(name) and peer.endpoint is not None and not is_numeric(peer.endpoint):
+                self._doubted.add(name)
+        await self._look_up()
 
     async def _look_up(self) -> None:
         doubted, self._doubted = self._doubted, set()
@@ -138,8 +176,12 @@ class Endpoints:
 
     async def _resolve(self, peer: AnyPeer) -> None:
         assert peer.endpoint is not None
+        before = self.of(peer.name)
         try:
-            address = await self._resolver.resolve(peer.endpoint, address_port(peer), RESOLVE_LIMIT)
+            found = await self._resolver.resolve(peer.endpoint, address_port(peer), RESOLVE_LIMIT)
+            usable = [address for address in found if self._usable(peer, address)]
+            if not usable:
+                raise OSError(self._advice(found))
         except (OSError, TimeoutError, UnicodeError) as error:
             if self._peers.get(peer.name) is not peer:
                 return
@@ -157,10 +199,38 @@ class Endpoints:
         if self._peers.get(peer.name) is not peer:
             return  # the configuration has changed meanwhile, and what it says now is looked up by itself
         self._unresolved.discard(peer.name)
+        if before is not None and self.of(peer.name) is not before:
+            return  # the peer has proven meanwhile where it is, or another look-up has found it
+        address = self._choose(peer, usable)
         identity = self._id(peer)  # now: a reload may take the peer away while the engine is told
         await self._lead(peer, address)
         if self._memory is not None and not is_numeric(peer.endpoint):
             await self._memory.remember_place(identity, Place(peer.endpoint, address.host))
+
+    def _usable(self, peer: AnyPeer, address: Address) -> bool:
+        """Whether there is a socket to reach it from; to plain peers nothing is sent from here."""
+        return isinstance(peer, PlainPeerConfig) or address.version in self._versions()
+
+    def _advice(self, found: list[Address]) -> str:
+        version, other, any_host = (6, 4, "[::]") if found[0].version == 6 else (4, 6, "0.0.0.0")  # noqa: S104  # words
+        hosts = ", ".join(address.host for address in found)
+        return (
+            f"it leads to {hosts} alone, and this gateway has no socket for IPv{version}: set {any_host}:{self._port} "
+            f"under node.listen (and restart it) on a host with IPv{version}, or an endpoint with an IPv{other} address"
+        )
+
+    def _choose(self, peer: AnyPeer, found: list[Address]) -> Address:
+        """Of the addresses of a peer's name: the present one, unless it was tried in vain; then one that was not, and
+        once all were, another one. Plain peers get the first: that one is idle is no silence, and nobody tells them
+        apart."""
+        present = self.of(peer.name)
+        if isinstance(peer, PlainPeerConfig) or present is None:
+            return found[0]
+        if self._tried.get(peer.name, set()).issuperset(address.host for address in found):
+            self._tried[peer.name] = {present.host}
+        tried = self._tried.get(peer.name, set())
+        fresh = [address for address in found if address.host not in tried] or found
+        return next((address for address in fresh if address.host == present.host), fresh[0])
 
     def _id(self, peer: AnyPeer) -> bytes:
         return peer.public_key if isinstance(peer, PlainPeerConfig) else self._public[peer.name].id
@@ -169,7 +239,10 @@ class Endpoints:
         """Where the peer's name led when it last resolved. Where all traffic goes into the tunnel, so does the question
         for the name: without this, one that stays open at the start would stay open for good."""
         place = None if self._memory is None else self._memory.place_of(self._id(peer))
-        return None if place is None or place.endpoint != peer.endpoint else Address(place.host, address_port(peer))
+        if place is None or place.endpoint != peer.endpoint:
+            return None
+        address = Address(place.host, address_port(peer))
+        return address if self._usable(peer, address) else None
 
     async def _lead(self, peer: AnyPeer, address: Address) -> None:
         self._set(peer.name, address)

@@ -127,13 +127,15 @@ class Gateway:
         )
         self._memory: StateDirectory | None = None
         reliance = CoreReliance(lambda: self._core, self._flush)
-        self._sources = KeySources(config, self._events, lambda peer, stock: self._core.supply(peer, stock, now()),
-                                   reliance, reliance.next_rekey)  # fmt: skip
+        self._sources = KeySources(config, self._events, reliance,
+                                   lambda peer, stock: self._core.supply(peer, stock, now()),
+                                   reliance.next_rekey)  # fmt: skip
         self._core = RekeyNode(self._identity, os.urandom, source_of=source_of, cookie_source=cookie_source)
         self._tunnel = Tunnel(config, self._identity, self._public, self._events, self._current_psk, self._lease_of,
                               self._steward)  # fmt: skip
         self._tunnel.busy = self._work.busy
-        self._endpoints = Endpoints(config, self._tunnel, self._events)
+        self._endpoints = Endpoints(config, self._tunnel, self._events, self._core.unanswered,
+                                    lambda: self._sockets.versions())  # fmt: skip
         self._plain = PlainPeers(config, self._endpoints.doubt)
         self._nudges = Nudges(self._tunnel, self._endpoints)
         self._sockets = HandshakeSockets(node.listen, self._receive, marked_by(self._steward))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from qtunnel.events import Event, Subscription
 from qtunnel.telemetry import log
@@ -57,8 +56,7 @@ _QUIET_REASONS = {"exchange", "malformed", "replay"}
 class Journal:
     """Writes events to the log."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._said: dict[tuple[str, str], float] = {}
 
     async def follow(self, subscription: Subscription) -> None:
@@ -83,7 +81,7 @@ class Journal:
     def _rejection(self, reason: str, address: str) -> str:
         if reason in _QUIET_REASONS:
             return "debug"
-        now = self._clock()
+        now = time.monotonic()
         key = reason, address.rsplit(":", 1)[0]
         if now - self._said.get(key, -REPEAT_AFTER) < REPEAT_AFTER:
             return "debug"

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from qtunnel.aside import Aside
 from qtunnel.daemon.records import Header, Place, header_line, peer_line, read
 from qtunnel.errors import AlreadyRunningError, ConfigError, QtunnelError
-from qtunnel.files import write_all
+from qtunnel.files import others_may_change, write_all
 from qtunnel.identity import fingerprint_of
 from qtunnel.rekey.model import Memory
 from qtunnel.rekey.timing import tai64n
@@ -299,7 +299,7 @@ def _open_directory(directory: Path) -> int:
         raise _unusable(directory, error) from None
     try:
         found = os.fstat(opened)
-        if found.st_mode & 0o022 or found.st_uid not in (0, os.geteuid()):
+        if others_may_change(found):
             raise ConfigError(
                 f"node.state_dir: {directory}: others may write there; give it to the user of qtunnel alone "
                 f"(chown, chmod 700 {directory})"

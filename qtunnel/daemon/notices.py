@@ -85,9 +85,11 @@ class Notices:
             tally.done += 1
         elif notice.kind == "rekey.failed":
             tally.failed += 1
-        if notice.kind == SILENCE or notice.fields.get("reason") == "no-answer":
+        if notice.kind == SILENCE:
             # Already while the attempt is under way: what it repeats goes to where the name leads then.
             self._endpoints.doubt(notice.peer)
+        elif notice.fields.get("reason") == "no-answer":
+            self._endpoints.in_vain(notice.peer)
         if notice.kind in ERRORS:
             proven = notice.kind != SILENCE
             tally.tell(str(notice.fields.get("detail") or notice.kind), monotonic(), proven=proven)

@@ -22,7 +22,8 @@ from qtunnel.rekey.view import PeerView
 IN_FORCE_LIMIT = 10.0
 """Seconds that ``qtunnel rekey`` waits for WireGuard to take the new epoch up: two of its handshake retries."""
 OUTCOME_LIMIT = 150.0
-"""Seconds that ``qtunnel rekey`` waits for an outcome: an exchange ends after 30 s of fetching and 90 s of waiting."""
+"""Seconds that ``qtunnel rekey`` waits for an outcome: an exchange ends after 30 s of fetching, 30 s for the answer and
+45 s for the confirmation, and may have to let one of the peer's go first."""
 ENDINGS = ("rekey.done", "rekey.failed", "peer.defect", "peer.removed", "peer.replaced")
 """Events that end a rekey that was asked for."""
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from qtunnel.config import Config, PlainPeerConfig
+from qtunnel.config.key_file import PSK_REMEDY, read_key
 from qtunnel.config.plain import KEY_SIZE
 from qtunnel.control.messages import PlainPeerStatus
-from qtunnel.daemon.settings import load_key
 from qtunnel.engines.base import PeerStats, format_endpoint
 from qtunnel.secret import Secret
 
@@ -20,11 +19,6 @@ SILENCE = 200.0
 """Seconds without a handshake after which a peer may have moved: WireGuard ends a session after 180 s ..."""
 DOUBT_EVERY = 60.0
 """... and seconds between two look-ups of its name: an idle peer makes no handshakes, and that is no fault."""
-
-
-def load_psk(path: Path) -> Secret:
-    """A preshared key as ``wg genpsk`` makes them; raises ``ConfigError`` or ``FilePermissionError``."""
-    return load_key(path, "a preshared key")
 
 
 class PlainPeers:
@@ -84,8 +78,9 @@ class PlainPeers:
 
 
 def load_psks(config: Config) -> dict[str, Secret]:
-    """By the peer's name, of those that have one."""
-    return {peer.name: load_psk(peer.preshared_key) for peer in config.plain_peers if peer.preshared_key is not None}
+    """By the peer's name, of those that have one; raises ``ConfigError`` or ``FilePermissionError``."""
+    files = {peer.name: peer.preshared_key for peer in config.plain_peers}
+    return {name: read_key(path, PSK_REMEDY) for name, path in files.items() if path is not None}
 
 
 def _status(peer: PlainPeerConfig, stats: PeerStats | None, psk: bool, unix_now: float) -> PlainPeerStatus:

@@ -61,7 +61,6 @@ class Rejections:
 
     def __init__(self) -> None:
         self._said: dict[tuple[str, str, str], _Said] = {}
-        self.total = 0
         self.by_reason: dict[str, int] = {}
         """All of them, told or not; reasons are words of ours, some twenty."""
 
@@ -70,7 +69,6 @@ class Rejections:
         message came from, where that is all that is known of its sender."""
         more = notice.fields.get("more", 0)
         count = 1 + (more if isinstance(more, int) else 0)
-        self.total += count
         reason = str(notice.fields.get("reason"))
         self.by_reason[reason] = self.by_reason.get(reason, 0) + count
         key = notice.kind, notice.peer or str(notice.fields.get("from", "")), str(notice.fields.get("reason"))

@@ -21,16 +21,6 @@ class Reliance(Protocol):
         ...
 
 
-class NoReliance:
-    """Where nobody keeps keys."""
-
-    def vouch(self, peer: str, source: str, at: float) -> None:
-        pass
-
-    def distrust(self, peer: str, source: str, why: str) -> None:
-        pass
-
-
 class CoreReliance:
     """Tells the rekeying core. core: asked for when there is something to tell; flush: carries out what it wants."""
 

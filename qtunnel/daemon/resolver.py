@@ -19,31 +19,32 @@ class Resolver:
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(AT_ONCE)
 
-    async def resolve(self, host: str, port: int, timeout: float) -> Address:
-        """The first address of a name or numeric address; raises ``OSError``, ``UnicodeError`` or ``TimeoutError``."""
+    async def resolve(self, host: str, port: int, timeout: float) -> list[Address]:
+        """The addresses of a name, at least one, in the order in which the host would try them (RFC 6724); or the
+        numeric address that it is. Raises ``OSError``, ``UnicodeError`` or ``TimeoutError``."""
         async with asyncio.timeout(timeout):
             await self._slots.acquire()
             found = await self._begin(host, port)
-        return Address(host_of(found), port)
+        return [Address(each, port) for each in dict.fromkeys(map(host_of, found))]
 
-    def _begin(self, host: str, port: int) -> asyncio.Future[tuple[object, ...]]:
-        """The socket address; the thread gives its slot back once it is done, whether somebody still waits or not."""
+    def _begin(self, host: str, port: int) -> asyncio.Future[list[tuple[object, ...]]]:
+        """The socket addresses; the thread gives its slot back once it is done, whether somebody still waits or not."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[tuple[object, ...]] = loop.create_future()
+        answer: asyncio.Future[list[tuple[object, ...]]] = loop.create_future()
 
-        def tell(found: tuple[object, ...] | OSError | UnicodeError) -> None:
+        def tell(found: list[tuple[object, ...]] | OSError | UnicodeError) -> None:
             self._slots.release()
             if answer.done():
                 return
-            if isinstance(found, tuple):
+            if isinstance(found, list):
                 answer.set_result(found)
             else:
                 answer.set_exception(found)
 
         def look_up() -> None:
-            found: tuple[object, ...] | OSError | UnicodeError
+            found: list[tuple[object, ...]] | OSError | UnicodeError
             try:
-                found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][4]
+                found = [each[4] for each in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)]
             except (OSError, UnicodeError) as error:
                 found = error
             with contextlib.suppress(RuntimeError):  # the daemon ended meanwhile

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from pathlib import Path
 
 from qtunnel.config import Config, PeerConfig, TunnelConfig
 from qtunnel.config.kems import suite_of
-from qtunnel.errors import ConfigError
-from qtunnel.files import read_secret_file
+from qtunnel.config.key_file import read_key
 from qtunnel.identity import PublicIdentity
 from qtunnel.rekey.model import PeerSettings
-from qtunnel.secret import Secret
 from qtunnel.terms import RECORD_SUITES, RESERVOIR, WITHDRAWALS, QkdPolicy
 
 CPUINFO = Path("/proc/cpuinfo")
-KEY_FILE_SIZE = 32
 
 
 def load_public(config: Config) -> dict[str, PublicIdentity]:
     """Every peer's public identity, by the peer's name."""
     return {peer.name: PublicIdentity.load(peer.public) for peer in config.peers}
-
-
-def load_key(path: Path, what: str) -> Secret:
-    """A secret file with 32 bytes in base64; raises ``ConfigError`` that says ``what`` it should be."""
-    with read_secret_file(path) as content:
-        try:
-            secret = Secret(base64.b64decode(bytes(content.reveal()).strip(), validate=True))
-        except (binascii.Error, ValueError):
-            raise ConfigError(f"{path}: {what} is one line of base64") from None
-    if len(secret) != KEY_FILE_SIZE:
-        raise ConfigError(f"{path}: {what} has {KEY_FILE_SIZE} bytes, this one {len(secret)}")
-    return secret
-
-
-def load_pairing(path: Path) -> Secret:
-    """A pairing secret; raises ``ConfigError``."""
-    return load_key(path, "a pairing secret")
 
 
 def capabilities_of(tunnel: TunnelConfig, *, fast_aes: bool) -> int:
@@ -88,10 +66,10 @@ def settings_of(peer: PeerConfig, public: PublicIdentity, capabilities: int = 0)
         reservoir=qkd.reservoir.depth,
         reservoir_low=qkd.reservoir.low,
         reservoir_age=qkd.reservoir.max_age,
-        store_key=None if qkd.reservoir.store is None else load_key(qkd.reservoir.store, "the key of a store"),
+        store_key=None if qkd.reservoir.store is None else read_key(qkd.reservoir.store),
         min_interval=peer.rekey.min_interval,
         max_interval=peer.rekey.max_interval,
         max_bytes=peer.rekey.bytes,
         max_packets=peer.rekey.packets,
-        pairing=None if peer.pairing_secret is None else load_pairing(peer.pairing_secret),
+        pairing=None if peer.pairing_secret is None else read_key(peer.pairing_secret),
     )

@@ -103,7 +103,7 @@ class SourceBook:
             its = before.get(name)
             stays = its is not None and (name not in fresh or its.health.state is SourceState.QUARANTINED)
             if its is None or not stays:
-                its = Known(f"{source.driver}:{name}", SourceHealth(source.rules.limits, monotonic()))
+                its = Known(f"{source.driver}:{name}", SourceHealth(name, source.rules.limits, monotonic()))
             its.description, its.health.quarantine.limits = f"{source.driver}:{name}", source.rules.limits
             its.health.interval = intervals.get(name, its.health.interval)
             self._known[name] = its

@@ -10,7 +10,7 @@ from typing import TypeVar
 from qtunnel.config import Config
 from qtunnel.daemon.answers import ALARM_CAME, Answer, sorted_out, still_good
 from qtunnel.daemon.clock import monotonic
-from qtunnel.daemon.reliance import NoReliance, Reliance
+from qtunnel.daemon.reliance import Reliance
 from qtunnel.daemon.source_book import SourceBook
 from qtunnel.daemon.supply import Supply, Tell
 from qtunnel.daemon.watch import NextRekey, Watch
@@ -62,19 +62,19 @@ class Opened:
 class KeySources:
     """All sources of the configuration; what becomes of them stands in the ``book``, which tells it as events.
 
-    tell: hears what there is for peers whose interval goes by it; reliance: of looks and alarms; next_rekey: of a peer.
+    reliance: hears of looks and alarms; tell: what there is for peers whose interval goes by it; next_rekey: of a peer.
     """
 
     def __init__(
         self,
         config: Config,
         events: EventStream,
+        reliance: Reliance,
         tell: Tell = lambda peer, stock: None,
-        reliance: Reliance | None = None,
         next_rekey: NextRekey = lambda peer: None,
     ) -> None:
         self.book = SourceBook(events)
-        self._reliance = NoReliance() if reliance is None else reliance
+        self._reliance = reliance
         self._looking: dict[tuple[str, str], asyncio.Task[SourceStatus | str]] = {}
         self._looks: set[asyncio.Task[SourceStatus | str]] = set()
         """Also those at sources of before."""

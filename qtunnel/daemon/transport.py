@@ -19,6 +19,7 @@ from qtunnel.errors import QtunnelError
 from qtunnel.handshake.cookies import REPLY_SIZE
 from qtunnel.handshake.fragments import MAX_DATAGRAM, MAX_FRAGMENTS, MAX_PAYLOAD, OVERHEAD, MessageType
 from qtunnel.load import Budget
+from qtunnel.marks import set_mark
 
 _SHAPE = packet_filter.shape(OVERHEAD + 1, MAX_DATAGRAM, max(MessageType), MAX_FRAGMENTS, MAX_PAYLOAD, REPLY_SIZE)
 
@@ -39,8 +40,13 @@ class Address:
     port: int
     via: int | None = None
 
+    @property
+    def version(self) -> int:
+        """Of IP."""
+        return 6 if ":" in self.host else 4
+
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if self.version == 6 else f"{self.host}:{self.port}"
 
 
 def source_of(address: Address) -> bytes:
@@ -79,7 +85,7 @@ Marked = Callable[[socket.socket, int, int], None]
 def mark_socket(sock: socket.socket, mark: int, buffer: int) -> None:
     """By the capability of this process."""
     if mark:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        set_mark(sock, mark)
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer)
     except PermissionError:  # without CAP_NET_ADMIN: as much as the machine allows
@@ -177,7 +183,8 @@ class HandshakeSockets:
                 None if second is None else _Queue(second, index, self._receive, True, self._budgets[True]),
             )
         if not self._ports:
-            raise ListenError("listen: none of the addresses can be used on this host")
+            remedy = "name one of the other IP version, as 0.0.0.0:51821 or [::]:51821"
+            raise ListenError(f"listen: this host has the IP version of none of the addresses; {remedy}")
 
     def _second(self, first: socket.socket, family: int) -> socket.socket | None:
         """Another socket at the port of ``first``, for expected sources; None where the kernel cannot sort."""
@@ -205,9 +212,13 @@ class HandshakeSockets:
                 with contextlib.suppress(OSError):  # it sorts as before
                     packet_filter.sort_by_source(port.expected.sock, wanted, self._factors)
 
+    def versions(self) -> set[int]:
+        """Of IP, 4 or 6: those that there is a socket of."""
+        return {6 if port.sock.family == socket.AF_INET6 else 4 for port in self._ports.values()}
+
     def send(self, datagram: bytes, to: Address) -> bool:
         """Send from the socket that ``to`` names, else from the first of its family; False where there is none."""
-        family = socket.AF_INET6 if ":" in to.host else socket.AF_INET
+        family = socket.AF_INET6 if to.version == 6 else socket.AF_INET
         via = None if to.via is None else self._ports.get(to.via)
         if via is None or via.sock.family != family:
             via = next((port for port in self._ports.values() if port.sock.family == family), None)

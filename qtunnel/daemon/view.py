@@ -1,4 +1,4 @@
-"""The status: what is in force, from the engine's newest handshake; never what was only requested."""
+"""The status: what is in force, by the session that the engine sends with; never what was only requested."""
 
 from __future__ import annotations
 

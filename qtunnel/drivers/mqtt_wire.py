@@ -101,7 +101,6 @@ class Topics:
 class Answer:
     """A key that was asked for."""
 
-    request_id: str
     key_id: str
     key: Secret
 
@@ -110,7 +109,6 @@ class Answer:
 class Refusal:
     """Why there is none. kind: the error it is to us; lost: keys that it may have cost."""
 
-    request_id: str
     kind: type[KeySourceError]
     detail: str
     lost: int
@@ -167,9 +165,11 @@ def response(payload: bytes, correlation: bytes, size: int) -> Answer | Refusal:
     fields = _object(payload)
     if "error" in fields:
         _members(fields, {"v", "request_id", "error"})
-        return _refusal(_request_id(fields, correlation), fields["error"])
+        _check_request_id(fields["request_id"], correlation)
+        return _refusal(fields["error"])
     _members(fields, {"v", "request_id", "key_ID", "key", "size"})
-    request_id, key_id, text = _request_id(fields, correlation), fields["key_ID"], fields["key"]
+    _check_request_id(fields["request_id"], correlation)
+    key_id, text = fields["key_ID"], fields["key"]
     if not isinstance(key_id, str) or not is_uuid(key_id):
         _fail("its key_ID is not a UUID")
     if fields["size"] != size * 8 or not isinstance(fields["size"], int):
@@ -181,7 +181,7 @@ def response(payload: bytes, correlation: bytes, size: int) -> Answer | Refusal:
         _fail("its key is not base64")
     if len(raw) != size:
         _fail(f"its key has {len(raw) * 8} bits where {size * 8} were asked for")
-    return Answer(request_id, key_id.lower(), Secret(raw))
+    return Answer(key_id.lower(), Secret(raw))
 
 
 def presence(payload: bytes) -> Presence:
@@ -264,13 +264,11 @@ def _members(fields: Mapping[str, Any], needed: set[str], possible: set[str] | N
         _fail("it has a member that this version does not know")
 
 
-def _request_id(fields: Mapping[str, Any], correlation: bytes) -> str:
-    request_id = fields["request_id"]
+def _check_request_id(request_id: object, correlation: bytes) -> None:
     if not isinstance(request_id, str) or not is_uuid(request_id):
         _fail("its request_id is not a UUID")
     if request_id.encode() != correlation:
         _fail("its request_id is not that of the correlation data")
-    return request_id
 
 
 def _base64(text: str) -> bytes | None:
@@ -280,13 +278,13 @@ def _base64(text: str) -> bytes | None:
         return None
 
 
-def _refusal(request_id: str, error: object) -> Refusal:
+def _refusal(error: object) -> Refusal:
     code, message = _coded(error, "error")
     if code not in REFUSALS:
         # What it means we cannot know, so neither whether a key is gone.
-        return Refusal(request_id, KeySourceProtocolError, "an error whose code this version does not know", 1)
+        return Refusal(KeySourceProtocolError, "an error whose code this version does not know", 1)
     kind, lost = REFUSALS[code]
-    return Refusal(request_id, kind, f"{code}: {message}" if message else code, lost)
+    return Refusal(kind, f"{code}: {message}" if message else code, lost)
 
 
 def _alarm(value: object) -> Alarm | None:

@@ -118,7 +118,7 @@ class Options(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Options:
         if self.timeout > MAX_TIMEOUT:
-            raise ValueError(f"timeout is longer than {MAX_TIMEOUT:g}s, and the daemon does not wait for it")
+            raise ValueError(f"timeout is longer than {MAX_TIMEOUT:g}s, for which nobody waits; the usual is 5s")
         fresh, by_id = self.template("get_key"), self.template("get_key_by_id")
         if not fresh or not by_id:
             raise ValueError("command is missing; write program and arguments: [/opt/vendor/getkey, '{call}', ...]")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from qtunnel.engines import survivor
 from qtunnel.engines.base import Left
+from qtunnel.engines.clocks import SYSTEM, Clocks
 from qtunnel.engines.device import Client
 from qtunnel.engines.host import index_of, is_other
 from qtunnel.engines.ledger import EpochLedger
@@ -50,10 +49,10 @@ class ChildEngine(DeviceEngine):
     def __init__(
         self, program: Program, interface: str, client: Client, *, record: Path | None = None,
         log_line: LogLine | None = None, steward: StewardClient | None = None,
-        clock: Callable[[], float] = time.time, random_bytes: RandomBytes = os.urandom,
+        clocks: Clocks = SYSTEM, random_bytes: RandomBytes = os.urandom,
     ) -> None:  # fmt: skip
         super().__init__(
-            program.name, interface, client, epochs=program.epochs, updates=program.updates, clock=clock,
+            program.name, interface, client, epochs=program.epochs, updates=program.updates, clocks=clocks,
             random_bytes=random_bytes,
         )  # fmt: skip
         self._program = program
@@ -152,7 +151,7 @@ class ChildEngine(DeviceEngine):
         self._forget_all()
         self._child, self._index, self._listen_port = process, index_of(self._interface), listen_port
         self._peers = {key: its.spec for key, its in left.items()}
-        self._ledgers = {key: EpochLedger() for key in left}
+        self._ledgers = {key: EpochLedger(self._clocks.moment()) for key in left}
         return left
 
     async def _found(self, making: dict[str, Any]) -> tuple[SurvivingProcess | StewardProcess, bool] | None:

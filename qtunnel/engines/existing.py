@@ -16,13 +16,13 @@ import asyncio
 import base64
 import contextlib
 import os
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
 from qtunnel.constants import UAPI_DIRECTORY
-from qtunnel.engines.base import KEY_SIZE, MAX_KEEPALIVE, Endpoint, Lease, PeerSpec, PeerStats
+from qtunnel.engines.base import KEY_SIZE, Endpoint, Lease, PeerSpec, PeerStats
 from qtunnel.engines.child import WATCH_POLL
+from qtunnel.engines.clocks import SYSTEM, Clocks, Moment
 from qtunnel.engines.device import Client, DevicePeer, Line, added, existing, mark_of_psk, removed, spec_of
 from qtunnel.engines.host import index_of, is_other
 from qtunnel.engines.kernel_client import KernelClient
@@ -44,10 +44,10 @@ class ExistingEngine(DeviceEngine):
     """Manages the PSKs of one interface. Start finds it and stop leaves it, each without a change."""
 
     def __init__(
-        self, interface: str, *, clock: Callable[[], float] = time.time, random_bytes: RandomBytes = os.urandom,
+        self, interface: str, *, clocks: Clocks = SYSTEM, random_bytes: RandomBytes = os.urandom,
         socket_directory: str = UAPI_DIRECTORY,
     ) -> None:  # fmt: skip
-        super().__init__("existing", interface, KernelClient(interface), clock=clock, random_bytes=random_bytes)
+        super().__init__("existing", interface, KernelClient(interface), clocks=clocks, random_bytes=random_bytes)
         self._socket = Path(socket_directory) / f"{interface}.sock"
         self._server: int | None = None
         """The process that served it at the start."""
@@ -122,7 +122,7 @@ class ExistingEngine(DeviceEngine):
         if peer.public_key in self._peers:
             return
         self._peers[peer.public_key] = peer
-        self._ledgers[peer.public_key] = EpochLedger()
+        self._ledgers[peer.public_key] = EpochLedger(self._clocks.moment())
         try:
             with Secret.random(self._random_bytes, KEY_SIZE) as psk:
                 await self.block(peer.public_key, psk)
@@ -186,9 +186,8 @@ class ExistingEngine(DeviceEngine):
 
     async def _prompt(self, public_key: bytes, keepalive: int) -> None:
         found = (await self._client.get()).peers.get(public_key)
-        if found is not None:  # the largest is what a daemon left that was killed right here
-            owners = found.persistent_keepalive
-            await super()._prompt(public_key, 0 if owners == MAX_KEEPALIVE else owners)
+        if found is not None:
+            await super()._prompt(public_key, found.persistent_keepalive)
 
     def _hold(self, public_key: bytes, psk: Secret, epoch: int | None) -> None:
         self._marks[public_key] = mark_of_psk(psk.reveal())
@@ -201,11 +200,11 @@ class ExistingEngine(DeviceEngine):
         self._check_index()
         return await super().stats()
 
-    def _peer_stats(self, peer: DevicePeer) -> PeerStats:
+    def _peer_stats(self, peer: DevicePeer, look: Moment) -> PeerStats:
         ledger = self._ledgers.get(peer.public_key)
         if ledger is not None and peer.psk_mark != self._marks.get(peer.public_key):
             ledger.blocked()  # what is in force now is of nobody's epoch
-        return super()._peer_stats(peer)
+        return super()._peer_stats(peer, look)
 
     async def undone(self, wanted: Collection[bytes]) -> tuple[list[bytes], list[bytes]]:
         """The peers whose preshared key somebody changed, and those of the wanted that are not there."""

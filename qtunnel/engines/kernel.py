@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from qtunnel.engines.child import ChildEngine
+from qtunnel.engines.clocks import SYSTEM, Clocks
 from qtunnel.engines.keeper import HOLDS
 from qtunnel.engines.kernel_client import KernelClient
 from qtunnel.engines.netlink import netlink_for, words
@@ -29,13 +28,13 @@ class KernelEngine(ChildEngine):
     def __init__(
         self, program: Program, interface: str, *, public_key: bytes = b"", record: Path | None = None,
         log_line: LogLine | None = None,
-        clock: Callable[[], float] = time.time, random_bytes: RandomBytes = os.urandom,
+        clocks: Clocks = SYSTEM, random_bytes: RandomBytes = os.urandom,
     ) -> None:  # fmt: skip
         if public_key:
             program = replace(program, arguments=lambda name: [*_keeper(name), public_key.hex()])
         self._kernel = KernelClient(interface)
         super().__init__(
-            program, interface, self._kernel, record=record, log_line=log_line, clock=clock,
+            program, interface, self._kernel, record=record, log_line=log_line, clocks=clocks,
             random_bytes=random_bytes,
         )  # fmt: skip
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, nla
+from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, nla
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import AsyncGenericNetlinkSocket
 from pyroute2.netlink.generic.wireguard import (
@@ -31,10 +31,11 @@ from pyroute2.netlink.generic.wireguard import (
     WGPEER_F_UPDATE_ONLY,
     wgmsg,
 )
+from pyroute2.netlink.nlsocket import NetlinkRequest
 
 from qtunnel.engines.base import Endpoint
 from qtunnel.engines.device import Device, DevicePeer, Line, mark_of_psk
-from qtunnel.engines.uapi_client import describe_errno, parse_endpoint
+from qtunnel.engines.uapi_client import describe_errno, parse_endpoint, wipe
 from qtunnel.errors import EngineError
 from qtunnel.secret import Secret
 
@@ -43,6 +44,13 @@ TIMEOUT = 5.0
 
 ALLOWED_IPS_AT_ONCE = 500
 """Of one peer in one message: an attribute of netlink, and so a peer, has at most 64 kB; an allowed IP 44 bytes."""
+
+DUMPS = 10
+"""How often to ask for a whole answer: only a change between two of the few messages of an answer spoils it."""
+
+SENT_AT_ONCE = 128 * 1024
+"""Bytes of messages in one datagram, all of which the kernel carries out before it lets go of the sender, also of one
+that is killed. A netlink socket takes no more than its send buffer (af_netlink.c), by default 208 kB."""
 
 _TIME = struct.Struct("=qq")
 """``struct __kernel_timespec``: seconds and nanoseconds."""
@@ -163,33 +171,44 @@ class KernelClient:
         return named if self.index is None else ["WGDEVICE_A_IFINDEX", self.index]
 
     async def get(self) -> Device:
-        """The device and its peers, without secrets."""
-        device = Device()
+        """The device and its peers, without secrets.
+
+        Where somebody changes the device while the kernel tells of it, peers and allowed IPs may be left out, and the
+        kernel marks the answer (NLM_F_DUMP_INTR) for it to be asked again.
+        """
+        async with self._socket("get") as netlink:
+            for _ in range(DUMPS):
+                device = await self._dump(netlink)
+                if device is not None:
+                    return device
+        raise self._error("get", f"somebody changes it all the time; none of {DUMPS} answers was whole")
+
+    async def _dump(self, netlink: Any) -> Device | None:
+        """One answer; ``None`` for one that is not whole."""
+        device, whole = Device(), True
+
+        def look(part: Any) -> None:  # also at the message that ends the answer, which is not among the parts
+            nonlocal whole
+            whole = whole and not part["header"]["flags"] & NLM_F_DUMP_INTR
+
         message = _Message()
         message["cmd"] = WG_CMD_GET_DEVICE
         message["version"] = WG_GENL_VERSION
         message["attrs"].append(self._which)
-        async with self._socket("get") as netlink:
-            flags = NLM_F_REQUEST | NLM_F_DUMP
-            async for part in await netlink.nlm_request(message, msg_type=netlink.prid, msg_flags=flags):
-                _read(device, part, self._marks)
-        return device
+        flags = NLM_F_REQUEST | NLM_F_DUMP
+        async for part in await netlink.nlm_request(message, msg_type=netlink.prid, msg_flags=flags, callback=look):
+            _read(device, part, self._marks)
+        return device if whole else None
 
     async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
-        """One operation, in one message unless it is a large one. The kernel is always asked."""
+        """One operation. Where it is a large one, it is several messages that reach the kernel together
+        (``SENT_AT_ONCE``). The kernel is always asked."""
         try:
             messages = list(_messages(self._which, lines))
         except ValueError as error:
             raise self._error("set", str(error)) from None
         async with self._socket("set") as netlink:
-            for message in messages:
-                try:
-                    flags = NLM_F_REQUEST | NLM_F_ACK
-                    async for _ in await netlink.nlm_request(message, msg_type=netlink.prid, msg_flags=flags):
-                        pass
-                finally:
-                    if isinstance(message.data, bytearray):
-                        message.data[:] = bytes(len(message.data))
+            await _tell(netlink, messages)
 
     @asynccontextmanager
     async def _socket(self, operation: str) -> AsyncIterator[Any]:
@@ -213,6 +232,40 @@ class KernelClient:
 
 
 # What is told
+
+
+async def _tell(netlink: Any, messages: list[Any]) -> None:
+    """Send messages, up to ``SENT_AT_ONCE`` bytes together, overwrite them, and hear that each was carried out."""
+    waiting: list[Any] = []
+    datagram = bytearray()
+    try:
+        for message in messages:
+            message["header"]["type"], message["header"]["flags"] = netlink.prid, NLM_F_REQUEST | NLM_F_ACK
+            request = NetlinkRequest(netlink, message)
+            await request.prepare()
+            if datagram and len(datagram) + len(message.data) > SENT_AT_ONCE:
+                await _send(netlink, datagram, waiting)
+                waiting.clear()
+            datagram += message.data
+            waiting.append(request)
+        await _send(netlink, datagram, waiting)
+    finally:
+        for message in messages:
+            if isinstance(message.data, bytearray):
+                wipe(message.data)
+        wipe(datagram)
+
+
+async def _send(netlink: Any, datagram: bytearray, requests: list[Any]) -> None:
+    """Leaves ``datagram`` empty; raises for the first of the requests that was refused."""
+    try:
+        netlink.send(datagram)
+    finally:
+        wipe(datagram)
+        datagram.clear()
+    for request in requests:
+        async for _ in request.response():
+            pass
 
 
 def _messages(which: list[Any], lines: Iterable[Line]) -> Iterator[Any]:

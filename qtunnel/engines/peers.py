@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from qtunnel.engines.base import (
@@ -18,6 +16,7 @@ from qtunnel.engines.base import (
     PeerStats,
     format_endpoint,
 )
+from qtunnel.engines.clocks import SYSTEM, Clocks, Moment
 from qtunnel.engines.device import Client, DevicePeer, Line, added, existing, peer_lines, removed, usable
 from qtunnel.engines.host import port_problem
 from qtunnel.engines.ledger import EpochLedger
@@ -42,12 +41,12 @@ class _Held:
 class DeviceEngine:
     """All of an engine but its start and its end.
 
-    epochs, updates: what the program behind the client can do, as in ``Program``. clock: Unix seconds.
+    epochs, updates: what the program behind the client can do, as in ``Program``.
     """
 
     def __init__(
         self, name: str, interface: str, client: Client, *, epochs: bool = False, updates: bool = True,
-        clock: Callable[[], float] = time.time, random_bytes: RandomBytes,
+        clocks: Clocks = SYSTEM, random_bytes: RandomBytes,
     ) -> None:  # fmt: skip
         if not INTERFACE_NAME.fullmatch(interface) or interface in {".", ".."}:
             raise InterfaceError(
@@ -55,7 +54,7 @@ class DeviceEngine:
             )
         self._name, self._interface, self._client = name, interface, client
         self._epochs, self._updates = epochs, updates
-        self._clock, self._random_bytes = clock, random_bytes
+        self._clocks, self._random_bytes = clocks, random_bytes
         self._listen_port = 0
         self._peers: dict[bytes, PeerSpec] = {}
         self._ledgers: dict[bytes, EpochLedger] = {}
@@ -91,9 +90,10 @@ class DeviceEngine:
 
     async def set_peer(self, peer: PeerSpec) -> None:
         if peer.public_key not in self._peers:
+            ledger = EpochLedger(self._clocks.moment())
             with Secret.random(self._random_bytes, KEY_SIZE) as psk:
                 await self._client.set(added(peer, psk))
-            self._ledgers[peer.public_key] = EpochLedger()
+            self._ledgers[peer.public_key] = ledger
         elif self._updates:
             await self._client.set([*existing(peer.public_key), *peer_lines(peer)])
         else:
@@ -151,8 +151,8 @@ class DeviceEngine:
         await self._client.set(lines)
         self._hold(public_key, psk, epoch)
         ledger = self._ledgers[public_key]
-        ledger.installed(epoch, self._clock())
-        if handshake_now and not self._epochs and self._updates and not ledger.has_session(self._clock()):
+        ledger.installed(epoch, self._clocks.boot())
+        if handshake_now and not self._epochs and self._updates and not ledger.has_session(self._clocks.boot()):
             await self._prompt(public_key, peer.persistent_keepalive or 0)
 
     async def renew(self, public_key: bytes, lease: Lease) -> None:
@@ -167,9 +167,14 @@ class DeviceEngine:
 
     async def _prompt(self, public_key: bytes, keepalive: int) -> None:
         """Have an engine that knows no ``handshake`` make a first session although nobody sends anything yet: a
-        keepalive that is switched on goes out at once (set_peer in the kernel's netlink.c, wireguard-go's uapi.go)."""
+        keepalive that is switched on goes out at once (set_peer in the kernel's netlink.c, wireguard-go's uapi.go).
+
+        In one operation, so that nothing can come between the two and leave the peer with another interval.
+        """
+        lines: list[Line] = []
         for interval in (0, keepalive) if keepalive else (MAX_KEEPALIVE, 0):
-            await self._client.set([*existing(public_key), ("persistent_keepalive_interval", interval)])
+            lines += [*existing(public_key), ("persistent_keepalive_interval", interval)]
+        await self._client.set(lines)
 
     async def block(self, public_key: bytes, psk: Secret) -> None:
         peer = self._known(public_key)
@@ -203,7 +208,7 @@ class DeviceEngine:
         ledger = self._ledgers[peer.public_key]
         ledger.blocked()
         if held.epoch is not None:
-            ledger.installed(held.epoch, self._clock())
+            ledger.installed(held.epoch, self._clocks.boot())
 
     def _hold(self, public_key: bytes, psk: Secret, epoch: int | None) -> None:
         if not self._updates:
@@ -224,21 +229,23 @@ class DeviceEngine:
             self._forget(public_key)
 
     async def stats(self) -> dict[bytes, PeerStats]:
+        asked = self._clocks.boot()
         device = await self._client.get()
+        look = self._clocks.moment(asked)
         told, self._told = self._told, {}
         for public_key, peer in device.peers.items():
             before = told.get(public_key)
             # What a ledger has to tell changes by the time alone.
             same = self._epochs and before is not None and before[0] is peer
-            self._told[public_key] = before if same and before is not None else (peer, self._peer_stats(peer))
+            self._told[public_key] = before if same and before is not None else (peer, self._peer_stats(peer, look))
         return {public_key: stats for public_key, (_, stats) in self._told.items()}
 
-    def _peer_stats(self, peer: DevicePeer) -> PeerStats:
+    def _peer_stats(self, peer: DevicePeer, look: Moment) -> PeerStats:
         epoch, newest = None, None
         if self._epochs:
             epoch = self._reported_epoch(peer.values.get("epoch"))
         elif (ledger := self._ledgers.get(peer.public_key)) is not None:
-            epoch, newest = ledger.in_force(peer.last_handshake, self._clock()), ledger.newest
+            epoch, newest = ledger.in_force(peer.last_handshake, look), ledger.newest
         endpoint = peer.endpoint if usable(peer.endpoint) else None
         record_mode = peer.values.get("record_mode", "") if peer.values.get("record_mode_state") == "active" else ""
         reason = peer.values.get("record_mode_reason", "")

@@ -36,6 +36,7 @@ from qtunnel.engines.steward_words import (
     own_config_from_plain,
 )
 from qtunnel.errors import AlreadyRunningError, EngineError, InterfaceError
+from qtunnel.marks import set_mark
 from qtunnel.telemetry import log
 
 RECEIVE_BOUND = 2.0
@@ -296,7 +297,7 @@ def _mark_one(descriptor: int, mark: int, buffer: int) -> int:
             return errno.EINVAL
         try:
             if mark:
-                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+                set_mark(theirs, mark)
             theirs.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer)
         except OSError as error:
             return error.errno or -1

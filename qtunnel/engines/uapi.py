@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from qtunnel.constants import UAPI_DIRECTORY
 from qtunnel.engines.base import Left
 from qtunnel.engines.child import ChildEngine
+from qtunnel.engines.clocks import SYSTEM, Clocks
 from qtunnel.engines.device import left_of
 from qtunnel.engines.host import check_tun_device, interface_exists
 from qtunnel.engines.process import LogLine
@@ -29,13 +28,13 @@ class UapiEngine(ChildEngine):
     def __init__(
         self, program: Program, interface: str, *, record: Path | None = None, log_line: LogLine | None = None,
         steward: StewardClient | None = None,
-        clock: Callable[[], float] = time.time, random_bytes: RandomBytes = os.urandom,
+        clocks: Clocks = SYSTEM, random_bytes: RandomBytes = os.urandom,
         socket_directory: str = UAPI_DIRECTORY,
     ) -> None:  # fmt: skip
         self._socket = Path(socket_directory) / f"{interface}.sock"
         self._uapi = UapiClient(interface, str(self._socket), brief=program.epochs, server=lambda: self.pid)
         super().__init__(
-            program, interface, self._uapi, record=record, log_line=log_line, steward=steward, clock=clock,
+            program, interface, self._uapi, record=record, log_line=log_line, steward=steward, clocks=clocks,
             random_bytes=random_bytes,
         )  # fmt: skip
 

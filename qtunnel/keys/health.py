@@ -148,10 +148,11 @@ def days_left(stored: int | None, used_per_day: float | None, made_per_day: floa
 
 
 class SourceHealth:
-    """One source's state. All times are monotonic seconds; interval: the shortest between the rekeys that use it."""
+    """One source's state. name: as in the configuration. All times are monotonic seconds; interval: the shortest
+    between the rekeys that use it."""
 
-    def __init__(self, limits: Limits, now: float, interval: float = LONGEST_REST / REST_SHARE) -> None:
-        self.interval = interval
+    def __init__(self, name: str, limits: Limits, now: float, interval: float = LONGEST_REST / REST_SHARE) -> None:
+        self.name, self.interval = name, interval
         self.quarantine = Quarantine(limits)
         self._machine = Machine(SOURCE_TABLE, SourceState.UNASKED)
         self._in_a_row = 0
@@ -168,7 +169,7 @@ class SourceHealth:
     def refusal(self, now: float) -> str | None:
         """Why the source must not be asked for a key now, in words; ``None`` where it may be."""
         if self.state is SourceState.QUARANTINED:
-            return self.quarantine.words(f"{CLEAR} NAME")
+            return self.quarantine.words(f"{CLEAR} {self.name}")
         if self.state is SourceState.RESTING:
             if now < self.rests_until:
                 left = math.ceil(self.rests_until - now)

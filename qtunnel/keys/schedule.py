@@ -91,10 +91,17 @@ class Schedule:
         gap = 0.0 if self._last is None else now - self._last
         stretched = gap > self.interval * (1 + self.jitter)
         longest = gap / (1 - self.jitter) if stretched else 0.0  # the interval that this gap may have been drawn from
-        at_most = max(self.interval, ceiling(self.jitter, self.max_age))
-        self.expected = min(max(self.interval, longest, self.expected / STEP), at_most)
+        self._expect(max(longest, self.expected / STEP))
         self._agreed(now)
-        return now + self.expected * (OVERDUE_FACTOR + self.jitter) + OVERDUE_SLACK
+        return self.takes_over(now)
+
+    def takes_over(self, agreed: float) -> float:
+        """The same once more, for a last rekey at ``agreed`` that was counted before."""
+        return agreed + self.expected * (OVERDUE_FACTOR + self.jitter) + OVERDUE_SLACK
+
+    def _expect(self, seen: float) -> None:
+        """The peer's interval, as far as this end's own and ``max_age`` let it be waited for."""
+        self.expected = min(max(self.interval, seen), max(self.interval, ceiling(self.jitter, self.max_age)))
 
     def scarce(self, *, initiates: bool) -> bool:
         """Whether there are too few keys for more rekeys than time brings. initiates: this end began the last one;
@@ -102,8 +109,14 @@ class Schedule:
         return self.pace.scarce or (not initiates and self.expected > self.interval)
 
     def go_on(self, before: Schedule) -> None:
-        """Take the place of another one: what was known of the supply and of the peer's rekeys is known on."""
+        """Take the place of another one: what was known of the supply and of the peer's rekeys is known on.
+
+        An interval longer than this end's own is the peer's doing, whatever changed here: the bounds of this end's pace
+        are for when it begins, and say nothing of it.
+        """
         self._last, self._gathered = before._last, before._gathered
+        if before.expected > before.interval:
+            self._expect(before.expected)
         self.pace.know(before.pace)
 
     def _agreed(self, now: float) -> None:

@@ -25,7 +25,6 @@ FORMAT = b"qtkeys\x00\x02"
 FORMER = b"qtkeys\x00\x01"
 """Keys alone. It is read, and never written."""
 SALT_SIZE = 32
-MAX_GENERATION = 1 << 62
 MAX_FILE = 16 << 20
 """Bytes. Two reservoirs of 1,024 keys of sixteen sources, with the longest key_IDs, have 11 MB; marks of
 withdrawn ones 64 KB more."""

@@ -29,7 +29,7 @@ A key's whole path is the head of its entry, with [] for an entry of a list and 
 behind it the value that the example file has."""
 DRIVERS = """\
 Below key_sources.NAME and peers[].qkd.sources.NAME stand the keys of that source's driver. Each driver has a page in \
-/usr/share/doc/qtunnel/sources."""
+/usr/share/doc/qtunnel/docs/sources."""
 
 _KEY = re.compile(r"(?P<indent>[ ]*)(?P<dash>- )?(?P<key>\w+):(?: +(?P<rest>.*))?$")
 

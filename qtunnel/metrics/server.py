@@ -19,8 +19,8 @@ from qtunnel.http_port import HttpPort
 from qtunnel.metrics.families import families
 
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 90.0)
-"""Seconds of an exchange: some 20 ms in a LAN with a quick KME, a second with a slow one; 30 s of fetching and 90 s in
-all are its bounds."""
+"""Seconds of an exchange: some 20 ms in a LAN with a quick KME, a second with a slow one; at the top the
+bounds: 30 s of fetching and of waiting for an answer, and the responder's 90 s."""
 SCRAPE_LIMIT = 8.0
 """Seconds for an answer: Prometheus waits 10 s by default."""
 SHARE = 20.0

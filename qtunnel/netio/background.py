@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from qtunnel.errors import EngineError, QtunnelError
+from qtunnel.netio import defects
 
 _READY = b"\0"
+
+log = logging.getLogger(__name__)
 
 
 def run_in_background(start: Callable[[], Callable[[], None]]) -> None:
@@ -41,21 +44,26 @@ def _be_child(start: Callable[[], Callable[[], None]], writer: int) -> NoReturn:
         _detach_standard_streams()
         os.write(writer, _READY)
         os.close(writer)
+        writer = -1  # its number may be that of something else from now on
         run()
         code = 0
     except QtunnelError as error:
-        _report(writer, str(error))
+        if writer >= 0:  # else the log has it
+            _report(writer, str(error))
     except OSError as error:
         _report(writer, f"{error.strerror or error}")
+    except Exception as error:
+        _report(writer, f"a defect of qtunnel: {defects.words(error)}")
     finally:
         os._exit(code)  # never back into the caller's program
 
 
 def _report(writer: int, text: str) -> None:
-    try:
+    """To the command that waits, and once that has returned to the log."""
+    if writer >= 0:
         os.write(writer, text.encode())
-    except OSError:  # already ready: the pipe is closed
-        print(f"qtunnel: {text}", file=sys.stderr)
+    else:
+        log.error("msg=%r", text)
 
 
 def _detach_standard_streams() -> None:

@@ -7,12 +7,13 @@ import logging
 import os
 import struct
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from qtunnel.netio.in_order import InOrder
 from qtunnel.netio.outbound import WORTH_HANDING_OUT
 from qtunnel.netio.receive import Burst, Receiver
+from qtunnel.netio.refusals import Buffers, Refusals, as_single, is_super
 from qtunnel.netio.tun import MAX_READ, Tun
 from qtunnel.netio.udp import UdpPort
 from qtunnel.offload import vnet
@@ -49,6 +50,9 @@ log = logging.getLogger(__name__)
 
 Survive = Callable[[Exception], None]
 
+_UDP: Final = frozenset((vnet.GSO_UDP_L4,))
+_ALL: Final = vnet.GSO_TYPES - {vnet.GSO_NONE}
+
 
 def _raise(error: Exception) -> None:
     raise error
@@ -70,7 +74,11 @@ class Inbound:
         self._coalescer = Coalescer(self._opener.buffer, tun.udp_segments) if tun.segments else None
         self._opened = memoryview(self._opener.buffer)
         self._rules = ItemRules()
-        self._pieces = bytearray() if tun.udp_segments else bytearray(4 * MAX_READ)
+        self._writev: Callable[[int, Buffers], int] = os.writev
+        self._refusals = Refusals()
+        self._to_cut: frozenset[int] = frozenset() if tun.udp_segments else _UDP
+        """GSO types of super-packets in records that the kernel takes none of."""
+        self._pieces = bytearray()
         self.errors: Counter[str] = Counter()
 
     def read(self, descriptor: int, now: float) -> None:
@@ -141,6 +149,8 @@ class Inbound:
         known = length <= size * MAX_RUN if kind == TYPE_DATA else kind == TYPE_RECORD
         if not known or size <= MIN_DATA_SIZE:
             return False
+        if kind == TYPE_DATA and self._coalescer is None:  # a worker would put together what the kernel refuses
+            return False
         (index,) = _INDEX.unpack_from(self._receiver.buffer.bytes, offset + 4)
         keypair = self._device.state.sessions.get(index)
         if keypair is None or keypair.expired(now):
@@ -193,8 +203,8 @@ class Inbound:
     def _deliver(self, peer: Peer, items: list[memoryview]) -> None:
         """Packets and super-packets of records, each behind the vnet header that it had at its sender."""
         for write in rejoin([item for item in items if self._sound(peer, item)]):
-            if write[0][_GSO_TYPE_AT] == vnet.GSO_UDP_L4 and not self._tun.udp_segments:
-                self._write_datagrams(b"".join(write))
+            if write[0][_GSO_TYPE_AT] in self._to_cut:
+                self._write_pieces(write)
             else:
                 self._write(write)
 
@@ -209,15 +219,6 @@ class Inbound:
         _HDR_LEN.pack_into(item, _HDR_LEN_AT, size)
         return self._device.transport.inner_length(peer, item, at, len(item) - at) > 0
 
-    def _write_datagrams(self, item: bytes) -> None:
-        """A UDP super-packet for a kernel that cannot cut it."""
-        copy = bytearray(item)
-        try:
-            for piece in chunk(copy, 0, len(copy), 1, self._pieces):
-                self._write((piece,))
-        except OffloadError:
-            self._device.drops[Drop.BAD_PACKET] += 1
-
     def _write_run(self, run: OpenedRun) -> None:
         stride, lengths = run.stride, run.lengths
         if self._coalescer is not None and len(lengths) > 1:
@@ -228,15 +229,46 @@ class Inbound:
             if length:
                 self._write((vnet.ZERO, self._opened[row * stride : row * stride + length]))
 
-    def _write(self, buffers: Sequence[memoryview | bytes | bytearray]) -> None:
+    def _write(self, buffers: Buffers) -> None:
         """In its turn."""
         if self._order is not None and self._order.busy:
             copy = b"".join(buffers)
             self._order.put(lambda _: self._write((copy,)))
             return
         try:
-            os.writev(self._tun.fd, buffers)
+            self._writev(self._tun.fd, buffers)
         except OSError as error:
             if error.errno == errno.EBADFD:
                 raise
-            self.errors[f"tun-{errno.errorcode.get(error.errno or 0, 'EIO')}"] += 1
+            if error.errno == errno.EINVAL and is_super(buffers):
+                self._write_pieces(buffers)
+                self._refused(buffers)
+            else:
+                self.errors[f"tun-{errno.errorcode.get(error.errno or 0, 'EIO')}"] += 1
+
+    # Kernels that do not take all
+
+    def _write_pieces(self, buffers: Buffers) -> None:
+        """A super-packet, packet by packet."""
+        copy = bytearray().join(buffers)
+        if not self._pieces:
+            self._pieces = bytearray(4 * MAX_READ)
+        try:
+            for piece in chunk(copy, 0, len(copy), 1, self._pieces):
+                self._write((as_single(piece),))
+        except OffloadError:
+            self._device.drops[Drop.BAD_PACKET] += 1
+
+    def _refused(self, buffers: Buffers) -> None:
+        """The kernel took none of this super-packet; where that is the rule, make no more of them, of UDP first."""
+        if self._writev is os.writev:
+            log.info("msg=%r", "the kernel has refused a super-packet at the TUN; its packets go one by one")
+        self._writev = self._refusals.writev
+        if not self._refusals.refused(buffers):
+            return
+        if buffers[0][_GSO_TYPE_AT] in _UDP and not self._to_cut:
+            self._to_cut, words = _UDP, "UDP packets"
+            self._coalescer = self._coalescer and Coalescer(self._opener.buffer, uso=False)
+        else:
+            self._to_cut, words, self._coalescer = _ALL, "all packets", None
+        log.warning("msg=%r", f"the kernel refuses most super-packets at the TUN: {words} go one by one from now on")

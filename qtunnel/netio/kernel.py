@@ -1,13 +1,17 @@
-"""Calls that Python does not wrap: setns, inotify, and a netlink socket that tells when links change."""
+"""Calls that Python does not wrap: setns, inotify, a TUN's name, and a netlink socket that tells when links change."""
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import socket
 import struct
 from pathlib import Path
 
+_TUNGETIFF = 0x800454D2
+_IFREQ_SIZE = 40
+_IFNAMSIZ = 16
 _IN_ATTRIB = 0x004
 _IN_MOVED_FROM = 0x040
 _IN_DELETE = 0x200
@@ -16,6 +20,7 @@ _CLONE_NEWNET = 0x40000000
 _RTMGRP_LINK = 1
 _RTM_SETLINK = 19
 _NLM_F_REQUEST_ACK = 1 | 4
+_IFLA_MTU = 4
 _IFLA_TXQLEN = 13
 _IFLA_GSO_MAX_SIZE = 41
 _NLMSG_HEADER = struct.Struct("=IHHII")
@@ -29,6 +34,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def enter_network_namespace(descriptor: int) -> None:
     """Move the calling thread, and what it opens from now on, to that network namespace. Raises ``OSError``."""
     _check(_libc.setns(descriptor, _CLONE_NEWNET), "setns")
+
+
+def tun_name(descriptor: int) -> str:
+    """What the interface of a TUN descriptor is called by now, in whatever namespace it is. Raises ``OSError``."""
+    request = fcntl.ioctl(descriptor, _TUNGETIFF, bytes(_IFREQ_SIZE))
+    return os.fsdecode(request[:_IFNAMSIZ].partition(b"\0")[0])
 
 
 def watch_directory(path: Path) -> int:
@@ -50,6 +61,11 @@ def watch_links() -> socket.socket:
     )
     sock.bind((0, _RTMGRP_LINK))
     return sock
+
+
+def set_mtu(interface_index: int, size: int) -> None:
+    """Set an interface's MTU, in bytes. Raises ``OSError``."""
+    _set_link(interface_index, _IFLA_MTU, size)
 
 
 def set_queue_length(interface_index: int, packets: int) -> None:

@@ -20,11 +20,9 @@ LOOK_INTERVAL = 1.0
 """Seconds between two looks at an interface that is away; one costs 0.2 ms."""
 
 _TUNGETDEVNETNS = 0x54E3
-_TUNGETIFF = 0x800454D2
 _SIOCGIFFLAGS = 0x8913
 _SIOCGIFMTU = 0x8921
 _IFF_UP = 0x1
-_IFREQ = struct.Struct("16s24x")
 _IFREQ_FLAGS = struct.Struct("16sH22x")
 _IFREQ_INT = struct.Struct("16si20x")
 
@@ -67,7 +65,7 @@ class Link:
 
     def _query(self) -> LinkState | None:
         try:
-            name = _IFREQ.pack(_IFREQ.unpack(fcntl.ioctl(self._tun_fd, _TUNGETIFF, bytes(_IFREQ.size)))[0])
+            name = os.fsencode(kernel.tun_name(self._tun_fd)).ljust(_IFREQ_FLAGS.size, b"\0")
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
                 flags = _IFREQ_FLAGS.unpack(fcntl.ioctl(control, _SIOCGIFFLAGS, name))[1]
                 mtu = _IFREQ_INT.unpack(fcntl.ioctl(control, _SIOCGIFMTU, name))[1]

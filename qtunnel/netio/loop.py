@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -10,12 +11,13 @@ import select
 import signal
 import socket
 import time
-import traceback
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from qtunnel.netio import kernel
+from qtunnel.marks import set_mark
+from qtunnel.netio import defects, kernel
 from qtunnel.netio.inbound import Inbound
 from qtunnel.netio.link import LOOK_INTERVAL, Link, LinkState
 from qtunnel.netio.losses import LossReport, words
@@ -28,6 +30,15 @@ from qtunnel.secret import Secret
 from qtunnel.wireguard.device import Device
 from qtunnel.wireguard.state import Drop
 from qtunnel.workers.farm import Farm
+
+FAILED_READS = 100
+"""Reads of the TUN that fail one after the other until it rests. Each takes a packet away, as far as is known; together
+they take about 3 ms."""
+REST = 0.01
+"""Seconds of that: an error without end takes a quarter of a core, and behind packets that cannot be read the TUN's
+queue has room for 100,000 good ones a second."""
+PAUSE = 0.001
+"""Seconds after a defect outside the packet path: where it comes back with every turn, that leaves most of a core."""
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +68,7 @@ class Loop:
         self._running = True
         self._reason = ""
         self._defects: set[str] = set()
+        self._unread: Counter[str] = Counter()
         self._outbound = Outbound(tun, self._device, self._udp, farm)
         self._inbound = Inbound(tun, self._device, self._udp, farm, self._survive)
         self._handlers: dict[int, Callable[[], None]] = {
@@ -100,7 +112,7 @@ class Loop:
     def _mark(self, fwmark: int) -> None:
         self._udp.paths.fwmark = fwmark
         for sock in self._udp.sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
+            set_mark(sock, fwmark)
 
     def scope_index(self, name: str) -> int:
         return socket.if_nametoindex(name)
@@ -125,23 +137,34 @@ class Loop:
             deadline = min(device.next_deadline(), self._losses.next, self._next_look)
             if self._farm is not None:
                 deadline = min(deadline, clock() + self._farm.time_left())
+            # A try costs nothing where nothing is raised. Each part has its own: what fails every time in one of them
+            # must not keep the others from their turn.
             for descriptor, _ in self._epoll.poll(max(0.0, deadline - clock())):
-                handler = self._handlers.get(descriptor)
-                if handler is not None:
-                    handler()
-                elif self._uapi.owns(descriptor):
-                    self._uapi.handle(descriptor)
+                try:
+                    handler = self._handlers.get(descriptor)
+                    if handler is not None:
+                        handler()
+                    elif self._uapi.owns(descriptor):
+                        self._uapi.handle(descriptor)
+                    if device.outbox:
+                        self._flush()
+                except Exception as error:
+                    self._survive_slowly(error)
+            now = clock()
+            try:
+                if self._farm is not None:
+                    self._farm.end_stuck()
+                    self._go_on()
+                if now >= self._next_look:
+                    self._link_changed()
+            except Exception as error:
+                self._survive_slowly(error)
+            try:
+                device.tick(now)
                 if device.outbox:
                     self._flush()
-            now = clock()
-            if self._farm is not None:
-                self._farm.end_stuck()
-                self._go_on()
-            if now >= self._next_look:
-                self._link_changed()
-            device.tick(now)
-            if device.outbox:
-                self._flush()
+            except Exception as error:
+                self._survive_slowly(error)
             if now >= self._losses.next:
                 self._losses.look(self._lost(), now)
         return self._reason
@@ -149,7 +172,7 @@ class Loop:
     def _lost(self) -> dict[str, int]:
         """What was dropped, and what could not be sent or delivered, by reason."""
         return {str(reason): count for reason, count in self._device.drops.items()} | dict(
-            self._udp.errors + self._inbound.errors
+            self._udp.errors + self._inbound.errors + self._unread
         )
 
     def stop(self, reason: str) -> None:
@@ -171,9 +194,11 @@ class Loop:
 
     def _flush(self) -> None:
         outbox = self._device.outbox
-        for endpoint, datagram in outbox:
-            self._outbound.post(datagram, endpoint)
-        outbox.clear()
+        try:
+            for endpoint, datagram in outbox:
+                self._outbound.post(datagram, endpoint)
+        finally:  # what cannot be sent must not come back with every turn
+            outbox.clear()
 
     def _read_tun(self) -> None:
         if not self._device.state.up:
@@ -181,26 +206,63 @@ class Loop:
         try:
             self._outbound.read(clock())
         except OSError as error:
-            self.stop(f"the TUN device went away ({error.strerror})")
+            self._read_again(error)
         except Exception as error:
             self._survive(error)
+
+    def _read_again(self, error: OSError) -> None:
+        """One packet that the kernel cannot hand over, as one whose GSO fields it has no words for, is lost, with a
+        record in the making; all others go on. Single packets that were read before it are sent by the next read."""
+        failed = 0
+        while not self._gone(error):
+            name = f"tun-read-{errno.errorcode.get(error.errno or 0, 'EIO')}"
+            self._unread[name] += 1
+            if self._unread[name] == 1:
+                log.warning("msg=%r", f"a packet of the TUN cannot be read: {name}; more of these are only counted")
+            failed += 1
+            if failed == FAILED_READS:
+                self._epoll.modify(self._tun.fd, 0)
+                self._next_look = min(self._next_look, clock() + REST)
+                return
+            try:
+                self._outbound.read(clock())
+                return
+            except OSError as another:
+                error = another
+            except Exception as defect:
+                self._survive(defect)
+                return
+
+    def _gone(self, error: OSError) -> bool:
+        """Whether the TUN is, which ends the loop."""
+        if error.errno == errno.EBADFD:
+            self.stop(f"the TUN device went away ({error.strerror})")
+        return error.errno == errno.EBADFD
 
     def _read_udp(self, sock: socket.socket) -> None:
         try:
             self._inbound.read(sock.fileno(), clock())
         except OSError as error:
-            self.stop(f"the TUN device went away ({error.strerror})")
+            if not self._gone(error):
+                self._survive(error)
 
     def _survive(self, error: Exception) -> None:
-        """What somebody sent must not end everybody's tunnels, even where there is a defect: it is dropped."""
+        """What somebody sent must not end everybody's tunnels, even where there is a defect: it is dropped.
+
+        No key is in use for longer by that: its end is looked at with each packet and handshake, whatever timers do.
+        """
         self._device.drops[Drop.DEFECT] += 1
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        words = f"{type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
-        if words not in self._defects:
-            self._defects.add(words)
+        found = defects.words(error)
+        if found not in self._defects:
+            self._defects.add(found)
             log.error(
-                "msg=%r", f"a defect of qtunnel: {words}; what was being handled is dropped, more is only counted"
+                "msg=%r", f"a defect of qtunnel: {found}; what was being handled is dropped, more is only counted"
             )
+
+    def _survive_slowly(self, error: Exception) -> None:
+        """Likewise outside the packet path, where what failed may be there again in the next turn."""
+        self._survive(error)
+        time.sleep(PAUSE)
 
     def _go_on(self) -> None:
         """With what workers have done."""
@@ -209,12 +271,14 @@ class Loop:
             self._outbound.go_on(now)
             self._inbound.go_on(now)
         except OSError as error:
-            self.stop(f"the TUN device went away ({error.strerror})")
+            if not self._gone(error):
+                self._survive(error)
         except Exception as error:
             self._survive(error)
 
     def _link_changed(self) -> None:
-        """An interface changed, perhaps ours; ask how it is now."""
+        """An interface changed, perhaps ours; ask how it is now. A TUN that rests is read again."""
+        self._epoll.modify(self._tun.fd, select.EPOLLIN)
         link = self._link.look() or LinkState(True, self._device.state.mtu)  # out of reach: it may well be up
         state = self._device.state
         state.mtu = link.mtu

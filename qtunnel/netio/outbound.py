@@ -278,7 +278,10 @@ class Outbound:
         """Whether a worker took the record."""
         if self._order is None or not self._order.has_room or len(plain) > IN_SIZE:
             return False
-        keypair, keys, size, parity = self._records.order(peer, now)
+        order = self._records.order(peer, len(plain), now)
+        if order is None:
+            return False
+        keypair, keys, size, parity = order
         task = Task(
             Kind.SEAL_RECORD,
             session=keypair.local_index,

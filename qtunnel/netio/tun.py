@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 
+from qtunnel.constants import DEFAULT_MTU
 from qtunnel.errors import InterfaceError
 from qtunnel.netio import kernel
 from qtunnel.netio.udp import MAX_BURST
@@ -67,11 +68,11 @@ class Tun:
     def __init__(self, name: str, *, offload: bool = True) -> None:
         """Create it; raises ``InterfaceError`` in words where that cannot be.
 
-        Reads and writes have a vnet header in front of the packet. offload: let packets be up to 64 kB large both ways
+        Its MTU is WireGuard's own, for whoever sets up an address and no more. Reads and writes have a vnet header in
+        front of the packet. offload: let packets be up to 64 kB large both ways
         where the kernel can segment them; ``segments`` and, for UDP, ``udp_segments`` tell whether it can.
         """
         check_name(name)
-        self.name = name
         self.segments = self.udp_segments = False
         self._gso_max_size = 0
         try:
@@ -86,13 +87,20 @@ class Tun:
             os.close(self.fd)
             raise InterfaceError(f"interface {name}: {_reason(error)}") from None
         try:
-            kernel.set_queue_length(socket.if_nametoindex(name), TX_QUEUE_LENGTH)
+            index = socket.if_nametoindex(name)
+            kernel.set_mtu(index, DEFAULT_MTU)
+            kernel.set_queue_length(index, TX_QUEUE_LENGTH)
         except OSError as error:
             os.close(self.fd)
-            raise InterfaceError(f"interface {name}: its queue length cannot be set: {error.strerror}") from None
+            raise InterfaceError(f"interface {name}: MTU and queue length cannot be set: {error.strerror}") from None
 
         if offload:
             self._switch_offload_on()
+
+    @property
+    def name(self) -> str:
+        """What the interface is called by now. Raises ``OSError`` where it is gone."""
+        return kernel.tun_name(self.fd)
 
     def _switch_offload_on(self) -> None:
         for flags, words in _OFFLOADS:
@@ -109,9 +117,9 @@ class Tun:
         count = max(1, MAX_BURST // (mtu + DATA_OVERHEAD))
         size = min(65536, count * max(mtu - _TCP_HEADERS, 1) + _TCP_HEADERS + _RESERVED)
         if size != self._gso_max_size:
-            self._gso_max_size = size
             with contextlib.suppress(OSError):  # out of sight, or an old kernel: larger ones go out in two calls
                 kernel.set_gso_max_size(socket.if_nametoindex(self.name), size)
+                self._gso_max_size = size
 
     def close(self) -> None:
         """Close the descriptor, which removes the interface."""

@@ -165,7 +165,7 @@ class UapiServer:
         return descriptor in self._connections
 
     def handle(self, descriptor: int) -> None:
-        """One slice of one client's traffic."""
+        """One slice of one client's traffic. After a defect in there that client is hung up on, and it is raised."""
         connection = self._connections[descriptor]
         try:
             # While an answer goes out nothing is read, so that a client cannot pile up answers.
@@ -178,6 +178,9 @@ class UapiServer:
         except OSError:
             self._drop(connection)
             return
+        except Exception:  # never an answer that it was done
+            self._drop(connection)
+            raise
         if connection.writing:
             self._epoll.modify(descriptor, select.EPOLLOUT)
         elif connection.ended:

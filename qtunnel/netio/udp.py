@@ -10,6 +10,7 @@ import socket
 import struct
 from collections import Counter
 
+from qtunnel.marks import set_mark
 from qtunnel.netio.paths import IP_PKTINFO, AncillaryData, Paths
 from qtunnel.netio.receive import UDP_GRO
 from qtunnel.netio.routes import Routes
@@ -82,7 +83,7 @@ def _bind(family: socket.AddressFamily, port: int, fwmark: int, bursts: bool) ->
             with contextlib.suppress(OSError):  # kernels before 5.0
                 sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         if fwmark:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
+            set_mark(sock, fwmark)
         for forced, ordinary in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
             try:
                 sock.setsockopt(socket.SOL_SOCKET, forced, BUFFER_SIZE)

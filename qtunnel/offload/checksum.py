@@ -13,7 +13,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
 Bytes = bytes | bytearray | memoryview
 
@@ -50,11 +49,6 @@ def total(data: Bytes) -> int:
     if size & 1:
         words += data[size - 1]
     return swap(words % MODULUS)
-
-
-def complement(value: int) -> int:
-    """The checksum that brings ``value`` to 0: 0 to 65,534, as RFC 1071 gives for anything but all zeros."""
-    return -value % MODULUS
 
 
 def pseudo_header(packet: Bytes, version: int, protocol: int, length: int) -> int:

@@ -31,7 +31,7 @@ GSO_TCPV6: Final = 4
 GSO_UDP_L4: Final = 5
 GSO_ECN: Final = 0x80
 """A bit beside TCPV4 or TCPV6: the first segment alone carries CWR (RFC 3168 section 6.1.2)."""
-_GSO_TYPES: Final = frozenset((GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_TCPV4 | GSO_ECN, GSO_TCPV6 | GSO_ECN))
+GSO_TYPES: Final = frozenset((GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_TCPV4 | GSO_ECN, GSO_TCPV6 | GSO_ECN))
 
 _unpack = HEADER.unpack
 
@@ -60,7 +60,7 @@ def _parse(data: bytes) -> VnetHeader:
     flags, gso_type, _, gso_size, _, _ = header
     if flags & ~_FLAGS:
         raise OffloadError(f"vnet flags {flags:#x} are not known")
-    if gso_type not in _GSO_TYPES:
+    if gso_type not in GSO_TYPES:
         raise OffloadError(f"GSO type {gso_type:#x} is not known")
     if gso_type and not gso_size:
         raise OffloadError(f"GSO type {gso_type:#x} with segments of 0 bytes")

@@ -42,12 +42,6 @@ class Delivery:
             return frozenset()
         return frozenset(node for path in self.paths for node in path.between)
 
-    def known_to(self, coalition: frozenset[str]) -> bool:
-        """Whether these nodes together know the key: one on each of its paths, or one of its ends."""
-        if self.source in coalition or self.target in coalition:
-            return True
-        return all(coalition & set(path.between) for path in self.paths)
-
     @property
     def known_to_eavesdropper(self) -> bool:
         """Whether she read a link of every path."""
@@ -73,7 +67,6 @@ class PairCount:
     relayed: int = 0
     refused: int = 0
     lost: int = 0
-    last_paths: tuple[Path, ...] = ()
 
 
 @dataclass(slots=True)
@@ -95,7 +88,6 @@ class Ledger:
         count.keys += 1
         count.bits += key.bits
         count.relayed += key.relayed
-        count.last_paths = key.paths
         for name in (key.source, key.target):
             self.node(name).own += 1
         for name in key.knowing:

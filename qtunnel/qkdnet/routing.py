@@ -27,9 +27,6 @@ class Edge:
     def cost(self) -> float:
         return 1.0 + SCARCITY * (1.0 - min(1.0, max(0.0, self.filled)))
 
-    def other(self, end: str) -> str:
-        return self.ends[1] if end == self.ends[0] else self.ends[0]
-
 
 @dataclass(frozen=True, slots=True)
 class Path:

@@ -173,6 +173,11 @@ class RekeyNode:
             view = self._views[name] = self.peers[name].view()
         return view
 
+    def unanswered(self, name: str) -> bool:
+        """Whether that peer has been silent for some seconds of an exchange of ours, and has not spoken since."""
+        peer = self.peers.get(name)
+        return peer is not None and peer.outbound.unanswered
+
     def unkept(self, name: str, now: Now) -> None:
         """A ``Keep`` with keys that are used failed, and what was on disk before may be there still."""
         peer = self.peers.get(name)

@@ -64,7 +64,7 @@ class Outbound:
         self.elsewhere: Hashable | None = None
         """Where a first message of the peer's came from while ours was under way: ours goes there as well."""
         self._offered = 0.0
-        self._silence_told = False
+        self.unanswered = False  # for so long that it was told; until the peer speaks
         self._cookie_taken = False
         self._cookie_wanted = False
         self._responses = TokenBucket(RESPONSE_BURST, RESPONSE_RATE)
@@ -252,13 +252,13 @@ class Outbound:
                     self._mismatch = error.detail
                 context.notice("message.rejected", message="response", reason=error.reason, detail=error.detail)
                 return None
-            self._silence_told = False
+            self.unanswered = False
             self._spend(initiator.offer)
             outcome, gone, self._gone = self._fail(error.reason, error.detail), self._gone, None
             if gone is not None:
                 self._ahead.learn(gone, now)
             return outcome if gone is None else Outcome.RETRY_NOW
-        self._silence_told = False
+        self.unanswered = False
         lost = self._ahead.answered(initiator.offer.inventory, answer, now)
         if answer.verdict not in KEYS_KEPT_ON:
             self._spend(initiator.offer)
@@ -360,7 +360,6 @@ class Outbound:
 
     def yield_to_peer(self) -> None:
         """The other end's exchange goes first: drop ours, keep its keys, unless they are wrong."""
-        self._silence_told = False  # it speaks
         if self._machine.can(OutEvent.YIELDED):
             self._machine.fire(OutEvent.YIELDED)
             self._clear()
@@ -396,8 +395,8 @@ class Outbound:
         """Once until the peer answers: most that is wrong with a new tunnel shows as silence."""
         waited = now.mono - self._offered
         silent = self.state is OutState.OFFERED and self._mismatch is None  # a mismatch was told as what it is
-        if silent and waited >= UNANSWERED_AFTER and not self._silence_told:
-            self._silence_told = True
+        if silent and waited >= UNANSWERED_AFTER and not self.unanswered:
+            self.unanswered = True
             detail = f"no answer yet, after {waited:.0f} s: {NO_ANSWER}"
             self._context.notice("rekey.unanswered", role="initiator", detail=detail)
 

@@ -59,10 +59,10 @@ class PeerRekey:
         self._doubts = Doubts(self.context, self.ahead)
         self._old_offers = OldOffers()
         self._put_off: bytes | None = None
-        self._unsuited: bytes | None = None
-        """The replay time of the peer's last offer of a suite that was not ours."""
         """Replay time of the offer that gave way to ours: where ours comes to nothing, a copy of it is looked at once
         more, or the peer would wait out its attempt."""
+        self._unsuited: bytes | None = None
+        """The replay time of the peer's last offer of a suite that was not ours."""
         self._reachable = settings.has_endpoint
         self._initiates = settings.has_endpoint and self.context.higher
         self._crowd = crowd
@@ -238,7 +238,7 @@ class PeerRekey:
         elif self._initiates:
             self._next = max(now.mono, schedule.after_success(made, context.fraction()))
         else:
-            self._next = max(now.mono, schedule.overdue(made))
+            self._next = max(now.mono, schedule.takes_over(made))
 
     def fetched(self, ticket: int, result: Fetched, now: Now) -> None:
         """What the key sources answered, to whichever machine asked; where none did, the keys are wiped."""
@@ -325,6 +325,7 @@ class PeerRekey:
                 return True  # both began at once: the higher identity goes first, the other end yields to our offer
             self.outbound.yield_to_peer()
             self._next = now.mono + OFFER_HOLD
+        self.outbound.unanswered = False
         self.inbound.offer(responder, message.body, address, now)
         return True
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from qtunnel.tai64n import tai64n as tai64n
 
 PENDING_LIMIT = 90.0
-"""Seconds that an unfinished exchange lives on either end: half of the 180 s for which WireGuard lets a session go on,
-so that a second exchange can put things right before traffic stops."""
+"""Seconds that an unfinished exchange lives at the responder, from message 1: half of the 180 s for which WireGuard
+lets a session go on, so that a second exchange can put things right before traffic stops."""
 COMMIT_LIMIT = 45.0
 """Seconds that the initiator waits for the confirmation of a commit: WireGuard asks for a new session after 120 s of
 180, and within the 60 s between a peer that forgot the exchange (it was restarted) is to be asked anew."""

@@ -88,7 +88,6 @@ class Facts:
     ended: float
     tunnels: dict[str, TunnelFacts]
     maps: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
-    happenings: list[dict[str, Any]] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     time_scale: float = 1.0

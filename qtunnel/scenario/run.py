@@ -133,7 +133,6 @@ class Run:
     async def _close_facts(self) -> None:
         """What is only known at the end."""
         await self._look_at_network()
-        self.facts.happenings = await self.lab.ask({"request": "happenings"})
         for site in self.file.sites:
             log = DIRECTORY / f"{site}.log"
             self.facts.logs[site] = log.read_text(errors="replace") if log.exists() else ""

@@ -2,7 +2,7 @@
 
 For programs (the scenarios of the demo, tests), the way in is:
 
-- ``topology_file.load_topology(path)``: a topology file; ``topology.network(now)`` would be its core.
+- ``topology_file.load_topology(path)``: a topology file; ``topology.core(now)`` would be its network.
 - ``service.running(topology, sockets=...)``: an async context manager with a ``Service``: all KMEs serve,
   time passes, and until its end ``service.command("alice-bob", "cut")`` does what ``qtunnel kme ctl`` does,
   ``service.map()`` gives what ``qtunnel kme map --json`` prints (keys made, relayed, used; who learned what), and
@@ -15,7 +15,7 @@ For programs (the scenarios of the demo, tests), the way in is:
 - ``time_scale: "1s = 1h"`` in the topology (or ``running(..., time_scale=3600)``) makes passes of days fit into a demo:
   keys come at the scaled rate, the SAEs take them at their own.
 - ``quirks:`` of a node make its KME answer as another vendor's: ``quirks.QUIRKS`` has them.
-- ``qtunnel.qkdnet.plan.plan(topology.network(average=True), tunnels, seconds)``: supply and demand in virtual time.
+- ``qtunnel.qkdnet.plan.plan(topology.core(average=True), tunnels, seconds)``: supply and demand in virtual time.
 
-Only ``physics`` imports the package ``qkd``, and only where a link needs it; ``plan_plot`` imports matplotlib.
+Only ``physics`` imports the package ``qkd``, and only where a link needs it; ``plan_report`` matplotlib.
 """

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from qtunnel.control.server import peer_credentials
+from qtunnel.control.socket_file import peer_credentials
 from qtunnel.errors import NetworkError, NoNetworkError
 
 TIMEOUT = 20.0

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qtunnel.control.server import take_socket
+from qtunnel.control.socket_file import take_socket
 from qtunnel.errors import NetworkError
 from qtunnel.simulator.service import Service
 
@@ -29,7 +29,7 @@ IDLE = 60.0
 @contextlib.asynccontextmanager
 async def controlled(service: Service, path: Path) -> AsyncIterator[None]:
     """The socket serves within the context, to this user and root; raises ``ControlError``, ``AlreadyRunningError``."""
-    listener = take_socket(path)
+    listener = take_socket(path, "simulated network")
     mine = os.stat(path).st_ino
     connections: set[asyncio.Task[None]] = set()
 

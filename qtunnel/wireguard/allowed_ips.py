@@ -65,8 +65,8 @@ class AllowedIps(Generic[P]):
         self._cache: dict[bytes, P | None] = {}
         self._dropped: list[Prefixes[P]] = []
 
-    def insert(self, prefix: Prefix, to: Prefixes[P]) -> None:
-        """Let the prefix lead to the owner of ``to``, and to nobody else."""
+    def insert(self, prefix: Prefix, to: Prefixes[P]) -> Prefixes[P] | None:
+        """Let the prefix lead to the owner of ``to``, and to nobody else; those that it was one of, if not ``to``."""
         before = self._routes.get(prefix)
         self._routes[prefix] = to
         to._known[prefix] = None
@@ -78,6 +78,13 @@ class AllowedIps(Generic[P]):
         elif before is not to:
             before._known.pop(prefix, None)
         self._cache.clear()
+        return None if before is to else before
+
+    def give_back(self, prefix: Prefix, to: Prefixes[P]) -> None:
+        """Let a prefix that leads to nobody lead to the owner of ``to`` again, if that still is one."""
+        present = self._routes.get(prefix)
+        if to.owner is not None and (present is None or present.owner is None):
+            self.insert(prefix, to)
 
     def remove(self, prefix: Prefix, of: Prefixes[P]) -> None:
         """Let the prefix lead nowhere, if it is one of ``of``."""

@@ -1,4 +1,4 @@
-"""What UAPI operations do to a device: ``set`` line by line as it arrives, ``get`` in pieces."""
+"""What UAPI operations do to a device: ``set`` line by line as it arrives, and a client's conversation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qtunnel.secret import Secret
-from qtunnel.wireguard.allowed_ips import Prefixes
+from qtunnel.wireguard.allowed_ips import Prefix, Prefixes
+from qtunnel.wireguard.answers import get_answer
 from qtunnel.wireguard.device import Device
-from qtunnel.wireguard.endpoint import format_endpoint
 from qtunnel.wireguard.epoch_label import NEVER, EpochLabel
 from qtunnel.wireguard.limits import MAX_PEERS
 from qtunnel.wireguard.peer import NO_PSK, LabelledPsk, Peer
@@ -22,16 +22,12 @@ from qtunnel.wireguard.uapi import (
     Scope,
     UapiError,
     format_errno,
-    format_prefix,
     parse_assignment,
 )
 
 log = logging.getLogger(__name__)
 
 _PREVIOUS_EXPIRES = "previous_expires_boottime_msec"
-
-_LINES_PER_PIECE = 500
-"""Allowed IPs per piece of an answer: about 15 kB, under a millisecond of work."""
 
 
 def clamp(private: Secret) -> Secret:
@@ -54,17 +50,20 @@ class _PeerSection:
     """The lines between one ``public_key`` and the next. What belongs together waits here for the section's end.
 
     peer: None where the section is of nobody any more. created: by this section; its key is random up to the end.
+    taken: prefixes that such a peer has of others, to be given back where it does not stay.
     """
 
     peer: Peer | None
     created: bool = False
     values: dict[str, Any] = field(default_factory=dict)
+    taken: list[tuple[Prefix, Prefixes[Peer]]] = field(default_factory=list)
 
 
 class SetOperation:
     """One ``set=1``. Every line takes effect when it is read, or at the end of its peer.
 
-    After an error, ``abandon``: what waited for the end of the section is forgotten, and a peer that it made goes.
+    After an error, ``abandon``: what waited for the end of the section is forgotten, and a peer that it made goes, of
+    which nobody knows the key; prefixes that it took from others are theirs again.
     """
 
     def __init__(self, device: Device) -> None:
@@ -80,10 +79,10 @@ class SetOperation:
             self._begin_peer(value)
         elif scope is Scope.DEVICE:
             if self._section is not None:
-                raise UapiError(errno.EINVAL, f"{key} stands before the first public_key")
+                raise UapiError(errno.EINVAL, f"{key} has to stand before the first public_key")
             self._set_device(key, value, now)
         elif self._section is None:
-            raise UapiError(errno.EINVAL, f"{key} stands after a public_key")
+            raise UapiError(errno.EINVAL, f"{key} has to stand after a public_key")
         else:
             self._set_peer(self._section, key, value, now)
 
@@ -119,7 +118,13 @@ class SetOperation:
                 value.wipe()
         peer = self._peer(section)
         if peer is not None and section.created:
-            self._state.remove_peer(peer)
+            self._unmake(section, peer)
+
+    def _unmake(self, section: _PeerSection, peer: Peer) -> None:
+        """The peer that the section made does not stay."""
+        self._state.remove_peer(peer)
+        for prefix, before in reversed(section.taken):
+            self._state.allowed_ips.give_back(prefix, before)
 
     def _peer(self, section: _PeerSection) -> Peer | None:
         """The section's peer, unless it was removed meanwhile, by another client or as being ourselves."""
@@ -182,22 +187,28 @@ class SetOperation:
         peer = self._peer(section)
         if peer is None:
             return
-        if key == "remove" or (key == "update_only" and section.created):
+        if key == "remove":
             self._state.remove_peer(peer)
             section.peer = None
+        elif key == "update_only":
+            if section.created:
+                self._unmake(section, peer)
+                section.peer = None
         elif key == "endpoint":
             peer.endpoint = value
         elif key == "replace_allowed_ips":
             self._state.allowed_ips.drop(peer.allowed_ips)
             peer.allowed_ips = Prefixes(peer)
         elif key == "allowed_ip":
-            self._change_allowed_ip(peer, value)
+            self._change_allowed_ip(section, peer, value)
         else:
             section.values[key] = value
 
-    def _change_allowed_ip(self, peer: Peer, change: AllowedIpChange) -> None:
+    def _change_allowed_ip(self, section: _PeerSection, peer: Peer, change: AllowedIpChange) -> None:
         if change.add:
-            self._state.allowed_ips.insert(change.prefix, peer.allowed_ips)
+            before = self._state.allowed_ips.insert(change.prefix, peer.allowed_ips)
+            if section.created and before is not None:
+                section.taken.append((change.prefix, before))
         else:
             self._state.allowed_ips.remove(change.prefix, peer.allowed_ips)
 
@@ -268,76 +279,6 @@ class SetOperation:
             if turned_on:
                 self._device.transport.send_keepalive(peer, now)
             peer.timers.arm(Timer.PERSISTENT, now + interval)
-
-
-def get_answer(device: Device, now: float, *, brief: bool = False) -> Iterator[bytes]:
-    """The answer to ``get=1`` in pieces, so that traffic goes on between them. brief: without what was configured."""
-    state = device.state
-    head = []
-    if state.static is not None and not brief:
-        head.append(f"private_key={state.static.private.reveal().hex()}\n")
-    if state.listen_port:
-        head.append(f"listen_port={state.listen_port}\n")
-    if state.fwmark:
-        head.append(f"fwmark={state.fwmark}\n")
-    yield "".join(head).encode()
-    for peer in list(state.peers.values()):
-        if peer.public_key not in state.peers:
-            continue  # removed since the answer began
-        yield _peer_lines(peer, now, brief=brief).encode()
-        prefixes = [] if brief else list(peer.allowed_ips)
-        for start in range(0, len(prefixes), _LINES_PER_PIECE):
-            piece = prefixes[start : start + _LINES_PER_PIECE]
-            yield "".join(f"allowed_ip={format_prefix(prefix)}\n" for prefix in piece).encode()
-    yield format_errno(0)
-
-
-def _peer_lines(peer: Peer, now: float, *, brief: bool) -> str:
-    seconds, nanoseconds = divmod(peer.last_handshake_unix_ns, 1_000_000_000)
-    lines = [f"public_key={peer.public_key.hex()}"]
-    if not brief:
-        lines += [f"preshared_key={peer.psk.psk.reveal().hex()}", "protocol_version=1"]
-    if peer.endpoint is not None:
-        lines.append(f"endpoint={format_endpoint(peer.endpoint)}")
-    lines += [
-        f"last_handshake_time_sec={seconds}",
-        f"last_handshake_time_nsec={nanoseconds}",
-        f"tx_bytes={peer.tx_bytes}",
-        f"rx_bytes={peer.rx_bytes}",
-    ]
-    if not brief:
-        lines.append(f"persistent_keepalive_interval={peer.timers.persistent}")
-    if packets := peer.packets:
-        lines.append(f"packets={packets}")
-    current = peer.keypairs.current
-    if current is not None and current.epoch is not None and current.may_send(now):
-        seconds, nanoseconds = divmod(current.created_unix_ns, 1_000_000_000)
-        lines += [f"epoch={current.epoch}", f"epoch_time_sec={seconds}.{nanoseconds:09d}"]
-        if current.label.note and not brief:
-            lines.append(f"epoch_note={current.label.note}")
-    if not brief:
-        lines += _lease_lines(peer)
-    link = peer.records
-    if link.suite:
-        lines += [f"record_mode={link.suite}", f"record_mode_state={link.state.value}"]
-        if link.reason:
-            lines.append(f"record_mode_reason={link.reason}")
-    return "\n".join(lines) + "\n"
-
-
-def _lease_lines(peer: Peer) -> list[str]:
-    """What is said of the preshared key in place, and of one that has ended."""
-    label = peer.psk.label
-    lines = []
-    if label.epoch is not None:
-        lines.append(f"installed_epoch={label.epoch}")
-    if label.note:
-        lines.append(f"installed_note={label.note}")
-    if label.ends != NEVER:
-        lines.append(f"expires_boottime_msec={round(label.ends * 1000)}")
-    if peer.ended_epoch is not None:
-        lines.append(f"ended_epoch={peer.ended_epoch}")
-    return lines
 
 
 class UapiConversation:

@@ -36,8 +36,6 @@ class Device:
         self.handshakes = Handshakes(self.state)
         self.transport = Transport(self.state, self.handshakes)
         self.records = Records(self.state, self.transport)
-        self.seal = self.transport.seal
-        """(buffer, length, now) -> (endpoint, datagram) or None: a packet from the TUN. See ``Transport.seal``."""
         self._on_timer = {
             Timer.RETRANSMIT: self._retransmit,
             Timer.KEEPALIVE: self._keepalive,

@@ -52,6 +52,7 @@ class Handshakes:
         if peer.endpoint is None:
             state.drops[Drop.NO_ENDPOINT] += 1
             return
+        peer.last_initiation_sent = now  # before anything is computed, so that what fails is not tried for every packet
         handshake = self._begin(initiator=True, remote=peer.public_key)
         try:
             ephemeral, static = handshake.write(INITIATION_TOKENS)
@@ -64,7 +65,6 @@ class Handshakes:
         peer.pending = PendingInitiation(index, handshake)
         state.pending[index] = peer
         peer.initiated_with_psk = True
-        peer.last_initiation_sent = now
         self._send(peer, Initiation(index, ephemeral, static, timestamp).pack(), now)
         peer.timers.initiation_sent(now)
         log.debug("peer=%s msg=%r", short_key(peer.public_key), "handshake initiation sent")

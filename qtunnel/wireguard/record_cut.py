@@ -80,19 +80,19 @@ class RecordCutter:
         """Datagrams that have room from ``at`` on."""
         return (len(self._buffer) - at) // self.size
 
-    def cut(self, seal: Seal, plain: memoryview, index: int, counter: int, *, parity: bool, at: int = 0) -> memoryview:
+    def cut(self, seal: Seal, plain: memoryview, index: int, counter: int, *, parity: bool) -> memoryview:
         """The datagrams of the record one after the other, all of ``size`` bytes but, without parity, the last; of a
-        record of one fragment both of its size. Behind those of earlier calls that end at ``at``.
+        record of one fragment both of its size.
 
         Raises ``ValueError`` where ``plain`` is empty or longer than ``max_plain``, or the counter is used up.
         """
-        return self.cut_alike(seal, (plain,), index, counter, parity=parity, at=at)
+        return self.cut_alike(seal, (plain,), index, counter, parity=parity)
 
     def cut_alike(
         self, seal: Seal, plains: Sequence[memoryview], index: int, counter: int, *, parity: bool, at: int = 0
     ) -> memoryview:
         """The same for records of equally many bytes under successive counters; of more than one only with parity, of
-        two fragments or more, and where there is ``room``."""
+        two fragments or more, and where there is ``room``. Behind those of earlier calls that end at ``at``."""
         length, records = len(plains[0]), len(plains)
         if not 0 < length <= self.max_plain or not 0 <= counter <= MAX_COUNTER - records + 1:
             raise ValueError(f"a record of {length} bytes with counter {counter} cannot be made")

@@ -98,12 +98,17 @@ class Records:
         keypair, keys = self._sending(peer, now)
         return self._seal(peer, keypair, keys, plain, now, data=True)
 
-    def order(self, peer: Peer, now: float) -> Order:
-        """As ``seal`` for a record of several datagrams, but for somebody else to make; whoever takes it takes the
-        counter, too, and what comes of it is to be accounted for by ``Transport.sent``."""
-        keypair, keys = self._sending(peer, now)
+    def order(self, peer: Peer, length: int, now: float) -> Order | None:
+        """As ``seal`` for ``length`` bytes of packets, but for somebody else to make; whoever takes it takes the
+        counter, too, and what comes of it is to be accounted for by ``Transport.sent``.
+
+        None for a record of one fragment: whether it goes out twice, and how large both are, tells ``seal`` alone.
+        """
         cutter = self.cutter()
         assert cutter is not None
+        if fragments(length, cutter.size) == 1:
+            return None
+        keypair, keys = self._sending(peer, now)
         return Order(keypair, keys, cutter.size, peer.records.sizer.parity)
 
     def seal_many(

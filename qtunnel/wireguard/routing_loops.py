@@ -2,8 +2,9 @@
 
 A peer whose endpoint is routed into the tunnel to that same peer gets every datagram once more, 60 bytes larger each
 time, and twice as often from the path MTU on, where the kernel fragments it: one packet would keep a processor busy for
-good and leave no room for others. Such a datagram is told by its ports and its destination. A peer behind *another*
-peer is fine, that is onion routing.
+good and leave no room for others. Such a datagram is told by its ports, its destination and its session: a host behind
+this gateway, with a tunnel of its own to the same server, mostly has the same ports. A peer behind *another* peer is
+fine, that is onion routing.
 
 Two interfaces that carry each other make the same storm, and neither can tell whose datagram it has. So a tunnel takes
 hops away from what is a tunnel's datagram already (as RFC 2473 section 5.1 limits nested encapsulation, with what every
@@ -19,6 +20,7 @@ from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.messages import TYPE_DATA
 from qtunnel.wireguard.packets import IPV4_HEADER, IPV6_HEADER
 from qtunnel.wireguard.record_format import MAX_COUNT, PARITY, TYPE_RECORD
+from qtunnel.wireguard.session import Keypairs
 
 _UDP: Final = 17
 _FRAGMENT: Final = 44
@@ -31,6 +33,8 @@ _WITH_DATA: Final = frozenset((TYPE_DATA, TYPE_RECORD))
 
 _UDP_HEADER: Final = 8
 _MESSAGE_HEADER: Final = 4
+_INDEX_END: Final = _MESSAGE_HEADER + 4
+"""Data messages and records have the receiver index of their session behind their first four bytes."""
 
 MAY_COME_BACK: Final = frozenset((_UDP, _FRAGMENT))
 """IP protocols, or IPv6 next headers, of packets worth a look."""
@@ -74,12 +78,17 @@ def udp_header(packet: memoryview) -> int:
     return at if is_udp and len(packet) >= at + _PORTS else 0
 
 
-def comes_back(packet: memoryview, at: int, port: int, endpoint: Endpoint) -> bool:
-    """Whether a packet for the peer at ``endpoint``, with its UDP header ``at``, was sent to it by our port."""
+def comes_back(packet: memoryview, at: int, port: int, endpoint: Endpoint, keypairs: Keypairs) -> bool:
+    """Whether a packet for the peer at ``endpoint``, with its UDP header ``at``, was sent to it by our port, under one
+    of these sessions."""
     if (packet[at] << 8 | packet[at + 1], packet[at + 2] << 8 | packet[at + 3]) != (port, endpoint[1]):
         return False
     destination = packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]
-    return destination == ipaddress.ip_address(endpoint[0]).packed
+    if destination != ipaddress.ip_address(endpoint[0]).packed:
+        return False
+    message = at + _UDP_HEADER
+    index = packet[message + _MESSAGE_HEADER : message + _INDEX_END]
+    return any(index == keypair.remote_index.to_bytes(4, "little") for keypair in keypairs.held)
 
 
 def hops_left(packet: memoryview, at: int) -> int | None:

@@ -85,18 +85,18 @@ class Transport:
             self._state.drops[Drop.NO_ENDPOINT] += count
             return None
         elif protocol in MAY_COME_BACK and may_be_nested(buffer, offset, length):
-            loop = self._loop(buffer[offset : offset + length], peer.endpoint)
+            loop = self._loop(buffer[offset : offset + length], peer, peer.endpoint)
             if loop is not None:
                 self._state.drops[loop] += count
                 return None
         return peer
 
-    def _loop(self, packet: memoryview, endpoint: Endpoint) -> Drop | None:
+    def _loop(self, packet: memoryview, peer: Peer, endpoint: Endpoint) -> Drop | None:
         """Why a packet may not go around once more, if it does."""
         at = udp_header(packet)
         if not at:
             return None
-        if comes_back(packet, at, self._state.listen_port, endpoint):
+        if comes_back(packet, at, self._state.listen_port, endpoint, peer.keypairs):
             return Drop.ROUTING_LOOP
         hops = hops_left(packet, at)
         if hops is not None:

@@ -178,7 +178,7 @@ def test_an_open_secret_file_is_an_error_with_its_remedy(site: Path, errors_of: 
     [
         (base64.b64encode(bytes(31)).decode(), "holds 31 bytes instead of 32"),
         (base64.b64encode(bytes(33)).decode(), "holds 33 bytes instead of 32"),
-        ("not base64!", "is not base64; make one with"),
+        ("not base64!", "is not one line of base64; make one with"),
         ("", "holds 0 bytes"),
     ],
 )

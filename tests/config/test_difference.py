@@ -68,7 +68,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     }  # fmt: skip
     public = {name: identity(who).public for name, (_, who) in peers.items()}
     contents = draw(CONTENTS) | {PLACE / f"{name}.public": its.id for name, its in public.items()}
-    return Snapshot(Config.model_validate(tree), OWN, public, {**contents, PLACE / "alice.identity": OWN.id})
+    return Snapshot(Config.model_validate(tree), public, {**contents, PLACE / "alice.identity": OWN.id})
 
 
 def _peers_of(snapshot: Snapshot) -> dict[str, PeerConfig]:
@@ -179,7 +179,7 @@ def test_another_wireguard_key_is_another_peer() -> None:
             "tunnel": {"interface": "qt0", "addresses": ["10.0.0.9/24"]},
             "peers": [_peer("ann", {"wireguard_key": bytes([key] * 32)})],
         }
-        return Snapshot(Config.model_validate(tree), OWN, {"ann": identity("bob").public}, {})
+        return Snapshot(Config.model_validate(tree), {"ann": identity("bob").public}, {})
 
     assert [change.verb for change in difference(snapshot(1), snapshot(2))] == [Verb.REPLACED]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +13,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from qtunnel.auditlog.files import LogFileWriter
 from qtunnel.cli.check import check
 from qtunnel.cli.machine import _is_the_kernels
+from qtunnel.control.socket_file import take_socket
+from qtunnel.daemon.memory import _open_directory
 from qtunnel.drivers.file_make import make_pad
+from qtunnel.errors import AuditError, ConfigError, ControlError, QtunnelError
 from qtunnel.kme.pki import create_pki
 from tests.config.conftest import MINIMAL
 
@@ -151,3 +158,76 @@ def test_a_program_that_others_could_replace_has_its_place(site: Path, checked: 
     assert code == 0, said
     assert "warning: key source vendor: argument 3 of getkey looks like a secret" in said
     assert "abc" not in said
+
+
+def test_the_files_of_reports_are_opened(site: Path, checked: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(ca: str) -> tuple[int, str]:
+        return checked(BASE + f'mqtt: {{broker: "mqtts://broker.example.org:8883", ca: {ca}}}\n')
+
+    code, words = said("pki/ca.pem")
+    assert code == 0, words
+    code, words = said("bob.public")
+    assert (code, len(words.splitlines())) == (2, 1), words
+    assert words.startswith("node.yaml:24:55: mqtt.ca: bob.public: no certificate in PEM in it; ")
+    assert said("none.pem")[1].count("mqtt.ca: no such file: none.pem") == 1
+    for module in ("qtunnel.fleet.broker", "aiomqtt"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "aiomqtt", None)
+    code, words = said("pki/ca.pem")
+    assert (code, words) == (2, "node.yaml:24:1: mqtt: needs aiomqtt: pip install 'qtunnel[mqtt]'\n")
+
+
+DIRECTORIES = (
+    BASE.replace("control_socket: alice.sock", "control_socket: run/alice.sock")
+    + "audit: {path: log/audit.jsonl, on_failure: stop}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("mode", "refused"),
+    [
+        (0o755, []),
+        (0o1777, ["node.state_dir"]),  # in the others, nobody can take away what is somebody else's
+        (0o770, ["node.state_dir", "node.control_socket", "audit.path"]),
+        (0o777, ["node.state_dir", "node.control_socket", "audit.path"]),
+    ],
+)
+def test_directories_that_others_may_change_are_refused_as_the_daemon_does(
+    site: Path, checked: Check, mode: int, refused: list[str]
+) -> None:
+    for name in ("state", "run", "log"):
+        (site / name).mkdir()
+        (site / name).chmod(mode)
+    code, said = checked(DIRECTORIES)
+    assert code == (2 if refused else 0), said
+    assert re.findall(r"(?m)^node\.yaml:\d+:\d+: (\S+): others may write in \w+; .*chmod go-w", said) == refused
+    theirs: list[tuple[type[QtunnelError], str, Callable[[], None]]] = [
+        (ConfigError, "node.state_dir", lambda: os.close(_open_directory(site / "state"))),
+        (ControlError, "node.control_socket", lambda: take_socket(site / "run" / "a.sock", "daemon").close()),
+        (AuditError, "audit.path", lambda: LogFileWriter(site / "log" / "audit.jsonl").close()),
+    ]
+    for what, place, use in theirs:
+        with pytest.raises(what) if place in refused else contextlib.nullcontext():
+            use()
+
+
+def test_a_log_that_others_may_write_or_that_is_none_is_refused(site: Path, checked: Check) -> None:
+    path = site / "log" / "audit.jsonl"
+    path.mkdir(parents=True)
+    assert "audit.path: log/audit.jsonl is no regular file" in checked(DIRECTORIES)[1]
+    path.rmdir()
+    path.touch()
+    path.chmod(0o666)
+    assert "audit.path: others may write to log/audit.jsonl; " in checked(DIRECTORIES)[1]
+    path.chmod(0o600)
+    assert checked(DIRECTORIES)[0] == 0
+
+
+@pytest.mark.root
+def test_root_may_check_what_is_a_services(site: Path, checked: Check) -> None:
+    """Its directories are its user's, and root reads the same files."""
+    for name in ("state", "run", "log"):
+        (site / name).mkdir(mode=0o750)
+        os.chown(site / name, 65534, 65534)
+    code, said = checked(DIRECTORIES)
+    assert code == 0, said

@@ -81,9 +81,21 @@ def test_a_store_without_a_depth_keeps_nothing(errors_of: Callable[[str], list[s
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [("not base64!", "is one line of base64"), ("YWJj", "has 32 bytes, this one 3")]
+    ("content", "said"),
+    [("hello", "is not one line of base64"), ("not base64!", "is not one line of base64"), ("YWJj", "holds 3 bytes")],
 )
-def test_a_key_that_is_none_is_an_error(site: Path, write: Write, content: str, said: str) -> None:
+def test_a_key_that_is_none_is_an_error_and_says_how_to_make_one(
+    site: Path, errors_of: Callable[[str], list[str]], content: str, said: str
+) -> None:
     write_secret(site / "a.store", content)
-    with pytest.raises(ConfigError, match=said):
-        store_key(write(with_reservoir("{depth: 4, store: a.store}")))
+    (found,) = errors_of(with_reservoir("{depth: 4, store: a.store}"))
+    assert f"peers[0].qkd.reservoir.store: {site}/a.store: {said}" in found
+    assert "make one with: (umask 077; openssl rand -base64 32 > FILE)" in found
+    assert content not in found
+
+
+def test_a_key_that_goes_bad_after_the_check_is_an_error_too(site: Path, write: Write, key: bytes) -> None:
+    config = load_config(write(with_reservoir("{depth: 4, store: a.store}")), environ={})
+    write_secret(site / "a.store", "YWJj")
+    with pytest.raises(ConfigError, match=r"holds 3 bytes instead of 32; make one with: "):
+        settings_of(config.peer("bob"), load_public(config)["bob"])

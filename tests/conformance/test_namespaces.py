@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -99,3 +100,14 @@ def test_a_renamed_interface(gateways: tuple[Gateway, Gateway]) -> None:
     assert stays_silent(left.host)
     left.host.ip("link", "set", "renamed", "up")
     left.ping(right)
+    left.host.ip("link", "add", left.interface, "type", "veth", "peer", "name", "other")  # whose name it was
+    before = [largest(left.host, name) for name in (left.interface, "renamed")]
+    left.host.ip("link", "set", "renamed", "mtu", "1300")
+    wait_until(lambda: largest(left.host, "renamed") != before[1], "super-packets fit the new MTU")
+    assert largest(left.host, left.interface) == before[0]
+
+
+def largest(host: Namespace, interface: str) -> int:
+    """Bytes of a super-packet of that interface."""
+    (link,) = json.loads(host.ip("-d", "-j", "link", "show", interface))
+    return int(link["gso_max_size"])

@@ -102,7 +102,7 @@ class Canned:
         self.plain_peers: list[PlainPeerStatus] = []
         self.node = NODE
         self.reloads: ReloadOutcome | QtunnelError = ReloadOutcome(file="/etc/qtunnel/alice.yaml")
-        self.config: Path | None = None
+        self.config = Path("/etc/qtunnel/alice.yaml")
         self.clearing: QtunnelError | None = None
         self.cleared: list[str] = []
 

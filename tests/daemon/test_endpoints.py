@@ -12,7 +12,6 @@ import pytest
 
 from qtunnel.config import load_config
 from qtunnel.daemon.endpoints import Endpoints
-from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.resolver import Resolver
 from qtunnel.daemon.settings import load_public
 from qtunnel.daemon.transport import Address, source_of
@@ -23,13 +22,15 @@ from qtunnel.rekey.model import Heard
 from tests.config.conftest import MINIMAL
 from tests.config.conftest import site as site  # the files that MINIMAL names
 from tests.config.conftest import write as write
+from tests.daemon.resolving import NAMED, Names, slow, started
+from tests.daemon.resolving import names as names
 
 
 def test_an_offer_gives_an_address_only_where_none_is_known(write: Callable[[str], Path]) -> None:
     async def test() -> None:
         config, events = load_config(write(MINIMAL), environ={}), EventStream()
         tunnel = Tunnel(config, Identity.load(config.node.identity), load_public(config), events, lambda peer: None)
-        endpoints = Endpoints(config, tunnel, events)
+        endpoints = Endpoints(config, tunnel, events, lambda peer: False, lambda: {4})
         first, second = Address("192.0.2.1", 51821, 0), Address("192.0.2.2", 51821, 0)
         endpoints.heard(Heard("bob", proven=False), first)
         endpoints.heard(Heard("bob", proven=False), second)
@@ -52,43 +53,6 @@ def test_an_offer_gives_an_address_only_where_none_is_known(write: Callable[[str
 )
 def test_a_source_is_what_one_sender_has_of_the_addresses(one: str, other: str, same: bool) -> None:
     assert (source_of(Address(one, 1, 0)) == source_of(Address(other, 2, 1))) == same
-
-
-NAMED = MINIMAL.replace("public: bob.public", "public: bob.public\n    endpoint: gw.example")
-
-
-class Names:
-    """Stands for the resolver, which a test cannot make fail: ``host`` is what any name leads to, None for nothing."""
-
-    def __init__(self) -> None:
-        self.host: str | None = None
-
-    def __call__(self, host: str, port: int, **_: object) -> list[tuple[object, ...]]:
-        if self.host is None:
-            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (self.host, port))]
-
-
-@pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    found = Names()
-    monkeypatch.setattr(socket, "getaddrinfo", found)
-    return found
-
-
-async def started(path: Path, told: list[tuple[str, object]]) -> tuple[Endpoints, Tunnel]:
-    """The endpoints of a daemon that starts, after their first look-ups; the tunnel is not up yet, as then."""
-    config, events = load_config(path, environ={}), EventStream()
-    public = load_public(config)
-    tunnel = Tunnel(config, Identity.load(config.node.identity), public, events, lambda peer: None)
-    found = Endpoints(config, tunnel, events)
-    state = StateDirectory(path.parent / "state", lambda *_: None)
-    with events.subscribe() as heard:
-        await found.first(state, public)
-        state.close()
-        events.close()
-        told += [(event.kind, event.fields.get("detail")) async for event in heard]
-    return found, tunnel
 
 
 def test_a_name_that_does_not_resolve_at_the_start_leads_where_it_led_before(
@@ -158,10 +122,100 @@ def test_look_ups_are_bounded_and_give_their_place_back(monkeypatch: pytest.Monk
     async def test() -> None:
         resolver = Resolver()
         found = await asyncio.gather(*(resolver.resolve("gw.example", port, 10.0) for port in range(1, 9)))
-        assert [address.port for address in found] == list(range(1, 9))
+        assert [address.port for (address,) in found] == list(range(1, 9))
         names.host = None
         for _ in range(4):
             with pytest.raises(socket.gaierror):
                 await resolver.resolve("gw.example", 1, 10.0)
+
+    asyncio.run(test())
+
+
+def test_a_reload_leaves_look_ups_of_other_peers_alone(write: Callable[[str], Path], names: Names) -> None:
+    async def test() -> None:
+        path = write(NAMED)
+        endpoints, _ = await started(path, [])
+        names.host = "192.0.2.7"
+        task = await slow(endpoints, names)
+        for _ in range(2):  # each reload makes all configurations anew
+            config = load_config(path, environ={})
+            endpoints.change(config, load_public(config), ())
+        names.go.set()
+        await task
+        assert endpoints.of("bob") == Address("192.0.2.7", 51821)
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("what", ["name", "port", "peer"])
+def test_a_reload_that_changes_a_place_has_no_use_for_a_look_up_of_before(
+    write: Callable[[str], Path], names: Names, what: str
+) -> None:
+    async def test() -> None:
+        path = write(NAMED)
+        endpoints, _ = await started(path, [])
+        names.host = "192.0.2.7"
+        task = await slow(endpoints, names)
+        after = {
+            "name": ("gw.", "new."),
+            "port": ("    endpoint", "    handshake_port: 9\n    endpoint"),
+            "peer": ("", ""),
+        }
+        config = load_config(write(NAMED.replace(*after[what])), environ={})
+        endpoints.change(config, load_public(config), {"bob"} if what == "peer" else ())
+        names.go.set()
+        await task
+        assert endpoints.of("bob") is None
+        names.host = "192.0.2.8"
+        await endpoints.settle()
+        assert endpoints.of("bob") == Address("192.0.2.8", 9 if what == "port" else 51821)
+
+    asyncio.run(test())
+
+
+def test_a_name_is_looked_up_again_and_again_until_its_peer_speaks(write: Callable[[str], Path], names: Names) -> None:
+    async def test() -> None:
+        names.host = "192.0.2.7"
+        endpoints, _ = await started(write(NAMED), [])
+        silent = {"bob"}
+        endpoints._unanswered = silent.__contains__
+        for host in ("192.0.2.7", "192.0.2.8", "192.0.2.9"):
+            names.host = host
+            await endpoints.look_again()
+            assert endpoints.of("bob") == Address(host, 51821)
+        silent.clear()
+        names.host = "192.0.2.10"
+        await endpoints.look_again()
+        assert endpoints.of("bob") == Address("192.0.2.9", 51821)
+        assert len(names.asked) == 4
+
+    asyncio.run(test())
+
+
+def test_an_address_in_the_configuration_is_not_looked_up_again_and_again(
+    write: Callable[[str], Path], names: Names
+) -> None:
+    async def test() -> None:
+        names.host = "192.0.2.7"
+        endpoints, _ = await started(write(NAMED.replace("gw.example", "192.0.2.7")), [])
+        endpoints._unanswered = lambda peer: True
+        await endpoints.look_again()
+        assert len(names.asked) == 1
+
+    asyncio.run(test())
+
+
+def test_what_a_peer_proves_during_a_look_up_goes_before_what_its_name_says(
+    write: Callable[[str], Path], names: Names
+) -> None:
+    async def test() -> None:
+        names.host = "192.0.2.7"
+        endpoints, _ = await started(write(NAMED), [])
+        endpoints.doubt("bob")
+        task = await slow(endpoints, names)
+        endpoints.heard(Heard("bob", proven=True), moved := Address("192.0.2.99", 40000, 0))
+        names.go.set()
+        await task
+        assert endpoints.of("bob") == moved
 
     asyncio.run(test())

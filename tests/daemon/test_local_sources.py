@@ -13,6 +13,7 @@ from qtunnel.events import EventStream
 from qtunnel.identity import Identity
 from qtunnel.rekey.model import FetchById, FetchNew
 from tests.support.kme import run
+from tests.support.reliance import Heard
 from tests.support.vendor import make_device
 
 CONFIG = """
@@ -56,7 +57,7 @@ def test_both_give_a_key_to_each_rekey_and_go_on_after_a_reload(tmp_path: Path) 
     configs = two_ends(tmp_path)
 
     async def test() -> None:
-        alice, bob = (KeySources(config, EventStream()) for config in configs)
+        alice, bob = (KeySources(config, EventStream(), Heard()) for config in configs)
         offsets = []
         for number in range(4):
             if number == 2:

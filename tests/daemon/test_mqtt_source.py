@@ -13,6 +13,7 @@ from qtunnel.rekey.model import FetchById, FetchNew
 from tests.support.kme import make_pki, run
 from tests.support.mosquitto import needs_mosquitto
 from tests.support.mqtt_device import Site, sites
+from tests.support.reliance import Heard
 
 pytestmark = needs_mosquitto
 
@@ -45,7 +46,7 @@ peers:
 def opened(site: Site, directory: Path) -> KeySources:
     path = directory / f"{site.owner}.yaml"
     path.write_text(CONFIG.format(owner=site.owner, peer=site.peer, url=site.broker.url, device=site.device.name))
-    return KeySources(load_config(path, environ={}), EventStream())
+    return KeySources(load_config(path, environ={}), EventStream(), Heard())
 
 
 def test_the_daemon_gets_the_same_key_at_both_ends(tmp_path: Path) -> None:

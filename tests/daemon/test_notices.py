@@ -27,7 +27,12 @@ class Told:
         self.events: list[tuple[str, dict[str, object]]] = []
         self.tallies: dict[str, Tally] = defaultdict(Tally)
         tunnel: Any = SimpleNamespace(epoch_in_place=lambda peer: self.in_place)
-        endpoints: Any = SimpleNamespace(peer_at={"192.0.2.1:51821": "bob"}.get, doubt=lambda peer: None)
+        self.asked: list[str] = []
+        endpoints: Any = SimpleNamespace(
+            peer_at={"192.0.2.1:51821": "bob"}.get,
+            doubt=lambda peer: self.asked.append(f"doubt {peer}"),
+            in_vain=lambda peer: self.asked.append(f"in vain {peer}"),
+        )
         monkeypatch.setattr(module, "monotonic", lambda: self.now)
         self.notices = Notices(self.tallies, tunnel, endpoints, self._publish)
 
@@ -52,6 +57,13 @@ def test_what_anybody_can_send_does_not_hide_an_error_of_the_peers_own(told: Tol
     told.now += PAUSE
     assert told.notices.admit(FORGED) is not None
     assert "made for another identity" in told.last_error
+
+
+def test_an_address_is_in_doubt_when_nobody_answers_and_was_in_vain_when_the_attempt_is_over(told: Told) -> None:
+    told.notices.tell(Notice("bob", "rekey.unanswered", {"detail": "no answer yet, after 8 s"}))
+    told.notices.tell(Notice("bob", "rekey.failed", {"role": "initiator", "reason": "no-answer", "detail": "x"}))
+    told.notices.tell(Notice("bob", "rekey.failed", {"role": "initiator", "reason": "unconfirmed", "detail": "x"}))
+    assert told.asked == ["doubt bob", "in vain bob"]
 
 
 def test_silence_does_not_hide_why_a_peer_is_silent(told: Told) -> None:

@@ -20,7 +20,7 @@ def test_the_first_is_told_and_then_one_in_a_pause_with_the_number_held_back() -
     assert later.fields["more"] == 999
     quiet = rejections.admit(notice("mac1"), 3 * PAUSE)
     assert quiet == notice("mac1")
-    assert rejections.total == 1002
+    assert rejections.by_reason == {"mac1": 1002}
 
 
 def test_reasons_and_peers_are_apart_and_bounded() -> None:

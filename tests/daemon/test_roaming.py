@@ -96,12 +96,17 @@ def test_a_gateway_that_moves_is_found_by_its_name(
     home, away = ("10.99.0.2", "10.99.0.22") if other is lab.b else ("10.99.0.1", "10.99.0.11")
     entry(one)["endpoint"] = "gw.example"
     del entry(other)["endpoint"]
-    hosts(one, f"{home} gw.example")
+    # A host with IPv6 tries that first (RFC 6724); the gateway on it has no socket for it.
+    one.namespace.address("eth0", "fd99::1/64")
+    six = "fd99::9 gw.example\n"
+    hosts(one, f"{six}{home} gw.example")
+    assert one.namespace.run("getent", "ahosts", "gw.example").stdout.startswith("fd99::9")
     start(other, one)
+    assert one.status("b" if other is lab.b else "hub")[1]["handshake_endpoint"] == f"{home}:51821"
     goes_on(lab, by=initiator)
     for old, new in ((home, away), (away, home)):
         moves(other.namespace, old, new)
-        hosts(one, f"{new} gw.example")
+        hosts(one, f"{six}{new} gw.example")
         goes_on(lab, by=initiator)
 
 

@@ -23,6 +23,7 @@ from qtunnel.keys import trust
 from qtunnel.rekey.model import FetchById, Fetched, FetchNew
 from qtunnel.terms import KeyRef
 from tests.support.kme import answer, broken_server, driver_options, files, free_ports, kme_pair, make_pki, run
+from tests.support.reliance import Heard
 
 KEY = bytes.fromhex("8f1d0c5a7be2469342f1b8a90e37d56c21c4fa8873915ed0ab64029c1f7de835")
 
@@ -52,25 +53,11 @@ def config_of(*peers: str, **options: etsi014.Options) -> Config:
     return Config.model_construct(**config)
 
 
-class Heard:
-    """What is told of keys that are here already."""
-
-    def __init__(self) -> None:
-        self.vouched: list[tuple[str, str]] = []
-        self.distrusted: list[tuple[str, str, str]] = []
-
-    def vouch(self, peer: str, source: str, at: float) -> None:
-        self.vouched.append((peer, source))
-
-    def distrust(self, peer: str, source: str, why: str) -> None:
-        self.distrusted.append((peer, source, why))
-
-
 class Bench:
     def __init__(self, config: Config) -> None:
         self.events = EventStream()
         self.heard = Heard()
-        self.sources = KeySources(config, self.events, reliance=self.heard)
+        self.sources = KeySources(config, self.events, self.heard)
 
     async def new(self, *names: str, enough: int | None = None, peer: str = "bob") -> Fetched:
         return await self.sources.fetch(FetchNew(peer, 1, names, 32, len(names) if enough is None else enough))

@@ -14,6 +14,7 @@ from qtunnel.events import EventStream
 from qtunnel.rekey.model import FetchById, FetchNew
 from tests.support.etsi004 import GET, kme_pair, peer_options
 from tests.support.kme import run
+from tests.support.reliance import Heard
 
 
 def sources_of(end: str, options: Options) -> KeySources:
@@ -27,7 +28,7 @@ def sources_of(end: str, options: Options) -> KeySources:
         "qkd": QkdConfig.model_construct(sources=towards),
     }
     config: dict[str, Any] = {"key_sources": {"fibre": source}, "peers": (PeerConfig.model_construct(**peer),)}
-    return KeySources(Config.model_construct(**config), EventStream())
+    return KeySources(Config.model_construct(**config), EventStream(), Heard())
 
 
 def test_both_gateways_get_the_same_key_and_a_lost_one_is_booked() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import random
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -212,6 +214,19 @@ def test_a_port_that_is_in_use_is_named_also_where_both_would_share_it() -> None
     asyncio.run(run())
 
 
+def test_a_host_without_the_ip_version_of_any_address_is_told_what_to_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    async def run() -> None:
+        where = [parse_socket_address(text) for text in ("[::]:51821", "[::]:51921")]
+        with pytest.raises(ListenError, match=r"listen: .* name one of the other IP version, as 0\.0\.0\.0:51821"):
+            await HandshakeSockets(where, Received()).open()
+
+    monkeypatch.setattr(transport, "_bind", refuse)
+    asyncio.run(run())
+
+
 def passes(program: list[Instruction], datagrams: list[bytes]) -> list[bool]:
     """Which of them the kernel lets through; datagrams of one length each are told apart by their order."""
     found = []
@@ -305,6 +320,14 @@ def test_many_sources_in_the_kernel() -> None:
         assert [expected for _, expected in received.got] == [True, False, True, True, False]
 
     asyncio.run(run())
+
+
+@pytest.mark.root
+def test_a_mark_has_all_of_its_32_bits() -> None:
+    """Also one that the owner of an interface chose (``manage: psk``)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        transport.mark_socket(sock, 0xFFFFFFFE, 1 << 20)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK, 4) == struct.pack("=I", 0xFFFFFFFE)
 
 
 def test_what_a_cookie_is_bound_to() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 from qtunnel.drivers import certificates, etsi014
@@ -69,6 +70,16 @@ def bundle(pki: Path, path: Path, password: str | None, *, key: bool = True, cer
     return secret_file(path, data)
 
 
+def weak_bundle(pki: Path, path: Path) -> Path:
+    """Of a key that OpenSSL's security level does not take."""
+    key = rsa.generate_private_key(65537, 1024)
+    name, now = x509.Name([]), datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    certificate = made.sign(key, hashes.SHA256())
+    data = pkcs12.serialize_key_and_certificates(b"alice", key, certificate, None, encryption(None))
+    return secret_file(path, data)
+
+
 def encrypted_key(pki: Path, path: Path, password: str) -> Path:
     private, _, _ = parts(pki)
     form = serialization.PrivateFormat.PKCS8
@@ -97,11 +108,11 @@ def test_a_private_key_with_a_password(pki: Path, tmp_path: Path, line_end: str)
     with pytest.raises(ConfigError, match=r"alice\.key: the key is encrypted"):
         etsi014.Hub("metro", options(pki, "https://127.0.0.1:1", **mine))
     password.write_text("something else")
-    with pytest.raises(ConfigError, match=r"alice\.key: does not open with the password in .*password$") as caught:
+    with pytest.raises(ConfigError, match=r"alice\.key: does not open with .*password; put the right") as caught:
         etsi014.Hub("metro", options(pki, "https://127.0.0.1:1", **mine, private_key_password_file=password))
     assert "something" not in str(caught.value)
     password.write_text("\n")
-    with pytest.raises(ConfigError, match="password: no password in it"):
+    with pytest.raises(ConfigError, match="password: no password in it; write it into the first line"):
         etsi014.Hub("metro", options(pki, "https://127.0.0.1:1", **mine, private_key_password_file=password))
     password.chmod(0o644)
     with pytest.raises(FilePermissionError, match=r"chmod 600 .*password"):
@@ -137,9 +148,10 @@ def test_pkcs12(pki: Path, tmp_path: Path, password: str | None) -> None:
     [
         (lambda pki, path: secret_file(path, b"hello"), "not PKCS#12, or it does not open without a password"),
         (lambda pki, path: bundle(pki, path, PASSWORD), "does not open without a password"),
-        (lambda pki, path: bundle(pki, path, None, key=False, certificate=False), "no private key in it"),
+        (lambda pki, path: bundle(pki, path, None, key=False, certificate=False), "no private key in it; export both"),
+        (weak_bundle, "cannot be used for TLS; have others issued"),
     ],
-    ids=["text", "password", "no key"],
+    ids=["text", "password", "no key", "weak"],
 )
 def test_pkcs12_that_cannot_be_used(pki: Path, tmp_path: Path, make: Callable[[Path, Path], Path], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
@@ -151,7 +163,7 @@ def test_a_wrong_password_of_pkcs12(pki: Path, tmp_path: Path) -> None:
         "pkcs12": bundle(pki, tmp_path / "alice.p12", PASSWORD),
         "pkcs12_password_file": secret_file(tmp_path / "password", b"wrong one"),
     }
-    with pytest.raises(ConfigError, match=r"alice\.p12: .*with the password in .*password$") as caught:
+    with pytest.raises(ConfigError, match=r"alice\.p12: .*with the password in .*password; name file and") as caught:
         etsi014.Hub("metro", options(pki, "https://127.0.0.1:1", **mine))
     assert "wrong one" not in str(caught.value)
 

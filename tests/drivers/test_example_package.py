@@ -43,10 +43,17 @@ from qtunnel.daemon.sources import KeySources
 from qtunnel.events import EventStream
 from qtunnel.rekey.model import FetchAhead, FetchById, FetchNew
 
+class Nobody:
+    def vouch(self, peer, source, at):
+        pass
+
+    def distrust(self, peer, source, why):
+        pass
+
 async def main(directory):
     async with asyncio.timeout(60), two_sites(directory):
         configs = [load_config(directory / f"{name}.yaml", environ={}) for name in ("alice", "bob")]
-        alice, bob = (KeySources(config, EventStream()) for config in configs)
+        alice, bob = (KeySources(config, EventStream(), Nobody()) for config in configs)
         for request in (FetchNew("bob", 1, ("vault",), 32, 1), FetchAhead("bob", 2, "vault", 5, 32)):
             made = await alice.fetch(request)
             given = await bob.fetch(FetchById("alice", 3, tuple(ref for ref, _ in made.keys)))

@@ -42,7 +42,7 @@ def test_a_key_comes_out_as_it_went_in(key: bytes, request_id: uuid.UUID, key_id
     fields = {"v": 1, "request_id": str(request_id), "key_ID": str(key_id).upper(), "size": len(key) * 8}
     payload = json.dumps(fields | {"key": base64.b64encode(key).decode()}).encode()
     answer = wire.response(payload, str(request_id).encode(), len(key))
-    assert answer == wire.Answer(str(request_id), str(key_id), Secret(key))
+    assert answer == wire.Answer(str(key_id), Secret(key))
 
 
 def test_requests() -> None:
@@ -136,7 +136,7 @@ def test_refusals() -> None:
         assert isinstance(found, wire.Refusal)
         return found
 
-    assert refused({"code": "no-keys"}) == wire.Refusal(ID, KeySourceUnavailableError, "no-keys", 0)
+    assert refused({"code": "no-keys"}) == wire.Refusal(KeySourceUnavailableError, "no-keys", 0)
     assert refused({"code": "internal", "message": "disk"}).lost == 1
     unknown = refused({"code": "of-version-2"})
     assert (unknown.kind, unknown.lost) == (KeySourceProtocolError, 1)

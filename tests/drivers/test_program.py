@@ -192,7 +192,7 @@ def test_what_is_put_in_is_not_looked_at_again(template: str, value: str) -> Non
         ({"command": ["/x", "{call}", "a\0b"]}, "zero byte"),
         ({"get_key": ["/x"]}, "command is missing"),
         ({"get_key": ["/x"], "get_key_by_id": ["/x", "{key_id}"], "output": "hex"}, r"put \{key_id\} among"),
-        ({"command": ["/x", "{call}", "{key_id}"], "timeout": "1m"}, "timeout is longer than 14s"),
+        ({"command": ["/x", "{call}", "{key_id}"], "timeout": "1m"}, "timeout is longer than 14s, .*; the usual is 5s"),
         ({"command": ["/x", "{call}", "{key_id}"], "at_once": 0}, "greater than or equal to 1"),
         ({"command": ["/x", "{call}", "{key_id}"], "environment": {"A=B": "c"}}, "no name of a variable"),
         ({"command": ["/x", "{call}", "{key_id}"], "environment": {"LD_PRELOAD": "c"}}, "other code"),

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -257,8 +258,8 @@ def test_sockets_are_marked_and_stay_the_daemons(tmp_path: Path) -> None:
         async with serving(path):
             client = StewardClient(path)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                await asyncio.to_thread(client.mark, sock, 0x1234, 4 << 20)
-                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == 0x1234
+                await asyncio.to_thread(client.mark, sock, 0x80001234, 4 << 20)  # no int of C
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK, 4) == struct.pack("=I", 0x80001234)
                 assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 8 << 20
             read, write = os.pipe()
             os.set_blocking(read, False)

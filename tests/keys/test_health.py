@@ -26,7 +26,7 @@ EVE = SourceStatus(False, "", alarm="intercept-resend on link 3")
 
 
 def health(quarantine: float | None = None) -> SourceHealth:
-    return SourceHealth(Limits(0.11, quarantine), 0.0)
+    return SourceHealth("metro", Limits(0.11, quarantine), 0.0)
 
 
 def test_a_source_that_is_down_rests_ever_longer_and_is_tried_again() -> None:
@@ -51,7 +51,7 @@ def test_a_source_that_is_down_rests_ever_longer_and_is_tried_again() -> None:
 
 
 def test_it_rests_no_longer_than_a_share_of_the_time_between_rekeys() -> None:
-    its, now = SourceHealth(Limits(), 0.0, interval=2.0), 0.0
+    its, now = SourceHealth("metro", Limits(), 0.0, interval=2.0), 0.0
     for _ in range(12):
         its.failed(now, down=True)
         if its.refusal(now) is not None:
@@ -102,7 +102,7 @@ def test_an_alarm_or_a_qber_above_the_limit_is_quarantine(status: SourceStatus, 
     refusal = its.refusal(4.0)
     assert refusal is not None
     assert said in refusal
-    assert "operator" in refusal
+    assert "an operator has to clear it (qtunnel sources clear metro)" in refusal
 
 
 def test_a_qber_at_its_limit_is_none() -> None:

@@ -202,6 +202,34 @@ def test_a_changed_configuration_keeps_what_was_known_and_not_what_it_changed() 
     assert again.expected == pytest.approx(100.0), "the gap counts from the rekey before the change"
 
 
+def stretched() -> Schedule:
+    """That of an end whose peer keeps 180 s where 100 are configured, and may have drawn them from 200."""
+    schedule = Schedule(100.0, 0.1)
+    takes_over(schedule, 180.0)
+    return schedule
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (Schedule(100.0, 0.1), 200.0),
+        (Schedule(50.0, 0.1), 200.0),
+        (Schedule(300.0, 0.1), 300.0),
+        (Schedule(100.0, 0.1, longest=120.0), 200.0),  # which bounds what this end does itself, not what the peer does
+        (Schedule(100.0, 0.1, max_age=300.0), 162.5),  # later would be too late
+        (Schedule(100.0, 0.1, max_age=120.0), 100.0),
+    ],
+)
+def test_a_changed_configuration_does_not_take_a_peer_that_stretches_for_silent(
+    settings: Schedule, expected: float
+) -> None:
+    settings.go_on(stretched())
+    assert settings.expected == pytest.approx(expected)
+    assert settings.scarce(initiates=False) == (expected > settings.interval)
+    for _ in range(3):  # asked again, as at each change: it is no rekey, after which less would be expected
+        assert settings.takes_over(NOW) - NOW == pytest.approx(expected * 1.6 + 10)
+
+
 def test_many_peers_are_begun_with_at_200_a_second() -> None:
     assert [start_delay(peers, 1.0) for peers in (0, 1, 2, 201, 1001)] == [0.0, 0.0, 0.005, 1.0, 5.0]
     assert start_delay(1001, 0.5) == 2.5

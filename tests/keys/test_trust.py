@@ -96,12 +96,12 @@ def test_a_qber_that_is_no_rate_is_above_every_limit(qber: float) -> None:
 
 
 def test_an_alarm_of_the_whole_source_is_not_a_pair_s_matter_and_the_other_way_round() -> None:
-    its, health = trust(), SourceHealth(Limits(), 0.0)
+    its, health = trust(), SourceHealth("metro", Limits(), 0.0)
     its.looked(OPENED, 0.0, 0.0)
     assert health.looked(OPENED, 0.0)
     assert its.state is TrustState.CLEAR
     assert health.state is SourceState.QUARANTINED
-    its, health = trust(), SourceHealth(Limits(), 0.0)
+    its, health = trust(), SourceHealth("metro", Limits(), 0.0)
     looks(its, EVE, 0.0)
     assert not health.looked(EVE, 0.0)
     assert its.state is TrustState.QUARANTINED

@@ -115,8 +115,10 @@ def test_the_command_lists_its_files_and_refuses_in_one_line(tmp_path: Path) -> 
 def test_tls_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     create_pki(tmp_path, now=NOW)
     ca, alice, bob = tmp_path / "ca.pem", tmp_path / "sae-alice.pem", tmp_path / "sae-bob.key"
-    with pytest.raises(ConfigError, match=r"sae-bob\.key: not the private key of .*sae-alice\.pem"):
+    with pytest.raises(ConfigError, match=r"sae-bob\.key: not the private key of .*sae-alice\.pem; name the one"):
         client_context(TlsFiles(ca, alice, bob))
+    with pytest.raises(ConfigError, match=r"cannot be read: is a directory; name a file that"):
+        client_context(TlsFiles(tmp_path, alice, tmp_path / "sae-alice.key"))
     with pytest.raises(ConfigError, match=r"missing\.pem: no such file"):
         client_context(TlsFiles(tmp_path / "missing.pem", alice, tmp_path / "sae-alice.key"))
     (tmp_path / "text.pem").write_text("hello")

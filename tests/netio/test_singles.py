@@ -79,7 +79,7 @@ def test_datagrams_are_those_of_packets_sealed_alone(way: Way, seed: int) -> Non
     expected, came = [], []
     for packet in packets(source, way.alice, way.bob):
         room = memoryview(bytearray(packet) + bytearray(16))
-        datagram = alice.device.seal(room, len(packet), world.now)
+        datagram = alice.device.transport.seal(room, len(packet), world.now)
         assert datagram is not None
         expected.append(bytes(datagram[1]))
         way.add(packet)
@@ -88,7 +88,7 @@ def test_datagrams_are_those_of_packets_sealed_alone(way: Way, seed: int) -> Non
             came += way.datagrams()
             alone = packets(source, way.alice, way.bob)[0]
             room = memoryview(bytearray(alone) + bytearray(16))
-            datagram = alice.device.seal(room, len(alone), world.now)
+            datagram = alice.device.transport.seal(room, len(alone), world.now)
             assert datagram is not None
             expected.append(bytes(datagram[1]))
             keypair = way.peer.keypairs.current

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -73,3 +74,11 @@ def test_only_who_cannot_have_bursts_gets_datagrams_one_by_one(
     assert port.errors == {}
     port.close()
     routes.close()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mark", [1, 0x80000000, 0xFFFFFFFF])
+def test_a_mark_has_all_of_its_32_bits(mark: int) -> None:
+    for sock in bind_pair(0, mark, bursts=False):
+        with sock:
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_MARK, 4) == struct.pack("=I", mark)

@@ -26,7 +26,7 @@ def all_paths(edges: list[Edge], start: str, goal: str, relays: frozenset[str]) 
         for edge in edges:
             if nodes[-1] not in edge.ends:
                 continue
-            node = edge.other(nodes[-1])
+            node = edge.ends[edge.ends[0] == nodes[-1]]
             if node == goal:
                 yield Path((*nodes, node), (*links, edge.name))
             elif node in relays and node not in nodes:

@@ -435,3 +435,21 @@ def test_a_silent_peer_is_told_of_before_the_attempt_is_over_and_once_until_it_a
     simulation.conditions = Conditions(loss=1.0)
     simulation.run_for(120)
     assert first.count("rekey.unanswered") == 2
+
+
+def test_a_peer_is_silent_from_when_that_is_told_until_it_speaks_whoever_begins() -> None:
+    simulation = Simulation(1, Conditions(loss=1.0))
+    first, second = sorted(simulation.hosts.values(), key=lambda host: host.node.local.public.id, reverse=True)
+    simulation.run_until(lambda: first.count("rekey.unanswered") == 1, limit=10)
+    simulation.run_until(lambda: first.count("rekey.failed", reason="no-answer") == 2)
+    assert first.node.unanswered(first.peer), "also between attempts"
+    first.node.change_peer(
+        replace(simulation.settings[first.name], policy=Policy(QkdPolicy.PREFERRED)), simulation.clock()
+    )
+    assert first.node.unanswered(first.peer), "other settings here are no word of the peer's"
+    first.node.peers[first.peer]._next = None
+    simulation.conditions = CLEAN
+    simulation.run_until(lambda: second.count("rekey.done", role="initiator") == 1, limit=100)
+    assert not first.node.unanswered(first.peer)
+    assert first.count("rekey.done", role="initiator") == 0
+    assert not first.node.unanswered("nobody")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -222,6 +223,35 @@ def test_only_one_end_has_to_know_of_the_scarcity() -> None:
     assert second(simulation).count("rekey.started", role="initiator") == 0
     host = first(simulation)
     assert host.node.peers[host.peer].view().interval > 35
+
+
+def test_a_changed_configuration_at_the_end_that_watches_leaves_stretching_and_roles_as_they_are() -> None:
+    """Between any two rekeys something of that peer's is changed here, and then the initiator falls silent."""
+    simulation = Simulation(1, CLEAN, **STRETCHING)
+    done(simulation)
+    host, other = first(simulation), second(simulation)
+    scarce = stock(simulation, 1, ends=host.name)
+    drive(simulation, 300, scarce)
+    number, began = 0, simulation.now
+
+    def change() -> None:
+        nonlocal number
+        if simulation.now < began + 7 * number:
+            return
+        number += 1
+        changed = replace(simulation.settings[other.name], max_age=120.0 + number % 2, max_interval=20.0)
+        simulation.settings[other.name] = changed
+        other.node.change_peer(changed, simulation.clock())
+
+    times = installs_of(simulation, 300, every([scarce, change]))
+    assert number > 20
+    assert all(gap > 30 for gap in gaps(times)), "the supply is drained at the usual pace again"
+    assert other.count("rekey.started", role="initiator") == 0, "it took stretching for silence"
+    assert other.node.peers[other.peer].view().interval > 30
+    host.node.peers[host.peer]._next = None
+    drive(simulation, 119, scarce)
+    assert other.count("rekey.started", role="initiator") > 0, "and silence is still seen in time"
+    assert host.count("protection.changed", after="blocked") == 0
 
 
 def test_without_bounds_an_empty_store_moves_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from qtunnel.control.server import take_socket
-from qtunnel.errors import ControlError, NetworkError, NoNetworkError
+from qtunnel.control.socket_file import take_socket
+from qtunnel.errors import AlreadyRunningError, ControlError, NetworkError, NoNetworkError
 from qtunnel.simulator import client
+from qtunnel.simulator.control import controlled
+from qtunnel.simulator.service import Service
+from qtunnel.simulator.topology_file import load_topology
 
 NOBODY = 65534
 LISTEN = """
@@ -51,10 +55,32 @@ def test_a_directory_that_somebody_else_made_before_is_not_used(
     theirs.mkdir()
     os.chown(theirs, NOBODY, NOBODY)
     with pytest.raises(ControlError, match="belongs to user"):
-        take_socket(theirs / "metro.sock")
+        take_socket(theirs / "metro.sock", "simulated network")
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
     assert client.socket_of("metro") == Path("/tmp/qtunnel-kme-1234/metro.sock")
+
+
+def test_a_second_network_on_one_socket_is_refused_as_one(tmp_path: Path, metro: Path) -> None:
+    path = tmp_path / "metro.sock"
+
+    async def test() -> None:
+        service = Service(load_topology(metro))
+        async with controlled(service, path):
+            with pytest.raises(AlreadyRunningError) as refused:
+                await controlled(service, path).__aenter__()
+            assert f"(pid {os.getpid()}), likely by another simulated network" in str(refused.value)
+            answer = await asyncio.to_thread(client.ask, path, {"request": "map"})
+            assert answer["network"] == "metro"
+
+    asyncio.run(test())
+
+
+def test_a_client_loads_no_server() -> None:
+    """Of the daemon's control socket, whose place in the file system it shares."""
+    code = f"import sys, {client.__name__}; print('qtunnel.control.server' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"
 
 
 @pytest.fixture

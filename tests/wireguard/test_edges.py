@@ -4,6 +4,7 @@ that are full."""
 from __future__ import annotations
 
 import hashlib
+import logging
 import struct
 from itertools import chain, repeat
 from unittest.mock import patch
@@ -11,9 +12,9 @@ from unittest.mock import patch
 import pytest
 
 from qtunnel.wireguard import configuration
-from qtunnel.wireguard.configuration import get_answer
+from qtunnel.wireguard.answers import get_answer
 from qtunnel.wireguard.endpoint import without_source
-from qtunnel.wireguard.limits import REJECT_AFTER_MESSAGES
+from qtunnel.wireguard.limits import REJECT_AFTER_MESSAGES, REKEY_TIMEOUT
 from qtunnel.wireguard.messages import MIN_DATA_SIZE
 from qtunnel.wireguard.record_burst import ReceiveBuffer, counter_of_one
 from qtunnel.wireguard.record_cut import RecordCutter
@@ -29,7 +30,7 @@ from tests.wireguard.test_records import AEAD, INDEX, cut, join, joiner, plain
 from tests.wireguard.test_routing_loops import packet as looped
 from tests.wireguard.test_runs import STRIDE, flow, sealed
 from tests.wireguard.test_runs import opened as opened_run
-from tests.wireguard.world import End, World, connected, pair
+from tests.wireguard.world import End, World, connected, ip_packet, pair
 
 
 def initiation(world: World, sender: End, receiver: End) -> bytes:
@@ -133,6 +134,25 @@ def mac1(end: End, covered: bytes) -> bytes:
     return hashlib.blake2s(covered, digest_size=16, key=key).digest()
 
 
+def test_a_peer_whose_key_is_of_low_order_is_tried_as_seldom_as_one_that_does_not_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No session with it can come about. Each try costs computations and a line of the log, so packets must not set
+    its pace."""
+    world, alice, _bob = connected()
+    alice.set_peer(bytes(32), "endpoint=10.99.0.9:51820", "allowed_ip=10.77.0.9")
+    with caplog.at_level(logging.WARNING):
+        for tries in (1, 2):
+            alice.send(ip_packet(alice.inner, "10.77.0.9"))
+            draws = world.random.getstate()
+            for _ in range(9):
+                alice.send(ip_packet(alice.inner, "10.77.0.9"))
+            assert world.random.getstate() == draws, "no further key was made"
+            assert [record.getMessage().count("low order") for record in caplog.records] == [1] * tries
+            world.advance(REKEY_TIMEOUT)
+    assert alice.device.outbox == []
+
+
 def test_an_index_that_is_taken_is_not_given_again() -> None:
     _world, alice, _bob = connected()
     (taken,) = alice.device.state.sessions
@@ -208,7 +228,10 @@ def test_the_source_of_an_endpoint_is_forgotten_in_both_families() -> None:
 def test_a_datagram_that_goes_round_is_stopped_at_the_end_that_sends_it() -> None:
     _world, alice, bob = connected()
     alice.set_peer(bob.public, f"allowed_ip={bob.endpoint[0]}/32")
-    alice.send(looped(bob.endpoint[0], (alice.endpoint[1], bob.endpoint[1])))
+    keypair = alice.peer(bob).keypairs.current
+    assert keypair is not None
+    ours = bytes((4, 0, 0, 0)) + keypair.remote_index.to_bytes(4, "little")
+    alice.send(looped(bob.endpoint[0], (alice.endpoint[1], bob.endpoint[1]), payload=ours))
     assert alice.drops == {"endpoint-behind-itself": 1}
     assert alice.device.outbox == []
 

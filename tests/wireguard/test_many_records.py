@@ -78,10 +78,11 @@ def test_what_no_record_holds_is_dropped_and_the_others_go() -> None:
 
 def test_a_record_that_others_sealed_and_opened_counts_as_ours_once() -> None:
     world, alice, bob = agreed()
-    order = alice.device.records.order(alice.peer(bob), world.now)
+    (made,) = plains(alice, bob, [5000])
+    order = alice.device.records.order(alice.peer(bob), len(made), world.now)
+    assert order is not None
     counter = order.keys.send_counter
     order.keys.send_counter = counter + 1
-    (made,) = plains(alice, bob, [5000])
     datagrams = RecordCutter(order.size).cut(
         order.keys.seal, memoryview(bytearray(made)), order.keypair.remote_index, counter, parity=order.parity
     )

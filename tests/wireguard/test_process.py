@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import ctypes
+import fcntl
 import os
 import signal
 import socket
+import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +19,11 @@ import pytest
 
 import qtunnel.wireguard as room
 from qtunnel.netio.uapi_socket import MAX_CONNECTIONS
-from tests.support.netns import Namespace, gone, namespaces, ticks, unique_name, wait_until
+from tests.support.netns import Namespace, gone, namespaces, run, ticks, unique_name, wait_until
 from tests.wireguard.gateways import QTUNNEL, Gateway, socket_path, talk
 
 NOBODY = 65534
+TUNSETVNETHDRSZ = 0x400454D8
 
 
 @pytest.fixture
@@ -66,7 +71,7 @@ def test_background_returns_when_wg_can_talk_to_it(host: Namespace, interface: s
         assert (done.stdout, done.stderr) == ("", "")
         assert talk(interface, "get=1\n\n") == "errno=0\n\n"
         link = host.links()[interface]
-        assert link["txqlen"] == 1000
+        assert (link["mtu"], link["txqlen"]) == (1420, 1000)
         assert "UP" not in link["flags"]
         assert socket_path(interface).stat().st_mode & 0o777 == 0o600
         limits = Path(f"/proc/{pid}/limits").read_text()
@@ -113,6 +118,38 @@ def test_it_ends_when_its_interface_is_deleted(host: Namespace) -> None:
     host.ip("link", "del", gateway.interface)
     assert "went away" in gateway.process.communicate(timeout=10)[0]
     assert not socket_path(gateway.interface).exists()
+
+
+def tun_of(process: int) -> int:
+    """A descriptor of our own of the TUN that the process has open (pidfd_getfd(2))."""
+    (number,) = [int(entry.name) for entry in Path(f"/proc/{process}/fd").iterdir() if "tun" in os.readlink(entry)]
+    holder = os.pidfd_open(process)
+    try:
+        descriptor = ctypes.CDLL(None, use_errno=True).syscall(438, holder, number, 0)
+    finally:
+        os.close(holder)
+    assert descriptor >= 0, os.strerror(ctypes.get_errno())
+    return int(descriptor)
+
+
+@pytest.mark.root
+def test_packets_that_the_kernel_cannot_hand_over_are_lost_alone(host: Namespace) -> None:
+    """Here for a vnet header that no buffer has room for; else one whose GSO fields it has no words for is as good."""
+    gateway = Gateway(host, 0)
+    host.address(gateway.interface, "10.77.0.1/24")
+    send = ("bash", "-c", "for _ in {1..150}; do echo > /dev/udp/10.77.0.2/9; done")
+    with open(tun_of(gateway.process.pid), "rb", buffering=0) as tun:
+        for header in (1 << 20, 10):
+            fcntl.ioctl(tun, TUNSETVNETHDRSZ, struct.pack("=i", header))
+            host.run(*send)
+            assert gateway.answers()
+            assert gateway.answers()  # what was there before the first one has been looked at
+    host.ip("link", "del", gateway.interface)
+    said = gateway.process.communicate(timeout=10)[0]
+    assert "went away" in said
+    assert said.count("a packet of the TUN cannot be read: tun-read-EINVAL") == 1
+    counted = {word.partition("=")[0] for word in said.split("'")[-2].split()}
+    assert counted >= {"tun-read-EINVAL", "no-peer-for-destination"}
 
 
 @pytest.mark.root
@@ -232,6 +269,17 @@ def test_impossible_names(name: str) -> None:
     one_line(done, "interface name")
 
 
+@pytest.mark.parametrize("level", ["warn", "5", "", "Verbose"])
+def test_a_log_level_of_another_program(level: str) -> None:
+    """In the environment it is none of our business, as an option it is an error."""
+    command, environment = [*QTUNNEL, "wg", "--foreground", "a/b"], os.environ | {"LOG_LEVEL": level}
+    one_line(run(*command, check=False, env=environment), "interface name")
+    if level == "warn":
+        done = run(*command, "--log-level", level, check=False)
+        assert done.returncode == 2
+        assert "'warn' is not one of 'debug', 'info'" in done.stderr
+
+
 def test_a_log_file_that_cannot_be_written(tmp_path: Path) -> None:
     command = [*QTUNNEL, "wg", "qt0", "--log-file", str(tmp_path / "no" / "such.log")]
     one_line(subprocess.run(command, capture_output=True, text=True, timeout=20, check=False), "log file", "such.log")
@@ -249,3 +297,46 @@ def test_the_room_does_no_io() -> None:
             else:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not forbidden & {name.partition(".")[0] for name in names}, path
+
+
+DEFECT = """\
+import qtunnel.cli.wg as wg
+from qtunnel.cli.main import main
+
+class Loop:
+    def run(self):
+        raise TypeError("a value")
+
+    def close(self):
+        wg.log.info("closed")
+
+def open_loop(*arguments, **options):
+    if "start" in arguments:
+        raise TypeError("a value")
+    return Loop()
+
+wg.open_loop = open_loop
+main()
+"""
+
+
+@pytest.mark.parametrize("mode", [[], ["--foreground"]])
+def test_a_defect_that_ends_it_is_in_the_log(mode: list[str], tmp_path: Path) -> None:
+    """Its kind and place, without a value that was at hand."""
+    log = tmp_path / "wg.log"
+    done = run(sys.executable, "-c", DEFECT, "wg", *mode, "qt0", "--log-file", str(log), check=False)
+    if mode:
+        one_line(done, "a defect of qtunnel ended the interface: TypeError at <string>:6")
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        wait_until(lambda: "closed" in log.read_text(), "the end of the process")
+    lines = log.read_text().splitlines()
+    assert ["level=ERROR" in line for line in lines] == [False, True, False]
+    assert "a defect of qtunnel ended the interface: TypeError at <string>:6" in lines[1]
+    assert "a value" not in lines[1]
+
+
+def test_a_defect_at_its_start_is_told_to_who_starts_it() -> None:
+    done = run(sys.executable, "-c", DEFECT, "wg", "start", check=False)
+    one_line(done, "a defect of qtunnel: TypeError at <string>:13")
+    assert "a value" not in done.stderr

@@ -78,11 +78,14 @@ def test_fwmark_is_on_outer_packets(gateways: tuple[Gateway, Gateway]) -> None:
     right.meet(left)
     left.meet(right)
     left.ping(right)
-    left.set("fwmark=4660")
-    left.host.ip("rule", "add", "fwmark", "4660", "prohibit")
+    mark = "4294967295"  # which is no int of C
+    left.set(f"fwmark={mark}")
+    left.host.ip("rule", "add", "fwmark", mark, "prohibit")
     done = left.host.run("ping", "-c", "1", "-W", "1", right.inner(4), check=False)
     assert "100% packet loss" in done.stdout
     left.set("fwmark=0")
+    left.ping(right)
+    left.set("fwmark=2147483648", "listen_port=0")  # new sockets
     left.ping(right)
 
 

@@ -17,6 +17,7 @@ from tests.wireguard.world import End, World, connected, pair
 
 PEER = "aa" * 31 + "09"
 OTHER = "bb" * 31 + "09"
+THIRD = "cc" * 31 + "09"
 
 
 def lone(port: int = 51820) -> End:
@@ -206,10 +207,12 @@ def test_every_key_has_its_place(key: str) -> None:
         assert end.uapi(wrong) == "errno=-22\n\n"
 
 
-def test_keys_of_peers_out_of_place() -> None:
+def test_a_key_out_of_place_is_refused_and_the_log_says_where_it_belongs(caplog: pytest.LogCaptureFixture) -> None:
     end = lone()
     assert end.uapi(f"set=1\npublic_key={PEER}\nlisten_port=5\n\n") == "errno=-22\n\n"
+    assert "listen_port has to stand before the first public_key" in caplog.text
     assert end.uapi("set=1\nallowed_ip=::/0\n\n") == "errno=-22\n\n"
+    assert "allowed_ip has to stand after a public_key" in caplog.text
 
 
 def test_remove_update_only_and_replace() -> None:
@@ -239,6 +242,69 @@ def test_allowed_ips_move_replace_and_go() -> None:
     assert end.device.state.allowed_ips.lookup(bytes([10, 0, 0, 1])) is None
     end.set(f"public_key={OTHER}", "remove=true")
     assert end.device.state.allowed_ips.lookup(bytes([10, 5, 0, 1])) is None
+
+
+def owners(end: End, *addresses: bytes) -> list[str]:
+    """Whom these addresses lead to, by hexadecimal key; empty for nobody."""
+    found = [end.device.state.allowed_ips.lookup(address) for address in addresses]
+    return [peer.public_key.hex() if peer is not None else "" for peer in found]
+
+
+TENS = [bytes((10, number, 0, 1)) for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    "refused", ["endpoint=nonsense", "nonsense", "epoch=1", "allowed_ip=10.0.0.0/16\nlisten_port=5", "public_key=x"]
+)
+def test_a_section_that_is_refused_takes_nothing_from_others(refused: str) -> None:
+    """The peer that it makes does not stay, for nobody knows its key: what it took would be nobody's."""
+    end = lone()
+    end.set(f"public_key={PEER}", "allowed_ip=10.0.0.0/16", "allowed_ip=10.1.0.0/16")
+    before = end.get()
+    answer = end.uapi(f"set=1\npublic_key={OTHER}\nallowed_ip=10.1.0.0/16\nallowed_ip=10.2.0.0/16\n{refused}\n\n")
+    assert answer.startswith("errno=-")
+    assert owners(end, *TENS) == [PEER, PEER, ""]
+    assert sorted(end.get().split()) == sorted(before.split())
+    while end.device.state.allowed_ips.unswept:
+        end.device.state.allowed_ips.sweep()
+    assert owners(end, *TENS) == [PEER, PEER, ""]
+    assert sorted(end.get().split()) == sorted(before.split())
+
+
+def test_a_section_that_is_refused_for_a_peer_that_was_there_counts_as_far_as_it_came() -> None:
+    end = lone()
+    end.set(f"public_key={PEER}", "allowed_ip=10.0.0.0/16", "allowed_ip=10.1.0.0/16", f"public_key={OTHER}")
+    assert end.uapi(f"set=1\npublic_key={OTHER}\nallowed_ip=10.1.0.0/16\nendpoint=nonsense\n\n") == "errno=-22\n\n"
+    assert owners(end, *TENS) == [PEER, OTHER, ""]
+
+
+def test_a_peer_that_was_not_to_be_made_takes_nothing_either() -> None:
+    end = lone()
+    end.set(f"public_key={PEER}", "allowed_ip=10.1.0.0/16")
+    end.set(f"public_key={OTHER}", "allowed_ip=10.1.0.0/16", "update_only=true")
+    assert owners(end, *TENS) == ["", PEER, ""]
+    end.set(f"public_key={OTHER}", "allowed_ip=10.1.0.0/16", "remove=true")  # asked for
+    assert owners(end, *TENS) == ["", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "owner"),
+    [
+        (f"public_key={THIRD}\nallowed_ip=10.1.0.0/16", THIRD),
+        (f"public_key={PEER}\nremove=true", ""),
+        (f"public_key={PEER}\nreplace_allowed_ips=true", ""),
+        (f"public_key={OTHER}\nallowed_ip=-10.1.0.0/16", PEER),
+    ],
+)
+def test_what_another_client_does_meanwhile_stays(meanwhile: str, owner: str) -> None:
+    end = lone()
+    end.set(f"public_key={PEER}", "allowed_ip=10.1.0.0/16")
+    slow = UapiConversation(end.device)
+    assert not list(slow.feed(f"set=1\npublic_key={OTHER}\nallowed_ip=10.1.0.0/16\n".encode(), 0))
+    assert owners(end, TENS[1]) == [OTHER]
+    end.set(meanwhile)
+    assert b"".join(next(slow.feed(b"endpoint=nonsense\n\n", 0))) == b"errno=-22\n\n"
+    assert owners(end, TENS[1]) == [owner]
 
 
 def test_our_own_key_is_no_peer() -> None:

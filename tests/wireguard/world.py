@@ -154,7 +154,7 @@ class End:
         """A packet from this end's TUN."""
         buffer = memoryview(bytearray(packet) + bytearray(PADDING))
         before = len(self.device.outbox)
-        datagram = self.device.seal(buffer, len(packet), self.world.now)
+        datagram = self.device.transport.seal(buffer, len(packet), self.world.now)
         if datagram is not None:  # it goes out before what it gave rise to
             self.device.outbox.insert(before, (datagram[0], bytes(datagram[1])))
 

@@ -38,13 +38,14 @@ def response(data: bytes) -> None:
     """The key that was asked for, of its size, or a refusal by its name."""
     draw = Draw(data[:2])
     body = document(data[2:], draw.choice((ANSWER, REFUSAL)), ODD)
+    correlation = draw.choice((ID.encode(), b"", ID.upper().encode()))
     try:
-        found = wire.response(body, draw.choice((ID.encode(), b"", ID.upper().encode())), 32)
+        found = wire.response(body, correlation, 32)
     except wire.WireError as error:
         say(str(error))
         assert TEXT not in str(error)
         return
-    assert found.request_id == ID
+    assert correlation == ID.encode()
     if isinstance(found, wire.Answer):
         assert len(found.key) == 32
         assert wire.is_uuid(found.key_id)

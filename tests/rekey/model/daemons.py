@@ -252,7 +252,7 @@ class Daemons(Network):
         for name in self._doubted:
             if self.sides[name].endpoint:
                 self.known[name] = self.address[self.peer(name)]
-        self._doubted.clear()
+        self._doubted = {name for name, host in self.hosts.items() if host.node.unanswered(host.peer)}
 
     # -- key sources
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Hashable
+from functools import partial
 
 from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity
@@ -36,7 +37,10 @@ class Network(Simulation):
         self._until: dict[tuple[str, str], float] = {}
         self._weather: list[tuple[float, Conditions]] = []
         self._wg_rng = random.Random(plan.seed)
-        self.wires = {end: Wire(end, plan.plain, self._wg_rng, lambda: self.now, self._carry) for end in ENDS}
+        self.wires = {
+            end: Wire(end, plan.plain, self._wg_rng, lambda: self.now, partial(self.skew.__getitem__, end), self._carry)
+            for end in ENDS
+        }
         self.wires["a"].other, self.wires["b"].other = self.wires["b"], self.wires["a"]
         low, high = IDENTITIES
         super().__init__(

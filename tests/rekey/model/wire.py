@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from qtunnel.engines.clocks import Moment
 from qtunnel.engines.ledger import EpochLedger
 
 REJECT_AFTER_TIME = 180.0
@@ -33,16 +34,19 @@ class Session:
 
 
 class Wire:
-    """One end's engine, with one peer."""
+    """One end's engine, with one peer. ahead: of the wall clock, by which it tells handshakes, to ``clock``."""
 
-    def __init__(self, name: str, plain: bool, rng: random.Random, clock: Callable[[], float], carry: Carry) -> None:
+    def __init__(
+        self, name: str, plain: bool, rng: random.Random, clock: Callable[[], float], ahead: Callable[[], float],
+        carry: Carry,
+    ) -> None:  # fmt: skip
         self.name, self.plain = name, plain
         self.held: list[tuple[float, float]] = []
         """Of every key that another one replaced: for how many seconds it was in place, and until when."""
-        self._rng, self._clock, self._carry = rng, clock, carry
+        self._rng, self._clock, self._ahead, self._carry = rng, clock, ahead, carry
         self.other: Wire = self
         self.up = False
-        self._ledger = EpochLedger()
+        self._ledger = EpochLedger(Moment(0.0, 0.0, 0.0))
         self.last_handshake: float | None = None
         self._stop()
 
@@ -100,8 +104,13 @@ class Wire:
         """The epoch that the engine, or the daemon for it, says is in force."""
         session = self.session
         if self.plain:
-            return self._ledger.in_force(self.last_handshake, self._clock())
+            return self._ledger.in_force(self.last_handshake, self._look())
         return None if session is None else session.epoch
+
+    def _look(self) -> Moment:
+        """Which takes no time."""
+        now = self._clock()
+        return Moment(now, now + self._ahead(), now)
 
     @property
     def newest(self) -> int | None:
@@ -145,7 +154,7 @@ class Wire:
         waiting = self._unconfirmed
         if waiting is not None and waiting.number == number:
             self.sending, self._began_it, self._unconfirmed = waiting, False, None
-            self.last_handshake = self._clock()
+            self.last_handshake = self._look().unix
 
     def _begin(self) -> None:
         self._tried = self._clock()
@@ -170,5 +179,5 @@ class Wire:
         self._asked = None
         self.sending = Session(theirs.number, theirs.psk, epoch, self._clock())
         self._began_it = True
-        self.last_handshake = self._clock()
+        self.last_handshake = self._look().unix
         self._speak(self.sending)
