@@ -17,6 +17,9 @@ DEFAULT_STATE_DIRECTORY = "/var/lib/qtunnel"
 MAX_PROCESSES = 64
 """Of an engine, for packets: one process hands bursts out to no more than a handful before it is the bound itself."""
 
+MAX_SOCKET_PATH = 107
+"""Bytes of a UNIX socket's path (sun_path less its final zero, unix(7))."""
+
 UAPI_DIRECTORY = "/var/run/wireguard"
 """Where wg(8) looks for the socket of a userspace WireGuard."""
 

@@ -81,6 +81,13 @@ def write_new_file(path: Path, data: bytes | bytearray, *, mode: int) -> None:
         raise
 
 
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all of ``content``, however little the system takes at once; raises ``OSError``, with a part written."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def _open(path: Path, how: int) -> int:
     try:
         # Not blocking: a named pipe in the file's place must not hang the program.

@@ -10,7 +10,7 @@ import struct
 _PR_SET_DUMPABLE = 4  # prctl(2)
 _PR_SET_NO_NEW_PRIVS = 38
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # mlockall(2)
-_CAP_IPC_LOCK = 14  # capabilities(7)
+CAP_IPC_LOCK = 14  # capabilities(7)
 _CAPABILITY_VERSION = 0x20080522  # capset(2), with two sets of 32 bits
 _CAPABILITY_HEADER = struct.Struct("=Ii")
 _NO_CAPABILITIES = bytes(2 * 3 * 4)
@@ -32,15 +32,16 @@ def guard_memory() -> bool:
     locked at all: with MCL_FUTURE the first allocation above it would fail.
     """
     forbid_core_dumps()
-    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY and not _may_lock():
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY and not has_capability(CAP_IPC_LOCK):
         return False
     return int(_libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)) == 0
 
 
-def _may_lock() -> bool:
+def has_capability(number: int) -> bool:
+    """Whether this process has it in effect; its number as in capabilities(7)."""
     with open("/proc/self/status") as file:
         (effective,) = [int(line.split()[1], 16) for line in file if line.startswith("CapEff:")]
-    return bool(effective >> _CAP_IPC_LOCK & 1)
+    return bool(effective >> number & 1)
 
 
 def drop_privileges() -> None:

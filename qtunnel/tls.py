@@ -267,7 +267,7 @@ class _Password:
     """Tells OpenSSL the password of a private key, if it asks."""
 
     def __init__(self, path: Path | None) -> None:
-        self._secret = None if path is None else _read_password(path)
+        self._secret = None if path is None else read_password(path)
         self.asked = False
 
     def __call__(self) -> bytearray:
@@ -281,16 +281,28 @@ class _Password:
             self._secret.wipe()
 
 
-def _read_password(path: Path) -> Secret:
-    """What stands in the file, without the line break at its end; raises ``ConfigError`` or ``FilePermissionError``."""
+def read_password(path: Path, *, text: bool = False) -> Secret:
+    """What stands in the secret file, without the line break at its end; text: it has to be UTF-8. Raises
+    ``ConfigError`` or ``FilePermissionError``."""
     with read_secret_file(path) as content:
         view = content.reveal()
         end = len(view)
         while end and view[end - 1] in b"\r\n":
             end -= 1
+        if text and not (end and _is_text(view[:end])):
+            raise ConfigError(f"{path}: not one password in UTF-8")
         if not end:
             raise ConfigError(f"{path}: no password in it; write it into the first line")
         return Secret(view[:end])
+
+
+def _is_text(content: memoryview) -> bool:
+    """Apart, as the error for what is none holds the content, and would stand behind the one that is raised."""
+    try:
+        str(content, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _load_pkcs12(context: ssl.SSLContext, files: Pkcs12Files) -> None:
@@ -317,7 +329,7 @@ def _load_pkcs12(context: ssl.SSLContext, files: Pkcs12Files) -> None:
 
 
 def _open_pkcs12(files: Pkcs12Files) -> pkcs12.PKCS12KeyAndCertificates:
-    password = None if files.password is None else _read_password(files.password)
+    password = None if files.password is None else read_password(files.password)
     try:
         with read_secret_file(files.pkcs12) as content:
             # It takes any buffer, though its stubs say bytes, of which there would be copies that nobody can wipe.

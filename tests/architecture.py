@@ -53,7 +53,9 @@ BASE = {
     "statemachine": Room("machines as tables, and their diagrams"),
     "secret": Room("the one type that holds key material", ("errors",)),
     "files": Room("secret files: who may read them, the one loader", ("errors", "secret")),
+    "interface_names": Room("which names a gateway's interface can have"),
     "addresses": Room("IP addresses parsed by the C library"),
+    "tai64n": Room("times that compare as bytes, and tell old messages from new"),
     "marks": Room("the mark of what a socket sends"),
     "load": Room("when a rate of messages is load; a share of a processor"),
     "crypto": Room("the libraries' primitives, typed; one tree of labels", ("errors", "secret")),
@@ -83,24 +85,26 @@ ROOMS = {
                  {"aside": ("live.py",), "events": ("past.py", "server.py"), "http_port": ("server.py",),
                   "telemetry": ("live.py",)}),
     "fleet": Room("reports to an MQTT broker of the users' own, and the view of all who report",
-                  ("control", "events", "tls"),
+                  ("control", "events", "mqtt_reasons", "tls"),
                   {"control": ("publisher.py", "topics.py"), "events": ("publisher.py", "topics.py"),
-                   "tls": ("broker.py",)}),
+                   "mqtt_reasons": ("broker.py",), "tls": ("broker.py",)}),
     "auditlog": Room("the audit log's files, and the thread that writes them", ("audit",)),
     "events": Room("the one event stream of the daemon"),
     "telemetry": Room("structured logging"),
     "aside": Room("work that blocks, in a thread that nobody waits for at the end"),
     "tls": Room("mutual TLS, and its failures in words"),
+    "mqtt_reasons": Room("why an MQTT broker refuses us, in words"),
     "process": Room("what a process with keys does to itself first"),
     "sd_notify": Room("readiness and watchdog of systemd"),
     "config": Room("the YAML file: model, checks, errors with line", ("drivers", "handshake", "keys"),
                    {"drivers": ("key_sources.py",), "handshake": ("checks.py", "kems.py"),
                     "keys": ("key_sources.py", "rekey.py")}),
-    "drivers": Room("key sources, and how they are found by name", ("aside", "config", "keys", "process", "tls"),
+    "drivers": Room("key sources, and how they are found by name",
+                    ("aside", "config", "keys", "mqtt_reasons", "process", "tls"),
                     {"aside": ("certificates.py", "etsi004_index.py", "file.py"),
                      "config": ("etsi004_options.py", "etsi014_options.py", "file.py", "mqtt_options.py", "program.py",
                                 "skip_options.py"),
-                     "process": ("program_run.py",),
+                     "mqtt_reasons": ("mqtt_connection.py",), "process": ("program_run.py",),
                      "tls": ("etsi004_options.py", "etsi004_wire.py", "etsi014.py", "etsi014_options.py", "https.py",
                              "mqtt_connection.py", "mqtt_options.py", "skip_tls.py")}),
     "kme": Room("the embedded ETSI GS QKD 014 KME and its PKI", ("config", "telemetry", "tls")),
@@ -124,9 +128,9 @@ ROOMS = {
          "audit": ("accounting.py",), "auditlog": ("accounting.py",),
          "handshake": ("transport.py",), "metrics": ("served.py",), "page": ("served.py",), "fleet": ("announce.py",)},
     ),
-    "doctor": Room("what a host lacks to run a gateway", ("config", "drivers", "engines", "keys"),
+    "doctor": Room("what a host lacks to run a gateway", ("config", "drivers", "engines", "keys", "process"),
                    {"drivers": ("network_checks.py",), "engines": ("kernel_checks.py", "network_checks.py"),
-                    "keys": ("network_checks.py",)}),
+                    "keys": ("network_checks.py",), "process": ("kernel_checks.py",)}),
     "service": Room("the units of the service, and how they get in place"),
     "sandbox": Room("a place with processes and networks of its own, and the tools that run in it"),
     "demo": Room("all of it on one machine", ("config", "control", "kme", "sandbox")),
@@ -240,7 +244,7 @@ def arrows() -> set[tuple[str, str, str]]:
     return found
 
 
-EVERYDAY = {"aside", "http_port", "telemetry", "events", "process", "sd_notify", "tls", "__main__"}
+EVERYDAY = {"aside", "http_port", "telemetry", "events", "mqtt_reasons", "process", "sd_notify", "tls", "__main__"}
 """Small modules whose arrows would only clutter the picture; the table has them."""
 
 

@@ -17,12 +17,10 @@ from qtunnel.config.plain import PlainPeerConfig, check_public_keys
 from qtunnel.config.rekey import check_rekey, too_late
 from qtunnel.config.token import read_token
 from qtunnel.config.types import format_duration
+from qtunnel.constants import MAX_SOCKET_PATH
 from qtunnel.errors import FilePermissionError, QtunnelError
 from qtunnel.handshake.messages import MAX_KEYS
 from qtunnel.identity import Identity, PublicIdentity
-
-MAX_SOCKET_PATH = 107
-"""Bytes of a UNIX socket's path (sun_path less its final zero, unix(7))."""
 
 Item = TypeVar("Item")
 

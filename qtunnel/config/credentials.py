@@ -2,14 +2,19 @@
 
 The unit loads all of ``/etc/qtunnel/NAME.secrets/`` as credentials, so that the daemon reads them without being root
 and no other unit of its user does. The configuration names the files where they lie; started by systemd, the daemon
-opens what it was handed in their place.
+opens what it was handed in their place. A unit of one's own may hand files over under any name, which the configuration
+then has in place of a path.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationInfo
 
 DIRECTORY = "CREDENTIALS_DIRECTORY"
 """Of systemd's environment: where the credentials of this unit are."""
@@ -22,6 +27,10 @@ HANDED = Path("/run/credentials")
 
 NAME = "secrets"
 """Before each of them, with ``_`` between the parts of its path: as systemd names what it loads from a directory."""
+
+CREDENTIAL = "credential:"
+"""Begins the name of a credential in the place of a path."""
+_CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}", re.ASCII)
 
 
 def changed_since(file: Path, environ: Mapping[str, str] | None = None) -> str | None:
@@ -64,3 +73,23 @@ def placed(path: Path, environ: Mapping[str, str] | None = None) -> Path:
                 found = Path(given, "_".join((NAME, *path.relative_to(parent).parts)))
                 return found if found.exists() else path
     return path
+
+
+def named(value: Any, info: ValidationInfo) -> Any:
+    """The path of a credential that is given by its name, ``credential:NAME``; paths are left as they are. A validator,
+    whose context has the environment."""
+    if not isinstance(value, str) or not value.startswith(CREDENTIAL):
+        return value
+    name = value.removeprefix(CREDENTIAL)
+    if not _CREDENTIAL_NAME.fullmatch(name) or name in (".", ".."):
+        raise ValueError("credential: takes a name of letters, digits, '.', '_' and '-'")
+    context = info.context if isinstance(info.context, dict) else {}
+    directory = context.get("environ", {}).get(DIRECTORY, "")
+    if not directory and not context.get("check_files", True):
+        directory = str(HANDED)  # of somebody who looks for the daemon's socket, and opens no file
+    if not directory:
+        raise ValueError(
+            f"is a credential of systemd, and ${DIRECTORY} is not set: write LoadCredential={name}:FILE into "
+            "the unit; to check by hand, put that directory's path into the variable"
+        )
+    return Path(directory) / name

@@ -5,9 +5,7 @@ driver's models.
 from __future__ import annotations
 
 import contextlib
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
@@ -22,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from qtunnel.config.credentials import named
 from qtunnel.config.document import Location, Node, Problem
 from qtunnel.config.types import ConfigPath, Duration, FileKind, InPlace, Percentage, Section, at_least, parse_duration
 from qtunnel.config.words import ProblemsError, key_names, listing, nearest, problems_of, unknown
@@ -62,33 +61,9 @@ class SourceRules(Section):
         return Limits(self.qber_limit, self.quarantine)
 
 
-CREDENTIAL = "credential:"
-"""Begins the name of a credential that systemd hands over, in the place of a path."""
-_CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}", re.ASCII)
-
-
-def _credential(value: Any, info: ValidationInfo) -> Any:
-    """The path of a credential (systemd.exec(5), LoadCredential=); paths are left as they are."""
-    if not isinstance(value, str) or not value.startswith(CREDENTIAL):
-        return value
-    name = value.removeprefix(CREDENTIAL)
-    if not _CREDENTIAL_NAME.fullmatch(name) or name in (".", ".."):
-        raise ValueError("credential: takes a name of letters, digits, '.', '_' and '-'")
-    context = info.context if isinstance(info.context, dict) else {}
-    directory = context.get("environ", {}).get("CREDENTIALS_DIRECTORY", "")
-    if not directory and not context.get("check_files", True):
-        directory = "/run/credentials"  # of somebody who looks for the daemon's socket, and opens no file
-    if not directory:
-        raise ValueError(
-            f"is a credential of systemd, and $CREDENTIALS_DIRECTORY is not set: write LoadCredential={name}:FILE into "
-            "the unit; to check by hand, put that directory's path into the variable"
-        )
-    return Path(directory) / name
-
-
 StoreFile = Annotated[
     ConfigPath,
-    BeforeValidator(_credential),
+    BeforeValidator(named),
     FileKind("secret", "make one with: (umask 077; openssl rand -base64 32 > FILE)"),
 ]
 

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationInfo
 
+from qtunnel.interface_names import name_problem
+
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 """Seconds in each unit of a duration."""
 
@@ -102,6 +104,19 @@ Percentage = Annotated[float, BeforeValidator(parse_percentage)]
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 
 
+def _whole_bytes(value: int) -> int:
+    if value % 8:
+        raise ValueError(f"must be a multiple of 8 bits; write {value + 8 - value % 8}")
+    return value
+
+
+MAX_KEY_SIZE = 1 << 20
+"""Bits. 128 KiB: far beyond any real KME, and a request's keys still fit in memory."""
+
+KeySize = Annotated[StrictInt, Field(ge=8, le=MAX_KEY_SIZE), AfterValidator(_whole_bytes)]
+"""Bits of a KME's key, a multiple of 8."""
+
+
 def _name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise ValueError(
@@ -115,12 +130,9 @@ Name = Annotated[str, AfterValidator(_name)]
 
 
 def _interface(value: str) -> str:
-    if value in (".", "..") or not re.fullmatch(r"[^\s/:%]+", value) or not value.isascii() or not value.isprintable():
-        raise ValueError("not an interface name; take letters, digits, '_' and '-', no '/', no blanks")
-    if value in ("lo", "all", "default"):
-        raise ValueError("is a name that the kernel uses itself; take a name of its own, such as qt0")
-    if len(value) > 15:
-        raise ValueError(f"has {len(value)} characters; the kernel allows 15 in an interface name")
+    problem = name_problem(value)
+    if problem is not None:
+        raise ValueError(problem)
     return value
 
 

@@ -48,6 +48,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} '{said}'; known here: {listing(candidates)}"
 
 
+def there_is_no(what: str, name: str, known: Iterable[str]) -> str:
+    """``there is no link 'a-b'; there are: a-c, b-c``, of a name that something else in the file should have."""
+    return f"there is no {what} '{name}'; there are: {', '.join(known) or 'none'}"
+
+
 def key_names(model: type[BaseModel]) -> list[str]:
     """The keys a model takes, as written in a file."""
     return [field.alias or name for name, field in model.model_fields.items()]

@@ -14,14 +14,12 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from qtunnel.constants import MAX_SOCKET_PATH
 from qtunnel.errors import AlreadyRunningError, ControlError
 from qtunnel.files import others_may_change
 
 PROBE_BOUND = 2.0
 """Seconds to find out whether somebody listens on a socket that is there; the kernel answers at once."""
-
-MAX_PATH = 107
-"""Bytes of a UNIX socket's path, sun_path less the final zero (unix(7))."""
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
@@ -38,8 +36,10 @@ def take_socket(path: Path, whose: str) -> socket.socket:
 
     Raises ``AlreadyRunningError`` where somebody answers on it, ``ControlError`` where the path cannot be used.
     """
-    if len(os.fsencode(path)) > MAX_PATH:
-        raise ControlError(f"control socket {path}: the path is longer than {MAX_PATH} bytes; name a shorter one")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise ControlError(
+            f"control socket {path}: the path is longer than {MAX_SOCKET_PATH} bytes; name a shorter one"
+        )
     with _locked_directory(path):
         _remove_stale(path, whose)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from qtunnel.aside import Aside
 from qtunnel.daemon.records import Header, Place, header_line, peer_line, read
 from qtunnel.errors import AlreadyRunningError, ConfigError, QtunnelError
-from qtunnel.files import others_may_change
+from qtunnel.files import others_may_change, write_all
 from qtunnel.identity import fingerprint_of
 from qtunnel.rekey.model import Memory
 from qtunnel.rekey.timing import tai64n
@@ -269,7 +269,7 @@ class StateDirectory:
 
     def _write(self, job: Job) -> None:
         if not job.whole:
-            _write_all(self._file, job.text.encode())
+            write_all(self._file, job.text.encode())
             os.fdatasync(self._file)
             return
         directory = self._directory
@@ -288,11 +288,6 @@ class StateDirectory:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # an empty file after a power cut would count as a lost chain
-
-
-def _write_all(file: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(file, content) :]
 
 
 def _open_directory(directory: Path) -> int:

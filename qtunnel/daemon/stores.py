@@ -22,6 +22,7 @@ from qtunnel.daemon.clock import now
 from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.notices import Publish
 from qtunnel.errors import StoreError
+from qtunnel.files import write_all
 from qtunnel.keys.stored import MAX_FILE, SALT_SIZE, seal, unseal
 from qtunnel.rekey.ahead import NOTHING_KEPT, Kept
 from qtunnel.rekey.model import Keep, Memory, Notice, PeerSettings
@@ -176,7 +177,7 @@ class Stores:
         with open(os.open(new, flags, 0o600), "wb", buffering=0) as file:
             half = len(content) // 2
             for part in (content[:half], content[half:]):
-                _write_all(file.fileno(), part)
+                write_all(file.fileno(), part)
                 self._step("written in part")
             os.fsync(file.fileno())
         self._step("synced")
@@ -221,11 +222,6 @@ def _read(path: Path) -> bytes:
     if len(content) > MAX_FILE:
         raise StoreError(f"it has more than {MAX_FILE >> 20} MiB")
     return content
-
-
-def _write_all(file: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(file, content) :]
 
 
 def _wipe(effect: Keep) -> None:

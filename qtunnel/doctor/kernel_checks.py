@@ -16,24 +16,18 @@ from qtunnel.doctor.model import Finding, Host, doubtful, good, left_open, wrong
 from qtunnel.engines.host import TUN_DEVICE
 from qtunnel.engines.kernel_client import KernelClient
 from qtunnel.engines.programs import KERNEL
+from qtunnel.process import CAP_IPC_LOCK, has_capability
 
 _TUNGETFEATURES = 0x800454CF  # linux/if_tun.h
 _IFF_VNET_HDR = 0x4000
 _UDP_SEGMENT, _UDP_GRO = 103, 104  # linux/udp.h
-_CAP_NET_ADMIN, _CAP_IPC_LOCK = 12, 14  # capabilities(7)
+_CAP_NET_ADMIN = 12  # capabilities(7)
 _TIME_ERROR = 5  # adjtimex(2): not synchronized
 _TIMEX_SIZE = 512
 """Bytes; struct timex has 208, and all zero asks without changing anything."""
 
 NAMESPACES = "/proc/self/ns/net"
 SWAPS = Path("/proc/swaps")
-
-
-def _has(capability: int) -> bool:
-    """Of this process, effective."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    effective = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
-    return bool(effective >> capability & 1)
 
 
 def _there(path: str) -> bool:
@@ -100,7 +94,7 @@ async def wireguard(host: Host) -> AsyncIterator[Finding]:
 
 
 async def capability(host: Host) -> AsyncIterator[Finding]:
-    if _has(_CAP_NET_ADMIN):
+    if has_capability(_CAP_NET_ADMIN):
         yield good("this user has CAP_NET_ADMIN")
     else:
         remedy = "run as root, or as a service (qtunnel install-service), whose engine has the capability"
@@ -113,7 +107,7 @@ async def swap(host: Host) -> AsyncIterator[Finding]:
         yield good("no swap: no key is written to a disk by it")
         return
     unlimited = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
-    if unlimited or _has(_CAP_IPC_LOCK):
+    if unlimited or has_capability(CAP_IPC_LOCK):
         yield good(f"swap on {', '.join(devices)}; this user may lock memory, and qtunnel does")
     else:
         remedy = "run as root or as a service, or encrypt the swap"

@@ -1,4 +1,4 @@
-"""What servers say over HTTP, in words for people, and their JSON. Pure; shared by the drivers that ask over HTTPS."""
+"""What servers say over HTTP, and programs print: in words for people, what these mean, and the JSON in it. Pure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,33 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qtunnel.errors import KeySourceError, KeySourceProtocolError
+from qtunnel.errors import KeyNotFoundError, KeySourceError
 
 Body = bytes | bytearray
-Fail = Callable[[str], KeySourceProtocolError]
+Fail = Callable[[str], KeySourceError]
 """Makes the error for an answer that cannot be used."""
+
+MAX_NUMBER = 1e15
+"""Counts and rates beyond this are nonsense; it also keeps infinity out."""
 
 MAX_WORDS = 200
 """Characters of a server's own words that an error repeats."""
+
+NOTHING_DONE = {501, 503, 505}
+"""Status codes from 500 on that are given before anything is done. The others come from a server that failed in the
+middle, or from a proxy that lost its answer."""
+
+NOT_FOUND = re.compile(r"not\s+(be\s+)?found|unknown\s+key|no\s+such\s+key|does(\s+not|n't)\s+exist", re.IGNORECASE)
+"""Words by which servers say that they do not have a key, whatever the status code."""
+
+NO_KEYS = re.compile(
+    r"insufficient|not\s+enough|exhausted|no\s+(more\s+)?keys?\s+(are\s+)?(available|left)", re.IGNORECASE
+)
+"""Words by which they say that there is no key now."""
+
+_TLS_REFUSED = re.compile(r"\b(SSL|TLS|client) certificate\b", re.IGNORECASE)
+"""nginx in front of a server refuses a client certificate with 400 and these words in the title. 5xx may speak of
+another certificate, such as that of a partner KME."""
 
 _KEY_LIKE = re.compile(r"[A-Za-z0-9+/_-]{20,}={1,2}|[A-Za-z0-9+/]{40,}|[A-Za-z0-9_-]{40,}")
 """Base64 of either alphabet, or hex, as long as a key. A UUID has 36 characters with its dashes, so it stays."""
@@ -52,6 +71,17 @@ def words(content_type: str, body: Body) -> str:
     return clean(_flat(value)) or "no reason given"
 
 
+def refuses_certificate(code: int, said: str) -> bool:
+    """Whether that status code and those words refuse our certificate; 495 and 496 are nginx's own."""
+    return code in (495, 496) or (code == 400 and _TLS_REFUSED.search(said) is not None)
+
+
+def perhaps_done(code: int, said: str, kind: type[KeySourceError]) -> bool:
+    """Whether keys may be lost with an answer of that status code and those words, which is a ``kind``: it comes from
+    a server that failed, or from one that stands between us and it."""
+    return code >= 500 and code not in NOTHING_DONE and kind is not KeyNotFoundError and not NO_KEYS.search(said)
+
+
 def _title(text: str) -> str:
     """What stands in the first title or heading of an HTML page; empty where there is none."""
     begin = _TITLE.search(text)
@@ -81,17 +111,27 @@ def qber(value: object, fail: Callable[[str], KeySourceError]) -> float | None:
     )
 
 
-def json_object(body: Body, fail: Fail) -> dict[str, Any]:
-    """The fields of a JSON object (RFC 8259), their names in lower case; two that become one are refused."""
+def number(value: object) -> float | None:
+    """A count or a rate of a status, which is 0 or more; ``None``, as not told, where it is missing or of no use."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < MAX_NUMBER:
+        return None
+    return value
+
+
+def json_object(body: Body, fail: Fail, *, printed: bool = False) -> dict[str, Any]:
+    """The fields of a JSON object (RFC 8259), their names in lower case; two that become one are refused. printed:
+    ``fail`` is told of what a program printed, not of a server's answer."""
     if not body or body.isspace():
-        raise fail("the answer is empty")
+        raise fail("it printed nothing" if printed else "the answer is empty")
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
+        if printed:
+            raise fail("what it printed is not JSON") from None
         what = "HTML" if body[:64].lstrip()[:1] == b"<" else "something else"
         raise fail(f"the answer is {what} where JSON is expected") from None
     if not isinstance(value, dict):
-        raise fail("the answer is not a JSON object")
+        raise fail(f"{'what it printed' if printed else 'the answer'} is not a JSON object")
     return folded(value, fail)
 
 

@@ -18,6 +18,7 @@ from yarl import URL
 
 from qtunnel.drivers.etsi004_options import Options
 from qtunnel.drivers.etsi004_terms import MalformedError
+from qtunnel.drivers.tls_remedy import remedy
 from qtunnel.errors import (
     KeySourceCertificateError,
     KeySourceError,
@@ -196,16 +197,8 @@ class Dialer:
         return None
 
     def _remedy(self, said: str) -> str:
-        if "another host name" in said or "another IP address" in said:
-            wanted = self._options.server_hostname
-            return (
-                f" (wanted: {wanted})" if wanted else ""
-            ) + "; set server_hostname, or check_hostname: false together with kme_id"
-        if "signed" in said and "refused" not in said:
-            return f" ({self._options.ca})"
-        if "refused our" in said or "client certificate" in said:
-            return f" ({self._options.certificate})"
-        return ""
+        its = self._options
+        return remedy(said, server_hostname=its.server_hostname, ca=its.ca, own=its.certificate)
 
 
 def _reason(error: Exception) -> str:

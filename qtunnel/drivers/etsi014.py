@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from qtunnel.drivers import etsi014_answers as answers
+from qtunnel.drivers.answers import clean
 from qtunnel.drivers.certificates import Certificates
 from qtunnel.drivers.etsi014_options import Options as Options
 from qtunnel.drivers.etsi014_options import PeerOptions as PeerOptions
@@ -24,6 +25,7 @@ from qtunnel.drivers.etsi014_pieces import Pieces
 from qtunnel.drivers.failover import Asked, Preference
 from qtunnel.drivers.https import MAX_BODY, HttpsServer, Request
 from qtunnel.drivers.registry import Driver
+from qtunnel.drivers.tls_remedy import remedy
 from qtunnel.errors import (
     KeyNotFoundError,
     KeyRequestRejectedError,
@@ -99,7 +101,12 @@ class Hub:
             timeout=options.timeout,
             connect_timeout=options.timeout * (CONNECT_SHARE if len(options.url) == 1 else CONNECT_SHARE_OF_MANY),
             server_hostname=options.server_hostname,
-            remedy=self._remedy,
+            remedy=partial(
+                remedy,
+                server_hostname=options.server_hostname,
+                ca=options.ca,
+                own=options.pkcs12 or options.certificate,
+            ),
         )
         return Kme(number, server, certificates, kme_id)
 
@@ -143,19 +150,6 @@ class Hub:
             return ""
         passed = [f"{other.server.url}: {other.problem}" for other in self.kmes[: kme.number] if other.problem]
         return f"asks {kme.server.url}" + (f" ({', '.join(passed)})" if passed else "")
-
-    def _remedy(self, said: str) -> str:
-        options = self.options
-        if "another host name" in said or "another IP address" in said:
-            wanted = options.server_hostname
-            return (
-                f" (wanted: {wanted})" if wanted else ""
-            ) + "; set server_hostname, or check_hostname: false together with kme_id"
-        if "signed" in said and "refused" not in said:
-            return f" ({options.ca})"
-        if "refused our" in said or "client certificate" in said:
-            return f" ({options.pkcs12 or options.certificate})"
-        return ""
 
 
 class Source:
@@ -215,7 +209,7 @@ class Source:
         if self._hub.options.checks_status_id:
             said = fields.get("source_kme_id")
             if said != kme.kme_id:
-                found = answers.clean(str(said)) if said is not None else "no source_KME_ID"
+                found = clean(str(said)) if said is not None else "no source_KME_ID"
                 what = f"the KME says it is {found}, not {kme.kme_id} (kme_id)"
                 raise KeySourceCertificateError(kme.place, "status", what)
         kme.limits[self._peer.peer_sae_id] = answers.limits(fields)

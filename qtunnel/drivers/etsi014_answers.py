@@ -15,8 +15,19 @@ from functools import partial
 from typing import Any
 
 from qtunnel.drivers import answers
-from qtunnel.drivers.answers import Body, Fail, folded, json_object, words
-from qtunnel.drivers.answers import clean as clean
+from qtunnel.drivers.answers import (
+    NO_KEYS,
+    NOT_FOUND,
+    Body,
+    Fail,
+    clean,
+    folded,
+    json_object,
+    number,
+    perhaps_done,
+    refuses_certificate,
+    words,
+)
 from qtunnel.errors import (
     KeyNotFoundError,
     KeyRequestRejectedError,
@@ -36,23 +47,8 @@ MAX_KEY_ID = 255
 MAX_LOST = 10_000
 """Keys that are booked for an answer with more than were asked for: no KME gives out as many at once."""
 
-MAX_NUMBER = 1e15
-"""Counts and rates beyond this are nonsense; it also keeps infinity out."""
-
-NOTHING_DONE = {501, 503, 505}
-"""Status codes from 500 on that are given before anything is done. The others come from a server that failed in the
-middle, or from a proxy that lost the KME's answer."""
-
 _HEX = re.compile(r"[0-9A-Fa-f]+")
 _FROM_URL = str.maketrans("-_", "+/")
-
-_NOT_FOUND = re.compile(r"not\s+(be\s+)?found|unknown\s+key|no\s+such\s+key|does(\s+not|n't)\s+exist", re.IGNORECASE)
-_NO_KEYS = re.compile(
-    r"insufficient|not\s+enough|exhausted|no\s+(more\s+)?keys?\s+(are\s+)?(available|left)", re.IGNORECASE
-)
-_TLS_REFUSED = re.compile(r"\b(SSL|TLS|client) certificate\b", re.IGNORECASE)
-"""nginx in front of a KME refuses a client certificate with 400 and these words in the title. 5xx may speak of another
-certificate, that of the partner KME."""
 
 
 def keys_of(place: str, call: str, body: Body, size: int, asked: int) -> list[tuple[str, Secret]]:
@@ -164,9 +160,9 @@ def source_status(place: str, fields: Mapping[str, Any]) -> SourceStatus:
     QBER that cannot be read, and for an extension that is no object: nobody knows what it says. An empty one says
     nothing, in whatever type; some languages write an empty object as an empty list."""
     garbled = partial(KeySourceStatusError, place, "status")
-    stored = _number(fields.get("stored_key_count"))
-    most = _number(fields.get("max_key_count"))
-    key_size = _number(fields.get("key_size"))
+    stored = number(fields.get("stored_key_count"))
+    most = number(fields.get("max_key_count"))
+    key_size = number(fields.get("key_size"))
     extension = _extension(fields.get("status_extension"), garbled)
     told = [f"{fields.get('source_kme_id', '?')} to {fields.get('target_kme_id', '?')}"]
     if stored is not None:
@@ -177,7 +173,7 @@ def source_status(place: str, fields: Mapping[str, Any]) -> SourceStatus:
         told.append(f"its partner: {extension['partner_problem']}")
     alarm = answers.alarm(extension.get("alarm"))
     rate = extension.get("qber")
-    qber = answers.qber(rate, garbled) if alarm is None else _number(rate)
+    qber = answers.qber(rate, garbled) if alarm is None else number(rate)
     if alarm is not None:
         told.append(f"ALARM {alarm}")
     return SourceStatus(
@@ -187,7 +183,7 @@ def source_status(place: str, fields: Mapping[str, Any]) -> SourceStatus:
         max_keys=None if most is None else int(most),
         key_size=None if key_size is None else int(key_size) // 8,
         qber=qber,
-        key_rate=_number(extension.get("key_rate")),
+        key_rate=number(extension.get("key_rate")),
         alarm=alarm,
         for_all=False,
     )
@@ -220,8 +216,8 @@ class Limits:
 
 def limits(fields: Mapping[str, Any]) -> Limits:
     """Those of a status object (clause 6.1). A KME that does not say how many keys it gives is asked for one."""
-    most = _number(fields.get("max_key_per_request"))
-    low, high = (_number(fields.get(name)) for name in ("min_key_size", "max_key_size"))
+    most = number(fields.get("max_key_per_request"))
+    low, high = (number(fields.get(name)) for name in ("min_key_size", "max_key_size"))
     return Limits(max(1, int(most or 1)), int(low) if low else None, int(high) if high else None)
 
 
@@ -246,27 +242,20 @@ def refusal(
     said = words(headers.get("Content-Type", ""), body)
     detail = f"HTTP {code}: {said}"
     kind: type[KeySourceError]
-    if code in (495, 496) or (code == 400 and _TLS_REFUSED.search(said)):
+    if refuses_certificate(code, said):
         kind = KeySourceCertificateError
     elif code in (401, 403):
         kind = KeySourceUnauthorizedError
-    elif call == "dec_keys" and (code == 404 or _NOT_FOUND.search(said)):
+    elif call == "dec_keys" and (code == 404 or NOT_FOUND.search(said)):
         kind = KeyNotFoundError
-    elif code >= 500 or code in (408, 429) or (call == "enc_keys" and _NO_KEYS.search(said)):
+    elif code >= 500 or code in (408, 429) or (call == "enc_keys" and NO_KEYS.search(said)):
         kind = KeySourceUnavailableError
     else:
         kind = KeyRequestRejectedError
         if mandatory and "extension" in said.lower():
             detail += "; what it does not support must not stand in extension_mandatory"
-    done = code >= 500 and code not in NOTHING_DONE and kind is not KeyNotFoundError and not _NO_KEYS.search(said)
-    return kind(place, call, detail, lost=keys if done else 0)
+    return kind(place, call, detail, lost=keys if perhaps_done(code, said, kind) else 0)
 
 
 def _is_key_id(text: str) -> bool:
     return 0 < len(text) <= MAX_KEY_ID and text.isascii() and text.isprintable() and " " not in text
-
-
-def _number(value: object) -> float | None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < MAX_NUMBER:
-        return None
-    return value

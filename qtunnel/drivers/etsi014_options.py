@@ -7,14 +7,11 @@ import ssl
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from qtunnel.config.types import Duration, Host, InputFile, SecretFile, Section, at_least
+from qtunnel.config.types import Duration, Host, InputFile, KeySize, SecretFile, Section, at_least
 from qtunnel.config.urls import parse_https_url
 from qtunnel.tls import AnyFiles, Pkcs12Files, TlsFiles, own_names
-
-MAX_KEY_SIZE = 1 << 20
-"""Bits of a KME's fixed key size: 128 KiB, beyond any that is known."""
 
 MAX_URLS = 8
 """A call that is refused everywhere tries each once."""
@@ -54,12 +51,6 @@ def _without_repeats(values: tuple[Item, ...]) -> tuple[Item, ...]:
     if len(set(values)) != len(values):
         raise ValueError("one of them stands there twice; remove it")
     return values
-
-
-def _whole_bytes(value: int) -> int:
-    if value % 8:
-        raise ValueError(f"must be a multiple of 8 bits; write {value + 8 - value % 8}")
-    return value
 
 
 def _version(value: object) -> object:
@@ -115,7 +106,7 @@ class Options(Section):
     timeout: Annotated[Duration, at_least(0.1, "no KME answers that fast")] = 5.0
     method: Literal["post", "get"] = "post"
     trailing_slash: bool = False
-    key_size: Annotated[StrictInt, Field(ge=8, le=MAX_KEY_SIZE), AfterValidator(_whole_bytes)] | None = None
+    key_size: KeySize | None = None
     extension_mandatory: Extensions = ()
     extension_optional: Extensions = ()
 

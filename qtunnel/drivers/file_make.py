@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qtunnel.drivers.file_format import HEADER_SIZE, MAX_PAD, MIN_PAD, PadInfo
 from qtunnel.errors import ConfigError, PadError
+from qtunnel.files import write_all
 from qtunnel.secret import RandomBytes
 
 CHUNK = 1 << 20
@@ -32,9 +33,9 @@ def make_pad(path: Path, size: int, share_a: int, random_bytes: RandomBytes) -> 
             os.fchmod(descriptor, 0o600)  # a umask must not open or close it further
             with contextlib.suppress(OSError):  # not every file system can; it shows at once where there is no room
                 os.posix_fallocate(descriptor, 0, HEADER_SIZE + size)
-            _write(descriptor, info.encode())
+            write_all(descriptor, info.encode())
             for at in range(0, size, CHUNK):
-                _write(descriptor, random_bytes(min(CHUNK, size - at)))
+                write_all(descriptor, random_bytes(min(CHUNK, size - at)))
             os.fsync(file.fileno())
     except BaseException as error:
         path.unlink(missing_ok=True)
@@ -42,9 +43,3 @@ def make_pad(path: Path, size: int, share_a: int, random_bytes: RandomBytes) -> 
             raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
         raise
     return info
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -43,18 +43,18 @@ Refusal = Callable[[int, Mapping[str, str], bytearray], KeySourceError]
 """The named error for an answer other than 200: by status, headers and body."""
 
 
-class _LostAnswerError(aiohttp.ClientError):
+class LostAnswerError(aiohttp.ClientError):
     """The connection was lost after the request may have been sent."""
 
 
-async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+async def once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     """aiohttp sends a GET again where the connection is lost before its answer; one that consumes a key must not be."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _LostAnswerError from error
+        raise LostAnswerError from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class HttpsServer:
             raise
         except Exception as error:
             failure = self._failure(request, error)
-            if isinstance(failure, KeySourceUnreachableError) and isinstance(error, _LostAnswerError):
+            if isinstance(failure, KeySourceUnreachableError) and isinstance(error, LostAnswerError):
                 failure = await self._refusal_behind(request, context) or failure
             if failure is None:
                 raise
@@ -161,7 +161,7 @@ class HttpsServer:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=self._connect_timeout),
-                middlewares=(_once,),
+                middlewares=(once,),
             )
         return self._session
 

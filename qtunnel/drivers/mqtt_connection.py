@@ -31,6 +31,7 @@ from qtunnel.errors import (
     KeySourceUnauthorizedError,
     KeySourceUnreachableError,
 )
+from qtunnel.mqtt_reasons import reason_of
 from qtunnel.secret import Secret
 from qtunnel.tls import explain
 
@@ -56,23 +57,6 @@ the device, for a hub a thousand, and the library confirms them before they are 
 
 LEAVING = 1.0
 """Seconds for a polite end; the broker learns of a rude one as well."""
-
-REFUSED = {
-    0x84: "it does not speak MQTT 5",
-    0x85: "the client ID is not allowed",
-    0x86: "bad user name or password",
-    0x87: "not authorized",
-    0x88: "it is not available",
-    0x89: "it is busy",
-    0x8A: "banned",
-    0x8B: "it shuts down",
-    0x8C: "bad authentication method",
-    0x8D: "it heard nothing of us",
-    0x8E: "another client has come with our client_id; each gateway needs its own",
-    0x95: "a packet was too large",
-    0x97: "quota exceeded",
-}
-"""Reason codes of MQTT 5 (clause 2.4) in words."""
 
 _UNAUTHORIZED = {0x85, 0x86, 0x87, 0x8A, 0x8C}
 
@@ -238,7 +222,7 @@ class Connection:
             broker.host,
             broker.port,
             username=broker.username,
-            password=None if broker.password is None else bytes(broker.password.reveal()).decode(),
+            password=None if broker.password is None else str(broker.password.reveal(), "utf-8"),
             logger=_silent,
             identifier=broker.client_id,
             protocol=aiomqtt.ProtocolVersion.V5,
@@ -297,7 +281,7 @@ class Connection:
             if number >= 0x80:
                 return Failure(
                     KeySourceUnauthorizedError,
-                    f"the broker does not let us read {topic} ({REFUSED.get(number, f'reason {number:#x}')})",
+                    f"the broker does not let us read {topic} ({reason_of(number)})",
                 )
         return None
 
@@ -387,7 +371,7 @@ def _refused(error: aiomqtt.MqttCodeError) -> Failure:
     kind: type[KeySourceError] = KeySourceUnauthorizedError if number in _UNAUTHORIZED else KeySourceUnreachableError
     if number == 0x84:
         kind = KeySourceProtocolError
-    return Failure(kind, f"the broker refuses us: {REFUSED.get(number, f'reason {number:#x}')}")
+    return Failure(kind, f"the broker refuses us: {reason_of(number)}")
 
 
 def _remedy(said: str, broker: Broker) -> str:

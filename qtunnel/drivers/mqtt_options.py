@@ -10,10 +10,8 @@ from yarl import URL
 
 from qtunnel.config.types import Duration, InputFile, SecretFile, Section, at_least
 from qtunnel.config.urls import MqttUrl
-from qtunnel.errors import ConfigError
-from qtunnel.files import read_secret_file
 from qtunnel.secret import Secret
-from qtunnel.tls import TlsFiles, client_context
+from qtunnel.tls import CaFile, TlsFiles, client_context, read_password
 
 
 def _level(value: str) -> str:
@@ -89,40 +87,14 @@ class Options(Section):
         if not self.tls:
             return None
         assert self.ca is not None
+        files: TlsFiles | CaFile = CaFile(self.ca)
         if self.certificate is not None and self.private_key is not None:
-            return client_context(TlsFiles(self.ca, self.certificate, self.private_key))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_verify_locations(cafile=self.ca)
-        except ssl.SSLError:
-            raise ConfigError(
-                f"{self.ca}: no certificate in PEM in it; the CA's certificate is expected here"
-            ) from None
-        except OSError as error:
-            raise ConfigError(f"{self.ca}: cannot be read: {error.strerror}") from None
-        return context
+            files = TlsFiles(self.ca, self.certificate, self.private_key)
+        return client_context(files)
 
     def password(self) -> Secret | None:
         """From its file, without the line break at the end; raises ``ConfigError`` or ``FilePermissionError``."""
-        if self.password_file is None:
-            return None
-        with read_secret_file(self.password_file) as content:
-            text = content.reveal()
-            end = len(text)
-            while end and text[end - 1] in b"\r\n":
-                end -= 1
-            password = Secret(text[:end])
-        try:
-            str(password.reveal(), "utf-8").encode()
-        except UnicodeDecodeError:
-            # Without its cause, which holds the password.
-            fine = False
-        else:
-            fine = bool(end)
-        if not fine:
-            raise ConfigError(f"{self.password_file}: not one password in UTF-8")
-        return password
+        return None if self.password_file is None else read_password(self.password_file, text=True)
 
 
 class PeerOptions(Section):

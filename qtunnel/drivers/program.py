@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, model_va
 
 from qtunnel.config.types import Duration, Section, at_least
 from qtunnel.constants import QKD_KEY_SIZE
-from qtunnel.drivers.etsi014_answers import clean
+from qtunnel.drivers.answers import clean
 from qtunnel.drivers.program_answers import EXIT_CODES, MAX_TEXT, Output, complaint, key_in, status_in, usable_key_id
 from qtunnel.drivers.program_run import Ended, NotStartedError, OutputTooLongError, check_program, run
 from qtunnel.drivers.registry import Driver

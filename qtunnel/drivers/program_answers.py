@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from qtunnel.drivers import answers
-from qtunnel.drivers.etsi014_answers import MAX_NUMBER, clean
+from qtunnel.drivers.answers import Fail, clean, folded, json_object, number
 from qtunnel.errors import (
     KeyNotFoundError,
     KeyRequestRejectedError,
@@ -44,8 +42,6 @@ _LONG_HEX = re.compile(r"\b[0-9A-Fa-f]{32,}\b|\b(?:[0-9A-Fa-f]{2}[ :.,-]+){15,}[
 _WORD = re.compile(r"[^\s\"',:{}\[\]]{12,}")
 _KEY_FIELDS = {"key_id", "key"}
 
-Fail = Callable[[str], KeySourceError]
-
 
 def usable_key_id(text: str) -> bool:
     """Whether a key_ID may stand among a program's arguments: printable ASCII without blanks, and no leading dash, so
@@ -72,12 +68,12 @@ def key_in(output: bytearray, kind: Output, key_id: str | None, size: int, fail:
 
 
 def _from_json(output: bytearray, fail: Fail) -> tuple[str, bytes]:
-    fields = _object(output, fail)
+    fields = json_object(output, fail, printed=True)
     if "keys" in fields and not fields.keys() & _KEY_FIELDS:  # a key container of ETSI GS QKD 014 clause 6.3
         keys = fields["keys"]
         if not isinstance(keys, list) or len(keys) != 1 or not isinstance(keys[0], dict):
             raise fail("its answer does not have exactly one key")
-        fields = _folded(keys[0], fail)
+        fields = folded(keys[0], fail)
     key_id, text = fields.get("key_id"), fields.get("key")
     if not isinstance(key_id, str) or not usable_key_id(key_id):
         raise fail("the key has no usable key_ID (1 to 255 printable characters, no blank, no leading '-')")
@@ -97,7 +93,7 @@ def status_in(output: bytearray, fail: Fail, garbled: Fail) -> SourceStatus:
     """A status object, in our terms. Fields that are missing count as not told, those of another type too, besides an
     alarm, which is one in any form, and a QBER: raises what ``garbled`` makes of the words for one that cannot be read.
     Without ``healthy`` it is healthy where it has keys, or does not tell."""
-    fields = _object(output, fail)
+    fields = json_object(output, fail, printed=True)
     stored, size = _count(fields.get("stored_keys")), _count(fields.get("key_size"))
     healthy, alarm = fields.get("healthy"), answers.alarm(fields.get("alarm"))
     if not isinstance(healthy, bool):
@@ -112,8 +108,8 @@ def status_in(output: bytearray, fail: Fail, garbled: Fail) -> SourceStatus:
         stored_keys=stored,
         max_keys=_count(fields.get("max_keys")),
         key_size=None if size is None else size // 8,
-        qber=answers.qber(fields.get("qber"), garbled) if alarm is None else _number(fields.get("qber")),
-        key_rate=_number(fields.get("key_rate")),
+        qber=answers.qber(fields.get("qber"), garbled) if alarm is None else number(fields.get("qber")),
+        key_rate=number(fields.get("key_rate")),
         alarm=alarm,
     )
 
@@ -128,32 +124,6 @@ def complaint(complaints: bytes, output: bytearray) -> str:
     return clean(_LONG_HEX.sub("[removed]", lines[-1])) if lines else ""
 
 
-def _object(output: bytearray, fail: Fail) -> dict[str, Any]:
-    if not output.strip():
-        raise fail("it printed nothing")
-    try:
-        value = json.loads(bytes(output))
-    except (ValueError, RecursionError):
-        raise fail("what it printed is not JSON") from None
-    if not isinstance(value, dict):
-        raise fail("what it printed is not a JSON object")
-    return _folded(value, fail)
-
-
-def _folded(fields: dict[str, Any], fail: Fail) -> dict[str, Any]:
-    """Field names in lower case; two that become one are refused."""
-    folded = {name.lower(): value for name, value in fields.items()}
-    if len(folded) != len(fields):
-        raise fail("a field is there twice")
-    return folded
-
-
-def _number(value: object) -> float | None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < MAX_NUMBER:
-        return None
-    return value
-
-
 def _count(value: object) -> int | None:
-    number = _number(value)
-    return None if number is None else int(number)
+    told = number(value)
+    return None if told is None else int(told)

@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from qtunnel.drivers.answers import Body, Fail, clean, json_object, words
+from qtunnel.drivers.answers import (
+    NO_KEYS,
+    NOT_FOUND,
+    Body,
+    Fail,
+    clean,
+    json_object,
+    perhaps_done,
+    refuses_certificate,
+    words,
+)
 from qtunnel.errors import (
     KeyNotFoundError,
     KeyRequestRejectedError,
@@ -39,19 +49,10 @@ MAX_SYSTEM_IDS = 10_000
 MAX_PATTERNS = 256
 """Of these, patterns: each costs up to 2 ms of the loop that carries all tunnels, and may be another one each time."""
 
-NOTHING_DONE = {501, 503, 505}
-"""Status codes from 500 on that are given before anything is done. The others come from a server that failed in the
-middle, or from a proxy that lost its answer."""
-
 _WILD = frozenset("*?[")
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _MALFORMED = re.compile(r"malformed|invalid|bad\s+(key|format)|not\s+hex", re.IGNORECASE)
-_NOT_FOUND = re.compile(r"not\s+(be\s+)?found|unknown\s+key|no\s+such\s+key|does(\s+not|n't)\s+exist", re.IGNORECASE)
-_NO_KEYS = re.compile(
-    r"insufficient|not\s+enough|exhausted|no\s+(more\s+)?keys?\s+(are\s+)?(available|left)", re.IGNORECASE
-)
-_TLS_REFUSED = re.compile(r"\b(SSL|TLS|client) certificate\b", re.IGNORECASE)
 
 _MEANINGS = {
     (KEY_BY_ID, 400): "the keyId is malformed, or it has no such key",
@@ -192,19 +193,19 @@ def refusal(
     said = words(headers.get("Content-Type", ""), body)
     meaning = _MEANINGS.get((call, code)) or _GENERAL_MEANINGS.get(code)
     kind = _kind(call, code, said)
-    done = code >= 500 and code not in NOTHING_DONE and kind is not KeyNotFoundError and not _NO_KEYS.search(said)
-    return kind(place, call, f"HTTP {code}: {said}" + (f" ({meaning})" if meaning else ""), lost=keys if done else 0)
+    detail = f"HTTP {code}: {said}" + (f" ({meaning})" if meaning else "")
+    return kind(place, call, detail, lost=keys if perhaps_done(code, said, kind) else 0)
 
 
 def _kind(call: str, code: int, said: str) -> type[KeySourceError]:
-    if code in (495, 496) or (code == 400 and _TLS_REFUSED.search(said)):
+    if refuses_certificate(code, said):
         return KeySourceCertificateError
     if code in (401, 403):
         return KeySourceUnauthorizedError
-    if call == KEY_BY_ID and code == 400 and _MALFORMED.search(said) and not _NOT_FOUND.search(said):
+    if call == KEY_BY_ID and code == 400 and _MALFORMED.search(said) and not NOT_FOUND.search(said):
         return KeyRequestRejectedError
-    if call == KEY_BY_ID and (code in (400, 404, 410) or _NOT_FOUND.search(said)):
+    if call == KEY_BY_ID and (code in (400, 404, 410) or NOT_FOUND.search(said)):
         return KeyNotFoundError
-    if code >= 500 or code in (408, 429) or (call == KEY and _NO_KEYS.search(said)):
+    if code >= 500 or code in (408, 429) or (call == KEY and NO_KEYS.search(said)):
         return KeySourceUnavailableError
     return KeyRequestRejectedError

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from ipaddress import ip_interface, ip_network
 from typing import Any
 
 from qtunnel.engines.bypass import mark_of
 from qtunnel.engines.interface import InterfaceConfig, guard_metric_of
 from qtunnel.errors import EngineError
+from qtunnel.interface_names import name_problem
 
 VERSION = 1
 """Of this language. A steward goes on through upgrades of the package, with the code that it was started with; one of
@@ -24,8 +24,6 @@ SOCKETS = ".sockets"
 PROGRAMS = ("qtunnel", "wireguard-go", "boringtun-cli")
 """The engines that a steward starts: those that the daemon drives over UAPI, without a capability of its own."""
 
-_NAME = re.compile(r"(?!(?:lo|all|default|\.\.?)\Z)[!-~]{1,15}", re.ASCII)
-_NOT_IN_A_NAME = frozenset("/:%")
 MAX_TXQUEUELEN = 10_000
 """Packets. The kernel holds 8 bytes for each as long as the interface is there, whether packets wait or not."""
 
@@ -79,7 +77,7 @@ def config_from_plain(plain: Any) -> InterfaceConfig:
 
 def is_interface_name(name: object) -> bool:
     """Whether it is one that a gateway's interface can have, as the configuration's."""
-    return isinstance(name, str) and _NAME.fullmatch(name) is not None and not _NOT_IN_A_NAME & set(name)
+    return isinstance(name, str) and name_problem(name) is None
 
 
 def own_config_from_plain(plain: Any) -> InterfaceConfig:

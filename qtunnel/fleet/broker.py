@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
@@ -23,9 +23,9 @@ from paho.mqtt.properties import Properties
 from yarl import URL
 
 from qtunnel.errors import BrokerError, ConfigError, FilePermissionError
-from qtunnel.files import read_secret_file
+from qtunnel.mqtt_reasons import reason_of
 from qtunnel.secret import Secret
-from qtunnel.tls import CaFile, TlsFiles, client_context, explain
+from qtunnel.tls import CaFile, TlsFiles, client_context, explain, read_password
 
 KEEPALIVE = 30
 """Seconds after which a silent connection is asked; half as many later, without a word, the broker tells the will."""
@@ -43,12 +43,8 @@ does not come back in one moment."""
 MAX_PACKET = 256 * 1024
 """Bytes of what a broker may send: a hundred times a report, and what was subscribed to of a large fleet comes one by
 one. The library would take a packet of 256 MB, into the memory of a gateway's daemon."""
-REFUSED = {
-    0x84: "it does not speak MQTT 5", 0x85: "the client ID is not allowed", 0x86: "bad user name or password",
-    0x87: "not authorized", 0x88: "it is not available", 0x89: "it is busy", 0x8A: "banned",
-    0x8C: "bad authentication method", 0x8E: "another client has come with this client ID",
-}  # fmt: skip
-"""Reason codes of MQTT 5 (clause 2.4) in words."""
+
+Item = TypeVar("Item")
 
 _silent = logging.getLogger("qtunnel.fleet.library")
 _silent.disabled = True  # what it has to say comes in our errors
@@ -95,10 +91,7 @@ class Broker:
 
     def password(self) -> Secret | None:
         """From its file, without the line break at its end; raises ``ConfigError`` or ``FilePermissionError``."""
-        if self.password_file is None:
-            return None
-        with read_secret_file(self.password_file) as content:
-            return Secret(bytes(content.reveal()).rstrip(b"\r\n"))
+        return None if self.password_file is None else read_password(self.password_file, text=True)
 
 
 class _BoundedSocket(ssl.SSLSocket):
@@ -123,12 +116,7 @@ async def connected(
     text = None
     if password is not None:
         with password:
-            try:
-                text = bytes(password.reveal()).decode()
-            except UnicodeDecodeError:
-                text = ""
-        if not text:
-            raise ConfigError(f"{broker.password_file}: not one password in UTF-8")
+            text = str(password.reveal(), "utf-8")
     properties = Properties(PacketTypes.CONNECT)
     properties.MaximumPacketSize = MAX_PACKET
     client = aiomqtt.Client(
@@ -177,6 +165,36 @@ async def present(broker: Broker, client_id: str, topic: str, gone: bytes | str)
                     await client.publish(topic, gone, qos=1, retain=True)
 
 
+class News(Generic[Item]):
+    """What comes next of an iterator, for as long as ``client`` is connected; a context, which ends the waiting."""
+
+    def __init__(self, client: aiomqtt.Client, items: AsyncIterator[Item]) -> None:
+        self._items = items
+        self._lost: asyncio.Future[Any] = client._disconnected
+        self._waiting: asyncio.Future[Item] | None = None
+
+    async def next(self, until: float) -> Item | None:
+        """``None`` where nothing has come before ``until``, in seconds of the monotonic clock. Raises
+        ``aiomqtt.MqttError`` once the connection is lost, ``StopAsyncIteration`` where nothing comes any more."""
+        if self._waiting is None:
+            self._waiting = asyncio.ensure_future(anext(self._items))
+        left = max(0.0, until - time.monotonic())
+        await asyncio.wait({self._waiting, self._lost}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if self._lost.done():
+            raise aiomqtt.MqttError("the connection was lost")
+        if not self._waiting.done():
+            return None
+        come, self._waiting = self._waiting, None
+        return come.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+
 async def kept(attend: Callable[[], Awaitable[None]], failed: Callable[[str], None]) -> NoReturn:
     """Do ``attend``, which is connected for as long as it can be, again and again, until cancelled. failed: is told in
     words why it ended."""
@@ -222,5 +240,5 @@ def _words(error: BaseException) -> str:
     if isinstance(error, aiomqtt.MqttCodeError):
         number = getattr(error.rc, "value", error.rc)
         if isinstance(number, int) and number > 0x80:
-            return f"it refuses us: {REFUSED.get(number, f'reason {number:#x}')}"
+            return f"it refuses us: {reason_of(number)}"
     return "it does not answer in time" if "timed out" in str(error) else "the connection was lost"

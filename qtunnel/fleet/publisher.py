@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import aiomqtt
 
 from qtunnel.control.messages import Status
-from qtunnel.events import Event, EventStream, Subscription
-from qtunnel.fleet.broker import Broker, kept, present
+from qtunnel.events import EventStream, Subscription
+from qtunnel.fleet.broker import Broker, News, kept, present
 from qtunnel.fleet.topics import (
     OFFLINE,
     ONLINE,
@@ -68,9 +68,7 @@ class Publisher:
 
     async def _report(self, client: aiomqtt.Client, events: Subscription) -> None:
         due = look_at = earliest = 0.0
-        waiting: asyncio.Future[Event] | None = None
-        lost: asyncio.Future[Any] = client._disconnected
-        try:
+        with contextlib.suppress(StopAsyncIteration), News(client, events) as news:
             while True:
                 now = time.monotonic()
                 if now >= look_at:
@@ -79,21 +77,11 @@ class Publisher:
                         due = now + self._interval
                     done = time.monotonic()
                     look_at, earliest = due, done + max(GATHER, SHARE * (done - now))
-                waiting = waiting or asyncio.ensure_future(anext(events))
-                left = max(0.0, look_at - time.monotonic())
-                await asyncio.wait({waiting, lost}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if lost.done():
-                    raise aiomqtt.MqttError("the connection was lost")
-                if waiting.done():
-                    event, waiting = waiting.result(), None
+                event = await news.next(look_at)
+                if event is not None:
                     look_at = min(look_at, max(earliest, time.monotonic() + GATHER))
                     if not event.kind.startswith(UNTOLD):
                         await client.publish(*event_message(event, self._prefix, self._node), qos=0)
-        except StopAsyncIteration:
-            return
-        finally:
-            if waiting is not None:
-                waiting.cancel()
 
     async def _send(self, client: aiomqtt.Client, *, everything: bool) -> None:
         """What changed, or everything; nothing is left of what is not there any more."""

@@ -6,27 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StrictFloat, StrictInt
+from pydantic import Field, StrictFloat, StrictInt
 
 from qtunnel.config.document import Problem
 from qtunnel.config.loader import load
-from qtunnel.config.types import Duration, InputFile, ListenAddress, Name, SecretFile, Section, at_least
+from qtunnel.config.types import Duration, InputFile, KeySize, ListenAddress, Name, SecretFile, Section, at_least
 from qtunnel.config.urls import HttpsUrl
 from qtunnel.kme.api import Limits
 from qtunnel.tls import TlsFiles
-
-MAX_KEY_SIZE = 1 << 20
-"""Bits. 128 KiB: far beyond any real KME, and a request's keys still fit in memory."""
-
-
-def _bits(value: int) -> int:
-    if value % 8:
-        raise ValueError(f"must be a multiple of 8 bits; write {value + 8 - value % 8}")
-    return value
-
-
-KeySize = Annotated[StrictInt, Field(ge=8, le=MAX_KEY_SIZE), AfterValidator(_bits)]
-"""Bits, a multiple of 8."""
 
 
 class PartnerConfig(Section):

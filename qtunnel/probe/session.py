@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qtunnel.drivers.etsi014_answers import NOTHING_DONE
+from qtunnel.drivers.answers import NOTHING_DONE
 from qtunnel.keys import quality
 from qtunnel.probe import container
 from qtunnel.probe.target import Target

@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from qtunnel.drivers.answers import clean, words
+from qtunnel.drivers.https import LostAnswerError, once
 from qtunnel.tls import PeerCertificate, explain
 
 MAX_BODY = 1 << 20
@@ -34,19 +35,6 @@ class NoAnswerError(Exception):
 
 class SlowError(NoAnswerError):
     """There was none in time."""
-
-
-class _LostError(aiohttp.ClientError):
-    """aiohttp sends a GET again where the connection is lost; one that takes a key must not be."""
-
-
-async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    try:
-        return await handler(request)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _LostError from error
 
 
 @dataclass(slots=True)
@@ -118,7 +106,7 @@ class Wire:
                     cookie_jar=aiohttp.DummyCookieJar(),
                     auto_decompress=False,
                     timeout=aiohttp.ClientTimeout(total=self.timeout),
-                    middlewares=(_once,),
+                    middlewares=(once,),
                 ) as session,
                 session.request(
                     method,
@@ -174,7 +162,7 @@ def _reason(error: Exception) -> str:
         return "the host name is not found"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the connection was lost in the middle of the answer"
-    if isinstance(error, _LostError):
+    if isinstance(error, LostAnswerError):
         return LOST
     if isinstance(error, aiohttp.ClientResponseError | ValueError):
         return "the answer is not HTTP"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qtunnel.tai64n import tai64n as tai64n
+
 PENDING_LIMIT = 90.0
 """Seconds that an unfinished exchange lives at the responder, from message 1: half of the 180 s for which WireGuard
 lets a session go on, so that a second exchange can put things right before traffic stops."""
@@ -51,15 +53,6 @@ THROWN_PAUSE = 0.5
 for the next rekey, and a peer that goes on so, rekey after rekey, costs two messages' worth in an interval."""
 RELAXED_GRACE = 15.0
 """Seconds that a key lives past max_age while ``on_expiry: pqc-only`` tries to replace it: five retransmissions."""
-
-_TAI64_BASE = (1 << 62) + 10
-"""TAI64 label of the Unix epoch (TAI was 10 s ahead of UTC in 1970)."""
-
-
-def tai64n(unix_ns: int) -> bytes:
-    """TAI64N of a Unix time: 8 bytes of seconds, 4 of nanoseconds, big-endian, so that they compare as bytes."""
-    seconds, nanoseconds = divmod(unix_ns, 1_000_000_000)
-    return (_TAI64_BASE + seconds).to_bytes(8, "big") + nanoseconds.to_bytes(4, "big")
 
 
 def seconds_between(earlier: bytes, later: bytes) -> int:

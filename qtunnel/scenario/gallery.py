@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from qtunnel.config.document import Problem
 from qtunnel.config.loader import load
+from qtunnel.config.words import there_is_no
 from qtunnel.demo.files import examples
 from qtunnel.errors import ConfigError, NetworkError
 from qtunnel.scenario.assertions import NEEDS
@@ -80,10 +81,6 @@ def load_scenario(directory: Path) -> Scenario:
     )
 
 
-def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    return f"there is no {what} '{name}'; there are: {', '.join(known) or 'none'}"
-
-
 def _sites(file: ScenarioFile, topology: Topology) -> Iterator[Problem]:
     if len(file.sites) > MOST_SITES:
         yield Problem(("sites",), f"are {len(file.sites)}; at most {MOST_SITES} find room on one machine")
@@ -94,7 +91,7 @@ def _sites(file: ScenarioFile, topology: Topology) -> Iterator[Problem]:
             yield Problem(("sites", name), "is the name of a network of the run; take another", at_key=True)
         node = topology.homes.get(site.sae)
         if node is None:
-            yield Problem(place, _unknown("SAE", site.sae, topology.homes) + " (network.yaml, nodes.NODE.saes)")
+            yield Problem(place, there_is_no("SAE", site.sae, topology.homes) + " (network.yaml, nodes.NODE.saes)")
         elif node in taken:
             yield Problem(place, f"is at {node}, where {taken[node]} is already; each site needs a node of its own")
         else:
@@ -107,7 +104,7 @@ def _tunnels(file: ScenarioFile) -> Iterator[Problem]:
         ends = frozenset(tunnel.between)
         for index, end in enumerate(tunnel.between):
             if end not in file.sites:
-                yield Problem(("tunnels", name, "between", index), _unknown("site", end, file.sites))
+                yield Problem(("tunnels", name, "between", index), there_is_no("site", end, file.sites))
         if len(ends) == 1:
             yield Problem(("tunnels", name, "between"), "is one site twice; name two")
         elif ends in pairs:
@@ -138,7 +135,7 @@ def _takers(file: ScenarioFile) -> Iterator[Problem]:
         for name in ("at", "towards"):
             site = getattr(taker, name)
             if site not in file.sites:
-                yield Problem(("takers", index, name), _unknown("site", site, file.sites))
+                yield Problem(("takers", index, name), there_is_no("site", site, file.sites))
         if taker.at == taker.towards:
             yield Problem(("takers", index, "towards"), "is the same site; name another")
 
@@ -155,13 +152,13 @@ def _event(file: ScenarioFile, topology: Topology, index: int, event: EventSecti
     for name in ("move", "clear"):
         site = getattr(event, name)
         if site is not None and site not in file.sites:
-            yield Problem((*place, name), _unknown("site", site, file.sites))
+            yield Problem((*place, name), there_is_no("site", site, file.sites))
     for name in ("open", "close"):
         tunnel = getattr(event, name)
         if tunnel is not None and tunnel not in file.tunnels:
-            yield Problem((*place, name), _unknown("tunnel", tunnel, file.tunnels))
+            yield Problem((*place, name), there_is_no("tunnel", tunnel, file.tunnels))
     if event.change is not None and event.change.tunnel not in file.tunnels:
-        yield Problem((*place, "change", "tunnel"), _unknown("tunnel", event.change.tunnel, file.tunnels))
+        yield Problem((*place, "change", "tunnel"), there_is_no("tunnel", event.change.tunnel, file.tunnels))
     if event.network is not None:
         yield from _command(topology, (*place, "network"), event.network)
 
@@ -179,14 +176,14 @@ def _assertion(file: ScenarioFile, topology: Topology, index: int, one: Assertio
     place = ("assertions", index)
     for tunnel in one.tunnels:
         if tunnel not in file.tunnels:
-            yield Problem((*place, "tunnels"), _unknown("tunnel", tunnel, file.tunnels))
+            yield Problem((*place, "tunnels"), there_is_no("tunnel", tunnel, file.tunnels))
     if one.site is not None and one.site not in file.sites:
-        yield Problem((*place, "site"), _unknown("site", one.site, file.sites))
+        yield Problem((*place, "site"), there_is_no("site", one.site, file.sites))
     if one.link is not None and one.link not in topology.links:
-        yield Problem((*place, "link"), _unknown("link", one.link, topology.links))
+        yield Problem((*place, "link"), there_is_no("link", one.link, topology.links))
     for node in one.nodes:
         if node not in topology.nodes:
-            yield Problem((*place, "nodes"), _unknown("node", node, topology.nodes))
+            yield Problem((*place, "nodes"), there_is_no("node", node, topology.nodes))
     for name in NEEDS[one.that]:
         if getattr(one, name) is None:
             yield Problem((*place, name), f"is missing; {one.that} needs it")

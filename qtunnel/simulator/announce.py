@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiomqtt
 
-from qtunnel.events import Event, Subscription
-from qtunnel.fleet.broker import Broker, kept, present
+from qtunnel.events import Subscription
+from qtunnel.fleet.broker import Broker, News, kept, present
 from qtunnel.simulator.alarms import LASTING, Json, happening, payload, presence, report
 from qtunnel.simulator.model import AlarmsSection
 from qtunnel.telemetry.log import get as get_log
@@ -58,9 +58,7 @@ class Announcer:
 
     async def _report(self, client: aiomqtt.Client, news: Subscription) -> None:
         due = 0.0
-        waiting: asyncio.Future[Event] | None = None
-        lost: asyncio.Future[Any] = client._disconnected
-        try:
+        with contextlib.suppress(StopAsyncIteration), News(client, news) as coming:
             while True:
                 now = time.monotonic()
                 await self._send(client, everything=now >= due)
@@ -69,19 +67,9 @@ class Announcer:
                 if not self._up:
                     self._up = True
                     log.info("mqtt.up", broker=self._broker.name, topics=f"{self._base}/#")
-                waiting = waiting or asyncio.ensure_future(anext(news))
-                left = max(0.0, due - time.monotonic())
-                await asyncio.wait({waiting, lost}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if lost.done():
-                    raise aiomqtt.MqttError("the connection was lost")
-                if waiting.done():
-                    event, waiting = waiting.result(), None
+                event = await coming.next(due)
+                if event is not None:
                     await client.publish(f"{self._base}/event", payload(happening(event)), qos=1)
-        except StopAsyncIteration:
-            return
-        finally:
-            if waiting is not None:
-                waiting.cancel()
 
     async def _send(self, client: aiomqtt.Client, *, everything: bool) -> None:
         """Reports, those that changed or all; the network's own word last, when all of them are there."""

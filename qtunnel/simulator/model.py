@@ -7,8 +7,7 @@ from typing import Annotated
 from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
 from qtunnel.config.accounts import BrokerSection, TopicPrefix
-from qtunnel.config.types import Duration, ListenAddress, Name, Percentage, Section, at_least
-from qtunnel.kme.config import MAX_KEY_SIZE, KeySize
+from qtunnel.config.types import MAX_KEY_SIZE, Duration, KeySize, ListenAddress, Name, Percentage, Section, at_least
 from qtunnel.qkdnet.conditions import Protocol
 from qtunnel.simulator.quirks import Quirk
 from qtunnel.simulator.units import (

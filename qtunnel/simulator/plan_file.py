@@ -10,8 +10,7 @@ from pydantic import Field, StrictInt
 
 from qtunnel.config.document import Problem
 from qtunnel.config.loader import load
-from qtunnel.config.types import Duration, Name, Section, at_least
-from qtunnel.kme.config import KeySize
+from qtunnel.config.types import Duration, KeySize, Name, Section, at_least
 from qtunnel.qkdnet.plan import Tunnel
 from qtunnel.simulator.topology_file import Topology, too_many_ways
 

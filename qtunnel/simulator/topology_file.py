@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from pydantic import Field
 from qtunnel.config.document import Problem
 from qtunnel.config.loader import load
 from qtunnel.config.types import ConfigPath, Name, Section
+from qtunnel.config.words import there_is_no
 from qtunnel.errors import ConfigError
 from qtunnel.kme.api import Limits
 from qtunnel.qkdnet.channel import Channel, Fading, Fibre, FreeSpace, Satellite
@@ -200,7 +201,7 @@ def _links(topology: Topology) -> Iterator[Problem]:
     for name, link in topology.links.items():
         for index, end in enumerate(link.between):
             if end not in topology.nodes:
-                yield Problem(("links", name, "between", index), _unknown("node", end, topology.nodes))
+                yield Problem(("links", name, "between", index), there_is_no("node", end, topology.nodes))
         if link.between[0] == link.between[1]:
             yield Problem(("links", name, "between"), "joins a node to itself; name two")
         if name in topology.nodes:
@@ -240,16 +241,12 @@ def _noisy(topology: Topology, link: LinkSection) -> bool:
     return given is not None and given.protocol == "cv"
 
 
-def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    return f"there is no {what} '{name}'; there are: {', '.join(known) or 'none'}"
-
-
 def _hardware(topology: Topology) -> Iterator[Problem]:
     for name, link in topology.links.items():
         if link.hardware is None:
             continue
         if link.hardware not in topology.hardware:
-            yield Problem(("links", name, "hardware"), _unknown("hardware", link.hardware, topology.hardware))
+            yield Problem(("links", name, "hardware"), there_is_no("hardware", link.hardware, topology.hardware))
         elif topology.hardware[link.hardware].protocol == "measured" and link.fibre is None:
             yield Problem(("links", name, "hardware"), "is measured, which goes with fibre only")
         elif topology.hardware[link.hardware].protocol == "measured" and link.fibre and link.fibre.classical:
@@ -271,7 +268,7 @@ def _pairs(topology: Topology) -> Iterator[Problem]:
     for index, pair in enumerate(topology.pairs):
         unknown = [end for end in pair.between if end not in topology.nodes]
         for end in unknown:
-            yield Problem(("pairs", index, "between"), _unknown("node", end, topology.nodes))
+            yield Problem(("pairs", index, "between"), there_is_no("node", end, topology.nodes))
         if unknown:
             continue
         one, other = pair.between

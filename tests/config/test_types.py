@@ -115,7 +115,11 @@ def test_listen_addresses_that_are_refused(value: object, message: str) -> None:
     ("kind", "good", "bad"),
     [
         (Name, ["a", "Alice-1.x_y", "0" * 63], ["", "-a", ".a", "a b", "a/b", "ä", "0" * 64, "a\n"]),
-        (InterfaceName, ["qt0", "wg-a_b", "x" * 15], ["", "x" * 16, "a/b", "..", "a b", "a\n", "ä0", "a:1"]),
+        (
+            InterfaceName,
+            ["qt0", "wg-a_b", "x" * 15],
+            ["", "x" * 16, "a/b", "..", "a b", "a\n", "ä0", "a:1", "a%d", "lo", "all"],
+        ),
         (
             Host,
             ["10.0.0.1", "2001:db8::1", "[2001:db8::1]", "vpn.example.org", "a", "fe80::1%eth0", "x.y."],

@@ -17,6 +17,7 @@ import pytest
 from qtunnel.daemon import stores as module
 from qtunnel.daemon.memory import StateDirectory
 from qtunnel.daemon.stores import PREFIX, Stores, file_name, take_leave
+from qtunnel.files import write_all
 from qtunnel.keys.stored import Image, StoredKey
 from qtunnel.rekey.ahead import Kept
 from qtunnel.rekey.model import Keep, Memory, Notice, PeerSettings
@@ -221,7 +222,7 @@ def test_a_full_disk_lets_go_of_the_file_and_the_tunnel_goes_on(disk: Disk, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_write_all", full)
+        patch.setattr(module, "write_all", full)
         assert disk.keep(keep(6, "other")), "no key of it can come back"
         assert disk.keep(keep(7, "other"))
     assert list(disk.directory.iterdir()) == []
@@ -240,7 +241,7 @@ def test_a_disk_that_keeps_the_file_withholds_what_rests_on_a_used_key(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_write_all", refuses)
+        patch.setattr(module, "write_all", refuses)
         patch.setattr(Path, "unlink", refuses)
         assert disk.keep(keep(6, "used", "more", used=False)), "nothing was used"
         assert not disk.stores.withheld("b")
@@ -258,15 +259,14 @@ def test_a_disk_that_hangs_is_not_waited_for_and_writes_nothing_old_later(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()
-    write = module._write_all
 
     def hangs(file: int, content: bytes) -> None:
         release.wait(50)
-        write(file, content)
+        write_all(file, content)
 
     async def test() -> None:
         monkeypatch.setattr(module, "WRITE_LIMIT", 0.1)
-        monkeypatch.setattr(module, "_write_all", hangs)
+        monkeypatch.setattr(module, "write_all", hangs)
         assert not await disk.stores.keep(keep(6, "one"))
         again = keep(7, "two")
         assert not await disk.stores.keep(again)

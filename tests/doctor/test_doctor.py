@@ -229,7 +229,7 @@ def test_swap_is_named_where_memory_may_not_be_locked(
     swaps.write_text("Filename Type Size Used Priority\n/dev/sdz9 partition 1 0 -2\n")
     monkeypatch.setattr(kernel_checks, "SWAPS", swaps)
     assert "/dev/sdz9" in gateway.finding("swap").seen
-    monkeypatch.setattr(kernel_checks, "_has", lambda capability: False)
+    monkeypatch.setattr(kernel_checks, "has_capability", lambda capability: False)
     assert gateway.finding("swap").verdict is Verdict.DOUBTFUL
     swaps.write_text("Filename Type Size Used Priority\n")
     assert gateway.finding("swap").verdict is Verdict.GOOD

@@ -104,7 +104,7 @@ def test_files_are_checked_when_it_is_opened(pki: Path, tmp_path: Path) -> None:
     key.chmod(0o600)
     hub = mqtt.DRIVER.open("fibre", Options.model_validate(given))  # no loop runs here, as in qtunnel check
     asyncio.run(hub.close())
-    for wrong, words in ((key, "no certificate in PEM"), (tmp_path / "none", "No such file")):
+    for wrong, words in ((key, "no certificate in PEM"), (tmp_path / "none", "no such file; check the path")):
         password = tmp_path / "a.password"
         password.touch(0o600)
         password.write_text("word")
