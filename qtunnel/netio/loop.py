@@ -211,8 +211,8 @@ class Loop:
             self._survive(error)
 
     def _read_again(self, error: OSError) -> None:
-        """One packet that the kernel cannot hand over, as one whose GSO fields it has no words for, is lost, with a
-        record in the making; all others go on. Single packets that were read before it are sent by the next read."""
+        """One packet that the kernel cannot hand over, as one whose GSO fields it has no words for, is lost;
+        all others go on."""
         failed = 0
         while not self._gone(error):
             name = f"tun-read-{errno.errorcode.get(error.errno or 0, 'EIO')}"

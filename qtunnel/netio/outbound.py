@@ -72,7 +72,8 @@ class Outbound:
         self._end = 0
 
     def read(self, now: float) -> None:
-        """Everything that waits, within the bounds above. Raises ``OSError`` where the TUN went away."""
+        """Everything that waits, within the bounds above. Raises ``OSError`` where the TUN went away or cannot hand a
+        packet over; what was read before is on its way then."""
         descriptor, view = self._tun.fd, self._view
         transport, udp = self._transport, self._udp
         peer_for, max_plain = transport.peer_for, self._records.max_plain
@@ -86,6 +87,11 @@ class Outbound:
                 length = os.readv(descriptor, (view[end : end + MAX_READ],))
             except BlockingIOError:
                 break
+            except OSError:  # of one packet, it may be: those before it have their way all the same
+                self._flush(now)
+                self._singles.flush()
+                udp.hops = 0
+                raise
             taken += length
             peer = peer_for(view, end + _VNET, length - _VNET)
             if peer is not None:

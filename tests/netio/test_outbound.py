@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from qtunnel.netio import outbound as outbound_module
 from qtunnel.netio.outbound import Outbound
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.limits import REJECT_AFTER_TIME
@@ -88,3 +90,26 @@ def test_a_record_of_one_fragment_goes_out_twice_and_to_no_worker() -> None:
         bob.receive(udp.bursts[0][at : at + once], alice.endpoint)
     assert bob.delivered == [ip_packet(alice.inner, bob.inner, bytes(20_000))]
     assert [task.kind for task in farm.tasks] == [Kind.SEAL_RECORD], "that of two fragments"
+
+
+def test_what_was_read_before_a_packet_that_cannot_be_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, alice, bob = agreed()
+    udp: Any = Sent()
+    outbound = Outbound(SimpleNamespace(fd=-1), alice.device, udp)  # type: ignore[arg-type]
+    packets = [ip_packet(alice.inner, bob.inner, bytes([number]) * 100) for number in range(3)]
+    waiting = list(packets)
+
+    def readv(descriptor: int, buffers: tuple[memoryview, ...]) -> int:
+        if not waiting:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        item = bytes(VNET_HEADER) + waiting.pop(0)
+        buffers[0][: len(item)] = item
+        return len(item)
+
+    monkeypatch.setattr(outbound_module.os, "readv", readv)
+    with pytest.raises(OSError, match="Invalid argument"):
+        outbound.read(world.now)
+    for burst, size in zip(udp.bursts, udp.sizes, strict=True):
+        for at in range(0, len(burst), size):
+            bob.receive(burst[at : at + size], alice.endpoint)
+    assert bob.delivered == packets
