@@ -57,6 +57,7 @@ def loop(tun: Any, tmp_path: Path) -> Iterator[Loop]:
 def running(loop: Loop) -> Iterator[Loop]:
     thread = threading.Thread(target=loop.run)
     thread.start()
+    assert ask(loop, b"get=1\n\n")  # it is past its start, where a defect ends it
     yield loop
     loop.stop("the test is over")
     loop._wakeup_writer.send(b"\0")

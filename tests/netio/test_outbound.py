@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from qtunnel.netio import outbound as outbound_module
 from qtunnel.netio.outbound import Outbound
 from qtunnel.wireguard.endpoint import Endpoint
 from qtunnel.wireguard.limits import REJECT_AFTER_TIME
@@ -106,7 +106,7 @@ def test_what_was_read_before_a_packet_that_cannot_be_is_sent(monkeypatch: pytes
         buffers[0][: len(item)] = item
         return len(item)
 
-    monkeypatch.setattr(outbound_module.os, "readv", readv)
+    monkeypatch.setattr(os, "readv", readv)
     with pytest.raises(OSError, match="Invalid argument"):
         outbound.read(world.now)
     for burst, size in zip(udp.bursts, udp.sizes, strict=True):
