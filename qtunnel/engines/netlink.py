@@ -32,12 +32,11 @@ async def netlink_for(interface: str) -> AsyncIterator[AsyncIPRoute]:
     Raises ``InterfaceError``, also in place of what netlink refuses inside: nothing that the host does ends a daemon.
     """
     try:
-        netlink = AsyncIPRoute(strict_check=True)
-    except OSError as error:
-        raise InterfaceError(f"interface {interface}: netlink: {(error.strerror or '').lower()}") from None
-    async with netlink:
-        with words(interface, "netlink"):
-            yield netlink
+        async with AsyncIPRoute(strict_check=True) as netlink:
+            with words(interface, "netlink"):
+                yield netlink
+    except OSError as error:  # it has no socket until it is first used
+        raise InterfaceError(f"interface {interface}: netlink: {(error.strerror or str(error)).lower()}") from None
 
 
 async def link(netlink: AsyncIPRoute, interface: str, index: int) -> Any | None:

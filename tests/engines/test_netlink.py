@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Network, ip_network
 from pathlib import Path
@@ -19,6 +21,7 @@ from qtunnel.engines.netlink import link, netlink_for, routes
 from qtunnel.errors import InterfaceError
 from tests.engines.namespaces import Namespace, run
 
+HERE = Path(__file__).parents[2]
 MANY = 300
 
 
@@ -116,3 +119,30 @@ def test_a_route_contains_a_prefix_as_ipaddress_says(
         route = prefixes[0].supernet(new_prefix=min(route.prefixlen, prefixes[0].prefixlen))
     expected = any(prefix.subnet_of(route) for prefix in prefixes)
     assert _containing(prefixes)(int(route.network_address), route.prefixlen) == expected
+
+
+SHORT = """
+import asyncio, resource
+from qtunnel.engines.netlink import link, netlink_for
+from qtunnel.errors import InterfaceError
+
+async def ask():
+    async with netlink_for("qg0") as netlink:
+        await link(netlink, "lo", 1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+    try:
+        async with netlink_for("qg0") as netlink:
+            await link(netlink, "lo", 1)
+    except InterfaceError as error:
+        print(error)
+
+asyncio.run(ask())
+"""
+
+
+def test_without_a_descriptor_there_is_a_line_of_ours_too() -> None:
+    """pyroute2 has no socket before something is asked."""
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT], cwd=HERE, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "interface qg0: netlink: too many open files\n"
