@@ -63,10 +63,12 @@ class Device:
 class Client(Protocol):
     """Talks to one device. Every failure is an ``EngineError`` that names the interface."""
 
-    async def get(self) -> Device: ...
+    async def get(self, *, always: bool = True) -> Device:
+        """always: as in ``set``."""
+        ...
 
-    async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
-        """One operation. Lines before a refused one may have been applied. blind: it is sent also where the device has
+    async def set(self, lines: Iterable[Line], *, always: bool = False) -> None:
+        """One operation. Lines before a refused one may have been applied. always: it is sent also where the device has
         not answered what was sent before."""
         ...
 

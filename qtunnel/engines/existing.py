@@ -138,7 +138,7 @@ class ExistingEngine(DeviceEngine):
         """The owner's; not touched."""
 
     async def _replaced(self, peer: PeerSpec, psk: Secret) -> list[Line]:
-        found = (await self._client.get()).peers.get(peer.public_key)
+        found = (await self._client.get(always=False)).peers.get(peer.public_key)
         if found is None:
             raise self._no_peer(peer.public_key)
         return self._made_again(found, psk)
@@ -177,7 +177,7 @@ class ExistingEngine(DeviceEngine):
                     with contextlib.suppress(EngineError), Secret.random(self._random_bytes, KEY_SIZE) as psk:
                         lines = [*existing(public_key), ("preshared_key", psk)]
                         lines = lines if there is None else self._made_again(there[public_key], psk)
-                        await self._give(lines, blind=True)
+                        await self._give(lines, always=True)
                         self._hold(public_key, psk, None)
                         self._ledgers[public_key].blocked()
                         if there is not None:
@@ -185,7 +185,7 @@ class ExistingEngine(DeviceEngine):
         return left
 
     async def _prompt(self, public_key: bytes, keepalive: int) -> None:
-        found = (await self._client.get()).peers.get(public_key)
+        found = (await self._client.get(always=False)).peers.get(public_key)
         if found is not None:
             await super()._prompt(public_key, found.persistent_keepalive)
 

@@ -170,7 +170,7 @@ class KernelClient:
         named = ["WGDEVICE_A_IFNAME", self.interface]
         return named if self.index is None else ["WGDEVICE_A_IFINDEX", self.index]
 
-    async def get(self) -> Device:
+    async def get(self, *, always: bool = True) -> Device:
         """The device and its peers, without secrets.
 
         Where somebody changes the device while the kernel tells of it, peers and allowed IPs may be left out, and the
@@ -200,7 +200,7 @@ class KernelClient:
             _read(device, part, self._marks)
         return device if whole else None
 
-    async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
+    async def set(self, lines: Iterable[Line], *, always: bool = False) -> None:
         """One operation. Where it is a large one, it is several messages that reach the kernel together
         (``SENT_AT_ONCE``). The kernel is always asked."""
         try:

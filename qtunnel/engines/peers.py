@@ -149,6 +149,7 @@ class DeviceEngine:
                 lines.append(("handshake", "now"))
         elif not self._updates:
             lines = await self._replaced(peer, psk)
+            self._let_go(public_key)
             self._ledgers[public_key].blocked()
         await self._give(lines)
         self._hold(public_key, psk, epoch)
@@ -184,7 +185,9 @@ class DeviceEngine:
         if self._epochs:
             await self._client.set([*existing(public_key), ("drop_sessions", "true"), ("preshared_key", psk)])
         else:
-            await self._give(await self._replaced(peer, psk))
+            lines = await self._replaced(peer, psk)
+            self._let_go(public_key)  # or another change would put it back, where this one ends in the middle
+            await self._give(lines)
         self._ledgers[public_key].blocked()
         self._hold(public_key, psk, None)
 
@@ -196,18 +199,18 @@ class DeviceEngine:
 
     async def _replaced(self, peer: PeerSpec, psk: Secret) -> list[Line]:
         """Removes the peer, which drops its sessions, and adds it again where it roamed to: one operation."""
-        now = (await self._client.get()).peers.get(peer.public_key)
+        now = (await self._client.get(always=False)).peers.get(peer.public_key)
         if now is not None and usable(now.endpoint):
             peer = replace(peer, endpoint=now.endpoint)
         return [*removed(peer.public_key), *added(peer, psk)]
 
-    async def _give(self, lines: list[Line], *, blind: bool = False) -> None:
+    async def _give(self, lines: list[Line], *, always: bool = False) -> None:
         """Carry out ``lines``, which may begin with the removal of a peer that is added again behind it. A program that
         cannot change a peer does not take it back in the same operation (boringtun, all releases up to 0.7.1)."""
         again = 0 if self._updates or lines[1][0] != "remove" else 2
         if again:
-            await self._client.set(lines[:again], blind=blind)
-        await self._client.set(lines[again:], blind=blind)
+            await self._client.set(lines[:again], always=always)
+        await self._client.set(lines[again:], always=always)
 
     async def _add_again(self, peer: PeerSpec) -> None:
         """Change what an engine cannot change in a peer that is there: its sessions end, its key stays."""
@@ -226,13 +229,16 @@ class DeviceEngine:
             if held is not None:
                 held.psk.wipe()
 
+    def _let_go(self, public_key: bytes) -> None:
+        held = self._held.pop(public_key, None)
+        if held is not None:
+            held.psk.wipe()
+
     def _forget(self, public_key: bytes) -> None:
         self._peers.pop(public_key, None)
         self._ledgers.pop(public_key, None)
         self._dates.forget(public_key)
-        held = self._held.pop(public_key, None)
-        if held is not None:
-            held.psk.wipe()
+        self._let_go(public_key)
 
     def _forget_all(self) -> None:
         self._listen_port = 0
@@ -252,7 +258,9 @@ class DeviceEngine:
         return {public_key: stats for public_key, (_, stats) in self._told.items()}
 
     def _peer_stats(self, peer: DevicePeer, look: Moment) -> PeerStats:
-        epoch, newest, handshake = None, None, self._dates.of(peer.public_key, peer.last_handshake, look)
+        epoch, newest, handshake = None, None, peer.last_handshake
+        if not self._updates:  # boringtun; others tell the date, of 1970 too where no clock runs on battery
+            handshake = self._dates.of(peer.public_key, handshake, look)
         if self._epochs:
             epoch = self._reported_epoch(peer.values.get("epoch"))
         elif (ledger := self._ledgers.get(peer.public_key)) is not None:

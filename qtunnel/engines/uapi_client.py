@@ -109,14 +109,13 @@ class UapiClient:
             return False
         return True
 
-    async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
+    async def set(self, lines: Iterable[Line], *, always: bool = False) -> None:
         """One ``set`` operation. Lines before a refused one may have been applied. After an operation without an answer
         it fails at once until a question has one: else what waits behind a hung engine took the limit once for each
-        peer, and who asks whether it still answers would never have his turn. blind: it is sent all the same."""
+        peer, and who asks whether it still answers would never have his turn. always: it is sent all the same."""
         operation = encode(lines)
         try:
-            if not blind and self._silent is not None and self._silent == self._process():
-                raise self._error("set", "nothing was sent: it did not answer what was sent before")
+            self._check_silence("set", always)
             answer = await self._exchange(operation, "set")
         finally:
             wipe(operation)
@@ -155,8 +154,10 @@ class UapiClient:
         finally:
             wipe(answer)
 
-    async def get(self) -> Device:
-        """The device and its peers, without secrets; of a ``brief`` one what happened alone."""
+    async def get(self, *, always: bool = True) -> Device:
+        """The device and its peers, without secrets; of a ``brief`` one what happened alone. always: as in ``set``, and
+        not where it is one step of a change."""
+        self._check_silence("get", always)
         unchanged = self._unchanged
         answer = await self._exchange(bytearray(b"get=1\nbrief=true\n\n" if unchanged else b"get=1\n\n"), "get")
         try:
@@ -204,6 +205,10 @@ class UapiClient:
             if error.errno in SHORTAGES and name == "get" and self._unchanged is not None:
                 failure = ShortageError(str(failure))
             raise failure from None
+
+    def _check_silence(self, name: str, always: bool) -> None:
+        if not always and self._silent is not None and self._silent == self._process():
+            raise self._error(name, "nothing was sent: it did not answer what was sent before")
 
     def _process(self) -> int | None:
         """Which has to answer; 0 where it may be any."""

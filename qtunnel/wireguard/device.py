@@ -103,9 +103,9 @@ class Device:
 
     def tick(self, now: float) -> None:
         """Run the timers that are due, and a piece of what can wait."""
-        self.state.allowed_ips.sweep()
         for peer, timer in self.state.schedule.due(now):
             self._on_timer[timer](peer, now)
+        self.state.allowed_ips.sweep()
 
     def link_up(self, now: float) -> None:
         """The interface was set up. Raises ``OSError`` where no UDP port can be had."""

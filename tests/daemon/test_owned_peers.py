@@ -44,12 +44,12 @@ class MemoryDevice:
         self.refusing: set[bytes] = set()
         self.silent = False
 
-    async def get(self) -> Device:
+    async def get(self, *, always: bool = True) -> Device:
         if self.silent:
             raise EngineError("engine of qt0: no answer")
         return Device(peers={key: DevicePeer(key, psk_mark=mark_of_psk(psk)) for key, psk in self.psk.items()})
 
-    async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
+    async def set(self, lines: Iterable[Line], *, always: bool = False) -> None:
         key, only_known = b"", False
         for name, value in lines:
             if name == "public_key":

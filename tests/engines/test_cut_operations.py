@@ -25,10 +25,10 @@ class Cut:
         self.most: int | None = None
         self.size = 0
 
-    async def get(self) -> Device:
+    async def get(self, *, always: bool = True) -> Device:
         raise NotImplementedError
 
-    async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
+    async def set(self, lines: Iterable[Line], *, always: bool = False) -> None:
         operation = encode(lines)
         self.size = len(operation)
         conversation = UapiConversation(self.alice.device)

@@ -41,10 +41,10 @@ class Wire:
         self.begun = 0
         self.operations: list[list[Line]] = []
 
-    async def get(self) -> Device:
+    async def get(self, *, always: bool = True) -> Device:
         return Device(peers={PEER: self.peer})
 
-    async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
+    async def set(self, lines: Iterable[Line], *, always: bool = False) -> None:
         if self.kept is not None and len(self.operations) >= self.kept:
             raise EngineError("no answer in 5 s")
         self.operations.append(list(lines))

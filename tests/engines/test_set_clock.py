@@ -44,10 +44,10 @@ class World:
     ahead: float = 1_800_000_000.0
     told: float | None = None
 
-    async def get(self) -> Device:
+    async def get(self, *, always: bool = True) -> Device:
         return Device(peers={PEER.public_key: DevicePeer(PEER.public_key, last_handshake=self.told)})
 
-    async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
+    async def set(self, lines: Iterable[Line], *, always: bool = False) -> None:
         self.now += 0.001
 
     def handshake(self, now: float) -> None:

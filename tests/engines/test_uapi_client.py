@@ -298,7 +298,7 @@ def test_after_no_answer_what_waits_fails_at_once_until_a_question_has_one(
             await refused(client.set([]), "no answer in")
             for _ in range(50):
                 await refused(client.set([]), "nothing was sent: it did not answer what was sent before")
-            await refused(client.set([], blind=True), "no answer in")
+            await refused(client.set([], always=True), "no answer in")
             await refused(client.get(), "no answer in")
             assert asked == [b"set=1\n\n", b"set=1\n\n", b"get=1\n\n"]
             silent = False

@@ -29,11 +29,11 @@ class Boringtun:
         self.psk: dict[str, bytes] = {}
         self.refuses_new = False
 
-    async def get(self) -> Device:
+    async def get(self, *, always: bool = True) -> Device:
         peers = [DevicePeer(bytes.fromhex(key), ("192.0.2.9", 51820)) for key in self.psk]
         return Device(peers={peer.public_key: peer for peer in peers})
 
-    async def set(self, lines: Iterable[Line], *, blind: bool = False) -> None:
+    async def set(self, lines: Iterable[Line], *, always: bool = False) -> None:
         told = [(key, value) for key, value in lines if key in ("public_key", "remove", "preshared_key")]
         key = str(told[0][1])
         if ("remove", "true") in told:
@@ -86,5 +86,23 @@ def test_a_change_that_ends_in_the_middle_lets_nothing_pass_and_can_be_repeated(
         wire.refuses_new = False
         await CHANGES[what](engine)
         assert wire.psk == {HEX: bytes([KEYS[what]]) * 32}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("then", ["an endpoint", "a peer"])
+@pytest.mark.parametrize("what", ["a key", "a block"])
+def test_what_ended_in_the_middle_leaves_no_key_for_another_change_to_put_back(what: str, then: str) -> None:
+    async def main() -> None:
+        wire = Boringtun()
+        engine = DeviceEngine("boringtun-cli", "qt0", wire, updates=False, random_bytes=os.urandom)
+        await engine.set_peer(PEER)
+        await engine.set_psk(PEER.public_key, psk(1), 1)
+        wire.refuses_new = True
+        with pytest.raises(EngineError):
+            await CHANGES[what](engine)
+        wire.refuses_new = False
+        await CHANGES[then](engine)
+        assert wire.psk[HEX] not in {bytes([number]) * 32 for number in (1, 2, 3)}
 
     asyncio.run(main())
