@@ -57,6 +57,8 @@ class Endpoints:
         self._names: dict[str, str] = {}
         self._doubted = {name for name, peer in self._peers.items() if peer.endpoint is not None}
         self._unresolved: set[str] = set()
+        self._rewritten: set[str] = set()
+        """Peers whose place the configuration says anew, until what it says was looked up."""
         self._tried: dict[str, set[str]] = {}
         """Hosts at which an attempt was in vain, of peers that have not spoken since."""
         self._resolver = Resolver()
@@ -128,6 +130,7 @@ class Endpoints:
                 self._doubted.discard(name)
             else:
                 self._doubted.add(name)
+                self._rewritten.add(name)
                 self._unresolved.discard(name)
                 self._tried.pop(name, None)
 
@@ -137,8 +140,8 @@ class Endpoints:
             del self._names[address]
         self._addresses.pop(peer, None)
         self._tried.pop(peer, None)
-        self._doubted.discard(peer)
-        self._unresolved.discard(peer)
+        for named in (self._doubted, self._rewritten, self._unresolved):
+            named.discard(peer)
 
     async def settle(self) -> None:
         """Look up at once what is in doubt."""
@@ -199,11 +202,18 @@ class Endpoints:
         if self._peers.get(peer.name) is not peer:
             return  # the configuration has changed meanwhile, and what it says now is looked up by itself
         self._unresolved.discard(peer.name)
-        if before is not None and self.of(peer.name) is not before:
+        if before is not None and self.of(peer.name) is not before and peer.name not in self._rewritten:
             return  # the peer has proven meanwhile where it is, or another look-up has found it
+        stays = peer.name not in self._rewritten and before is not None and before.host in {its.host for its in usable}
+        self._rewritten.discard(peer.name)
         address = self._choose(peer, usable)
         identity = self._id(peer)  # now: a reload may take the peer away while the engine is told
-        await self._lead(peer, address)
+        if stays and self._tunnel.epoch_in_place(peer.name) is not None:
+            # A daemon that hangs must not cost the traffic of a session which goes to an address that the name still
+            # has. Where WireGuard is silent as well, ``Nudges`` leads it.
+            self._set(peer.name, address)
+        else:
+            await self._lead(peer, address)
         if self._memory is not None and not is_numeric(peer.endpoint):
             await self._memory.remember_place(identity, Place(peer.endpoint, address.host))
 

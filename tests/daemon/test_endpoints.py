@@ -219,3 +219,23 @@ def test_what_a_peer_proves_during_a_look_up_goes_before_what_its_name_says(
         assert endpoints.of("bob") == moved
 
     asyncio.run(test())
+
+
+def test_what_a_reload_writes_reaches_the_engine_though_the_peer_speaks_meanwhile(
+    write: Callable[[str], Path], names: Names
+) -> None:
+    async def test() -> None:
+        names.host = "192.0.2.7"
+        endpoints, tunnel = await started(write(NAMED), [])
+        tunnel.epoch_in_place = lambda peer: 7  # type: ignore[method-assign]
+        changed = NAMED.replace("    endpoint", "    wireguard_port: 999\n    endpoint")
+        config = load_config(write(changed), environ={})
+        endpoints.change(config, load_public(config), ())
+        task = await slow(endpoints, names)
+        endpoints.heard(Heard("bob", proven=True), Address("192.0.2.7", 51821, 0))
+        names.go.set()
+        await task
+        assert tunnel._specs["bob"].endpoint == ("192.0.2.7", 999)
+        assert endpoints._rewritten == set()
+
+    asyncio.run(test())

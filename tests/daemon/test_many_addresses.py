@@ -138,6 +138,24 @@ def test_each_address_has_its_attempts_until_the_peer_speaks(write: Callable[[st
     asyncio.run(test())
 
 
+def test_a_silent_daemon_moves_no_session_from_an_address_that_its_name_still_has(
+    write: Callable[[str], Path], names: Names
+) -> None:
+    async def test() -> None:
+        names.host = "192.0.2.1 192.0.2.2"
+        endpoints, tunnel = await started(write(NAMED), [])
+        endpoints._unanswered = lambda peer: True
+        tunnel.epoch_in_place = lambda peer: 7  # type: ignore[method-assign]
+        assert await attempts(endpoints, 3) == ["192.0.2.1", "192.0.2.2", "192.0.2.1"], "the handshake looks for it"
+        assert tunnel._specs["bob"].endpoint == ("192.0.2.1", 51820)
+        names.host = "192.0.2.3"
+        endpoints.doubt("bob")
+        await endpoints.look_again()
+        assert tunnel._specs["bob"].endpoint == ("192.0.2.3", 51820), "it is not there any more"
+
+    asyncio.run(test())
+
+
 def test_another_port_is_another_place_where_nothing_was_tried_yet(write: Callable[[str], Path], names: Names) -> None:
     async def test() -> None:
         names.host = "192.0.2.1 192.0.2.2 192.0.2.3"

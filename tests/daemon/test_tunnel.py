@@ -427,8 +427,8 @@ def test_an_engine_that_hangs_is_stopped_however_much_waits_for_it(
         wanted.epoch = 1 if what == "install" else None
         async with await asyncio.start_unix_server(serve, path=tmp_path / "s"):
             tunnel.engine = HungEngine(tmp_path / "s", tunnel.key_of("bob"), updates=updates)  # type: ignore[assignment]
-            change = (lambda: tunnel.install(install(1))) if what == "install" else (lambda: tunnel.block("bob"))
-            waiting = [asyncio.create_task(change()) for _ in range(200)]
+            changes = [tunnel.install(install(1)) if what == "install" else tunnel.block("bob") for _ in range(200)]
+            waiting = [asyncio.create_task(change) for change in changes]
             looks = 0
             while tunnel.up:
                 for look in (tunnel.reconcile, tunnel.stats):
