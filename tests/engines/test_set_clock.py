@@ -77,17 +77,23 @@ class Peer:
         return protection_in_force(CONFIG, view, stats, now)
 
 
+async def protected() -> Peer:
+    """At 1002 s, by an epoch with QKD of 1000 s."""
+    peer = Peer()
+    await peer.engine.set_peer(PEER)
+    await peer.install(1, 1000.0)
+    peer.world.handshake(1001.0)
+    assert await peer.protection(1002.0) is Protection.QKD_PQC
+    return peer
+
+
 STEPS = pytest.mark.parametrize("step", [-3600.0, 3600.0, -100.0, 100.0])
 
 
 @STEPS
 def test_an_epoch_with_qkd_is_not_claimed_of_a_session_that_may_have_none(step: float) -> None:
     async def main() -> None:
-        peer = Peer()
-        await peer.engine.set_peer(PEER)
-        await peer.install(1, 1000.0)
-        peer.world.handshake(1001.0)
-        assert await peer.protection(1002.0) is Protection.QKD_PQC
+        peer = await protected()
         peer.world.ahead += step
         assert await peer.protection(1003.0) is Protection.QKD_PQC
         for epoch, start in ((2, 1120.0), (3, 1240.0), (4, 1360.0)):
@@ -102,11 +108,7 @@ def test_an_epoch_with_qkd_is_not_claimed_of_a_session_that_may_have_none(step: 
 @STEPS
 def test_a_session_that_is_over_protects_nothing(step: float) -> None:
     async def main() -> None:
-        peer = Peer()
-        await peer.engine.set_peer(PEER)
-        await peer.install(1, 1000.0)
-        peer.world.handshake(1001.0)
-        assert await peer.protection(1002.0) is Protection.QKD_PQC
+        peer = await protected()
         peer.world.ahead += step
         for now in (1003.0, 1100.0, 1180.0):
             assert await peer.protection(now) is Protection.QKD_PQC, now

@@ -56,16 +56,24 @@ CHANGES: dict[str, Change] = {
     "an endpoint": lambda engine: engine.set_endpoint(PEER.public_key, ("192.0.2.7", 51820)),
     "a peer": lambda engine: engine.set_peer(PEER),
 }
+
+
+async def begun() -> tuple[Boringtun, DeviceEngine]:
+    """An engine whose peer has the first key."""
+    wire = Boringtun()
+    engine = DeviceEngine("boringtun-cli", "qt0", wire, updates=False, random_bytes=os.urandom)
+    await engine.set_peer(PEER)
+    await engine.set_psk(PEER.public_key, psk(1), 1)
+    return wire, engine
+
+
 KEYS = {"a key": 2, "a block": 3, "an endpoint": 1, "a peer": 1}
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_change_leaves_the_peer_there_with_the_key_that_it_should_have(what: str) -> None:
     async def main() -> None:
-        wire = Boringtun()
-        engine = DeviceEngine("boringtun-cli", "qt0", wire, updates=False, random_bytes=os.urandom)
-        await engine.set_peer(PEER)
-        await engine.set_psk(PEER.public_key, psk(1), 1)
+        wire, engine = await begun()
         await CHANGES[what](engine)
         assert wire.psk == {HEX: bytes([KEYS[what]]) * 32}
 
@@ -75,10 +83,7 @@ def test_a_change_leaves_the_peer_there_with_the_key_that_it_should_have(what: s
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_change_that_ends_in_the_middle_lets_nothing_pass_and_can_be_repeated(what: str) -> None:
     async def main() -> None:
-        wire = Boringtun()
-        engine = DeviceEngine("boringtun-cli", "qt0", wire, updates=False, random_bytes=os.urandom)
-        await engine.set_peer(PEER)
-        await engine.set_psk(PEER.public_key, psk(1), 1)
+        wire, engine = await begun()
         wire.refuses_new = True
         with pytest.raises(EngineError):
             await CHANGES[what](engine)
@@ -94,10 +99,7 @@ def test_a_change_that_ends_in_the_middle_lets_nothing_pass_and_can_be_repeated(
 @pytest.mark.parametrize("what", ["a key", "a block"])
 def test_what_ended_in_the_middle_leaves_no_key_for_another_change_to_put_back(what: str, then: str) -> None:
     async def main() -> None:
-        wire = Boringtun()
-        engine = DeviceEngine("boringtun-cli", "qt0", wire, updates=False, random_bytes=os.urandom)
-        await engine.set_peer(PEER)
-        await engine.set_psk(PEER.public_key, psk(1), 1)
+        wire, engine = await begun()
         wire.refuses_new = True
         with pytest.raises(EngineError):
             await CHANGES[what](engine)
