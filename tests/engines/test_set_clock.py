@@ -133,3 +133,18 @@ def test_a_clock_that_is_set_between_handshake_and_look_hides_no_session(step: f
         assert await peer.protection(1181.0) is Protection.STARTING
 
     asyncio.run(main())
+
+
+def test_a_host_whose_clock_begins_in_1970_knows_its_epochs() -> None:
+    """Only engines that cannot change a peer tell ages in place of dates."""
+
+    async def main() -> None:
+        peer = Peer()
+        peer.world.ahead = 0.0
+        await peer.engine.set_peer(PEER)
+        await peer.install(1, 1000.0)
+        peer.world.handshake(1001.0)
+        for now in (1002.0, 1060.0, 1120.0):
+            assert await peer.protection(now) is Protection.QKD_PQC, now
+
+    asyncio.run(main())
