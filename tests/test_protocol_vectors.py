@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography.exceptions import InvalidTag
 
-import qtunnel.rekey.timing
+import qtunnel.tai64n
 from qtunnel.handshake import cookies, fragments, messages
 from tests import docs_handshake, docs_identity, docs_layouts, docs_notation
 from tests.docs_handshake import End, Epoch
@@ -206,6 +206,6 @@ def test_vector_fields() -> None:
 
 
 def test_replay_time() -> None:
-    timestamp = qtunnel.rekey.timing.tai64n(1_767_225_600_000_000_007)
+    timestamp = qtunnel.tai64n.tai64n(1_767_225_600_000_000_007)
     assert timestamp == (2**62 + 10 + 1_767_225_600).to_bytes(8, "big") + (7).to_bytes(4, "big")
     assert {vector["timestamp"] for vector in VECTORS} == {(timestamp[:8] + bytes(4)).hex()}

@@ -202,10 +202,11 @@ class Endpoints:
         if self._peers.get(peer.name) is not peer:
             return  # the configuration has changed meanwhile, and what it says now is looked up by itself
         self._unresolved.discard(peer.name)
-        if before is not None and self.of(peer.name) is not before and peer.name not in self._rewritten:
+        rewritten = peer.name in self._rewritten
+        if before is not None and self.of(peer.name) is not before and not rewritten:
             return  # the peer has proven meanwhile where it is, or another look-up has found it
-        stays = peer.name not in self._rewritten and before is not None and before.host in {its.host for its in usable}
         self._rewritten.discard(peer.name)
+        stays = before is not None and before.host in {its.host for its in usable} and not rewritten
         address = self._choose(peer, usable)
         identity = self._id(peer)  # now: a reload may take the peer away while the engine is told
         if stays and self._tunnel.epoch_in_place(peer.name) is not None:

@@ -23,7 +23,7 @@ from qtunnel.errors import AlreadyRunningError, ConfigError, QtunnelError
 from qtunnel.files import others_may_change, write_all
 from qtunnel.identity import fingerprint_of
 from qtunnel.rekey.model import Memory
-from qtunnel.rekey.timing import tai64n
+from qtunnel.tai64n import tai64n
 
 FILE = "peers.json"
 NEW = "peers.new"

@@ -33,9 +33,10 @@ from qtunnel.rekey.model import FetchById, Fetched, Now, Send
 from qtunnel.rekey.replay import ReplayTimes
 from qtunnel.rekey.shortage import Shortage
 from qtunnel.rekey.states import IN_TABLE, InEvent, InState
-from qtunnel.rekey.timing import FETCH_LIMIT, PENDING_LIMIT, seconds_between, tai64n
+from qtunnel.rekey.timing import FETCH_LIMIT, PENDING_LIMIT, seconds_between
 from qtunnel.secret import Secret
 from qtunnel.statemachine import Machine
+from qtunnel.tai64n import tai64n
 from qtunnel.terms import NOTHING, ChainPolicy, KeyRef, Policy, QkdPolicy
 
 _SHORTFALLS = {Shortfall.QKD: Verdict.QKD_REQUIRED, Shortfall.CHAIN: Verdict.CHAIN_REQUIRED}

@@ -28,9 +28,9 @@ from qtunnel.rekey.timing import (
     UNANSWERED_AFTER,
     Retransmitter,
     grow,
-    tai64n,
 )
 from qtunnel.statemachine import Machine
+from qtunnel.tai64n import tai64n
 from qtunnel.terms import CHAIN_REMEDY, Inventory, KeyRef, QkdPolicy
 
 KEYS_KEPT_ON = {Verdict.BUSY, Verdict.STALE_EPOCH, Verdict.CHAIN_REQUIRED}

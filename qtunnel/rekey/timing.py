@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qtunnel.tai64n import tai64n as tai64n
-
 PENDING_LIMIT = 90.0
 """Seconds that an unfinished exchange lives at the responder, from message 1: half of the 180 s for which WireGuard
 lets a session go on, so that a second exchange can put things right before traffic stops."""

@@ -18,7 +18,7 @@ from qtunnel.daemon import memory
 from qtunnel.daemon.memory import DAMAGED, FILE, StateDirectory
 from qtunnel.daemon.records import EPOCH_BOUND, Header, header_line, peer_line, read
 from qtunnel.rekey.model import Memory
-from qtunnel.rekey.timing import tai64n
+from qtunnel.tai64n import tai64n
 from tests.daemon.memories import ALICE, BOB, CAROL, DAVE, ENTRY, KEPT, fails, opened, remember, shut
 from tests.daemon.memories import closed as closed  # a fixture
 

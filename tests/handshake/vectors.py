@@ -24,8 +24,8 @@ from qtunnel.handshake.suites import SUITES, Suite, find_suite
 from qtunnel.identity import Identity
 from qtunnel.keys.chain import link
 from qtunnel.keys.reservoir import mark_of
-from qtunnel.rekey.timing import tai64n
 from qtunnel.secret import Secret
+from qtunnel.tai64n import tai64n
 from qtunnel.terms import NOTHING, STORE_SIZE, Inventory, KeyRef, Policy, QkdPolicy
 
 FILE = Path(__file__).parent.parent / "vectors" / "handshake" / "handshake.json"

@@ -9,7 +9,7 @@ from qtunnel.handshake.fragments import Message, MessageType, cut, mac1_key
 from qtunnel.handshake.initiator import Initiator
 from qtunnel.handshake.messages import Offer
 from qtunnel.rekey.model import Effect, FetchById
-from qtunnel.rekey.timing import tai64n
+from qtunnel.tai64n import tai64n
 from qtunnel.terms import KeyRef
 from tests.rekey.simulation import Host, Simulation
 

@@ -13,7 +13,7 @@ from qtunnel.handshake.suites import SUITES
 from qtunnel.identity import Identity, PublicIdentity
 from qtunnel.rekey.model import Effect, Heard, Memory, Notice, Now, PeerSettings, Send
 from qtunnel.rekey.node import RekeyNode
-from qtunnel.rekey.timing import tai64n
+from qtunnel.tai64n import tai64n
 from qtunnel.terms import Policy, QkdPolicy
 
 SUITE = SUITES[1]

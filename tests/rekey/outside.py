@@ -21,8 +21,8 @@ from qtunnel.handshake.messages import ChainRef, Offer
 from qtunnel.identity import Identity
 from qtunnel.rekey.model import Send
 from qtunnel.rekey.node import RekeyNode
-from qtunnel.rekey.timing import tai64n
 from qtunnel.secret import Secret
+from qtunnel.tai64n import tai64n
 from qtunnel.terms import ChainPolicy, KeyRef, Policy, QkdPolicy
 from tests.rekey.gateways import IDENTITIES, OFF, SUITE, node, now, settings
 

@@ -10,8 +10,9 @@ from qtunnel.handshake.fragments import MessageType
 from qtunnel.handshake.suites import SUITES
 from qtunnel.keys.policy import Protection
 from qtunnel.rekey.model import Memory, Now
-from qtunnel.rekey.timing import grow, tai64n
+from qtunnel.rekey.timing import grow
 from qtunnel.secret import Secret
+from qtunnel.tai64n import tai64n
 from qtunnel.terms import ChainPolicy, Policy, QkdPolicy
 from tests.rekey.simulation import Conditions, Simulation
 

@@ -13,7 +13,8 @@ from qtunnel.rekey.model import Heard, Memory, Notice
 from qtunnel.rekey.node import RekeyNode
 from qtunnel.rekey.replay import ReplayTimes
 from qtunnel.rekey.states import OutState
-from qtunnel.rekey.timing import CLOCK_DOUBT, PENDING_LIMIT, tai64n
+from qtunnel.rekey.timing import CLOCK_DOUBT, PENDING_LIMIT
+from qtunnel.tai64n import tai64n
 from tests.rekey.gateways import IDENTITIES, datagrams, first_message, hand, node, now, reasons, sent, settings
 
 NS = 1_000_000_000

@@ -13,8 +13,9 @@ from qtunnel.handshake.initiator import Initiator
 from qtunnel.handshake.messages import Offer
 from qtunnel.identity import Identity
 from qtunnel.rekey.model import FetchById, Notice, Send
-from qtunnel.rekey.timing import PENDING_LIMIT, tai64n
+from qtunnel.rekey.timing import PENDING_LIMIT
 from qtunnel.secret import Secret
+from qtunnel.tai64n import tai64n
 from qtunnel.terms import KeyRef
 from tests.rekey.attacks import effects, send
 from tests.rekey.simulation import Simulation

@@ -26,8 +26,8 @@ from qtunnel.rekey.model import (
     Send,
 )
 from qtunnel.rekey.node import RekeyNode
-from qtunnel.rekey.timing import tai64n
 from qtunnel.secret import Secret
+from qtunnel.tai64n import tai64n
 from qtunnel.terms import ChainPolicy, Inventory, KeyRef, Policy, QkdPolicy
 from tests.fuzz.draw import Draw, spoiled
 from tests.fuzz.target import Target, say

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from qtunnel.keys.schedule import LONGEST_RETRY, OVERDUE_FACTOR, OVERDUE_SLACK
 from qtunnel.rekey.states import OutState
-from qtunnel.rekey.timing import ATTEMPT_LIMIT, COMMIT_LIMIT, OFFER_HOLD, PENDING_LIMIT, tai64n
+from qtunnel.rekey.timing import ATTEMPT_LIMIT, COMMIT_LIMIT, OFFER_HOLD, PENDING_LIMIT
+from qtunnel.tai64n import tai64n
 from qtunnel.terms import ChainPolicy, QkdPolicy
 from tests.rekey.model.oracle import BrokenRuleError
 from tests.rekey.model.plan import ENDS, Change, Plan, Rekey
